@@ -1,0 +1,92 @@
+"""Every exception that hpo raises on purpose.
+
+    HpoError                     caught by the CLI: one line, no traceback
+    ├── InputError               the user gave something that cannot be used; exit 2
+    │   ├── StudyFileError       a study file: file, key, value, what would be right
+    │   ├── DataError            images or labels that cannot be used
+    │   ├── ConflictError        an option, a study or data contradicts what the plan recorded
+    │   └── MissingError         a plan, study, trial or result that does not exist (yet)
+    └── RunError                 the work itself failed; exit 1
+    TrialEnd                     control flow inside a worker, never shown as an error
+    ├── Interrupted              asked to stop in the middle of an epoch; the trial goes back to the queue
+    ├── Diverged                 a loss is not finite; the trial ends as PRUNED, reason "diverged"
+    └── TrialLost                the trial was declared lost or superseded; this worker no longer owns it
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class HpoError(Exception):
+    """Base of all errors whose text is written for the user."""
+
+    exit_code = 1
+
+
+class InputError(HpoError):
+    """Something the user gave cannot be used; the text says what, where, and what would be right."""
+
+    exit_code = 2
+
+
+class StudyFileError(InputError):
+    """A study file cannot be used; the text starts with its path."""
+
+    def __init__(self, file: Path | str, problem: str) -> None:
+        self.file = str(file)
+        self.problem = problem
+        super().__init__(f"{file}: {problem}")
+
+
+class DataError(InputError):
+    """Images or labels cannot be used."""
+
+
+class ConflictError(InputError):
+    """An option, a study file or the data contradicts what the plan recorded when it was created."""
+
+
+class MissingError(InputError):
+    """A plan, study, trial or result that was asked for does not exist (yet)."""
+
+
+class RunError(HpoError):
+    """The work itself failed; everything finished until then is kept."""
+
+
+class TrialEnd(Exception):
+    """Base of what ends a trial early inside a worker."""
+
+
+class Interrupted(TrialEnd):
+    """The worker was asked to stop in the middle of an epoch."""
+
+
+class Diverged(TrialEnd):
+    """A training or validation loss became infinite or NaN."""
+
+
+class TrialLost(TrialEnd):
+    """The trial was closed by somebody else: declared lost, or superseded by a lower number."""
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """A hint for an unknown name: the closest known one, or the list of all.
+
+    >>> did_you_mean("lr", ["learning_rate", "l2"])
+    "did you mean 'learning_rate'?"
+    """
+    names = list(known)
+    close = difflib.get_close_matches(wrong.lower(), names, n=1, cutoff=0.6)
+    if not close:
+        close = [name for name in names if _initials(name) == wrong.lower()]
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"known: {', '.join(names)}"
+
+
+def _initials(name: str) -> str:
+    return "".join(word[0] for word in name.replace("-", "_").split("_") if word)
