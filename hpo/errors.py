@@ -1,16 +1,16 @@
 """Every exception that hpo raises on purpose.
 
-    HpoError                     caught by the CLI: one line, no traceback
-    ├── InputError               the user gave something that cannot be used; exit 2
-    │   ├── StudyFileError       a study file: file, key, value, what would be right
-    │   ├── DataError            images or labels that cannot be used
-    │   ├── ConflictError        an option, a study or data contradicts what the plan recorded
-    │   └── MissingError         a plan, study, trial or result that does not exist (yet)
-    └── RunError                 the work itself failed; exit 1
-    TrialEnd                     control flow inside a worker, never shown as an error
-    ├── Interrupted              asked to stop in the middle of an epoch; the trial goes back to the queue
-    ├── Diverged                 a loss is not finite; the trial ends as PRUNED, reason "diverged"
-    └── TrialLost                the trial was declared lost or superseded; this worker no longer owns it
+HpoError                     caught by the CLI: one line, no traceback
+├── InputError               the user gave something that cannot be used; exit 2
+│   ├── StudyFileError       a study file: file, key, value, what would be right
+│   ├── DataError            images or labels that cannot be used
+│   ├── ConflictError        an option, a study or data contradicts what the plan recorded
+│   └── MissingError         a plan, study, trial or result that does not exist (yet)
+└── RunError                 the work itself failed; exit 1
+TrialEnd                     control flow inside a worker, never shown as an error
+├── Interrupted              asked to stop in the middle of an epoch; the trial goes back to the queue
+├── Diverged                 a loss is not finite; the trial ends as PRUNED, reason "diverged"
+└── TrialLost                the trial was declared lost or superseded; this worker no longer owns it
 """
 
 from __future__ import annotations

@@ -1,0 +1,251 @@
+"""Who works on what: Optuna's database as a queue of attempts.
+
+A *slot* is one (point, replicate) of a study: a configuration and a block of seeds. An *attempt* is one
+try at it, and one Optuna trial. A slot gets exactly one accepted result: of two trials of one slot the
+lower number wins, and the other is closed when it is claimed. What is lost is closed as FAIL and queued
+again as a new trial; a trial never goes from RUNNING back to WAITING: its old owner could still write.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.errors import TrialLost
+from hpo.storage import Storage
+
+LEASE_SECONDS = 60.0
+ERROR_CAP = 2
+"""Attempts of one slot that may end in an error of the trial itself (training is deterministic)."""
+LOST_CAP = 5
+"""Attempts of one slot in a row that may be lost without finishing one more epoch: it kills its workers."""
+
+
+class Reason(StrEnum):
+    """Why a trial ended otherwise than by its own result; the attribute `reason` starts with it."""
+
+    SUPERSEDED = "superseded"
+    LOST = "lost"
+    RELEASED = "released"
+    ERROR = "error"
+    DIVERGED = "diverged"
+
+
+class SlotState(StrEnum):
+    """Where a slot stands. `status` counts slots, not Optuna trials."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One block of seeds spent on one point of a study."""
+
+    point: str
+    """Canonical JSON of a grid point's parameters, `#index` of a sampled one, `control`, or `final`."""
+    replicate: int = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A slot with what is needed to try it."""
+
+    slot: Slot
+    index: int
+    """Place among the ordered points of the study; the control has -1."""
+    seeds: tuple[int, ...]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    distributions: Mapping[str, BaseDistribution] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Slots:
+    """The trials of one study, grouped by slot."""
+
+    attempts: Mapping[Slot, list[FrozenTrial]]
+
+    @classmethod
+    def of(cls, trials: Iterable[FrozenTrial]) -> Slots:
+        """Groups trials; within a slot they stay in the order of their numbers."""
+        attempts: dict[Slot, list[FrozenTrial]] = {}
+        for trial in trials:
+            if "point" in trial.user_attrs:  # trials that others put into the study are none of ours
+                attempts.setdefault(slot_of(trial), []).append(trial)
+        return cls(attempts)
+
+    def accepted(self, slot: Slot) -> FrozenTrial | None:
+        """The one trial whose result counts."""
+        done = (TrialState.COMPLETE, TrialState.PRUNED)
+        return next((trial for trial in self.attempts.get(slot, []) if trial.state in done), None)
+
+    def state(self, slot: Slot) -> SlotState:
+        """Where the slot stands."""
+        accepted = self.accepted(slot)
+        if accepted is not None:
+            return SlotState.COMPLETE if accepted.state == TrialState.COMPLETE else SlotState.PRUNED
+        states = {trial.state for trial in self.attempts.get(slot, [])}
+        if TrialState.RUNNING in states:
+            return SlotState.RUNNING
+        if TrialState.WAITING not in states and self._exhausted(slot):
+            return SlotState.FAILED
+        return SlotState.WAITING
+
+    def queued(self, slot: Slot) -> bool:
+        """Whether an attempt waits or runs."""
+        return any(not trial.state.is_finished() for trial in self.attempts.get(slot, []))
+
+    def next_attempt(self, slot: Slot) -> int:
+        """The number, from 1, of the next attempt at the slot."""
+        return 1 + max((trial.user_attrs["attempt"] for trial in self.attempts.get(slot, [])), default=0)
+
+    def _exhausted(self, slot: Slot) -> bool:
+        failed = [t for t in self.attempts.get(slot, []) if t.state == TrialState.FAIL]
+        retried = [i for i, trial in enumerate(failed) if trial.user_attrs.get("retry")]
+        since_retry = failed[retried[-1] :] if retried else failed
+        errors = sum(reason_of(trial) == Reason.ERROR for trial in since_retry)
+        lost = [trial for trial in since_retry if reason_of(trial) == Reason.LOST][-LOST_CAP:]
+        stuck = len(lost) == LOST_CAP and len({trial.last_step for trial in lost}) == 1
+        return errors >= ERROR_CAP or stuck
+
+
+def slot_of(trial: FrozenTrial) -> Slot:
+    """The slot that a trial of ours is an attempt at."""
+    return Slot(trial.user_attrs["point"], trial.user_attrs["replicate"])
+
+
+def reason_of(trial: FrozenTrial) -> str:
+    """The kind of end that a trial's `reason` names; empty where it has none."""
+    reason: str = trial.user_attrs.get("reason", "")
+    return reason.split(":")[0]
+
+
+class Queue:
+    """The attempts of one study."""
+
+    def __init__(self, storage: Storage, study: str) -> None:
+        self.storage = storage
+        self.study = study
+        self.study_id = storage.study_id(study)
+
+    def slots(self) -> Slots:
+        """All slots that have at least one attempt."""
+        return Slots.of(self.storage.trials(self.study_id))
+
+    def enqueue(self, job: Job, slots: Slots, *, retry: bool = False) -> None:
+        """Queues the next attempt at a slot. Two processes that do so at once do no harm."""
+        attrs = {
+            "point": job.slot.point,
+            "index": job.index,
+            "replicate": job.slot.replicate,
+            "attempt": slots.next_attempt(job.slot),
+            "seeds": list(job.seeds),
+        }
+        if retry:
+            attrs["retry"] = True
+        self.storage.enqueue(self.study_id, attrs, job.params, job.distributions)
+
+    def claim(self) -> FrozenTrial | None:
+        """Takes the first waiting trial that is nobody's; None when there is none."""
+        for trial in self.storage.trials(self.study_id):
+            if trial.state != TrialState.WAITING or "point" not in trial.user_attrs:
+                continue
+            if not self.storage.claim(trial._trial_id, this_process()):
+                continue
+            slot = slot_of(trial)
+            rivals = self.slots().attempts[slot]
+            if any(r.state != TrialState.FAIL and r.number < trial.number for r in rivals):
+                self.close(trial._trial_id, Reason.SUPERSEDED)
+                continue
+            return self.storage.trial(trial._trial_id)
+        return None
+
+    def close(self, trial_id: int, reason: Reason, detail: str = "") -> bool:
+        """Ends an attempt without a result; False when somebody else had ended it."""
+        text = f"{reason}: {detail}" if detail else str(reason)
+        try:
+            self.storage.finish(trial_id, TrialState.FAIL, attrs={"reason": text})
+        except TrialLost:
+            return False
+        return True
+
+    def close_lost(self, lease_seconds: float = LEASE_SECONDS) -> list[int]:
+        """Closes the running trials whose worker is gone: dead on this host, or silent for a lease.
+
+        Returns:
+            The numbers of the trials that this call closed.
+        """
+        running = [t for t in self.storage.trials(self.study_id) if t.state == TrialState.RUNNING]
+        if not running:
+            return []
+        stale = set(self.storage.stale(self.study_id, lease_seconds))
+        closed = []
+        for trial in running:
+            owner = trial.user_attrs.get("owner", {})
+            if is_dead(owner):
+                detail = f"process {owner['pid']} on {owner['host']} is gone"
+            elif trial._trial_id in stale:
+                detail = f"no heartbeat from {owner.get('host', 'its worker')} for {lease_seconds:g} s"
+            else:
+                continue
+            if self.close(trial._trial_id, Reason.LOST, detail):
+                closed.append(trial.number)
+        return closed
+
+
+@cache
+def this_process() -> dict[str, Any]:
+    """Who this process is, so that others on the host can tell at once whether it still lives."""
+    return {
+        "host": socket.gethostname(),
+        "boot": _boot_id(),
+        "pid": os.getpid(),
+        "started": _started(os.getpid()),
+    }
+
+
+def is_dead(owner: Mapping[str, Any]) -> bool:
+    """Whether the owner was a process of this host, since it was started, that no longer runs."""
+    if not owner or owner["host"] != socket.gethostname() or owner["boot"] != _boot_id():
+        return False
+    try:
+        # a pid is used again, a pid with the same start is not
+        return _started(owner["pid"]) != owner["started"]
+    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def _started(pid: int) -> float:
+    """When a process started. On Linux in clock ticks since boot, which no change of the clock moves."""
+    stat = Path(f"/proc/{pid}/stat")
+    if not Path("/proc/self/stat").exists():
+        return float(psutil.Process(pid).create_time())
+    fields = stat.read_text().rpartition(")")[2].split()  # the name before it may hold spaces
+    state, ticks = fields[0], fields[19]
+    if state in "ZX":
+        raise ProcessLookupError(pid)
+    return float(ticks)
+
+
+@cache
+def _boot_id() -> str:
+    file = Path("/proc/sys/kernel/random/boot_id")
+    if file.exists():
+        # containers share the kernel's boot id but not the process ids
+        namespace = Path("/proc/self/ns/pid").readlink() if Path("/proc/self/ns/pid").exists() else ""
+        return f"{file.read_text().strip()} {namespace}"
+    return f"{platform.node()} {psutil.boot_time():.0f}"
