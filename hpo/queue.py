@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.errors import TrialLost
 from hpo.storage import Storage
@@ -146,18 +146,27 @@ class Queue:
         """All slots that have at least one attempt."""
         return Slots.of(self.storage.trials(self.study_id))
 
-    def enqueue(self, job: Job, slots: Slots, *, retry: bool = False) -> None:
-        """Queues the next attempt at a slot. Two processes that do so at once do no harm."""
-        attrs = {
-            "point": job.slot.point,
-            "index": job.index,
-            "replicate": job.slot.replicate,
-            "attempt": slots.next_attempt(job.slot),
-            "seeds": list(job.seeds),
-        }
-        if retry:
-            attrs["retry"] = True
-        self.storage.enqueue(self.study_id, attrs, job.params, job.distributions)
+    def enqueue(self, jobs: Iterable[Job], slots: Slots, *, retry: bool = False) -> None:
+        """Queues the next attempt at each slot, all or none. Done twice at once, one of them does nothing."""
+        trials = {}
+        for job in jobs:
+            attempt = slots.next_attempt(job.slot)
+            attrs = {
+                "point": job.slot.point,
+                "index": job.index,
+                "replicate": job.slot.replicate,
+                "attempt": attempt,
+                "seeds": list(job.seeds),
+            }
+            if retry:
+                attrs["retry"] = True
+            trials[f"{job.slot.point} {job.slot.replicate} {attempt}"] = create_trial(
+                state=TrialState.WAITING,
+                params=dict(job.params),
+                distributions=dict(job.distributions),
+                user_attrs=attrs,
+            )
+        self.storage.enqueue(self.study_id, trials)
 
     def claim(self) -> FrozenTrial | None:
         """Takes the first waiting trial that is nobody's; None when there is none."""
@@ -224,7 +233,7 @@ def is_dead(owner: Mapping[str, Any]) -> bool:
         return False
     try:
         # a pid is used again, a pid with the same start is not
-        return _started(owner["pid"]) != owner["started"]
+        return bool(_started(owner["pid"]) != owner["started"])
     except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
         return True
 

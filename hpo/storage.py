@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 SQLITE_BUSY_SECONDS = 60
 RETRY_SECONDS = 600  # an outage shorter than this costs nobody his trial
+ATTEMPT_KEY = "attempt_key"
 OPTUNA_MAJOR = optuna.__version__.split(".")[0]
 
 
@@ -115,21 +116,29 @@ class Storage:
 
     # --- trials: each of these is one transaction ------------------------------------------------
 
-    def enqueue(
-        self,
-        study_id: int,
-        attrs: Mapping[str, Any],
-        params: Mapping[str, Any],
-        distributions: Mapping[str, BaseDistribution],
-    ) -> None:
-        """Adds a WAITING trial, whole."""
-        template = optuna.trial.create_trial(
-            state=TrialState.WAITING,
-            params=dict(params),
-            distributions=dict(distributions),
-            user_attrs=dict(attrs),
-        )
-        self.retry(lambda: self._cached.create_new_trial(study_id, template))
+    def enqueue(self, study_id: int, trials: Mapping[str, FrozenTrial]) -> None:
+        """Adds WAITING trials in one transaction; a trial whose key the study has already is left out."""
+        if not trials:
+            return
+
+        def transaction(session: Session) -> None:
+            # the lock that Optuna itself takes to number trials; it makes looking and adding one step
+            models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+            queued = session.scalars(
+                sqlalchemy.select(models.TrialUserAttributeModel.value_json)
+                .join(models.TrialModel)
+                .where(
+                    models.TrialModel.study_id == study_id, models.TrialUserAttributeModel.key == ATTEMPT_KEY
+                )
+            )
+            there = {json.loads(str(key)) for key in queued}
+            for key, template in trials.items():
+                if key not in there:
+                    trial = self._rdb._get_prepared_new_trial(study_id, template, session)
+                    self._set_attrs(session, trial.trial_id, {ATTEMPT_KEY: key})  # type: ignore[arg-type]
+                    session.flush()  # the next one is numbered by those before it
+
+        self._write(transaction)
 
     def claim(self, trial_id: int, owner: Mapping[str, Any]) -> bool:
         """Makes a WAITING trial ours, with owner and first heartbeat; False when somebody was quicker."""
@@ -139,9 +148,9 @@ class Storage:
                 sqlalchemy.update(models.TrialModel)
                 .where(models.TrialModel.trial_id == trial_id, models.TrialModel.state == TrialState.WAITING)
                 .values(state=TrialState.RUNNING, datetime_start=datetime.now())
+                .execution_options(synchronize_session=False)
             )
             if claimed.rowcount == 1:  # type: ignore[attr-defined]
-                session.expire_all()
                 session.add(models.TrialHeartbeatModel(trial_id=trial_id))
                 self._set_attrs(session, trial_id, {"owner": dict(owner)})
                 return True
@@ -262,8 +271,14 @@ class Storage:
         self._rdb.engine.dispose()
 
 
+def _is_passing(error: BaseException) -> bool:
+    # Optuna wraps every SQLAlchemy error in one class; only a locked or absent database is worth another try
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    return isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
+
+
 _RETRYING = tenacity.Retrying(
-    retry=tenacity.retry_if_exception_type((StorageInternalError, sqlalchemy.exc.OperationalError)),
+    retry=tenacity.retry_if_exception(_is_passing),
     wait=tenacity.wait_random_exponential(multiplier=0.1, max=5),
     stop=tenacity.stop_after_delay(RETRY_SECONDS),
     before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
