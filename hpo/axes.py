@@ -1,0 +1,176 @@
+"""The axes of a search space: a list of values, or a range of numbers; and how a study file writes them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from typing import Any
+
+from hpo.config import PARAMETERS, ParamValue, check_param
+from hpo.constraints import NUMBERS, Bounds
+from hpo.errors import InputError, did_you_mean
+
+_MAX_STEPS = 2**31
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A categorical axis: these values, in this order."""
+
+    choices: tuple[ParamValue, ...]
+
+    @property
+    def size(self) -> int:
+        """How many values the axis has."""
+        return len(self.choices)
+
+    def values(self) -> tuple[ParamValue, ...]:
+        """All values, in the file's order."""
+        return self.choices
+
+    @property
+    def bounds(self) -> Bounds:
+        """Its least and greatest value; only numbers have them."""
+        numbers = [choice for choice in self.choices if isinstance(choice, int | float)]
+        return min(numbers), max(numbers)
+
+    def plain(self) -> object:
+        """The axis as a study file writes it."""
+        return list(self.choices)
+
+
+@dataclass(frozen=True)
+class Range:
+    """A numeric axis from low to high, both included. With a step, high is low plus a multiple of it."""
+
+    low: int | float
+    high: int | float
+    step: int | float | None = None
+    log: bool = False
+
+    @property
+    def size(self) -> int | None:
+        """How many values the axis has; None where it has no step."""
+        if self.step is None:
+            return None
+        return int((Decimal(str(self.high)) - Decimal(str(self.low))) / Decimal(str(self.step))) + 1
+
+    def values(self) -> tuple[ParamValue, ...]:
+        """All values of a range with a step, ascending, each the nearest number to low + i·step."""
+        kind = type(self.low)
+        low, step = Decimal(str(self.low)), Decimal(str(self.step))
+        return tuple(kind(low + i * step) for i in range(self.size or 0))
+
+    @property
+    def bounds(self) -> Bounds:
+        """Its least and greatest value."""
+        return self.low, self.high
+
+    def plain(self) -> object:
+        """The axis as a study file writes it."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+Axis = Choices | Range
+
+
+def read_params(where: str, table: Any) -> Any:
+    """Checks a table of parameter values, and sorts it: their order means nothing. No table comes back as is.
+
+    Raises:
+        InputError: as from `read_param`.
+    """
+    if not isinstance(table, dict):
+        return table
+    return {name: read_param(where, name, table[name]) for name in sorted(table)}
+
+
+def read_param(where: str, name: str, value: object) -> ParamValue:
+    """Checks one value of the table `where`; returns it in the parameter's own type (1 → 1.0).
+
+    Raises:
+        InputError: an unknown parameter, or a value out of its domain; names table, parameter and value.
+    """
+    if name not in PARAMETERS:
+        raise InputError(f"{where}.{name} is not a parameter; {did_you_mean(name, PARAMETERS)}")
+    try:
+        return check_param(name, value)
+    except InputError as error:
+        raise InputError(f"{where}.{error}") from None
+
+
+def read_axis(name: str, axis: object) -> Axis:
+    """Checks one entry of [search].
+
+    Raises:
+        InputError: an unknown parameter, no list and no range, or values that the parameter cannot take.
+    """
+    where = f"search.{name}"
+    if name not in PARAMETERS:
+        raise InputError(f"{where} is not a parameter; {did_you_mean(name, PARAMETERS)}")
+    if isinstance(axis, dict):
+        return _range(name, axis)
+    if not isinstance(axis, list):
+        raise InputError(
+            f"{where} = {axis!r}: must be a list of values or a range {{low = …, high = …}}; "
+            "a single value belongs in [fixed]"
+        )
+    if not axis:
+        raise InputError(f"{where} is empty; give at least one value")
+    choices = tuple(read_param("search", name, value) for value in axis)
+    for i, choice in enumerate(choices):
+        if choice in choices[:i]:
+            raise InputError(f"{where} repeats {choice!r}; each value once")
+    return Choices(choices)
+
+
+def _range(name: str, table: dict[str, Any]) -> Range:
+    where = f"search.{name}"
+    if name not in NUMBERS:
+        raise InputError(f"{where}: only a number can have a range; give a list of values")
+    for key in table:
+        if key not in Range.__dataclass_fields__:
+            hint = did_you_mean(key, Range.__dataclass_fields__)
+            raise InputError(f"{where}.{key} is not a key of a range; {hint}")
+    for key in ("low", "high"):
+        if key not in table:
+            raise InputError(f"{where}.{key} is missing; a range needs low and high")
+    low, high = (_number(name, key, table[key]) for key in ("low", "high"))
+    step, log = table.get("step"), table.get("log", False)
+    if not isinstance(log, bool):
+        raise InputError(f"{where}.log = {log!r}: must be true or false")
+    if low >= high:
+        raise InputError(f"{where}: low {low} must be less than high {high}")
+    if log and low <= 0:
+        raise InputError(f"{where}.low = {low}: a log range starts above 0")
+    if log and step is not None:
+        raise InputError(f"{where}: log and step exclude each other; give a list of values instead")
+    if step is not None:
+        step = _step(name, low, high, step)
+    if NUMBERS[name] is int:
+        # together with low and high it shows every value: domains are intervals, some of odd numbers only
+        _number(name, "low + step", low + (step or 1))
+    return Range(low, high, step, log)
+
+
+def _number(name: str, key: str, value: object) -> int | float:
+    try:
+        number = check_param(name, value)
+    except InputError as error:
+        raise InputError(f"search.{name}.{key}: {error}") from None
+    assert isinstance(number, int | float)
+    return number
+
+
+def _step(name: str, low: int | float, high: int | float, step: object) -> int | float:
+    where = f"search.{name}.step = {step!r}"
+    kind = NUMBERS[name]
+    if isinstance(step, bool) or not isinstance(step, int if kind is int else int | float) or step <= 0:
+        raise InputError(f"{where}: must be {'a whole' if kind is int else 'a'} number above 0")
+    if (high - low) / step > _MAX_STEPS:
+        raise InputError(f"{where}: too small for the range; leave it out for a continuous axis")
+    spare = (Decimal(str(high)) - Decimal(str(low))) % Decimal(str(step))
+    if spare:
+        last = kind(Decimal(str(high)) - spare)
+        raise InputError(f"{where}: does not lead from low {low} to high {high}; the last value is {last}")
+    return kind(step)

@@ -1,0 +1,408 @@
+"""`StudySpec`: one study file, read by tomllib, validated by pydantic, frozen.
+
+    inherits = "batch-size"                           # the study whose winner this one starts from
+    constraints = ["conv1_channels <= conv2_channels"]
+    trials = 30                                       # exactly where the study is no grid
+
+    [search]
+    l2 = [1e-2, 1e-3]                                 # a list: these values
+    learning_rate = {low = 1e-5, high = 1e-2, log = true}
+    hidden_units = {low = 64, high = 256, step = 64}  # a range with a step can be enumerated
+
+`[base]` (over the report's defaults), `[fixed]`, `[sampler]`, `[pruner]` and `[published]` are explained
+in the shipped files. Which samplers and pruners there are, `hpo.sampling` knows and checks.
+"""
+
+from __future__ import annotations
+
+import datetime
+import heapq
+import itertools
+import json
+import math
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from hpo.axes import Axis, Choices, Range, read_axis, read_params
+from hpo.config import Params, ParamValue, TrialConfig, explain
+from hpo.constraints import NUMBERS, Constraint
+from hpo.errors import InputError, StudyFileError, did_you_mean
+
+MAX_GRID_POINTS = 100_000
+RESERVED_NAME = "final"
+IMPLIED = (Constraint.parse("mixup_first_epoch <= mixup_last_epoch"),)
+"""What `TrialConfig` demands between parameters: holds in every study, written in the file or not."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Component(_Model):
+    """A sampler or a pruner: its name and its options, in a file one flat table."""
+
+    name: str
+    options: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_table(cls, table: Any) -> Any:
+        if not isinstance(table, dict) or "name" not in table:
+            return table
+        return {"name": table["name"], "options": {k: v for k, v in table.items() if k != "name"}}
+
+    @model_serializer
+    def _to_table(self) -> dict[str, Any]:
+        return {"name": self.name, **{key: self.options[key] for key in sorted(self.options)}}
+
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class PublishedResult(_Model):
+    """One row that the report printed; figures as fractions (0.705), None where it printed none."""
+
+    params: dict[str, Any] = {}
+    accuracy: Fraction | None = None
+    loss: Annotated[float, Field(ge=0)] | None = None
+    macro_f1: Fraction | None = None
+    note: str = ""
+
+    @field_validator("params", mode="before")
+    @classmethod
+    def _check_params(cls, table: Any) -> Any:
+        return read_params("published.results.params", table)
+
+
+class Published(_Model):
+    """What the report printed for a study, and the parameters that it carried on."""
+
+    choice: dict[str, Any] = {}
+    results: Annotated[tuple[PublishedResult, ...], Field(strict=False)] = ()
+
+    @field_validator("choice", mode="before")
+    @classmethod
+    def _check_choice(cls, table: Any) -> Any:
+        return read_params("published.choice", table)
+
+
+class StudySpec(_Model):
+    """One section of the report: what is searched, from where, and how. Equal specs have equal JSON."""
+
+    name: str
+    title: str = ""
+    section: str = ""
+    inherits: str | None = None
+    base: dict[str, Any] = {}
+    """Over the report's defaults; only where nothing is inherited."""
+    fixed: dict[str, Any] = {}
+    """Over what is inherited; carried on with the winner."""
+    search: dict[str, Choices | Range]
+    """Axes in the file's order."""
+    constraints: tuple[Constraint, ...] = ()
+    sampler: Component
+    pruner: Component = Component(name="none")
+    trials: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """How many points to sample; None for a grid."""
+    published: Published | None = None
+
+    # --- reading and writing -----------------------------------------------------------------------
+
+    @classmethod
+    def from_json(cls, text: str) -> StudySpec:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            InputError: the text is no study.
+        """
+        try:
+            return cls.model_validate(json.loads(text))
+        except ValidationError as error:
+            raise InputError(_explain(error)) from None
+        except ValueError as error:
+            raise InputError(f"a stored study is not readable: {error}") from None
+
+    def to_json(self) -> str:
+        """Canonical JSON: equal exactly when the studies are equal, the order of their axes included."""
+        return json.dumps(self.model_dump(), separators=(",", ":"), allow_nan=False)
+
+    def __eq__(self, other: object) -> bool:
+        # dict equality would take 1 for true and forget the order of the axes
+        return isinstance(other, StudySpec) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
+    # --- points ------------------------------------------------------------------------------------
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether the points are enumerated rather than sampled."""
+        return self.sampler.name == "grid"
+
+    def context(self, inherited: Params | None = None) -> dict[str, ParamValue]:
+        """The complete configuration that a point is laid over: defaults, base or inherited, then fixed."""
+        return {**TrialConfig().params(), **self.base, **(inherited or {}), **self.fixed}
+
+    def feasible(self, params: Params) -> bool:
+        """Whether a complete configuration satisfies every constraint."""
+        return all(constraint.holds(params) for constraint in (*IMPLIED, *self.constraints))
+
+    def grid(self, known: Params) -> list[dict[str, ParamValue]]:
+        """All points of a grid that satisfy the constraints: the searched parameters, last axis fastest.
+
+        Args:
+            known: values of the parameters that are not searched, as from `context`. A constraint on a
+                parameter that is neither known nor fixed nor searched is not applied.
+        """
+        return list(self._points(known))
+
+    def n_points(self, known: Params) -> int:
+        """How many points the study has."""
+        return self.trials if self.trials is not None else len(self.grid(known))
+
+    def _points(self, known: Params) -> Iterator[dict[str, ParamValue]]:
+        context = {**known, **self.fixed}
+        constraints = self._constraints_on(context)
+        for values in itertools.product(*(axis.values() for axis in self.search.values())):
+            point = dict(zip(self.search, values, strict=True))
+            if all(constraint.holds({**context, **point}) for constraint in constraints):
+                yield point
+
+    def _constraints_on(self, context: Params) -> list[Constraint]:
+        names = context.keys() | self.search.keys()
+        return [constraint for constraint in (*IMPLIED, *self.constraints) if constraint.names <= names]
+
+    # --- validation: what fails raises InputError, which pydantic lets through ------------------------
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_sampler(cls, table: Any) -> Any:
+        search = table.get("search")
+        if "sampler" in table or not isinstance(search, dict):
+            return table
+        grid = all(not isinstance(axis, dict) or "step" in axis for axis in search.values())
+        return {**table, "sampler": {"name": "grid" if grid else "tpe"}}
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise InputError(
+                f"{name!r} cannot name a study; use letters, digits, '_', '.' and '-', at most 64, "
+                "the first a letter or digit"
+            )
+        if name == RESERVED_NAME:
+            raise InputError(f"{RESERVED_NAME!r} is the name of the final stage; give the study another")
+        return name
+
+    @field_validator("base", "fixed", mode="before")
+    @classmethod
+    def _check_params(cls, table: Any, info: Any) -> Any:
+        return read_params(info.field_name, table)
+
+    @field_validator("search", mode="before")
+    @classmethod
+    def _check_search(cls, table: Any) -> Any:
+        if not isinstance(table, dict):
+            return table
+        if not table:
+            raise InputError("search is empty; give at least one parameter, as l2 = [0.01, 0.001]")
+        return {name: read_axis(name, axis) for name, axis in table.items()}
+
+    @field_serializer("search")
+    def _dump_search(self, search: Mapping[str, Axis]) -> dict[str, object]:
+        return {name: axis.plain() for name, axis in search.items()}
+
+    @field_validator("constraints", mode="before")
+    @classmethod
+    def _check_constraints(cls, texts: Any) -> Any:
+        if not isinstance(texts, list):
+            raise InputError(
+                f"constraints = {texts!r}: must be a list, as ['conv1_channels <= conv2_channels']"
+            )
+        return tuple(Constraint.parse(text) for text in texts)
+
+    @field_serializer("constraints")
+    def _dump_constraints(self, constraints: tuple[Constraint, ...]) -> list[str]:
+        return [str(constraint) for constraint in constraints]
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.inherits is not None and self.base:
+            raise InputError("base and inherits exclude each other; what shall differ belongs in [fixed]")
+        for first, second in itertools.combinations(("base", "fixed", "search"), 2):
+            for name in getattr(self, first):
+                if name in getattr(self, second):
+                    raise InputError(f"{name} is in both [{first}] and [{second}]; keep one")
+        self._check_trials()
+        self._check_a_point_is_left()
+        return self
+
+    def _check_trials(self) -> None:
+        if not self.is_grid:
+            if self.trials is None:
+                raise InputError(f"trials is missing; sampler {self.sampler.name!r} needs it, as trials = 30")
+            return
+        if self.trials is not None:
+            raise InputError(f"trials = {self.trials}: a grid tries each of its points; remove the key")
+        for name, axis in self.search.items():
+            if axis.size is None:
+                raise InputError(
+                    f"search.{name} has no step, so a grid cannot enumerate it; add one or a list"
+                )
+        size = self._size()
+        if size is not None and size > MAX_GRID_POINTS:
+            raise InputError(
+                f"search: the grid has {size:,} points, at most {MAX_GRID_POINTS:,} are allowed; shorten its "
+                "axes, or choose a [sampler] and trials"
+            )
+
+    def _size(self) -> int | None:
+        sizes = [axis.size for axis in self.search.values()]
+        return None if None in sizes else math.prod(size for size in sizes if size is not None)
+
+    def _check_a_point_is_left(self) -> None:
+        known = dict(self.fixed) if self.inherits else self.context()
+        constraints = self._constraints_on(known)
+        size = self._size()
+        if size is not None and size <= MAX_GRID_POINTS:
+            left = any(True for _ in self._points(known))
+        else:
+            bounds = {name: (value, value) for name, value in known.items() if isinstance(value, int | float)}
+            bounds |= {name: axis.bounds for name, axis in self.search.items() if name in NUMBERS}
+            left = all(constraint.possible(bounds) for constraint in constraints)
+        if not left:
+            texts = " and ".join(str(constraint) for constraint in constraints)
+            raise InputError(f"constraints leave no point: nothing in the search space satisfies {texts}")
+
+
+def load_study(path: Path) -> StudySpec:
+    """Reads one study file; the study is named by it.
+
+    Raises:
+        StudyFileError: the file cannot be used; the text says where, and what would be right.
+    """
+    try:
+        document = tomllib.loads(path.read_text("utf-8-sig"))
+        _check_leaves(document)
+        if "name" in document:
+            raise InputError("name is not a key of a study file; a study is named by its file")
+        return StudySpec.model_validate({**document, "name": path.stem})
+    except OSError as error:
+        raise StudyFileError(path, error.strerror or str(error)) from None
+    except RecursionError:
+        raise StudyFileError(path, "is nested too deeply") from None
+    except ValidationError as error:
+        raise StudyFileError(path, _explain(error)) from None
+    except InputError as error:
+        raise StudyFileError(path, str(error)) from None
+    except ValueError as error:  # of TOML's syntax, of UTF-8, or a number of thousands of digits
+        raise StudyFileError(path, f"is no TOML: {error}") from None
+
+
+def load_studies(folder: Path) -> dict[str, StudySpec]:
+    """Reads all study files of a folder, parents before children, else by section and name.
+
+    Raises:
+        StudyFileError: a file cannot be used, inherits from a study that is not there, or from itself.
+    """
+    if not folder.is_dir():
+        raise StudyFileError(folder, "no such folder")
+    files = {file.stem: file for file in sorted(folder.glob("*.toml")) if not file.name.startswith(".")}
+    if not files:
+        raise StudyFileError(folder, "holds no study files (*.toml)")
+    specs = {name: load_study(file) for name, file in files.items()}
+    for name, spec in specs.items():
+        if spec.inherits is not None and spec.inherits not in specs:
+            hint = did_you_mean(spec.inherits, [other for other in specs if other != name])
+            raise StudyFileError(files[name], f"inherits = {spec.inherits!r} is not a study; {hint}")
+
+    ordered: dict[str, StudySpec] = {}
+    ready = [(_section_key(spec), name) for name, spec in specs.items() if spec.inherits is None]
+    heapq.heapify(ready)
+    while ready:
+        _, parent = heapq.heappop(ready)
+        ordered[parent] = specs[parent]
+        for name, spec in specs.items():
+            if spec.inherits == parent:
+                heapq.heappush(ready, (_section_key(spec), name))
+    left = [name for name in specs if name not in ordered]
+    if left:
+        cycle = _cycle(specs, left[0])
+        raise StudyFileError(files[cycle[0]], f"inherits from itself: {' → '.join(cycle)}")
+    return ordered
+
+
+def shipped_studies() -> Path:
+    """The folder of the report's six studies: inside an installed wheel, beside `hpo/` in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "shipped_studies"
+    return installed if installed.is_dir() else package.parent / "studies"
+
+
+_TABLES: dict[tuple[str, ...], type[BaseModel]] = {
+    (): StudySpec,
+    ("published",): Published,
+    ("published", "results"): PublishedResult,
+}
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem that pydantic found, in the words of study files."""
+    first = error.errors()[0]
+    path = tuple(part for part in first["loc"] if isinstance(part, str))
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden" and path[:-1] in _TABLES:
+        known = [name for name in _TABLES[path[:-1]].model_fields if name != "name"]
+        return f"{key} is not a key of a study file; {did_you_mean(path[-1], known)}"
+    if first["type"] == "missing":
+        return f"{key} is missing"
+    return explain(error)
+
+
+def _check_leaves(document: Mapping[str, Any]) -> None:
+    """Refuses what TOML can write and no study can use, wherever it stands."""
+    stack: list[tuple[str, Any]] = list(document.items())
+    while stack:
+        key, value = stack.pop()
+        if isinstance(value, dict):
+            stack += [(f"{key}.{name}", child) for name, child in value.items()]
+        elif isinstance(value, list):
+            stack += [(f"{key}[{i}]", child) for i, child in enumerate(value)]
+        elif isinstance(value, datetime.date | datetime.time):
+            raise InputError(f"{key} = {value}: dates and times mean nothing here")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{key} = {value}: must be a finite number")
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise InputError(f"{key}: the number needs more than 64 bits")
+
+
+def _section_key(spec: StudySpec) -> tuple[bool, list[int]]:
+    numbers = [int(number) for number in re.findall(r"[0-9]{1,18}", spec.section)]
+    return not numbers, numbers
+
+
+def _cycle(specs: Mapping[str, StudySpec], name: str) -> list[str]:
+    """Follows the parents of a study that no root leads to, until one comes again."""
+    path: list[str] = []
+    while name not in path:
+        path.append(name)
+        name = specs[name].inherits or ""
+    return [*path[path.index(name) :], name]
