@@ -1,0 +1,122 @@
+"""Checkpoints of a replicate's training, one file per epoch, that survive a kill at any moment.
+
+A file is a SHA-256 digest followed by what `torch.save` writes. It appears under its name only when it
+is complete and on the disk; what is damaged nevertheless, or belongs to something else, is put aside
+and the one before it used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+KEPT = 2
+_NAME = re.compile(r"epoch-(\d+)-attempt-(\d+)\.checkpoint")
+_DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+class Checkpoints:
+    """The checkpoints of one replicate of a point, over all its attempts.
+
+    Args:
+        root: the folder for all checkpoints.
+        study: the study's name, usable as a file name.
+        point: any text that names the point in its study.
+        replicate: the number of the block of seeds.
+        identity: plain JSON values that a checkpoint must have been saved with to be used: what results
+            depend on (configuration, seeds, data, precision, …).
+    """
+
+    def __init__(
+        self, root: Path, study: str, point: str, replicate: int, identity: Mapping[str, Any]
+    ) -> None:
+        name = hashlib.sha256(point.encode()).hexdigest()[:16]
+        self.folder = root / study / f"{name}-{replicate}"
+        self.notes: list[str] = []
+        """One line for every checkpoint that `latest` had to put aside."""
+        self._identity = dict(identity)
+
+    def save(self, attempt: int, epoch: int, state: Mapping[str, Any]) -> None:
+        """Stores the state after an epoch (tensors and plain types) and drops all but the newest two.
+
+        Raises:
+            OSError: the disk is full or not writable; what was stored before is untouched.
+        """
+        buffer = io.BytesIO()
+        torch.save({"identity": self._identity, "state": dict(state)}, buffer)
+        content = buffer.getbuffer()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        unfinished = self.folder / f"attempt-{attempt}.unfinished"
+        with unfinished.open("wb") as file:
+            file.write(hashlib.sha256(content).digest())
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(self.folder / f"epoch-{epoch:06}-attempt-{attempt:04}.checkpoint")
+        _sync_folder(self.folder)
+        for old in self._newest_first()[KEPT:]:
+            old.unlink(missing_ok=True)
+
+    def latest(self) -> dict[str, Any] | None:
+        """The state of the newest epoch that any attempt stored, its tensors on the CPU.
+
+        A file that is damaged or was saved with another identity is renamed to `….bad`, noted in
+        `notes`, and the next older one is tried.
+        """
+        for path in self._newest_first():
+            try:
+                return self._read(path)
+            except FileNotFoundError:
+                continue  # another process has just dropped it
+            except _UnusableError as error:
+                path.replace(path.with_suffix(".bad"))
+                self.notes.append(f"{path.name} put aside: {error}")
+        return None
+
+    def clear(self) -> None:
+        """Removes everything that is stored for this replicate."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _newest_first(self) -> list[Path]:
+        if not self.folder.is_dir():
+            return []
+        # the numbers are padded: the order of names is the order of epochs, then attempts
+        return sorted((path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)), reverse=True)
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        content = path.read_bytes()
+        digest, body = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+        if hashlib.sha256(body).digest() != digest:
+            raise _UnusableError("damaged or cut off")
+        try:
+            stored = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+            identity, state = stored["identity"], stored["state"]
+        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+            raise _UnusableError(f"not a checkpoint ({type(error).__name__})") from error
+        if identity != self._identity:
+            keys = identity.keys() | self._identity
+            differing = sorted(key for key in keys if identity.get(key) != self._identity.get(key))
+            raise _UnusableError(f"saved with another {', '.join(differing)}")
+        return dict(state)
+
+
+class _UnusableError(Exception):
+    """A checkpoint that must not be used."""
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,157 @@
+"""Where and how numbers are computed: devices, precision, normalised images, predictions.
+
+With precision "bf16" a network runs through a bf16 copy of itself, while its own weights, batch norm,
+the optimizer and the loss stay fp32. The copy is refreshed once a step; autocast would cast the
+weights wherever they are used.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hpo.errors import InputError, did_you_mean
+from hpo.network import ImageShape, Network
+
+PREDICT_BATCH = 250
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PRECISIONS = ("auto", *DTYPES)
+
+
+def resolve_device(name: str) -> str:
+    """The device that a name means: "cpu" or "cuda:N"; "auto" takes a GPU where there is one.
+
+    Raises:
+        InputError: an unknown name, no GPU, or no GPU of that index.
+    """
+    kind, _, index = name.partition(":")
+    if name == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return "cpu"
+    if kind != "cuda" or not (index.isdecimal() or name == "cuda"):
+        raise InputError(f"device = {name!r}: {did_you_mean(name, ['auto', 'cpu', 'cuda', 'cuda:0'])}")
+    count = torch.cuda.device_count()
+    if not count:
+        raise InputError(f"device = {name!r}: PyTorch sees no CUDA device here; use 'cpu' or 'auto'")
+    if int(index or 0) >= count:
+        raise InputError(f"device = {name!r}: there are {count}, counted from cuda:0")
+    return f"cuda:{int(index or 0)}"
+
+
+def resolve_precision(name: str, device: str) -> str:
+    """The precision that a name means on a resolved device: "fp32" or "bf16".
+
+    "auto" is bf16 where the hardware multiplies bf16 natively; elsewhere bf16 is emulated and slower.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if name not in PRECISIONS:
+        raise InputError(f"precision = {name!r}: {did_you_mean(name, PRECISIONS)}")
+    if name != "auto":
+        return name
+    if device == "cpu":
+        # PyTorch 2.10 cannot be asked; fp32 is right everywhere
+        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        native = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+    else:
+        with torch.cuda.device(device):
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if native else "fp32"
+
+
+def as_tensor(array: NDArray[np.generic], device: str) -> Tensor:
+    """An array on a device; on the CPU the tensor shares the array's memory."""
+    return torch.from_numpy(array).to(device)
+
+
+class Normaliser:
+    """Turns uint8 images (n, h, w, c) into float32 (n, c, h, w) in channels_last memory.
+
+    Args:
+        mean: (c,), of the pixels scaled to 0..1.
+        std: (c,), likewise.
+        image_shape: (h, w, c).
+        device: where the images are.
+    """
+
+    def __init__(
+        self, mean: NDArray[np.floating], std: NDArray[np.floating], image_shape: ImageShape, device: str
+    ) -> None:
+        # spelt out to (h, w, c): broadcasting over 3 channels would make loops of length 3
+        self._scale = torch.as_tensor(1 / (255 * std), dtype=torch.float32).repeat(*image_shape[:2], 1)
+        self._shift = torch.as_tensor(-mean / std, dtype=torch.float32).repeat(*image_shape[:2], 1)
+        self._scale, self._shift = self._scale.to(device), self._shift.to(device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """See the class."""
+        return torch.addcmul(self._shift, images, self._scale).permute(0, 3, 1, 2)
+
+
+def bf16_copy(network: Network) -> Network:
+    """A copy with bf16 weights that shares the batch norms, whose statistics need fp32."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    low = copy.deepcopy(network, {id(norm): norm for norm in norms})
+    shared = {id(parameter) for norm in norms for parameter in norm.parameters()}
+    for parameter in low.parameters():
+        if id(parameter) not in shared:
+            parameter.data = parameter.data.to(torch.bfloat16)
+    return low
+
+
+@contextmanager
+def evaluating(network: Network, precision: str) -> Iterator[Network]:
+    """Lends a network ready for evaluation in a precision: evaluation mode, no autograd."""
+    was_training = network.training
+    runner = network if precision == "fp32" else bf16_copy(network)
+    runner.eval()
+    try:
+        with torch.inference_mode():
+            yield runner
+    finally:
+        network.train(was_training)
+
+
+def batches(images: Tensor, normalise: Normaliser, precision: str) -> Iterator[Tensor]:
+    """Consecutive batches of uint8 images (n, h, w, c) as a network of that precision wants them."""
+    for part in torch.split(images, PREDICT_BATCH):
+        yield normalise(part).to(DTYPES[precision])
+
+
+def predict_logits(
+    network: Network,
+    images: NDArray[np.uint8],
+    mean: NDArray[np.floating],
+    std: NDArray[np.floating],
+    *,
+    device: str = "cpu",
+    precision: str = "fp32",
+) -> Tensor:
+    """Logits of any number of images, without autograd, batch norm in evaluation mode.
+
+    Args:
+        network: fp32, on the device; its mode is left as it was.
+        images: (n, h, w, c) uint8, n ≥ 1.
+        mean: (c,), of pixels scaled to 0..1.
+        std: (c,), likewise.
+        device: as `resolve_device` returns it.
+        precision: "fp32" or "bf16", of the arithmetic.
+
+    Returns:
+        (n, n_classes) float32 on the CPU.
+    """
+    normalise = Normaliser(mean, std, images.shape[1:], device)
+    with evaluating(network, precision) as runner:
+        return all_logits(runner, as_tensor(images, device), normalise, precision).cpu()
+
+
+def all_logits(runner: Network, images: Tensor, normalise: Normaliser, precision: str) -> Tensor:
+    """Logits (n, n_classes) float32 of uint8 images (n, h, w, c), from a network lent by `evaluating`."""
+    return torch.cat([runner(batch).float() for batch in batches(images, normalise, precision)])

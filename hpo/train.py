@@ -1,0 +1,361 @@
+"""Training: a generator that yields the result of every epoch, for one or several seeds in lockstep.
+
+All randomness is derived from (seed, epoch, purpose), so a resumed run needs weights and optimizer
+state only, and on one machine with one thread count it ends bit for bit like an undisturbed one. A
+seed shares nothing with its companions but the pixels it reads.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hpo.compute import (
+    DTYPES,
+    Normaliser,
+    all_logits,
+    as_tensor,
+    batches,
+    bf16_copy,
+    evaluating,
+    predict_logits,
+    resolve_device,
+    resolve_precision,
+)
+from hpo.config import TrainingConfig, TrialConfig
+from hpo.diagnostics import dead_shares
+from hpo.errors import Diverged, Interrupted
+from hpo.metrics import score
+from hpo.mixup import Mix, draw_mix
+from hpo.network import ImageShape, build_network
+
+if TYPE_CHECKING:
+    from hpo.data import TrainingData
+
+__all__ = [
+    "OPTIMIZERS",
+    "EpochResult",
+    "LayerHealth",
+    "Learner",
+    "SeedEpoch",
+    "predict_logits",
+    "resolve_device",
+    "resolve_precision",
+    "state_of",
+    "train",
+]
+
+HEALTH_IMAGES = 1000
+"""A unit counts as dead when it is zero on the first so many validation images."""
+HEALTH_STEPS = 16
+"""Gradient norms are taken at every so many-th step, which costs less than 1 % of the time."""
+
+OptimizerBuilder = Callable[[list[nn.Parameter], float, float], torch.optim.Optimizer]
+
+OPTIMIZERS: dict[str, OptimizerBuilder] = {
+    "adam": lambda weights, rate, l2: torch.optim.Adam(weights, lr=rate, weight_decay=l2, fused=True),
+    "adamw": lambda weights, rate, l2: torch.optim.AdamW(weights, lr=rate, weight_decay=l2, fused=True),
+    "sgd": lambda weights, rate, l2: torch.optim.SGD(weights, lr=rate, weight_decay=l2, fused=True),
+}
+"""Name → optimizer of weights with a learning rate and an L2 factor, everything else as PyTorch has it."""
+
+
+@dataclass(frozen=True)
+class LayerHealth:
+    """What one epoch says about a layer."""
+
+    weight_gradient: float
+    """L2 norm of the gradient of the loss without the L2 penalty, mean over the sampled steps."""
+    bias_gradient: float
+    dead_share: float | None
+    """Share of units (channels, in a convolution) that are zero on all of the first `HEALTH_IMAGES`
+    validation images, at all positions; None for the layer without ReLU."""
+
+
+@dataclass(frozen=True)
+class SeedEpoch:
+    """One seed's epoch. Losses are mean cross-entropies; `train_loss` is taken while training."""
+
+    seed: int
+    train_loss: float
+    valid_loss: float
+    valid_accuracy: float
+    valid_macro_f1: float
+    predicted_classes: int
+    """How many classes were predicted at all on the validation images."""
+    seconds: float
+    """Training and validation together."""
+    layers: dict[str, LayerHealth]
+    """From the input to the logits."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`."""
+        layers = {name: LayerHealth(**health) for name, health in stored["layers"].items()}
+        return cls(**{**stored, "layers": layers})
+
+
+class Learner:
+    """One seed's network and optimizer.
+
+    `network` is the fp32 network on the device, whatever the precision of the arithmetic.
+    """
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        image_shape: ImageShape,
+        n_classes: int,
+        seed: int,
+        *,
+        device: str = "cpu",
+        precision: str = "fp32",
+    ) -> None:
+        generator = _generator(seed, 0, "init")
+        self.seed = seed
+        self.network = build_network(config.network, image_shape, n_classes, generator).to(device)
+        self.optimizer = OPTIMIZERS[config.training.optimizer](
+            list(self.network.parameters()), config.training.learning_rate, config.training.l2
+        )
+        self._dtype = DTYPES[precision]
+        self._runner = self.network if precision == "fp32" else bf16_copy(self.network)
+        self._copies = [
+            (master, low)
+            for master, low in zip(self.network.parameters(), self._runner.parameters(), strict=True)
+            if master is not low
+        ]
+        for master, _ in self._copies:
+            master.grad = torch.zeros_like(master)
+
+    def step(self, images: Tensor, labels: Tensor, mix: Mix | None = None) -> Tensor:
+        """One step on a batch of normalised images (n, c, h, w) float32; returns the loss before it.
+
+        The gradients stay on `network.parameters()` until the next step.
+        """
+        self._runner.zero_grad(set_to_none=True)
+        if mix:
+            images = mix.images(images)
+        logits = self._runner(images.to(self._dtype)).float()
+        loss = mix.loss(logits, labels) if mix else F.cross_entropy(logits, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            for master, low in self._copies:
+                assert master.grad is not None
+                assert low.grad is not None
+                master.grad.copy_(low.grad)
+            self.optimizer.step()
+            for master, low in self._copies:
+                low.copy_(master)
+        return loss.detach()
+
+    def gradient_norms(self) -> Tensor:
+        """Norms of the last step's gradients, (layers, 2): weight and bias of each layer."""
+        gradients = [
+            parameter.grad
+            for layer in self.network.layer_names
+            for parameter in self.network.weight_and_bias(layer)
+        ]
+        norms = [torch.linalg.vector_norm(gradient) for gradient in gradients if gradient is not None]
+        return torch.stack(norms).view(-1, 2)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next epoch depends on; the tensors are the live ones, not copies."""
+        return {
+            "seed": self.seed,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over a copy of a stored state of the same configuration and seed."""
+        if state["seed"] != self.seed:
+            raise ValueError(f"the state belongs to seed {state['seed']}, not {self.seed}")
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        with torch.no_grad():
+            for master, low in self._copies:
+                low.copy_(master)
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One epoch of all seeds.
+
+    `learners` are alive: they change when the generator goes on, so take what you need of them before.
+    """
+
+    number: int
+    """Counted from 1."""
+    seeds: tuple[SeedEpoch, ...]
+    learners: tuple[Learner, ...]
+
+    @property
+    def train_loss(self) -> float:
+        """Mean over the seeds."""
+        return fmean(seed.train_loss for seed in self.seeds)
+
+    @property
+    def valid_loss(self) -> float:
+        """Mean over the seeds."""
+        return fmean(seed.valid_loss for seed in self.seeds)
+
+    @property
+    def valid_accuracy(self) -> float:
+        """Mean over the seeds."""
+        return fmean(seed.valid_accuracy for seed in self.seeds)
+
+    @property
+    def valid_macro_f1(self) -> float:
+        """Mean over the seeds."""
+        return fmean(seed.valid_macro_f1 for seed in self.seeds)
+
+    @property
+    def seconds(self) -> float:
+        """Sum over the seeds."""
+        return sum(seed.seconds for seed in self.seeds)
+
+
+def train(
+    config: TrialConfig,
+    data: TrainingData,
+    seeds: Sequence[int],
+    *,
+    device: str = "cpu",
+    precision: str = "fp32",
+    resume: Mapping[str, Any] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[EpochResult]:
+    """Trains one network per seed and yields after every epoch, up to `config.training.epochs`.
+
+    Args:
+        config: what to train.
+        data: training and validation images.
+        seeds: non-negative, one network each; a seed's result does not depend on the others.
+        device: as `resolve_device` returns it.
+        precision: "fp32" or "bf16".
+        resume: what `state_of` returned after an epoch; training goes on with the next one.
+        should_stop: asked before every step.
+
+    Raises:
+        InputError: the images are too small for the network.
+        Diverged: a training or validation loss of an epoch is not finite.
+        Interrupted: `should_stop` said so.
+    """
+    learners = tuple(
+        Learner(config, data.image_shape, len(data.class_names), seed, device=device, precision=precision)
+        for seed in seeds
+    )
+    last_epoch = 0
+    if resume is not None:
+        last_epoch = resume["epoch"]
+        for learner, state in zip(learners, resume["learners"], strict=True):
+            learner.load_state_dict(state)
+    task = _Task(config.training, data, device, precision, should_stop)
+    for number in range(last_epoch + 1, config.training.epochs + 1):
+        results = tuple(task.epoch(learner, number) for learner in learners)
+        yield EpochResult(number, results, learners)
+
+
+def state_of(epoch: EpochResult) -> dict[str, Any]:
+    """What `train(resume=…)` needs to go on after this epoch: tensors and plain types.
+
+    The tensors are the live ones: store them before the next epoch begins.
+    """
+    return {"epoch": epoch.number, "learners": [learner.state_dict() for learner in epoch.learners]}
+
+
+class _Task:
+    """What all seeds of a trial share: images on the device, and how an epoch is run."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        data: TrainingData,
+        device: str,
+        precision: str,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.config = config
+        self.n_classes = len(data.class_names)
+        self.device = device
+        self.precision = precision
+        self.should_stop = should_stop
+        self.images = as_tensor(data.train.images, device)
+        self.labels = as_tensor(data.train.labels, device)
+        self.valid_images = as_tensor(data.valid.images, device)
+        self.valid_labels = as_tensor(data.valid.labels, device)
+        self.normalise = Normaliser(data.mean, data.std, data.image_shape, device)
+
+    def epoch(self, learner: Learner, number: int) -> SeedEpoch:
+        start = time.perf_counter()
+        train_loss, gradients = self._pass_over_training(learner, number)
+        with evaluating(learner.network, self.precision) as runner:
+            logits = all_logits(runner, self.valid_images, self.normalise, self.precision)
+            watched = batches(self.valid_images[:HEALTH_IMAGES], self.normalise, self.precision)
+            dead = dead_shares(runner, watched)
+        scores = score(logits, self.valid_labels, self.n_classes)
+        if not (math.isfinite(train_loss) and math.isfinite(scores.loss)):
+            losses = f"training loss {train_loss}, validation loss {scores.loss}"
+            raise Diverged(f"seed {learner.seed}, epoch {number}: {losses}")
+        layers = {
+            name: LayerHealth(weight_gradient, bias_gradient, dead.get(name))
+            for name, (weight_gradient, bias_gradient) in zip(
+                learner.network.layer_names, gradients, strict=True
+            )
+        }
+        return SeedEpoch(
+            seed=learner.seed,
+            train_loss=train_loss,
+            valid_loss=scores.loss,
+            valid_accuracy=scores.accuracy,
+            valid_macro_f1=scores.macro_f1,
+            predicted_classes=scores.predicted_classes,
+            seconds=time.perf_counter() - start,
+            layers=layers,
+        )
+
+    def _pass_over_training(self, learner: Learner, number: int) -> tuple[float, list[list[float]]]:
+        """The mean loss, and per layer the mean gradient norms of weight and bias."""
+        n = len(self.labels)
+        order = torch.randperm(n, generator=_generator(learner.seed, number, "order")).to(self.device)
+        config = self.config
+        mixing = config.mixup_alpha > 0 and config.mixup_first_epoch <= number <= config.mixup_last_epoch
+        rng = np.random.default_rng(_entropy(learner.seed, number, "mixup"))
+        # sums stay on the device: fetching each loss would stall a GPU at every step
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        norms = []
+        for step, batch in enumerate(torch.split(order, config.batch_size)):
+            if self.should_stop():
+                raise Interrupted(f"seed {learner.seed}, epoch {number}")
+            images = self.normalise(self.images[batch])
+            mix = draw_mix(len(batch), config.mixup_alpha, rng, self.device) if mixing else None
+            loss_sum += learner.step(images, self.labels[batch], mix) * len(batch)
+            if step % HEALTH_STEPS == 0:
+                norms.append(learner.gradient_norms())
+        return loss_sum.item() / n, torch.stack(norms).mean(dim=0).tolist()
+
+
+_PURPOSES = {"init": 0, "order": 1, "mixup": 2}
+
+
+def _entropy(seed: int, epoch: int, purpose: str) -> np.random.SeedSequence:
+    return np.random.SeedSequence([seed, epoch, _PURPOSES[purpose]])
+
+
+def _generator(seed: int, epoch: int, purpose: str) -> torch.Generator:
+    (state,) = _entropy(seed, epoch, purpose).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state))
