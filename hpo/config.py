@@ -71,7 +71,8 @@ class TrainingConfig(_Part):
     def _range_in_order(self) -> Self:
         if self.mixup_first_epoch > self.mixup_last_epoch:
             raise ValueError(
-                f"mixup_first_epoch {self.mixup_first_epoch} comes after mixup_last_epoch {self.mixup_last_epoch}"
+                f"mixup_first_epoch {self.mixup_first_epoch} comes after "
+                f"mixup_last_epoch {self.mixup_last_epoch}"
             )
         return self
 

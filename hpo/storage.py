@@ -22,7 +22,7 @@ import tenacity
 from filelock import FileLock
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
@@ -68,6 +68,11 @@ class Storage:
         if file is not None:
             _make_sqlite_safe(self._rdb.engine, takes_write_lock=not reader)
         self._cached = _CachedStorage(self._rdb)
+
+    @property
+    def for_optuna(self) -> BaseStorage:
+        """The storage as Optuna's own functions take it."""
+        return self._cached
 
     # --- studies -------------------------------------------------------------------------------
 

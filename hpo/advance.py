@@ -1,0 +1,167 @@
+"""What is to be done next: an idempotent function of the database that any idle worker runs.
+
+A study is queued once its parent has decided, at most a few of its trials at a time; what was lost is
+queued again; a study whose points have all ended decides; the final stage comes when all have decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from optuna.trial import FrozenTrial
+
+from hpo import sampling
+from hpo.config import canonical_json
+from hpo.decision import Candidate, Inherited, candidate, decide
+from hpo.errors import RunError
+from hpo.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
+from hpo.queue import Job, Queue, Slot, Slots, SlotState
+
+MIN_WAITING = 32
+"""Optuna reads every unfinished trial at each query: 3,000 WAITING ones made a claim take 487 ms."""
+
+
+def advance(plan: Plan, names: Sequence[str] | None = None) -> bool:
+    """Queues what can be tried, decides what has ended; an idempotent function of the database.
+
+    Args:
+        names: the studies to serve, as from `with_ancestors`; None: all, and the final stage.
+
+    Returns:
+        Whether everything asked for has ended.
+    """
+    ended = [_advance_study(plan, name) for name in (plan.specs if names is None else names)]
+    if names is not None or not all(ended):
+        return all(ended)
+    return _advance_final(plan)
+
+
+def _advance_study(plan: Plan, name: str) -> bool:
+    queue = Queue(plan.storage, name)
+    slots = queue.slots()
+    if plan.decision(name) is not None:
+        return not any(slots.queued(slot) for slot in slots.attempts)  # `hpo retry` may have queued some
+    inherited = plan.inherited(name)
+    if inherited is None and plan.specs[name].inherits is not None:
+        parent = plan.decision(plan.specs[name].inherits or "")
+        return parent is not None  # it decided nothing: there is nothing to go on from
+    jobs = study_jobs(plan, name, inherited)
+    if not slots.attempts and inherited is not None:
+        plan.storage.set_study_attr(queue.study_id, "inherited", inherited.model_dump(mode="json"))
+    _enqueue(plan, queue, jobs, slots)
+    if any(slots.state(job.slot) in (SlotState.WAITING, SlotState.RUNNING) for job in jobs):
+        return False
+    points = [slots.attempts.get(job.slot, []) for job in jobs if job.slot != CONTROL_SLOT]
+    decision = decide(
+        name,
+        points,
+        inherited,
+        _control(plan, name, inherited, slots),
+        always=plan.options.adopt == "always",
+    )
+    plan.storage.set_study_attr(queue.study_id, "decision", decision.model_dump(mode="json"))
+    return True
+
+
+def _enqueue(plan: Plan, queue: Queue, jobs: Sequence[Job], slots: Slots) -> None:
+    states = {job.slot: slots.state(job.slot) for job in jobs}
+    room = max(MIN_WAITING, 2 * sum(state == SlotState.RUNNING for state in states.values()))
+    room -= sum(slots.queued(job.slot) for job in jobs if states[job.slot] == SlotState.WAITING)
+    missing = [j for j in jobs if states[j.slot] == SlotState.WAITING and not slots.queued(j.slot)]
+    queue.enqueue([_with_drawn_params(job, slots) for job in missing[: max(0, room)]], slots)
+
+
+def _control(plan: Plan, name: str, inherited: Inherited | None, slots: Slots) -> Candidate | None:
+    if inherited is None:
+        return None
+    if inherited.source is not None:
+        trials = plan.storage.trials(plan.storage.study_id(inherited.source.study))
+        return candidate(inherited.source.study, [trials[inherited.source.trial]])
+    slot = _own_control(plan, name, inherited) or CONTROL_SLOT
+    return candidate(name, slots.attempts.get(slot, []))
+
+
+def _advance_final(plan: Plan) -> bool:
+    best = plan.best_decided()
+    if best is None:
+        return True
+    queue = Queue(plan.storage, FINAL)
+    slots = queue.slots()
+    if not slots.attempts:
+        plan.storage.set_study_attr(queue.study_id, "inherited", best.model_dump(mode="json"))
+    if slots.state(FINAL_SLOT) == SlotState.WAITING and not slots.queued(FINAL_SLOT):
+        queue.enqueue([Job(FINAL_SLOT, 0, plan.final_seeds)], slots)
+    return slots.state(FINAL_SLOT) not in (SlotState.WAITING, SlotState.RUNNING)
+
+
+def study_jobs(plan: Plan, name: str, inherited: Inherited | None) -> list[Job]:
+    """The ordered jobs of a study: its control first where it trains one, then its points."""
+    study = plan.specs[name]
+    if study.is_grid:
+        axes = {axis: sampling.distribution(axis, values) for axis, values in study.search.items()}
+        known = plan.context(name, inherited)
+        jobs = [
+            Job(Slot(canonical_json(point)), index, plan.seeds, point, axes)
+            for index, point in enumerate(study.grid(known))
+        ]
+    else:
+        jobs = [Job(Slot(f"#{index}"), index, plan.seeds) for index in range(study.trials or 0)]
+    if inherited is not None and inherited.source is None and _own_control(plan, name, inherited) is None:
+        jobs.insert(0, Job(CONTROL_SLOT, -1, plan.seeds))
+    return jobs
+
+
+def _own_control(plan: Plan, name: str, inherited: Inherited) -> Slot | None:
+    """The grid point that is exactly the inherited configuration."""
+    study = plan.specs[name]
+    point = {axis: inherited.params[axis] for axis in study.search}
+    same = plan.config(name, inherited, point) == plan.inherited_config(inherited)
+    if study.is_grid and same and any(p == point for p in study.grid(inherited.params)):
+        return Slot(canonical_json(point))
+    return None
+
+
+def retry(plan: Plan, names: Iterable[str] | None = None) -> int:
+    """Queues every failed point once more, with its caps counted anew.
+
+    Returns:
+        How many were queued.
+    """
+    count = 0
+    for name in plan.all_names if names is None else names:
+        queue = Queue(plan.storage, name)
+        slots = queue.slots()
+        failed = [slot for slot in slots.attempts if slots.state(slot) == SlotState.FAILED]
+        jobs = [_job_again(slots.attempts[slot][-1], slot) for slot in failed]
+        queue.enqueue(jobs, slots, retry=True)
+        count += len(jobs)
+    return count
+
+
+def _with_drawn_params(job: Job, slots: Slots) -> Job:
+    """A sampled point keeps the parameters that an earlier attempt drew for it."""
+    earlier = [trial for trial in slots.attempts.get(job.slot, []) if "config" in trial.user_attrs]
+    return _job_again(earlier[-1], job.slot) if earlier else job
+
+
+def _job_again(trial: FrozenTrial, slot: Slot) -> Job:
+    attrs = trial.user_attrs
+    return Job(slot, attrs["index"], tuple(attrs["seeds"]), trial.params, trial.distributions)
+
+
+def require_result(plan: Plan, names: Sequence[str] | None) -> None:
+    """Checks that a finished run has something to show for every study asked for.
+
+    Raises:
+        RunError: points failed for good, or a study could decide nothing; the text names them.
+    """
+    failed = []
+    for name in plan.all_names if names is None else names:
+        slots = Queue(plan.storage, name).slots()
+        broken = [slot for slot in slots.attempts if slots.state(slot) == SlotState.FAILED]
+        failed += [f"{name} {slot.point}" for slot in broken]
+        decision = plan.decision(name) if name != FINAL else None
+        if name != FINAL and (decision is None or not decision.params):
+            failed.append(f"{name}: no point has a result")
+    if failed:
+        raise RunError(f"failed for good: {'; '.join(failed)}. `hpo show` says why, `hpo retry` tries again")

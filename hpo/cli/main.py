@@ -1,0 +1,380 @@
+"""The commands. Each imports what it needs when it runs: `hpo --help` loads neither torch nor optuna."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpo.cli import options as opt
+from hpo.errors import HpoError, InputError
+
+if TYPE_CHECKING:
+    from hpo.plan import Plan
+
+
+def main() -> None:
+    """Runs the command line and exits: 0 done, 1 a run failed, 2 bad input, 130/143 stopped by a signal."""
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    name = f"hpo {command}".strip()
+    try:
+        code = hpo.main(prog_name="hpo", standalone_mode=False)
+    except HpoError as error:
+        click.echo(f"{name}: {error}", err=True)
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except (click.Abort, KeyboardInterrupt):
+        code = 128 + signal.SIGINT
+    except BrokenPipeError:  # the reader of our output, `head` say, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="hpo-studies", prog_name="hpo")
+def hpo() -> None:
+    """Tune a small network study by study; resumable, parallel, with verdicts that hold.
+
+    `hpo demo` shows all of it in a minute or two. Everything lives in one database under --out;
+    a stopped or killed run goes on with the same command.
+    """
+
+
+# --- working ---------------------------------------------------------------------------------------
+
+
+@hpo.command()
+@opt.plan_options
+@opt.demo_out
+@opt.storage
+@opt.checkpoints
+@opt.workers
+def demo(**options: Any) -> int:
+    """Run the report's whole plan on scikit-learn's handwritten digits."""
+    options["data"] = options["data"] or "digits"
+    return _run((), options)
+
+
+@hpo.command()
+@click.argument("study", nargs=-1)
+@opt.plan_options
+@opt.out
+@opt.storage
+@opt.checkpoints
+@opt.workers
+def run(study: tuple[str, ...], **options: Any) -> int:
+    """Run the plan, or only STUDY… and the earlier studies they need.
+
+    Goes on where an earlier run stopped. Started several times on one --out, the runs share the work.
+    """
+    return _run(study, options)
+
+
+@hpo.command()
+@click.argument("study", nargs=-1)
+@opt.out
+@opt.storage
+@opt.checkpoints
+@opt.workers
+def resume(study: tuple[str, ...], **options: Any) -> int:
+    """Go on with a plan that exists; like `run`, but never creates one."""
+    _read(options)  # MissingError where there is no plan
+    return _run(study, options)
+
+
+def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
+    from hpo.cli.live import watching
+    from hpo.cli.tables import show_outcome
+    from hpo.run import open_plan, run
+
+    out: Path = options["out"]
+    plan = open_plan(
+        out,
+        storage=options["storage"],
+        studies=options.get("studies"),
+        workers=options["workers"],
+        given=opt.given(options),
+    )
+    reader = _read(options)
+    with watching(reader, studies) as tick:
+        stopped_by = run(
+            plan,
+            out=out,
+            studies=studies,
+            workers=options["workers"],
+            checkpoints=options["checkpoints"],
+            on_tick=tick,
+        )
+    if stopped_by is not None:
+        click.echo("stopped; nothing is lost, the same command goes on", err=True)
+        return 128 + stopped_by
+    show_outcome(reader)
+    return 0
+
+
+@hpo.command()
+@opt.plan_options
+@opt.out
+@opt.storage
+@opt.workers
+def create(**options: Any) -> None:
+    """Write the plan into the database and train nothing."""
+    from hpo.run import open_plan
+
+    plan = open_plan(
+        options["out"],
+        storage=options["storage"],
+        studies=options["studies"],
+        workers=options["workers"],
+        given=opt.given(options),
+    )
+    click.echo(f"{plan.storage.name}: {', '.join(plan.specs)}, then the final stage")
+    click.echo("`hpo run` or `hpo worker` trains it")
+
+
+@hpo.command()
+@click.argument("study", nargs=-1)
+@opt.out
+@opt.storage
+@opt.data
+@opt.checkpoints
+def worker(study: tuple[str, ...], **options: Any) -> int:
+    """Serve a plan with one process until it has ended; as many as you like, anywhere."""
+    import logging
+
+    from hpo.storage import Storage
+    from hpo.worker import work
+
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    stopped_by = work(
+        Storage(_storage_url(options)),
+        out=options["out"],
+        studies=study,
+        data=options["data"],
+        checkpoints=options["checkpoints"],
+    )
+    return 0 if stopped_by is None else 128 + stopped_by
+
+
+@hpo.command()
+@click.argument("study", nargs=-1)
+@opt.out
+@opt.storage
+def retry(study: tuple[str, ...], **options: Any) -> None:
+    """Queue the points that failed for good once more."""
+    from hpo.advance import retry as queue_again
+    from hpo.plan import Plan
+    from hpo.storage import Storage
+
+    plan = Plan.open(Storage(_storage_url(options)))
+    if study:
+        plan.with_ancestors(study)
+    count = queue_again(plan, study or None)
+    click.echo(f"{count} queued again; `hpo run` trains them" if count else "nothing has failed for good")
+
+
+# --- reading ---------------------------------------------------------------------------------------
+
+
+@hpo.command()
+@opt.out
+@opt.storage
+@opt.as_json
+def status(as_json: bool, **options: Any) -> None:
+    """Where every study stands."""
+    from hpo import results
+    from hpo.cli.tables import show_status
+
+    records = results.status(_read(options))
+    if as_json:
+        _print_json({"studies": [_status_json(record.to_json()) for record in records]})
+    else:
+        show_status(records)
+
+
+@hpo.command()
+@click.argument("study")
+@opt.out
+@opt.storage
+@opt.as_json
+def show(study: str, as_json: bool, **options: Any) -> None:
+    """The points of a study with their results, the decision, and what went wrong."""
+    from hpo import results
+    from hpo.cli.tables import show_study
+
+    plan = _read(options)
+    rows = results.rows(plan, study)
+    if as_json:
+        decision = plan.decision(study)
+        _print_json(
+            {
+                "study": study,
+                "points": [row.to_json() for row in rows],
+                "decision": decision.model_dump(mode="json") if decision else None,
+            }
+        )
+    else:
+        show_study(plan, study, rows)
+
+
+@hpo.command()
+@opt.out
+@opt.storage
+@opt.as_json
+def best(as_json: bool, **options: Any) -> None:
+    """The best configuration decided so far, and the decisions that led to it."""
+    from hpo import results
+    from hpo.cli.tables import show_best
+
+    record = results.best(_read(options))
+    if as_json:
+        _print_json(record)
+    else:
+        show_best(record)
+
+
+@hpo.command()
+@opt.out
+@opt.storage
+@opt.workers
+@opt.checkpoints
+@opt.as_json
+def final(as_json: bool, **options: Any) -> int:
+    """The test set's answer; trains the final stage first if every study has decided."""
+    from hpo import results
+    from hpo.cli.tables import show_final
+
+    plan = _read(options)
+    undecided = [name for name in plan.specs if plan.decision(name) is None]
+    if undecided:
+        raise InputError(f"no final stage before every study has decided; open: {', '.join(undecided)}")
+    if results.final_trial(plan) is None:
+        code = _train_final(options)
+        if code:
+            return code
+    record = results.final(plan)
+    if as_json:
+        _print_json(record)
+    else:
+        show_final(record)
+    return 0
+
+
+def _train_final(options: dict[str, Any]) -> int:
+    from hpo.cli.live import watching
+    from hpo.plan import Plan
+    from hpo.run import run
+    from hpo.storage import Storage
+
+    with watching(_read(options), ()) as tick:
+        stopped_by = run(
+            Plan.open(Storage(_storage_url(options))),
+            out=options["out"],
+            workers=1,
+            checkpoints=options["checkpoints"],
+            on_tick=tick,
+        )
+    return 0 if stopped_by is None else 128 + stopped_by
+
+
+@hpo.command()
+@click.argument("model", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("image", nargs=-1, required=True, type=click.Path(path_type=Path))
+@opt.as_json
+def predict(model: Path, image: tuple[Path, ...], as_json: bool) -> None:
+    """Classify pictures with the model that the final stage saved."""
+    from hpo.model import load_model
+
+    predictions = load_model(model).classify(image)
+    if as_json:
+        _print_json(
+            [{"image": str(p.path), "label": p.label, "probability": p.probability} for p in predictions]
+        )
+    else:
+        for prediction in predictions:
+            click.echo(f"{prediction.path}: {prediction.label} ({100 * prediction.probability:.1f} %)")
+
+
+@hpo.command()
+@click.option("--format", "kind", type=click.Choice(["csv", "json"]), default="csv", show_default=True)
+@opt.out
+@opt.storage
+def export(kind: str, **options: Any) -> None:
+    """Every trial of the plan on stdout, one record each."""
+    from hpo import results
+    from hpo.cli.tables import write_csv
+
+    records = results.export(_read(options))
+    if kind == "json":
+        _print_json(records)
+    else:
+        write_csv(records)
+
+
+@hpo.command()
+@click.argument("study", nargs=-1)
+@opt.plan_options
+@opt.workers
+@opt.as_json
+def plan(study: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """What a run would train: points, seeds, epochs, predicted time. Runs no trial, writes no database."""
+    from hpo.cli.tables import show_forecast
+    from hpo.forecast import forecast
+    from hpo.plan import Options, read_studies
+    from hpo.spec import shipped_studies
+
+    specs = read_studies(options["studies"] or shipped_studies())
+    lines = forecast(specs, Options.from_given(opt.given(options)), workers=options["workers"], names=study)
+    if as_json:
+        _print_json([line.to_json() for line in lines])
+    else:
+        show_forecast(lines)
+
+
+@hpo.command()
+@click.argument("trial")
+@opt.out
+@opt.storage
+def verify(trial: str, **options: Any) -> int:
+    """Train TRIAL (STUDY/NUMBER) again from nothing: equal to the bit, or the first epoch that differs."""
+    from hpo import results
+    from hpo.verify import verify as train_again
+
+    plan = _read(options)
+    difference = train_again(plan, *results.find_trial(plan, trial))
+    click.echo(f"{trial}: {difference or 'equal to the bit in every epoch'}")
+    return 1 if difference else 0
+
+
+# --- helpers -----------------------------------------------------------------------------------------
+
+
+def _storage_url(options: dict[str, Any]) -> str:
+    url: str | None = options["storage"]
+    return url or f"sqlite:///{options['out'] / 'hpo.db'}"
+
+
+def _read(options: dict[str, Any]) -> Plan:
+    from hpo.plan import Plan
+    from hpo.storage import Storage
+
+    return Plan.open(Storage(_storage_url(options), reader=True))
+
+
+def _print_json(record: object) -> None:
+    click.echo(json.dumps(record, indent=2, allow_nan=False))
+
+
+def _status_json(record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: record[key] for key in ("name", "section", "state", "points", "best", "inherited", "decision")
+    }

@@ -1,0 +1,137 @@
+"""The options that several commands share, each also by environment variable (`HPO_STORAGE`, …).
+
+An option that was not given is None and stays out of what is compared with the plan: the defaults live in
+`hpo.plan.Options` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+PLAN_OPTIONS = (
+    "data",
+    "image_size",
+    "seed",
+    "seeds",
+    "final_seeds",
+    "epochs",
+    "limit_train",
+    "limit_valid",
+    "precision",
+    "device",
+    "pruning",
+    "inherit",
+    "adopt",
+)
+"""The options that change results, as `hpo.plan.Options` names them."""
+
+
+class Workers(click.ParamType[int | None]):
+    """A number of processes, or `auto`."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """None for `auto`."""
+        if value == "auto" or value is None:
+            return None
+        try:
+            number = int(value)
+        except ValueError:
+            number = 0
+        if number < 1:
+            self.fail(f"{value!r} is neither a number of processes from 1 on nor 'auto'", param, ctx)
+        return number
+
+
+def _option(*names: str, **settings: Any) -> Callable[[Command], Command]:
+    flag = next(name for name in names if name.startswith("--")).split("/")[0]
+    variable = "HPO_" + flag.removeprefix("--").replace("-", "_").upper()
+    return click.option(*names, envvar=variable, show_envvar=True, **settings)
+
+
+out = _option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="hpo-out",
+    show_default=True,
+    help="Folder for database, checkpoints, logs and model.",
+)
+demo_out = _option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="hpo-demo",
+    show_default=True,
+    help="Folder for database, checkpoints, logs and model.",
+)
+storage = _option("--storage", metavar="URL", help="Database.  [default: sqlite:///OUT/hpo.db]")
+studies = _option(
+    "--studies",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder of study files.  [default: the report's six]",
+)
+data = _option(
+    "--data",
+    metavar="SOURCE",
+    help="digits | cifar10[:DIR] | folder:PATH | python:MODULE:FUNCTION.  [default: cifar10]",
+)
+checkpoints = _option(
+    "--checkpoints",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder of checkpoints.  [default: OUT/checkpoints]",
+)
+workers = _option(
+    "--workers",
+    type=Workers(),
+    default="auto",
+    show_default=True,
+    help="Local processes; auto: one a core.",
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, alone on stdout.")
+
+_PLAN = (
+    studies,
+    data,
+    _option("--image-size", type=int, metavar="PIXELS", help="Size that folder: images get.  [default: 32]"),
+    _option("--seed", type=int, help="First seed of the search.  [default: 0]"),
+    _option("--seeds", type=int, metavar="K", help="Seeds a point is trained on.  [default: 1]"),
+    _option("--final-seeds", type=int, metavar="K", help="Seeds of the final stage.  [default: 5]"),
+    _option("--epochs", type=int, metavar="N", help="Epochs a run, over what the files say."),
+    _option("--limit-train", type=int, metavar="N", help="Train on N images only, stratified."),
+    _option("--limit-valid", type=int, metavar="N", help="Validate on N images only, stratified."),
+    _option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), help="[default: auto]"),
+    _option("--device", metavar="auto|cpu|cuda[:N]", help="[default: auto]"),
+    _option(
+        "--no-pruning", "pruning", is_flag=True, flag_value=False, default=None, help="Train all to the end."
+    ),
+    _option(
+        "--inherit",
+        type=click.Choice(["winners", "published"]),
+        help="What a study starts from: the winner before it, or the report's choice.  [default: winners]",
+    ),
+    _option(
+        "--adopt",
+        type=click.Choice(["better", "always"]),
+        help="Adopt a study's winner only if it beats what was inherited, or always.  [default: better]",
+    ),
+)
+
+
+def plan_options(command: Command) -> Command:
+    """Adds every option that a plan is created with."""
+    for option in reversed(_PLAN):
+        command = option(command)
+    return command
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options that change results which the user gave."""
+    return {name: options[name] for name in PLAN_OPTIONS if options.get(name) is not None}

@@ -1,0 +1,223 @@
+"""Records as tables that a person likes to read."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hpo.decision import show_value
+
+if TYPE_CHECKING:
+    from hpo.forecast import Line
+    from hpo.plan import Plan
+    from hpo.results import StudyStatus, TrialRow
+
+STATE_STYLES = {
+    "done": "green",
+    "complete": "green",
+    "running": "cyan",
+    "waiting": "dim",
+    "pending": "dim",
+    "pruned": "yellow",
+    "failed": "bold red",
+}
+
+
+def console() -> Console:
+    """Standard output; no highlighting, because numbers in names are not numbers to look at."""
+    return Console(highlight=False)
+
+
+def percent(value: float | None) -> str:
+    """A fraction as a percentage, or a dash."""
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
+
+
+def params_text(params: Mapping[str, Any]) -> str:
+    """Parameters in one line."""
+    return ", ".join(f"{name} {show_value(value)}" for name, value in params.items())
+
+
+def show_status(records: Sequence[StudyStatus]) -> None:
+    """One line a study."""
+    table = _table("§", "study", "state", "points", "best F1 %", "decision")
+    for record in records:
+        ended = f"{record.n_ended}/{record.n_points}"
+        extra = [f"{record.points[state]} {state}" for state in ("pruned", "failed") if record.points[state]]
+        table.add_row(
+            record.section,
+            record.name,
+            Text(record.state, STATE_STYLES[record.state]),
+            f"{ended} ({', '.join(extra)})" if extra else ended,
+            percent(record.best["value"] if record.best else None),
+            record.decision,
+        )
+    console().print(table)
+
+
+def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
+    """The points of a study, what was decided, and what is to be known about single runs."""
+    from hpo.diagnostics import diagnose
+
+    spec = plan.specs.get(name)
+    screen = console()
+    title = f"{spec.section} {spec.title}".strip() if spec else "final stage"
+    screen.print(Text(title or name, "bold"))
+    inherited = plan.storage.study_attrs()[name].get("inherited")
+    if inherited:
+        source = inherited["source"]
+        origin = f"{source['study']}/{source['trial']}" if source else f"published, {inherited['study']}"
+        screen.print(Text(f"from {origin}: {params_text(inherited['params'])}", "dim"))
+    axes = list(spec.search) if spec else []
+    table = _table(
+        "trial", *axes, "F1 %", "accuracy %", "loss", "best epoch", "epochs", "state", numeric=axes
+    )
+    best = max((row.macro_f1 or 0.0 for row in rows if row.state == "complete"), default=None)
+    notes = []
+    for row in rows:
+        is_best = row.state == "complete" and row.macro_f1 == best
+        values = [Text("control", "italic") if not row.params else Text("") for _ in axes[:1]]
+        values = [Text(show_value(row.params[axis])) for axis in axes] if row.params else values
+        values += [Text("")] * (len(axes) - len(values))
+        table.add_row(
+            str(row.trial),
+            *values,
+            percent(row.macro_f1),
+            percent(row.accuracy),
+            "–" if row.loss is None else f"{row.loss:.3f}",
+            str(row.best_epoch or "–"),
+            str(row.epochs),
+            Text(row.state, STATE_STYLES[row.state]),
+            style="bold" if is_best else "",
+        )
+        findings = {str(finding) for finding in _findings(row, diagnose)}
+        notes += [f"trial {row.trial}: {text}" for text in sorted(findings)]
+        if row.reason:
+            notes.append(f"trial {row.trial}: {row.reason}")
+    screen.print(table)
+    for note in notes:
+        screen.print(Text(note, "yellow"))
+    decision = plan.decision(name) if spec else None
+    if decision:
+        screen.print(Text(f"decision: {decision.text}", "bold"))
+
+
+def _findings(row: TrialRow, diagnose: Any) -> list[Any]:
+    n_seeds = len(row.history[0]) if row.history else 0
+    return [f for seed in range(n_seeds) for f in diagnose([epoch[seed] for epoch in row.history])]
+
+
+def show_best(record: Mapping[str, Any]) -> None:
+    """The best configuration and the decisions that led to it."""
+    screen = console()
+    tested = "" if record["tested"] else ", not tested"
+    screen.print(Text(f"macro F1 {percent(record['value'])} % on validation{tested}", "bold"))
+    table = _table("parameter", "value")
+    for name, value in record["params"].items():
+        table.add_row(name, show_value(value))
+    screen.print(table)
+    for study, text in record["decisions"].items():
+        screen.print(Text.assemble((f"{study}: ", "dim"), text))
+
+
+def show_final(record: Mapping[str, Any]) -> None:
+    """The answer of the final stage."""
+    screen = console()
+    test, deviation, n_seeds = record["test"], record["std"], len(record["seeds"])
+    spread = "" if deviation["macro_f1"] is None else f" ± {100 * deviation['macro_f1']:.1f}"
+    screen.print(
+        Text(
+            f"test macro F1 {percent(test['macro_f1'])}{spread} %, accuracy {percent(test['accuracy'])} %, "
+            f"loss {test['loss']:.3f}",
+            "bold green",
+        )
+    )
+    seeds = "one fresh seed" if n_seeds == 1 else f"mean over {n_seeds} fresh seeds"
+    screen.print(
+        f"{seeds}, at epoch {record['selected_epoch']}, which validation chose; data {record['data']}"
+    )
+    if record["shrinkage"] is not None:
+        screen.print(
+            f"validation macro F1: {percent(record['search_macro_f1'])} % in the search, "
+            f"{percent(record['fresh_macro_f1'])} % on fresh seeds ({100 * -record['shrinkage']:+.1f} points)"
+        )
+    table = _table("epoch", "test accuracy %", "test loss", "test F1 %")
+    for epoch in record["per_epoch"]:
+        chosen = epoch["epoch"] == record["selected_epoch"]
+        figures = (percent(epoch["accuracy"]), f"{epoch['loss']:.3f}", percent(epoch["macro_f1"]))
+        table.add_row(f"{epoch['epoch']}{' ←' if chosen else ''}", *figures, style="bold" if chosen else "")
+    screen.print(table)
+    table = _table("class", "F1 %")
+    for name, figures in record["per_class"].items():
+        table.add_row(Text(name), percent(figures["f1"]))
+    screen.print(table)
+    screen.print(Text(f"configuration: {params_text(record['config'])}", "dim"))
+
+
+def show_outcome(plan: Plan) -> None:
+    """What a run leaves on the screen: every study and, where it has ended, the final stage."""
+    from hpo import results
+
+    show_status(results.status(plan))
+    if results.final_trial(plan) is not None:
+        show_final(results.final(plan))
+
+
+def show_forecast(lines: Sequence[Line]) -> None:
+    """What a run would train."""
+    table = _table("§", "study", "points", "seeds", "epochs", "time")
+    for line in lines:
+        table.add_row(
+            line.section,
+            line.study,
+            str(line.points),
+            str(line.seeds),
+            f"{line.epochs:,}",
+            duration(line.seconds),
+        )
+    total = sum(line.epochs for line in lines), sum(line.seconds for line in lines)
+    table.add_section()
+    table.add_row("", "together", "", "", f"{total[0]:,}", duration(total[1]), style="bold")
+    console().print(table)
+
+
+def write_csv(records: Sequence[Mapping[str, Any]]) -> None:
+    """Records on stdout; what a spreadsheet would take for a formula is quoted with an apostrophe."""
+    names = list(dict.fromkeys(name for record in records for name in record))
+    writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        writer.writerow({name: _harmless(value) for name, value in record.items()})
+
+
+def _harmless(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+def _table(*columns: str, numeric: Sequence[str] = ()) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    words = {"study", "state", "decision", "parameter", "value", "class", "§"}
+    for column in columns:
+        table.add_column(
+            column,
+            justify="left" if column in words and column not in numeric else "right",
+            no_wrap=column not in ("decision",),
+            overflow="fold",
+        )
+    return table

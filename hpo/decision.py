@@ -1,0 +1,219 @@
+"""What a finished study decides: its winner against the configuration that it inherited.
+
+Everything is read from the trials' attributes; nothing here writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import BaseModel, ConfigDict
+
+from hpo.config import ParamValue, TrialConfig
+
+MIN_SEEDS_TO_TEST = 3
+"""With fewer seeds a difference has no deviation worth the name: the decision is marked *not tested*."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TrialRef(_Record):
+    """A trial of some study of the plan."""
+
+    study: str
+    trial: int
+
+
+class Inherited(_Record):
+    """The configuration that a study starts from, and where it comes from."""
+
+    study: str
+    """The study that it is inherited from, or whose published choice it is."""
+    source: TrialRef | None
+    """The trial that trained exactly this configuration at the plan's seeds; None: nobody has."""
+    params: dict[str, ParamValue]
+    value: float | None = None
+
+    @property
+    def config(self) -> TrialConfig:
+        """The complete configuration."""
+        return TrialConfig.from_params(self.params)
+
+
+class Candidate(_Record):
+    """A configuration with its pooled result over all seeds spent on it."""
+
+    source: TrialRef
+    """Its first replicate."""
+    params: dict[str, ParamValue]
+    searched: dict[str, ParamValue] = {}
+    value: float
+    """Mean over seeds of the validation macro F1 at the best epoch of that mean."""
+    seeds: dict[int, float]
+    """Validation macro F1 of each seed at that epoch."""
+
+
+class Decision(_Record):
+    """What a study carries on to the next, and why."""
+
+    winner: Candidate | None
+    """The best point of the study; None when no point has a result."""
+    control: Candidate | None
+    """The inherited configuration at the same seeds; None when nothing is inherited."""
+    adopted: bool
+    """Whether the winner replaces what was inherited."""
+    tested: bool
+    """Whether winner and control were compared on three seeds or more."""
+    p_value: float | None
+    """Of a paired two-sided t-test over seeds, where tested."""
+    params: dict[str, ParamValue]
+    """The complete configuration that is carried on."""
+    source: TrialRef | None
+    value: float | None
+    text: str
+    """The decision in words."""
+
+
+def epoch_records(trial: FrozenTrial) -> list[list[dict[str, Any]]]:
+    """The stored epochs of a trial in order; each holds one record per seed (`SeedEpoch.to_dict`)."""
+    numbers = sorted(int(key[6:]) for key in trial.user_attrs if key.startswith("epoch:"))
+    return [trial.user_attrs[f"epoch:{number}"] for number in numbers]
+
+
+def best_epoch(trial: FrozenTrial) -> int | None:
+    """The first epoch (from 1) with the highest mean validation macro F1; None before the first report."""
+    reports = trial.intermediate_values
+    return min(reports, key=lambda epoch: (-reports[epoch], epoch)) if reports else None
+
+
+def candidate(study: str, trials: Iterable[FrozenTrial]) -> Candidate | None:
+    """Pools the COMPLETE trials of one point; None when it has none."""
+    done = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
+    if not done:
+        return None
+    seeds: dict[int, float] = {}
+    for trial in done:
+        epoch = best_epoch(trial)
+        for record in trial.user_attrs[f"epoch:{epoch}"]:
+            seeds[record["seed"]] = record["valid_macro_f1"]
+    return Candidate(
+        source=TrialRef(study=study, trial=done[0].number),
+        params=done[0].user_attrs["config"],
+        searched=done[0].params,
+        value=fmean(seeds.values()),
+        seeds=seeds,
+    )
+
+
+def decide(
+    study: str,
+    points: Sequence[Sequence[FrozenTrial]],
+    inherited: Inherited | None,
+    control: Candidate | None,
+    *,
+    always: bool,
+) -> Decision:
+    """Decides a study whose points all have ended.
+
+    Args:
+        study: its name.
+        points: the trials of each point, in the order of the points; of two equal values the first wins.
+        inherited: the configuration that the study started from.
+        control: that configuration's result at the same seeds.
+        always: adopt the winner even where it does not beat the control (`--adopt always`).
+    """
+    candidates = [found for found in (candidate(study, trials) for trials in points) if found is not None]
+    winner = max(candidates, key=lambda found: found.value, default=None)
+    p_value = _paired_p_value(winner, control) if winner and control else None
+    if winner is None:
+        adopted = False
+    elif control is None or always:
+        adopted = True
+    else:
+        adopted = winner.value > control.value
+    carried = winner if adopted else control
+    params = carried.params if carried else (inherited.params if inherited else {})
+    return Decision(
+        winner=winner,
+        control=control,
+        adopted=adopted,
+        tested=p_value is not None,
+        p_value=p_value,
+        params=params,
+        source=carried.source if carried else (inherited.source if inherited else None),
+        value=carried.value if carried else None,
+        text=_in_words(candidates, winner, control, adopted=adopted, p_value=p_value),
+    )
+
+
+def _paired_p_value(winner: Candidate, control: Candidate) -> float | None:
+    shared = sorted(winner.seeds.keys() & control.seeds.keys())
+    if len(shared) < MIN_SEEDS_TO_TEST:
+        return None
+    from scipy.stats import ttest_rel  # scipy takes 0.3 s to import; most decisions do not need it
+
+    ours, theirs = [winner.seeds[s] for s in shared], [control.seeds[s] for s in shared]
+    if len({a - b for a, b in zip(ours, theirs, strict=True)}) == 1:
+        return 1.0 if ours == theirs else 0.0  # no deviation: the statistic is undefined
+    return float(ttest_rel(ours, theirs).pvalue)
+
+
+def _in_words(
+    candidates: Sequence[Candidate],
+    winner: Candidate | None,
+    control: Candidate | None,
+    *,
+    adopted: bool,
+    p_value: float | None,
+) -> str:
+    if winner is None:
+        return (
+            "no point has a result; the inherited configuration stays" if control else "no point has a result"
+        )
+    n_seeds = len(winner.seeds)
+    confidence = (
+        f"{n_seeds} seeds, p = {p_value:.2g}" if p_value is not None else f"{_seeds(n_seeds)}, not tested"
+    )
+    if control is None:
+        return f"chose {_show(winner.searched)}: best of {len(candidates)} ({confidence})"
+    if not adopted:
+        rivals = [found for found in candidates if found.params != control.params]
+        kept = {name: control.params[name] for name in winner.searched}
+        if not rivals:
+            return f"kept {_show(kept)}: nothing else has a result ({confidence})"
+        rival = max(rivals, key=lambda found: found.value)
+        behind = _points(control.value - rival.value)
+        return f"kept {_show(kept)}: {_show(_differing(rival, control))} is {behind} behind ({confidence})"
+    changed = _differing(winner, control) or winner.searched
+    ahead = winner.value - control.value
+    way = f"{_points(ahead)} ahead of" if ahead >= 0 else f"although {_points(-ahead)} behind"
+    before = _show({name: control.params[name] for name in changed})
+    return f"adopted {_show(changed)}: {way} {before} ({confidence})"
+
+
+def _differing(one: Candidate, other: Candidate) -> dict[str, ParamValue]:
+    return {name: value for name, value in one.params.items() if other.params.get(name) != value}
+
+
+def _seeds(count: int) -> str:
+    return "one seed" if count == 1 else f"{count} seeds"
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:.1f} points"
+
+
+def _show(params: Mapping[str, ParamValue]) -> str:
+    return ", ".join(f"{name} {show_value(value)}" for name, value in params.items())
+
+
+def show_value(value: ParamValue) -> str:
+    """A parameter's value as tables and sentences write it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,180 @@
+"""The final stage: the best decided configuration, retrained on seeds of its own, and the test set opened.
+
+This is the only module that calls `load_test`. The stage is a trial of the reserved study `final`, claimed,
+checkpointed and queued again like any other; the test figures are attributes, its value is the validation F1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+import torch
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from hpo.config import TrialConfig
+from hpo.data import load_test
+from hpo.metrics import Scores, score
+from hpo.model import save_model
+from hpo.network import build_network
+from hpo.objective import Recorder, Workplace
+from hpo.plan import Plan
+from hpo.train import EpochResult, predict_logits
+
+N_WRONG_IMAGES = 25
+FIGURES = ("accuracy", "loss", "macro_f1")
+
+
+class TestRecorder(Recorder):
+    """Scores every epoch on the test set, and keeps the networks of the epoch that validation chose."""
+
+    def __init__(self, plan: Plan, trial_id: int, place: Workplace, entry: Path, out: Path) -> None:
+        super().__init__()
+        self._plan, self._trial_id, self._out = plan, trial_id, out
+        self._data, self._device = place.data, place.device
+        self._test = load_test(entry)
+        self._labels = torch.from_numpy(np.array(self._test.labels))
+
+    def after_epoch(self, epoch: EpochResult, *, is_best: bool) -> dict[str, Any]:
+        """Test accuracy, loss and macro F1 of every seed."""
+        logits = [
+            predict_logits(
+                learner.network,
+                self._test.images,
+                self._data.mean,
+                self._data.std,
+                device=self._device,
+                precision=self._plan.identity.precision,
+            )
+            for learner in epoch.learners
+        ]
+        scores = [self._score(each) for each in logits]
+        figures = [
+            {"seed": seed.seed, **{figure: getattr(scored, figure) for figure in FIGURES}}
+            for seed, scored in zip(epoch.seeds, scores, strict=True)
+        ]
+        self.state.setdefault("per_epoch", {})[epoch.number] = figures
+        if is_best:
+            networks = [
+                {key: value.detach().cpu().clone() for key, value in learner.network.state_dict().items()}
+                for learner in epoch.learners
+            ]
+            valid = [seed.valid_macro_f1 for seed in epoch.seeds]
+            self.state["best"] = {"networks": networks, "logits": logits, "valid_macro_f1": valid}
+        return {f"test:{epoch.number}": figures}
+
+    def at_end(self, config: TrialConfig, selected_epoch: int) -> dict[str, Any]:
+        """The answer, at the epoch that validation chose; saves the model and the worst images on the way."""
+        best = self.state["best"]
+        scores = [self._score(logits) for logits in best["logits"]]
+        per_seed = self.state["per_epoch"][selected_epoch]
+        chosen = int(np.argmax(best["valid_macro_f1"]))  # by validation: the test set chooses nothing
+        wrong = most_confidently_wrong(best["logits"][chosen], self._labels)
+        self._save(config, best["networks"][chosen], wrong)
+        search_f1 = self._search_f1()
+        fresh_f1 = fmean(best["valid_macro_f1"])
+        result = {
+            "config": config.params(),
+            "data": self._data.source,
+            "seeds": [figures["seed"] for figures in per_seed],
+            "selected_epoch": selected_epoch,
+            "test": {figure: fmean(each[figure] for each in per_seed) for figure in FIGURES},
+            "std": {figure: _deviation([each[figure] for each in per_seed]) for figure in FIGURES},
+            "per_seed": per_seed,
+            "per_epoch": [
+                {"epoch": epoch, **{figure: fmean(each[figure] for each in figures) for figure in FIGURES}}
+                for epoch, figures in sorted(self.state["per_epoch"].items())
+            ],
+            "per_class": {
+                name: {"f1": fmean(float(scored.per_class_f1[index]) for scored in scores)}
+                for index, name in enumerate(self._data.class_names)
+            },
+            "confusion_matrix": np.mean([np.asarray(s.confusion_matrix) for s in scores], axis=0).tolist(),
+            "search_macro_f1": search_f1,
+            "fresh_macro_f1": fresh_f1,
+            "shrinkage": None if search_f1 is None else search_f1 - fresh_f1,
+            "most_confidently_wrong": [
+                {
+                    "image": index,
+                    "label": self._data.class_names[label],
+                    "predicted": self._data.class_names[predicted],
+                    "probability": probability,
+                }
+                for index, label, predicted, probability in wrong
+            ],
+            "model": {"file": "model.pt", "seed": per_seed[chosen]["seed"]},
+        }
+        return {"final": result}
+
+    def _score(self, logits: Tensor) -> Scores:
+        return score(logits, self._labels, len(self._data.class_names))
+
+    def _search_f1(self) -> float | None:
+        best = self._plan.best_decided()
+        return best.value if best else None
+
+    def _save(self, config: TrialConfig, weights: dict[str, Tensor], wrong: Sequence[Wrong]) -> None:
+        data = self._data
+        network = build_network(config.network, data.image_shape, len(data.class_names), torch.Generator())
+        network.load_state_dict(weights)
+        self._out.mkdir(parents=True, exist_ok=True)
+        save_model(self._out / "model.pt", network, config, data)
+        sheet = self._out / "most-confidently-wrong.png"
+        contact_sheet(self._test.images, wrong, data.class_names).save(sheet)
+        store = self._out / "artifacts"
+        store.mkdir(exist_ok=True)
+        for file in (sheet, self._out / "model.pt"):
+            upload_artifact(
+                artifact_store=FileSystemArtifactStore(store),
+                file_path=str(file),
+                study_or_trial=self._plan.storage.trial(self._trial_id),
+                storage=self._plan.storage.for_optuna,
+            )
+
+
+Wrong = tuple[int, int, int, float]
+"""Index of a test image, its label, the predicted class, the probability given to that."""
+
+
+def most_confidently_wrong(logits: Tensor, labels: Tensor) -> list[Wrong]:
+    """The wrongly classified images with the highest probabilities, the most confident first.
+
+    Args:
+        logits: (n, classes) float.
+        labels: (n,) int64.
+    """
+    probabilities, predicted = torch.softmax(logits.double(), dim=1).max(dim=1)
+    wrong = (predicted != labels).nonzero().flatten()
+    order = wrong[probabilities[wrong].argsort(descending=True, stable=True)][:N_WRONG_IMAGES]
+    return [(int(i), int(labels[i]), int(predicted[i]), float(probabilities[i])) for i in order]
+
+
+def contact_sheet(images: Any, wrong: Sequence[Wrong], class_names: Sequence[str]) -> Image.Image:
+    """Five pictures a row, each with its label and what it was taken for.
+
+    Args:
+        images: (n, h, w, c) uint8.
+    """
+    cell, caption, per_row = 128, 40, 5
+    rows = max(1, -(-len(wrong) // per_row))
+    sheet = Image.new("RGB", (per_row * (cell + 8) + 8, rows * (cell + caption + 8) + 8), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, (index, label, predicted, probability) in enumerate(wrong):
+        x, y = 8 + place % per_row * (cell + 8), 8 + place // per_row * (cell + caption + 8)
+        pixels = np.asarray(images[index])
+        picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB")
+        sheet.paste(picture.resize((cell, cell), Image.Resampling.NEAREST), (x, y))
+        draw.text((x, y + cell + 2), f"is {class_names[label]}"[:22], fill="black")
+        taken = f"taken for {class_names[predicted]}"[:22]
+        draw.text((x, y + cell + 14), taken, fill="black")
+        draw.text((x, y + cell + 26), f"with {100 * probability:.1f} %", fill="black")
+    return sheet
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    return stdev(values) if len(values) > 1 else None

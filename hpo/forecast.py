@@ -1,0 +1,113 @@
+"""What a run would train and how long it would take, from a few timed steps; runs no trial."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from hpo.compute import DTYPES, resolve_device
+from hpo.config import TrialConfig, canonical_json
+from hpo.data import TrainingData
+from hpo.plan import FINAL, Identity, Options, with_ancestors
+from hpo.run import identify, n_cores, training_data
+from hpo.spec import StudySpec
+from hpo.train import Learner
+
+WARM_UP_STEPS = 3
+TIMED_STEPS = 8
+
+
+@dataclass(frozen=True)
+class Line:
+    """One study of a run that has not begun."""
+
+    study: str
+    section: str
+    points: int
+    seeds: int
+    epochs: int
+    """Of all points and seeds together, if none is pruned."""
+    seconds: float
+    """Predicted for all workers together, if none is pruned."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as `hpo plan --json` prints it."""
+        return asdict(self)
+
+
+def forecast(
+    specs: Mapping[str, StudySpec],
+    options: Options,
+    *,
+    workers: int | None = None,
+    names: Sequence[str] = (),
+) -> list[Line]:
+    """Forecasts a run with these options, the final stage last unless studies are named.
+
+    What a study will inherit is not known yet; its points are timed with the defaults instead, so the
+    prediction is as good as the winners cost what the defaults cost.
+
+    Raises:
+        InputError: data, device or precision cannot be had, or a study is unknown.
+    """
+    count = workers or n_cores()
+    identity = identify(options, count)
+    served = with_ancestors(specs, names, options.inherit) if names else list(specs)
+    torch.set_num_threads(identity.threads)
+    data = training_data(options)
+    device = resolve_device(options.device)
+    timed: dict[str, float] = {}
+
+    def seconds_per_epoch(config: TrialConfig) -> float:
+        # epochs, rates and mixup cost nothing worth timing
+        key = canonical_json({**config.network.model_dump(), "batch_size": config.training.batch_size})
+        if key not in timed:
+            timed[key] = _seconds_per_epoch(config, data, identity, device)
+        return timed[key]
+
+    lines = []
+    for name in served:
+        configs = _configs(specs[name], options)
+        runs = [config.training.epochs * options.seeds for config in configs]
+        seconds = [n * seconds_per_epoch(config) for n, config in zip(runs, configs, strict=True)]
+        busy = min(count, len(configs)) or 1
+        lines.append(
+            Line(name, specs[name].section, len(configs), options.seeds, sum(runs), sum(seconds) / busy)
+        )
+    if not names:
+        config = TrialConfig() if options.epochs is None else TrialConfig().replace(epochs=options.epochs)
+        epochs = config.training.epochs * options.final_seeds
+        seconds_final = epochs * seconds_per_epoch(config)  # one trial, so one worker
+        lines.append(Line(FINAL, "", 1, options.final_seeds, epochs, seconds_final))
+    return lines
+
+
+def _configs(study: StudySpec, options: Options) -> list[TrialConfig]:
+    """One configuration for each point; for a sampled study the one that it samples around."""
+    context = study.context(None)
+    if options.epochs is not None:
+        context["epochs"] = options.epochs
+    points = study.grid(context) if study.is_grid else [{}] * (study.trials or 0)
+    return [TrialConfig.from_params({**context, **point}) for point in points]
+
+
+def _seconds_per_epoch(config: TrialConfig, data: TrainingData, identity: Identity, device: str) -> float:
+    """Time of one epoch of training, from a few steps after a warm-up."""
+    size = min(config.training.batch_size, len(data.train.labels))
+    learner = Learner(
+        config, data.image_shape, len(data.class_names), 0, device=device, precision=identity.precision
+    )
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(size, data.image_shape[2], *data.image_shape[:2], generator=generator)
+    images = images.to(device, DTYPES[identity.precision]).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(len(data.class_names), (size,), generator=generator).to(device)
+    for step in range(WARM_UP_STEPS + TIMED_STEPS):
+        if step == WARM_UP_STEPS:
+            began = time.perf_counter()
+        loss = learner.step(images, labels)
+    loss.item()  # waits for a GPU
+    return (time.perf_counter() - began) / TIMED_STEPS * len(data.train.labels) / size

@@ -1,0 +1,191 @@
+"""The one place where a trial meets training: parameters in, epochs out, reported, pruned, checkpointed."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.pruners import BasePruner
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo import sampling
+from hpo.checkpoint import Checkpoints
+from hpo.config import ParamValue, TrialConfig
+from hpo.data import TrainingData
+from hpo.errors import Diverged, Interrupted
+from hpo.plan import CONTROL_SLOT, FINAL, Plan, versions
+from hpo.queue import Queue, Reason
+from hpo.train import EpochResult, state_of, train
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What a worker has at hand for every trial."""
+
+    data: TrainingData
+    device: str
+    checkpoints: Path
+    should_stop: Callable[[], bool]
+
+
+class Recorder:
+    """What a kind of trial records beyond the epochs themselves; a trial of the search: nothing."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, Any] = {}
+        """Travels in the checkpoints: tensors and plain types."""
+
+    def after_epoch(self, epoch: EpochResult, *, is_best: bool) -> dict[str, Any]:
+        """Attributes to store with an epoch; `is_best`: it is the best so far by validation macro F1."""
+        return {}
+
+    def at_end(self, config: TrialConfig, selected_epoch: int) -> dict[str, Any]:
+        """Attributes to store with the result."""
+        return {}
+
+
+class TrialFailedError(Exception):
+    """Training raised something else than what `train` documents; the text is the traceback."""
+
+
+def run_trial(plan: Plan, name: str, trial: FrozenTrial, place: Workplace, recorder: Recorder) -> TrialState:
+    """Trains a claimed trial to its end, from its last checkpoint if there is one.
+
+    Returns:
+        How it ended; FAIL when training raised an error, which is recorded with its traceback.
+
+    Raises:
+        Interrupted: the worker was asked to stop; the trial is closed as released.
+        TrialLost: somebody else closed the trial meanwhile.
+    """
+    trial_id, storage = trial._trial_id, plan.storage
+    config = _configure(plan, name, trial, place)
+    checkpoints = _checkpoints(plan, name, trial, config, place)
+    attrs: dict[str, Any] = {}
+    reports: dict[int, float] = {}
+    saved = checkpoints.latest()
+    if saved is not None:
+        attrs, reports, recorder.state = saved["attrs"], saved["reports"], saved["recorder"]
+        storage.write(trial_id, attrs={**attrs, "resumed_after_epoch": len(reports)}, reports=reports)
+    if checkpoints.notes:
+        storage.write(trial_id, attrs={"notes": checkpoints.notes})
+    pruner = _pruner(plan, name, trial, config)
+
+    def should_prune(epoch: int) -> bool:
+        if pruner is None or epoch == config.training.epochs:  # after the last epoch nothing is saved by it
+            return False
+        study = storage.study(name, pruner)
+        return storage.retry(lambda: pruner.prune(study, storage.trial(trial_id)))
+
+    epochs = train(
+        config,
+        place.data,
+        trial.user_attrs["seeds"],
+        device=place.device,
+        precision=plan.identity.precision,
+        resume=saved["training"] if saved is not None else None,
+        should_stop=place.should_stop,
+    )
+    try:
+        # the kill may have come between the last report and the verdict on it
+        pruned = bool(reports) and should_prune(len(reports))
+        while not pruned and (epoch := _next(epochs)) is not None:
+            value = epoch.valid_macro_f1
+            new = {f"epoch:{epoch.number}": [seed.to_dict() for seed in epoch.seeds]}
+            new |= recorder.after_epoch(epoch, is_best=value > max(reports.values(), default=-1.0))
+            attrs |= new
+            reports[epoch.number] = value
+            state = {
+                "training": state_of(epoch),
+                "attrs": attrs,
+                "reports": reports,
+                "recorder": recorder.state,
+            }
+            checkpoints.save(trial.user_attrs["attempt"], epoch.number, state)
+            storage.write(trial_id, attrs=new, reports={epoch.number: value})
+            pruned = should_prune(epoch.number)
+    except Diverged as error:
+        # PRUNED, not FAIL: it is a result, never the best one, never tried again
+        storage.finish(trial_id, TrialState.PRUNED, attrs={"reason": f"{Reason.DIVERGED}: {error}"})
+        checkpoints.clear()
+        return TrialState.PRUNED
+    except Interrupted:
+        Queue(storage, name).close(trial_id, Reason.RELEASED, "the worker was asked to stop")
+        raise
+    except TrialFailedError as error:
+        text = str(error)
+        storage.write(trial_id, attrs={"traceback": text[-8000:]})
+        Queue(storage, name).close(trial_id, Reason.ERROR, text.strip().splitlines()[-1])
+        return TrialState.FAIL
+    best = max(reports.values())
+    if pruned:
+        detail = f"by {plan.specs[name].pruner.name} after epoch {len(reports)}"
+        storage.finish(trial_id, TrialState.PRUNED, best, {"reason": f"pruned: {detail}"})
+    else:
+        selected = min(epoch for epoch, value in reports.items() if value == best)
+        storage.finish(trial_id, TrialState.COMPLETE, best, recorder.at_end(config, selected))
+    checkpoints.clear()
+    return TrialState.PRUNED if pruned else TrialState.COMPLETE
+
+
+def _configure(plan: Plan, name: str, trial: FrozenTrial, place: Workplace) -> TrialConfig:
+    """Completes the trial's parameters and writes down what it is going to train, and where."""
+    params: dict[str, ParamValue] = dict(trial.params)
+    drawn: dict[str, ParamValue] = {}
+    axes = {}
+    study = plan.specs.get(name)
+    is_sample = trial.user_attrs["point"].startswith("#")
+    if study is not None and is_sample and not params:
+        axes = {axis: sampling.distribution(axis, values) for axis, values in study.search.items()}
+        drawn = params = sampling.draw(
+            plan.storage.study(name),
+            trial,
+            study,
+            plan.context(name, plan.inherited(name)),
+            trial.user_attrs["index"],
+            plan.options.seed,
+        )
+    config = plan.trial_config(name, trial, params)
+    attrs = {
+        "config": config.params(),
+        "device": place.device,
+        "precision": plan.identity.precision,
+        "threads": plan.identity.threads,
+        "versions": versions(),
+    }
+    plan.storage.write(trial._trial_id, attrs=attrs, params=drawn, distributions=axes)
+    return config
+
+
+def _checkpoints(
+    plan: Plan, name: str, trial: FrozenTrial, config: TrialConfig, place: Workplace
+) -> Checkpoints:
+    attrs = trial.user_attrs
+    identity = {
+        "config": config.params(),
+        "seeds": attrs["seeds"],
+        "fingerprint": plan.identity.fingerprint,
+        "precision": plan.identity.precision,
+        "threads": plan.identity.threads,
+    }
+    return Checkpoints(place.checkpoints, name, attrs["point"], attrs["replicate"], identity)
+
+
+def _pruner(plan: Plan, name: str, trial: FrozenTrial, config: TrialConfig) -> BasePruner | None:
+    # a pruned control could not be compared with
+    if name == FINAL or trial.user_attrs["point"] == CONTROL_SLOT.point or not plan.options.pruning:
+        return None
+    return sampling.build_pruner(plan.specs[name], config.training.epochs)
+
+
+def _next(epochs: Iterator[EpochResult]) -> EpochResult | None:
+    """The next epoch; what training raises by mistake is told from what storage or disk raise."""
+    try:
+        return next(epochs, None)
+    except (Diverged, Interrupted):
+        raise
+    except Exception as error:
+        raise TrialFailedError("".join(traceback.format_exception(error))) from error

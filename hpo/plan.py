@@ -1,0 +1,330 @@
+"""The plan: studies in one database, and what is to be done next.
+
+A plan is written once, whole: every study with its definition, the options that change results and the
+identity of the data; no trials. From then on `advance` is an idempotent function of the database that any
+idle worker runs. Studies come in inheritance order; the reserved study `final` ends the plan.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from optuna.trial import FrozenTrial
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hpo import sampling, spec
+from hpo.config import Params, ParamValue, TrialConfig, explain
+from hpo.decision import Decision, Inherited
+from hpo.errors import ConflictError, InputError, MissingError, StudyFileError, did_you_mean
+from hpo.queue import Slot
+from hpo.spec import StudySpec
+from hpo.storage import Storage
+
+FINAL = spec.RESERVED_NAME
+FINAL_SLOT = Slot("final")
+CONTROL_SLOT = Slot("control")
+FINAL_SEED_OFFSET = 10_000
+"""The final stage's seeds start so far above the search's that the two never meet."""
+
+
+class Options(BaseModel):
+    """The options that change results: stored with the plan, not to be contradicted by later commands."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    data: str = "cifar10"
+    image_size: Annotated[int, Field(ge=4, le=1024)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 1
+    final_seeds: Annotated[int, Field(ge=1, le=1000)] = 5
+    epochs: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    limit_train: Annotated[int, Field(ge=1)] | None = None
+    limit_valid: Annotated[int, Field(ge=1)] | None = None
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: str = "auto"
+    pruning: bool = True
+    inherit: Literal["winners", "published"] = "winners"
+    adopt: Literal["better", "always"] = "better"
+
+    @classmethod
+    def from_given(cls, given: Mapping[str, Any]) -> Options:
+        """Options from those that the user gave; the rest keep their defaults.
+
+        Raises:
+            InputError: a value is out of its range; the text names the option.
+        """
+        try:
+            return cls.model_validate(dict(given))
+        except ValidationError as error:
+            raise InputError(f"--{explain(error).replace('_', '-', 1)}") from None
+
+
+class Identity(BaseModel):
+    """What was resolved when the plan was created, and must be the same wherever a trial of it runs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fingerprint: str
+    """Of the data: content, labels, class order, split, limits."""
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    n_train: int
+    n_valid: int
+    precision: Literal["fp32", "bf16"]
+    device: str
+    """Kind of device: cpu or cuda."""
+    threads: int
+    """Threads per worker; sums on a CPU depend on it in the last bit."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The studies of one database, with options and identity as recorded."""
+
+    storage: Storage
+    specs: Mapping[str, StudySpec]
+    """By name, parents before children."""
+    options: Options
+    identity: Identity
+
+    # --- making and finding ------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls, storage: Storage, specs: Mapping[str, StudySpec], options: Options, identity: Identity
+    ) -> Plan:
+        """Writes the plan: studies, definitions, options; no trials. Doing it twice does no harm.
+
+        The mark that the plan is whole is written last: killed on the way, the next `create` goes on.
+        """
+        record = {
+            "options": options.model_dump(),
+            "identity": identity.model_dump(mode="json"),
+            "versions": versions(),
+        }
+        for name, study in specs.items():
+            storage.create_study(name, {"definition": study.to_json(), **record})
+        storage.create_study(FINAL, {**record, "plan": list(specs)})
+        return cls(storage, specs, options, identity)
+
+    @classmethod
+    def find(cls, storage: Storage) -> Plan | None:
+        """The plan of a database; None where none was written, or not to the end."""
+        attrs = storage.study_attrs()
+        mark = attrs.get(FINAL, {})
+        if "plan" not in mark:
+            return None
+        try:
+            specs = {name: StudySpec.from_json(attrs[name]["definition"]) for name in mark["plan"]}
+            options, identity = Options(**mark["options"]), Identity(**mark["identity"])
+        except (KeyError, InputError, ValidationError) as error:
+            ours = version("hpo-studies")
+            raise InputError(f"{storage.name}: holds no plan that hpo {ours} can read: {error}") from None
+        return cls(storage, specs, options, identity)
+
+    @classmethod
+    def open(cls, storage: Storage) -> Plan:
+        """The plan of a database.
+
+        Raises:
+            MissingError: there is none.
+        """
+        plan = cls.find(storage)
+        if plan is None:
+            raise MissingError(f"{storage.name}: holds no plan; `hpo run` or `hpo create` writes one")
+        return plan
+
+    def refuse_contradiction(
+        self,
+        given: Mapping[str, Any],
+        specs: Mapping[str, StudySpec] | None = None,
+        where: Path | None = None,
+    ) -> None:
+        """Compares options and study files that the user gave now with those of the plan.
+
+        Raises:
+            ConflictError: one differs; the text names both sides.
+        """
+        recorded = self.options.model_dump()
+        for key, value in given.items():
+            if value != recorded[key]:
+                raise ConflictError(
+                    f"--{key.replace('_', '-')} {value} contradicts the plan in {self.storage.name}, which "
+                    f"was created with {recorded[key]}; leave the option out to go on, or start anew with "
+                    "another --out"
+                )
+        for name in (specs or {}).keys() | (self.specs.keys() if specs is not None else set()):
+            ours, theirs = self.specs.get(name), (specs or {}).get(name)
+            if ours != theirs:
+                raise ConflictError(
+                    f"{where}: study {name!r} {_difference(ours, theirs)} in the plan of "
+                    f"{self.storage.name}; put the files back to go on, or start anew with another --out"
+                )
+
+    def refuse_other_data(self, fingerprint: str, source: str) -> None:
+        """Compares the data at hand with those of the plan.
+
+        Raises:
+            ConflictError: the fingerprints differ; both are named.
+        """
+        if fingerprint != self.identity.fingerprint:
+            raise ConflictError(
+                f"{source}: fingerprint {fingerprint}, but the plan in {self.storage.name} was created on "
+                f"{self.options.data} with fingerprint {self.identity.fingerprint}: not the same images, "
+                "labels, classes or split"
+            )
+
+    # --- names ---------------------------------------------------------------------------------------
+
+    def with_ancestors(self, names: Iterable[str]) -> list[str]:
+        """The named studies and the earlier ones that they need, in order.
+
+        Raises:
+            InputError: an unknown name; the text says what is near.
+        """
+        return with_ancestors(self.specs, names, self.options.inherit)
+
+    @property
+    def all_names(self) -> list[str]:
+        """Every study, the final stage last."""
+        return [*self.specs, FINAL]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The block of seeds that every point of the search is trained on."""
+        return tuple(range(self.options.seed, self.options.seed + self.options.seeds))
+
+    @property
+    def final_seeds(self) -> tuple[int, ...]:
+        """The seeds of the final stage; the search uses none of them."""
+        first = self.options.seed + FINAL_SEED_OFFSET
+        return tuple(range(first, first + self.options.final_seeds))
+
+    # --- what a study is made of ---------------------------------------------------------------------
+
+    def decision(self, name: str) -> Decision | None:
+        """What a study decided; None while it is open."""
+        stored = self.storage.study_attrs()[name].get("decision")
+        return Decision(**stored) if stored else None
+
+    def inherited(self, name: str) -> Inherited | None:
+        """The configuration that a study starts from; None where nothing is inherited, or not yet.
+
+        Raises:
+            InputError: `--inherit published`, and an ancestor has no published choice.
+        """
+        parent = self.specs[name].inherits
+        if parent is None:
+            return None
+        if self.options.inherit == "published":
+            return Inherited(study=parent, source=None, params=published_config(self.specs, parent).params())
+        decision = self.decision(parent)
+        if decision is None or not decision.params:
+            return None
+        return Inherited(study=parent, source=decision.source, params=decision.params, value=decision.value)
+
+    def context(self, name: str, inherited: Inherited | None) -> dict[str, ParamValue]:
+        """What a point of a study is laid over: defaults, inherited or base, fixed, `--epochs`."""
+        params = self.specs[name].context(inherited.params if inherited else None)
+        if self.options.epochs is not None:
+            params["epochs"] = self.options.epochs
+        return params
+
+    def config(self, name: str, inherited: Inherited | None, point: Params) -> TrialConfig:
+        """The complete configuration of a point."""
+        return TrialConfig.from_params({**self.context(name, inherited), **point})
+
+    def inherited_config(self, inherited: Inherited) -> TrialConfig:
+        """The inherited configuration as the study's control trains it: with `--epochs` applied."""
+        epochs = self.options.epochs
+        return inherited.config if epochs is None else inherited.config.replace(epochs=epochs)
+
+    def trial_config(self, name: str, trial: FrozenTrial, params: Params) -> TrialConfig:
+        """The configuration that a claimed trial trains."""
+        stored = self.storage.study_attrs()[name].get("inherited")
+        inherited = Inherited(**stored) if stored else None
+        if trial.user_attrs["point"] in (CONTROL_SLOT.point, FINAL_SLOT.point):
+            assert inherited is not None  # written before the trial was queued
+            return self.inherited_config(inherited)
+        return self.config(name, inherited, params)
+
+    def best_decided(self) -> Inherited | None:
+        """The configuration of the study that nobody inherits from; of several such the best value."""
+        parents = {study.inherits for study in self.specs.values()}
+        leaves = {name: self.decision(name) for name in self.specs if name not in parents}
+        decided = [(name, decision) for name, decision in leaves.items() if decision and decision.params]
+        if not decided:
+            return None
+        name, decision = max(decided, key=lambda pair: pair[1].value or 0.0)
+        return Inherited(study=name, source=decision.source, params=decision.params, value=decision.value)
+
+
+def read_studies(folder: Path) -> dict[str, StudySpec]:
+    """Reads and checks a folder of study files, samplers and pruners included; parents before children.
+
+    Raises:
+        StudyFileError: file, key, value, and what would be right.
+    """
+    specs = spec.load_studies(folder)
+    for name, study in specs.items():
+        sampling.check(study, folder / f"{name}.toml")
+    return specs
+
+
+def with_ancestors(specs: Mapping[str, StudySpec], names: Iterable[str], inherit: str) -> list[str]:
+    """The named studies and the earlier ones that they need, in order; published choices need none.
+
+    Raises:
+        InputError: an unknown name; the text says what is near.
+    """
+    wanted: set[str] = set()
+    for name in names:
+        if name not in specs:
+            raise InputError(f"{name} is not a study of this plan; {did_you_mean(name, specs)}")
+        study: str | None = name
+        while study is not None:
+            wanted.add(study)
+            study = specs[study].inherits if inherit == "winners" else None
+    return [name for name in specs if name in wanted]
+
+
+def published_config(specs: Mapping[str, StudySpec], name: str) -> TrialConfig:
+    """What the report carried on after a study: its own choices and those before it.
+
+    Raises:
+        InputError: a study on the way has no published choice.
+    """
+    chain: list[StudySpec] = []
+    at: str | None = name
+    while at is not None:
+        chain.append(specs[at])
+        at = specs[at].inherits
+    params = {**TrialConfig().params(), **chain[-1].base}
+    for study in reversed(chain):
+        if study.published is None or not study.published.choice:
+            raise StudyFileError(
+                f"{study.name}.toml", "has no published.choice, which --inherit published carries on"
+            )
+        params.update(study.published.choice)
+    return TrialConfig.from_params(params)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what results depend on."""
+    packages = {"hpo": "hpo-studies", "optuna": "optuna", "torch": "torch", "numpy": "numpy"}
+    return {"python": platform.python_version(), **{key: version(name) for key, name in packages.items()}}
+
+
+def _difference(ours: StudySpec | None, theirs: StudySpec | None) -> str:
+    if ours is None:
+        return "is not"
+    if theirs is None:
+        return "is missing here but is"
+    old, new = ours.model_dump(mode="json"), theirs.model_dump(mode="json")
+    keys = [key for key in old if old[key] != new[key]] or ["search"]  # else only the order of axes differs
+    return f"has another {', '.join(keys)} than"

@@ -1,0 +1,302 @@
+"""What the database says, as plain records: for tables, for `--json`, for the live screen.
+
+Nothing here writes, imports torch, or looks anywhere else than into the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from statistics import fmean
+from typing import Any, Literal
+
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.advance import study_jobs
+from hpo.config import ParamValue
+from hpo.decision import Decision, Inherited, best_epoch, epoch_records
+from hpo.errors import InputError, MissingError
+from hpo.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
+from hpo.queue import Queue, Slot, Slots, SlotState
+
+FIGURES = ("macro_f1", "accuracy", "loss")
+StudyState = Literal["pending", "running", "done", "failed"]
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """One line of `hpo status`."""
+
+    name: str
+    section: str
+    state: StudyState
+    points: Mapping[str, int]
+    """Points in each `SlotState`."""
+    best: Mapping[str, Any] | None
+    """trial, value, params of the best complete trial."""
+    inherited: Mapping[str, Any] | None
+    """study, trial, params that the study started from."""
+    decision: str = ""
+    """What was decided, in words."""
+
+    @property
+    def n_points(self) -> int:
+        """How many points the study has, as far as is known yet."""
+        return sum(self.points.values())
+
+    @property
+    def n_ended(self) -> int:
+        """How many of them have ended."""
+        return sum(self.points[state] for state in ("complete", "pruned", "failed"))
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as `hpo status --json` prints it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A trial that is being trained now."""
+
+    study: str
+    trial: int
+    params: Mapping[str, ParamValue]
+    epoch: int
+    """Epochs finished."""
+    epochs: int
+    macro_f1: float | None
+    """Of the last finished epoch, on the validation set."""
+    seconds_per_epoch: float | None
+    worker: str
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One point of a study, as a table shows it. Figures are of the best epoch, means over seeds."""
+
+    trial: int
+    point: str
+    params: Mapping[str, ParamValue]
+    state: str
+    reason: str
+    attempt: int
+    epochs: int
+    best_epoch: int | None
+    macro_f1: float | None
+    accuracy: float | None
+    loss: float | None
+    seconds: float
+    history: Sequence[Sequence[Mapping[str, Any]]]
+    """Per epoch, per seed, what training recorded."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as `hpo show --json` prints it."""
+        return asdict(self)
+
+
+def status(plan: Plan) -> list[StudyStatus]:
+    """Where every study stands, the final stage last."""
+    attrs = plan.storage.study_attrs()
+    return [_status(plan, name, attrs[name]) for name in plan.all_names]
+
+
+def _status(plan: Plan, name: str, attrs: Mapping[str, Any]) -> StudyStatus:
+    trials = plan.storage.trials(plan.storage.study_id(name))
+    slots = Slots.of(trials)
+    decision = Decision(**attrs["decision"]) if "decision" in attrs else None
+    inherited = Inherited(**attrs["inherited"]) if "inherited" in attrs else None
+    states = [slots.state(slot) for slot in _all_slots(plan, name, inherited, slots)]
+    points = {state.value: states.count(state) for state in SlotState}
+    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
+    best = max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
+    return StudyStatus(
+        name=name,
+        section=plan.specs[name].section if name in plan.specs else "",
+        state=_state(name, states, slots, decision),
+        points=points,
+        best=None if best is None else {"trial": best.number, "value": best.value, "params": _params(best)},
+        inherited=None
+        if inherited is None
+        else {
+            "study": inherited.source.study if inherited.source else inherited.study,
+            "trial": inherited.source.trial if inherited.source else None,
+            "params": inherited.params,
+        },
+        decision=decision.text if decision else "",
+    )
+
+
+def _state(name: str, states: Sequence[SlotState], slots: Slots, decision: Decision | None) -> StudyState:
+    open_ = any(state in (SlotState.WAITING, SlotState.RUNNING) for state in states)
+    if name == FINAL:
+        if not slots.attempts:
+            return "pending"
+        return "running" if open_ else ("done" if states == [SlotState.COMPLETE] else "failed")
+    if decision is not None:
+        return "done" if decision.params else "failed"
+    return "running" if slots.attempts else "pending"
+
+
+def _all_slots(plan: Plan, name: str, inherited: Inherited | None, slots: Slots) -> list[Slot]:
+    """The slots of a study: those with attempts, and those that are still to be queued."""
+    if name == FINAL:
+        return [FINAL_SLOT]
+    planned = [job.slot for job in study_jobs(plan, name, inherited)]
+    return list(dict.fromkeys([*planned, *slots.attempts]))
+
+
+def _params(trial: FrozenTrial) -> Mapping[str, ParamValue]:
+    # a control or the final trial searched nothing: its whole configuration is what it is
+    return trial.params or trial.user_attrs.get("config", {})
+
+
+def running(plan: Plan) -> list[Running]:
+    """The trials that are being trained now, by worker."""
+    found = []
+    for name in plan.all_names:
+        for trial in plan.storage.trials(plan.storage.study_id(name)):
+            if trial.state != TrialState.RUNNING or "owner" not in trial.user_attrs:
+                continue
+            epochs = epoch_records(trial)
+            seconds = [sum(seed["seconds"] for seed in epoch) for epoch in epochs]
+            owner = trial.user_attrs["owner"]
+            found.append(
+                Running(
+                    study=name,
+                    trial=trial.number,
+                    params=trial.params,
+                    epoch=len(epochs),
+                    epochs=trial.user_attrs.get("config", {}).get("epochs", 0),
+                    macro_f1=trial.intermediate_values.get(len(epochs)),
+                    seconds_per_epoch=fmean(seconds) if seconds else None,
+                    worker=f"{owner['host']}:{owner['pid']}",
+                )
+            )
+    return sorted(found, key=lambda each: each.worker)
+
+
+def rows(plan: Plan, name: str) -> list[TrialRow]:
+    """One row a point of a study: its accepted trial, or else its latest.
+
+    Raises:
+        InputError: an unknown study.
+    """
+    if name != FINAL:
+        plan.with_ancestors([name])
+    slots = Queue(plan.storage, name).slots()
+    chosen = [slots.accepted(slot) or attempts[-1] for slot, attempts in slots.attempts.items()]
+    return [_row(trial, slots) for trial in sorted(chosen, key=lambda t: t.user_attrs["index"])]
+
+
+def _row(trial: FrozenTrial, slots: Slots) -> TrialRow:
+    history = epoch_records(trial)
+    epoch = best_epoch(trial)
+    figures: dict[str, float | None] = dict.fromkeys(FIGURES)
+    if epoch is not None:
+        seeds = history[epoch - 1]
+        figures = {figure: fmean(seed[f"valid_{figure}"] for seed in seeds) for figure in FIGURES}
+    slot = Slot(trial.user_attrs["point"], trial.user_attrs["replicate"])
+    return TrialRow(
+        trial=trial.number,
+        point=slot.point,
+        params=trial.params,
+        state=slots.state(slot).value,
+        reason=trial.user_attrs.get("reason", ""),
+        attempt=trial.user_attrs["attempt"],
+        epochs=len(history),
+        best_epoch=epoch,
+        seconds=sum(seed["seconds"] for records in history for seed in records),
+        history=history,
+        **figures,
+    )
+
+
+def find_trial(plan: Plan, text: str) -> tuple[str, FrozenTrial]:
+    """The trial that `STUDY/NUMBER` names.
+
+    Raises:
+        InputError: not of that form, or an unknown study.
+        MissingError: no trial of that number.
+    """
+    name, slash, number = text.rpartition("/")
+    if not slash or not number.isdecimal():
+        raise InputError(f"{text!r} names no trial; it is STUDY/NUMBER, like learning-rate/2")
+    if name != FINAL:
+        plan.with_ancestors([name])
+    trials = plan.storage.trials(plan.storage.study_id(name))
+    if int(number) >= len(trials):
+        raise MissingError(f"{text}: study {name!r} has {len(trials)} trials, counted from 0")
+    return name, trials[int(number)]
+
+
+def final_trial(plan: Plan) -> FrozenTrial | None:
+    """The trial of the final stage, once it has ended."""
+    return Queue(plan.storage, FINAL).slots().accepted(FINAL_SLOT)
+
+
+def final(plan: Plan) -> dict[str, Any]:
+    """The result of the final stage.
+
+    Raises:
+        MissingError: it has not ended yet.
+    """
+    trial = final_trial(plan)
+    if trial is None:
+        raise MissingError(f"{plan.storage.name}: the final stage has no result yet; `hpo run` ends with it")
+    result: dict[str, Any] = trial.user_attrs["final"]
+    return result
+
+
+def best(plan: Plan) -> dict[str, Any]:
+    """The best decided configuration so far, with where it comes from.
+
+    Raises:
+        MissingError: no study has decided yet.
+    """
+    decided = {name: plan.decision(name) for name in plan.specs}
+    found = [(name, decision) for name, decision in decided.items() if decision and decision.params]
+    if not found:
+        raise MissingError(
+            f"{plan.storage.name}: no study has decided yet; `hpo status` shows how far they are"
+        )
+    name, decision = found[-1]
+    return {
+        "study": name,
+        "source": decision.source.model_dump() if decision.source else None,
+        "value": decision.value,
+        "tested": decision.tested,
+        "params": decision.params,
+        "decisions": {each: choice.text for each, choice in found},
+    }
+
+
+def export(plan: Plan) -> list[dict[str, Any]]:
+    """Every trial of the plan as one flat record; parameters are prefixed with `param_`."""
+    records = []
+    for name in plan.all_names:
+        for trial in plan.storage.trials(plan.storage.study_id(name)):
+            attrs = trial.user_attrs
+            records.append(
+                {
+                    "study": name,
+                    "trial": trial.number,
+                    "state": trial.state.name.lower(),
+                    "reason": attrs.get("reason", ""),
+                    "control": attrs.get("point") == CONTROL_SLOT.point,
+                    "point": attrs.get("point"),
+                    "attempt": attrs.get("attempt"),
+                    "seeds": " ".join(map(str, attrs.get("seeds", []))),
+                    "macro_f1": trial.value,
+                    "best_epoch": best_epoch(trial),
+                    "epochs_trained": len(trial.intermediate_values),
+                    "start": _iso(trial.datetime_start),
+                    "complete": _iso(trial.datetime_complete),
+                    **{f"param_{key}": value for key, value in attrs.get("config", {}).items()},
+                }
+            )
+    return records
+
+
+def _iso(time: datetime | None) -> str | None:
+    return time.isoformat(timespec="seconds") if time else None

@@ -1,0 +1,280 @@
+"""`hpo run`: a plan is written or found, local workers are started, watched and replaced.
+
+The workers are ordinary `hpo worker` processes; this module only starts and stops them. Everything they
+do goes through the database, so further workers may be added by hand, on this machine or another.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hpo.advance import advance, require_result
+from hpo.compute import resolve_device, resolve_precision
+from hpo.data import TrainingData, load_training, prepare
+from hpo.errors import RunError
+from hpo.plan import Identity, Options, Plan, published_config, read_studies
+from hpo.queue import Queue
+from hpo.spec import shipped_studies
+from hpo.storage import Storage
+from hpo.worker import PARENT_VARIABLE
+
+TICK_SECONDS = 0.5
+STOP_SECONDS = 10.0
+MAX_RESTARTS = 20
+"""Of local workers in a row without a trial that ended meanwhile."""
+
+
+def default_storage(out: Path) -> str:
+    """The URL of the database in an output folder."""
+    return f"sqlite:///{out / 'hpo.db'}"
+
+
+def open_plan(
+    out: Path,
+    *,
+    storage: str | None = None,
+    studies: Path | None = None,
+    workers: int | None = None,
+    given: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Finds the plan of an output folder or database, or writes it.
+
+    Args:
+        out: output folder.
+        storage: database URL; default `out/hpo.db`.
+        studies: folder of study files; default the shipped ones. They must agree with a plan that exists.
+        workers: local workers that share the cores; None: one a core.
+        given: the options that the user gave, of those in `Options`.
+
+    Raises:
+        InputError: something given cannot be used, or contradicts the plan that is there.
+    """
+    given = dict(given or {})
+    if "data" in given:
+        given["data"] = _absolute(given["data"])
+    options = Options.from_given(given)
+    specs = read_studies(studies or shipped_studies())
+    database = Storage(storage or default_storage(out), create=True)
+    plan = Plan.find(database)
+    if plan is not None:
+        plan.refuse_contradiction(given, specs if studies is not None else None, studies)
+        return plan
+    if options.inherit == "published":
+        for study in specs.values():
+            if study.inherits is not None:
+                published_config(specs, study.inherits)
+    return Plan.create(database, specs, options, identify(options, workers or n_cores()))
+
+
+def identify(options: Options, workers: int) -> Identity:
+    """Resolves what must be the same wherever the plan is worked on; prepares the data.
+
+    Raises:
+        InputError: data, limits, device or precision cannot be had.
+    """
+    device = resolve_device(options.device)
+    data = training_data(options)
+    return Identity(
+        fingerprint=data.fingerprint,
+        image_shape=data.image_shape,
+        class_names=data.class_names,
+        n_train=len(data.train.labels),
+        n_valid=len(data.valid.labels),
+        precision=resolve_precision(options.precision, device),
+        device=device.partition(":")[0],
+        # two processes of one thread train 1.5 times as many images a second as one of two threads
+        threads=max(1, n_cores() // workers),
+    )
+
+
+def training_data(options: Options) -> TrainingData:
+    """The training and validation images that the options name."""
+    entry = prepare(options.data, image_size=options.image_size)
+    return load_training(entry, limit_train=options.limit_train, limit_valid=options.limit_valid)
+
+
+def n_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(
+    plan: Plan,
+    *,
+    out: Path,
+    studies: Sequence[str] = (),
+    workers: int | None = None,
+    checkpoints: Path | None = None,
+    on_tick: Callable[[], None] = lambda: None,
+) -> int | None:
+    """Works on a plan with local workers until it has ended.
+
+    Args:
+        plan: as from `open_plan`.
+        out: folder for checkpoints, logs and the model.
+        studies: only these and the earlier ones they need, without a final stage; empty: the whole plan.
+        workers: how many processes; None: one for each so many cores as the plan's threads.
+        checkpoints: folder of the checkpoints; default `out/checkpoints`.
+        on_tick: called about twice a second, to show what the database says.
+
+    Returns:
+        The signal that stopped it, or None.
+
+    Raises:
+        InputError: an unknown study.
+        RunError: points failed for good, or workers cannot be kept alive.
+    """
+    names = plan.with_ancestors(studies) if studies else None
+    refuse_changed_data(plan)
+    close_lost(plan)
+    if not advance(plan, names):
+        count = workers or max(1, n_cores() // plan.identity.threads)
+        stopped_by = _Crew(plan, out, studies, checkpoints, count).work(names, on_tick)
+        if stopped_by is not None:
+            return stopped_by
+    on_tick()
+    require_result(plan, names)
+    return None
+
+
+def refuse_changed_data(plan: Plan) -> None:
+    """Checks that the plan's data are still what they were.
+
+    Raises:
+        ConflictError: the fingerprints differ.
+        DataError: the data cannot be read any more.
+    """
+    data = training_data(plan.options)
+    plan.refuse_other_data(data.fingerprint, data.source)
+
+
+def close_lost(plan: Plan) -> None:
+    """Closes trials whose worker is gone, so that what is shown and queued next is true."""
+    for name in plan.all_names:
+        Queue(plan.storage, name).close_lost()
+
+
+class _Crew:
+    """The local worker processes of one `hpo run`."""
+
+    def __init__(
+        self, plan: Plan, out: Path, studies: Sequence[str], checkpoints: Path | None, count: int
+    ) -> None:
+        self._plan, self._count = plan, count
+        self._logs = out / "logs"
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self._command = [sys.executable, "-m", "hpo", "worker", "--out", str(out), *studies]
+        self._environment = {
+            **os.environ,
+            # by environment, not by argument: a URL may hold a password, and arguments are public
+            "HPO_STORAGE": plan.storage.url,
+            PARENT_VARIABLE: str(os.getpid()),
+            # before torch is imported, or its pools are as large as the machine
+            "OMP_NUM_THREADS": str(plan.identity.threads),
+        }
+        if checkpoints is not None:
+            self._environment["HPO_CHECKPOINTS"] = str(checkpoints)
+        self._workers: dict[int, subprocess.Popen[bytes]] = {}
+
+    def work(self, names: Sequence[str] | None, on_tick: Callable[[], None]) -> int | None:
+        """Keeps the workers alive until the plan has ended; returns the signal that stopped it, or None."""
+        restarts, finished_before = 0, -1
+        try:
+            with _signals() as received:
+                for number in range(1, self._count + 1):
+                    self._start(number)
+                while self._workers:
+                    on_tick()
+                    time.sleep(TICK_SECONDS)
+                    if received:
+                        self._stop(received)
+                        on_tick()
+                        return received[0]
+                    for number, worker in list(self._workers.items()):
+                        code = worker.poll()
+                        if code is None:
+                            continue
+                        del self._workers[number]
+                        if code == 0:
+                            continue
+                        finished = self._n_finished(names)
+                        restarts = restarts + 1 if finished == finished_before else 0
+                        finished_before = finished
+                        # 2: it refused the plan, its data or the device, and would refuse them again
+                        if restarts > MAX_RESTARTS or code == 2:
+                            raise RunError(
+                                f"worker {number} ended with code {code}: {self._last_words(number)}"
+                            )
+                        self._start(number)
+        finally:
+            self._kill()
+        return None
+
+    def _start(self, number: int) -> None:
+        with self._log(number).open("ab") as log:
+            # a session of its own: Ctrl-C reaches this process alone, which then stops its workers in order
+            self._workers[number] = subprocess.Popen(
+                self._command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def _stop(self, received: Sequence[int]) -> None:
+        for worker in self._workers.values():
+            worker.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < deadline and len(received) < 2:
+            if all(worker.poll() is not None for worker in self._workers.values()):
+                return
+            time.sleep(0.05)
+
+    def _kill(self) -> None:
+        for worker in self._workers.values():
+            if worker.poll() is None:
+                worker.kill()
+            worker.wait()
+
+    def _n_finished(self, names: Sequence[str] | None) -> int:
+        storage = self._plan.storage
+        return sum(
+            trial.state.is_finished()
+            for name in (self._plan.all_names if names is None else names)
+            for trial in storage.trials(storage.study_id(name))
+        )
+
+    def _log(self, number: int) -> Path:
+        return self._logs / f"worker-{number}.log"
+
+    def _last_words(self, number: int) -> str:
+        lines = self._log(number).read_text(errors="replace").strip().splitlines()
+        return f"{lines[-1] if lines else 'it said nothing'} (see {self._log(number)})"
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The SIGINT and SIGTERM received while the context lasts, in order."""
+    received: list[int] = []
+    handled = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda n, _: received.append(n)) for number in handled}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _absolute(data: str) -> str:
+    """The same source from every folder."""
+    kind, colon, path = data.partition(":")
+    return f"{kind}:{Path(path).resolve()}" if kind in ("folder", "cifar10") and colon else data

@@ -1,0 +1,55 @@
+"""Whether a stored result can be had again: the trial is trained anew and compared epoch by epoch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from optuna.trial import FrozenTrial
+
+from hpo.compute import resolve_device
+from hpo.config import TrialConfig
+from hpo.decision import epoch_records
+from hpo.errors import Diverged, MissingError
+from hpo.plan import Plan
+from hpo.run import training_data
+from hpo.train import train
+
+
+def verify(plan: Plan, name: str, trial: FrozenTrial) -> str | None:
+    """Trains a trial again from nothing, with its seeds, precision and number of threads.
+
+    Returns:
+        None when every stored epoch is equal to the bit (seconds aside), or what differs first.
+
+    Raises:
+        MissingError: the trial has stored no epoch.
+        ConflictError: the data are not the plan's.
+    """
+    stored = epoch_records(trial)
+    if not stored:
+        raise MissingError(f"{name}/{trial.number} has no finished epoch to compare with")
+    data = training_data(plan.options)
+    plan.refuse_other_data(data.fingerprint, data.source)
+    torch.set_num_threads(plan.identity.threads)
+    epochs = train(
+        TrialConfig.from_params(trial.user_attrs["config"]),
+        data,
+        trial.user_attrs["seeds"],
+        device=resolve_device("cpu" if plan.identity.device == "cpu" else plan.options.device),
+        precision=plan.identity.precision,
+    )
+    for number, before in enumerate(stored, start=1):
+        try:
+            now = [seed.to_dict() for seed in next(epochs).seeds]
+        except Diverged as error:
+            return f"epoch {number} differs: it now diverges ({error})"
+        for old, new in zip(before, now, strict=True):
+            key = _first_difference(old, new)
+            if key is not None:
+                return f"epoch {number}, seed {old['seed']} differs: {key} was {old[key]}, is {new[key]}"
+    return None
+
+
+def _first_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
+    return next((key for key in old if key != "seconds" and old[key] != new[key]), None)
