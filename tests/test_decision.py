@@ -1,0 +1,129 @@
+"""What a study decides, on trials as Optuna stores them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from hpo.config import TrialConfig
+from hpo.decision import Candidate, Inherited, TrialRef, candidate, decide
+
+RATES = (0.01, 0.001, 0.0001)
+INHERITED = Inherited(study="before", source=TrialRef(study="before", trial=3), params=TrialConfig().params())
+
+
+def trial(rate: float, *f1_of_seeds: float, state: TrialState = TrialState.COMPLETE) -> FrozenTrial:
+    mean = sum(f1_of_seeds) / len(f1_of_seeds)
+    made = create_trial(
+        state=state,
+        value=mean,
+        params={"learning_rate": rate},
+        distributions={"learning_rate": CategoricalDistribution(RATES)},
+        intermediate_values={1: mean / 2, 2: mean},
+        user_attrs={
+            "config": TrialConfig().replace(learning_rate=rate).params(),
+            "epoch:1": [{"seed": seed, "valid_macro_f1": f1 / 2} for seed, f1 in enumerate(f1_of_seeds)],
+            "epoch:2": [{"seed": seed, "valid_macro_f1": f1} for seed, f1 in enumerate(f1_of_seeds)],
+        },
+    )
+    made.number = RATES.index(rate)
+    return made
+
+
+def control(*f1_of_seeds: float) -> Candidate:
+    found = candidate("before", [trial(0.001, *f1_of_seeds)])
+    assert found is not None
+    return found
+
+
+def points(*trials: FrozenTrial) -> list[Sequence[FrozenTrial]]:
+    return [[each] for each in trials]
+
+
+def test_a_winner_that_beats_its_control_is_adopted() -> None:
+    decision = decide(
+        "s", points(trial(0.001, 0.6), trial(0.0001, 0.62)), INHERITED, control(0.6), always=False
+    )
+    assert decision.adopted
+    assert decision.params["learning_rate"] == 0.0001
+    assert decision.source == TrialRef(study="s", trial=2)
+    assert not decision.tested
+    assert decision.text == (
+        "adopted learning_rate 0.0001: 2.0 points ahead of learning_rate 0.001 (one seed, not tested)"
+    )
+
+
+def test_a_tie_keeps_what_was_inherited() -> None:
+    decision = decide("s", points(trial(0.0001, 0.6)), INHERITED, control(0.6), always=False)
+    assert not decision.adopted
+    assert decision.params["learning_rate"] == 0.001
+
+
+def test_what_does_not_beat_its_control_is_told_by_how_much() -> None:
+    decision = decide(
+        "s", points(trial(0.001, 0.6), trial(0.0001, 0.597)), INHERITED, control(0.6), always=False
+    )
+    assert not decision.adopted
+    assert decision.text == (
+        "kept learning_rate 0.001: learning_rate 0.0001 is 0.3 points behind (one seed, not tested)"
+    )
+
+
+def test_always_adopts_even_what_is_behind() -> None:
+    decision = decide("s", points(trial(0.0001, 0.5)), INHERITED, control(0.6), always=True)
+    assert decision.adopted
+    assert "although 10.0 points behind" in decision.text
+
+
+def test_without_anything_inherited_the_best_is_chosen_and_the_first_of_equals() -> None:
+    decision = decide("s", points(trial(0.01, 0.6), trial(0.0001, 0.6)), None, None, always=False)
+    assert decision.adopted
+    assert decision.params["learning_rate"] == 0.01
+
+
+def test_pruned_and_failed_points_never_win() -> None:
+    pruned = trial(0.01, 0.9, state=TrialState.PRUNED)
+    decision = decide("s", points(pruned, trial(0.001, 0.5)), None, None, always=False)
+    assert decision.params["learning_rate"] == 0.001
+
+
+def test_a_study_without_any_result_keeps_what_it_inherited() -> None:
+    pruned = points(trial(0.01, 0.1, state=TrialState.PRUNED))
+    decision = decide("s", pruned, INHERITED, control(0.6), always=False)
+    assert decision.winner is None
+    assert decision.params == INHERITED.params
+    assert decide("s", pruned, None, None, always=False).params == {}
+
+
+@pytest.mark.parametrize(("n_seeds", "tested"), [(1, False), (2, False), (3, True), (5, True)])
+def test_three_seeds_are_needed_to_test(n_seeds: int, tested: bool) -> None:
+    ours = trial(0.0001, *[0.62 + seed / 1000 for seed in range(n_seeds)])
+    theirs = control(*[0.6 + seed**2 / 1000 for seed in range(n_seeds)])
+    decision = decide("s", points(ours), INHERITED, theirs, always=False)
+    assert decision.tested is tested
+    assert ("not tested" in decision.text) is not tested
+    if tested:
+        assert decision.p_value is not None
+        assert 0 < decision.p_value < 0.05
+
+
+def test_more_seeds_of_a_point_are_pooled() -> None:
+    first, second = trial(0.01, 0.6, 0.7), trial(0.01, 0.1)
+    second.user_attrs["epoch:2"] = [{"seed": 9, "valid_macro_f1": 0.5}]
+    pooled = candidate("s", [first, second])
+    assert pooled is not None
+    assert pooled.seeds == {0: 0.6, 1: 0.7, 9: 0.5}
+    assert pooled.value == pytest.approx(0.6)
+
+
+@given(st.permutations([0.3, 0.5, 0.7]), st.floats(0.1, 0.9))
+def test_law_the_decision_is_at_least_as_good_as_its_control(values: list[float], at: float) -> None:
+    tried = points(*[trial(rate, value) for rate, value in zip(RATES, values, strict=True)])
+    decision = decide("s", tried, INHERITED, control(at), always=False)
+    assert decision.value == max(0.7, at)
+    assert decision.adopted is (at < 0.7)

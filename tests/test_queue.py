@@ -1,0 +1,244 @@
+"""The queue on a real SQLite file, with real processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import TrialState
+
+from hpo.errors import InputError, MissingError, TrialLost
+from hpo.queue import ERROR_CAP, LOST_CAP, Job, Queue, Reason, Slot, Slots, SlotState, is_dead, this_process
+from hpo.storage import Storage, sqlite_file
+
+POINT = Slot("a")
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    storage = Storage(f"sqlite:///{tmp_path / 'hpo.db'}", create=True)
+    storage.create_study("s", {})
+    return storage
+
+
+@pytest.fixture
+def queue(storage: Storage) -> Queue:
+    return Queue(storage, "s")
+
+
+def jobs(n: int) -> list[Job]:
+    return [Job(Slot(f"p{i}"), i, (0,)) for i in range(n)]
+
+
+def enqueue_and_drain(url: str, n: int, results: multiprocessing.Queue[list[int]]) -> None:
+    storage = Storage(url)
+    queue = Queue(storage, "s")
+    queue.enqueue(jobs(n), Slots({}))
+    mine = []
+    while (trial := queue.claim()) is not None:
+        mine.append(trial.number)
+        storage.write(trial._trial_id, attrs={"epoch:1": []}, reports={1: 0.5})
+        storage.finish(trial._trial_id, TrialState.COMPLETE, 0.5)
+    results.put(mine)
+
+
+def test_processes_that_enqueue_and_claim_at_once_get_each_point_once(storage: Storage) -> None:
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    processes = [context.Process(target=enqueue_and_drain, args=(storage.url, 40, results)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    claimed = [number for _ in processes for number in results.get(timeout=60)]
+    for process in processes:
+        process.join()
+    assert sorted(claimed) == list(range(40))
+    slots = Queue(storage, "s").slots()
+    assert len(slots.attempts) == 40
+    assert {slots.state(slot) for slot in slots.attempts} == {SlotState.COMPLETE}
+
+
+def test_create_study_and_schema_by_many_processes_at_once(tmp_path: Path) -> None:
+    code = (
+        "import sys; from hpo.storage import Storage\n"
+        "s = Storage(sys.argv[1], create=True); s.create_study('s', {'k': 1}); print(s.study_attrs()['s']['k'])"
+    )
+    url = f"sqlite:///{tmp_path / 'new.db'}"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(6)
+    ]
+    outputs = [(process.communicate(timeout=60), process.returncode) for process in processes]
+    assert [code for _, code in outputs] == [0] * 6, outputs
+    assert {out.strip() for (out, _), _ in outputs} == {b"1"}
+
+
+def test_a_claimed_trial_has_owner_params_and_start(queue: Queue) -> None:
+    axis = CategoricalDistribution([1, 2])
+    queue.enqueue([Job(POINT, 0, (0, 1), {"x": 2}, {"x": axis})], Slots({}))
+    trial = queue.claim()
+    assert trial is not None
+    assert trial.params == {"x": 2}
+    assert trial.user_attrs["owner"] == this_process()
+    assert trial.user_attrs["seeds"] == [0, 1]
+    assert trial.datetime_start is not None
+    assert queue.claim() is None
+
+
+def test_of_two_trials_of_one_slot_the_lower_number_wins(queue: Queue) -> None:
+    queue.enqueue([Job(POINT, 0, (0,))], Slots({}))
+    first = queue.claim()
+    assert first is not None
+    queue.enqueue([Job(POINT, 0, (0,))], queue.slots())  # attempt 2, although attempt 1 still runs
+    assert queue.claim() is None
+    second = queue.slots().attempts[POINT][1]
+    assert second.state == TrialState.FAIL
+    assert second.user_attrs["reason"] == Reason.SUPERSEDED
+
+
+def test_a_trial_whose_process_died_is_found_at_once_and_queued_again(queue: Queue, storage: Storage) -> None:
+    queue.enqueue([Job(POINT, 0, (0,))], Slots({}))
+    code = (
+        "import sys; from hpo.storage import Storage; from hpo.queue import Queue\n"
+        "print(Queue(Storage(sys.argv[1]), 's').claim().number)"
+    )
+    subprocess.run([sys.executable, "-c", code, storage.url], check=True, capture_output=True)
+    assert queue.slots().state(POINT) == SlotState.RUNNING
+    assert queue.close_lost() == [0]
+    assert queue.close_lost() == []
+    assert queue.slots().state(POINT) == SlotState.WAITING
+    queue.enqueue([Job(POINT, 0, (0,))], queue.slots())
+    again = queue.claim()
+    assert again is not None
+    assert (again.number, again.user_attrs["attempt"]) == (1, 2)
+
+
+def test_a_live_trial_is_not_lost_before_its_lease_and_is_after(queue: Queue) -> None:
+    queue.enqueue([Job(POINT, 0, (0,))], Slots({}))
+    trial = queue.claim()
+    assert trial is not None
+    assert queue.close_lost(lease_seconds=60) == []
+    time.sleep(2.1)  # SQLite's clock counts whole seconds
+    assert queue.close_lost(lease_seconds=1) == [0]
+    with pytest.raises(TrialLost):
+        queue.storage.write(trial._trial_id, reports={1: 0.5})
+    with pytest.raises(TrialLost):
+        queue.storage.finish(trial._trial_id, TrialState.COMPLETE, 0.5)
+    assert queue.slots().accepted(POINT) is None
+
+
+def test_a_heartbeat_renews_the_lease(queue: Queue) -> None:
+    queue.enqueue([Job(POINT, 0, (0,))], Slots({}))
+    trial = queue.claim()
+    assert trial is not None
+    time.sleep(2.1)
+    queue.storage.heartbeat(trial._trial_id)
+    assert queue.close_lost(lease_seconds=1.9) == []
+
+
+def test_finishing_twice_is_one_result(queue: Queue) -> None:
+    queue.enqueue([Job(POINT, 0, (0,))], Slots({}))
+    trial = queue.claim()
+    assert trial is not None
+    queue.storage.finish(trial._trial_id, TrialState.COMPLETE, 0.5, {"a": 1})
+    queue.storage.finish(trial._trial_id, TrialState.COMPLETE, 0.5, {"a": 1})  # as after a broken connection
+    accepted = queue.slots().accepted(POINT)
+    assert accepted is not None
+    assert accepted.value == 0.5
+
+
+def attempt(queue: Queue, end: Reason, *, epochs: int = 0, retry: bool = False) -> None:
+    queue.enqueue([Job(POINT, 0, (0,))], queue.slots(), retry=retry)
+    trial = queue.claim()
+    assert trial is not None
+    if epochs:
+        queue.storage.write(trial._trial_id, reports=dict.fromkeys(range(1, epochs + 1), 0.1))
+    assert queue.close(trial._trial_id, end, "for a test")
+
+
+def test_errors_exhaust_a_slot_and_a_retry_counts_anew(queue: Queue) -> None:
+    for _ in range(ERROR_CAP):
+        assert queue.slots().state(POINT) in (SlotState.WAITING,)
+        attempt(queue, Reason.ERROR)
+    assert queue.slots().state(POINT) == SlotState.FAILED
+    attempt(queue, Reason.ERROR, retry=True)
+    assert queue.slots().state(POINT) == SlotState.WAITING
+
+
+def test_losses_with_progress_never_exhaust_a_slot_and_those_without_do(queue: Queue) -> None:
+    for epochs in range(LOST_CAP + 2):
+        attempt(queue, Reason.LOST, epochs=epochs)
+        assert queue.slots().state(POINT) == SlotState.WAITING
+    for _ in range(LOST_CAP - 1):
+        attempt(queue, Reason.LOST, epochs=LOST_CAP + 1)
+    assert queue.slots().state(POINT) == SlotState.FAILED
+
+
+def test_releases_never_exhaust_a_slot(queue: Queue) -> None:
+    for _ in range(2 * (LOST_CAP + ERROR_CAP)):
+        attempt(queue, Reason.RELEASED)
+    assert queue.slots().state(POINT) == SlotState.WAITING
+
+
+def test_who_is_dead() -> None:
+    me = this_process()
+    assert not is_dead(me)
+    assert not is_dead({**me, "host": "elsewhere", "pid": 2**22 + 1})
+    assert not is_dead({})
+    assert is_dead({**me, "started": me["started"] - 1})  # the pid lives on in another process
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    owner = {**me, "pid": child.pid}
+    time.sleep(0.5)
+    assert is_dead(owner)  # a zombie, not yet waited for
+    child.wait()
+    assert is_dead(owner)
+
+
+def test_a_reader_sees_what_is_written_and_takes_no_lock(storage: Storage, queue: Queue) -> None:
+    reader = Storage(storage.url, reader=True)
+    with storage._rdb.engine.begin():  # a worker in the middle of a claim
+        assert Queue(reader, "s").slots().attempts == {}
+    queue.enqueue(jobs(2), Slots({}))
+    assert len(Queue(reader, "s").slots().attempts) == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "what"),
+    [
+        ("nonsense", "no database URL"),
+        ("sqlite://", "in-memory"),
+        ("postgresql+nodriver://h/d", "driver|opened|load"),
+    ],
+)
+def test_urls_that_cannot_be_used(url: str, what: str) -> None:
+    with pytest.raises(InputError, match=what):
+        Storage(url, create=True)
+
+
+def test_a_missing_database_is_not_made_by_reading(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="no database"):
+        Storage(f"sqlite:///{tmp_path / 'no.db'}", reader=True)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "hpo.db").write_text("hello " * 1000)
+    with pytest.raises(InputError, match="not a database"):
+        Storage(f"sqlite:///{tmp_path / 'hpo.db'}", create=True)
+
+
+def test_a_database_of_another_major_optuna_is_refused(storage: Storage) -> None:
+    file = sqlite_file(storage.url)
+    assert file is not None
+    import sqlite3
+
+    with sqlite3.connect(file) as connection:
+        connection.execute("UPDATE version_info SET library_version = '4.9.0'")
+    connection.close()
+    with pytest.raises(InputError, match=r"Optuna 4\.9\.0"):
+        Storage(storage.url)
