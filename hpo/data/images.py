@@ -1,0 +1,76 @@
+"""One picture file to one array: the preparation that training data and `hpo predict` share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from hpo.errors import DataError
+
+MAX_PIXELS = 2**26
+"""Larger pictures (8,192 × 8,192) are refused before they are decoded: a small file can hide gigabytes."""
+
+_MODES = {1: "L", 3: "RGB"}
+
+
+def read_image(path: Path | str, *, size: int, channels: int) -> npt.NDArray[np.uint8]:
+    """Reads a picture of any format and mode that Pillow knows as it is meant to be seen, scaled to a square.
+
+    The orientation in the EXIF data is applied, transparent pixels are laid over white, 16 bits a channel
+    become 8, of an animation the first frame is taken. The sides are scaled independently (bilinear over
+    all covered pixels), so nothing is cropped.
+
+    Args:
+        path: the file.
+        size: height and width of the result, in pixels.
+        channels: 3 (RGB) or 1 (grey).
+
+    Returns:
+        uint8 array (size, size, channels), 0..255.
+
+    Raises:
+        DataError: the file cannot be read as a picture, or is a decompression bomb; the text starts with
+            the path.
+    """
+    if channels not in _MODES:
+        raise DataError(f"{path}: a picture can be read with 1 or 3 channels, not with {channels}")
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise _bomb(path, f"{width} × {height} pixels")
+            image.draft(None, (2 * size, 2 * size))  # lets JPEG photos be decoded at 1/2, 1/4 or 1/8 scale
+            ImageOps.exif_transpose(image, in_place=True)
+            flat = _opaque_8_bit(image).convert(_MODES[channels])
+            if flat.size != (size, size):
+                flat = flat.resize((size, size), Image.Resampling.BILINEAR)
+            return np.array(flat, dtype=np.uint8).reshape(size, size, channels)
+    except DataError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _bomb(path, str(error)) from error
+    except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "not a picture in a format that Pillow knows"
+        raise DataError(f"{path}: cannot be read: {reason}") from error
+
+
+def _bomb(path: Path | str, found: str) -> DataError:
+    return DataError(f"{path}: possible decompression bomb ({found}; the limit is {MAX_PIXELS:,} pixels)")
+
+
+def _opaque_8_bit(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no fixed range; convert the file to 8 or 16 bits")
+    if image.mode.startswith("I"):
+        # convert() would clip 16-bit values at 255 and leave a white picture
+        values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        return Image.fromarray((values >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA"))
+    return image

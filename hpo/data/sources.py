@@ -1,0 +1,181 @@
+"""The table of sources: what may stand in `--data`, and how each becomes `ImageData`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from hpo.data.dataset import HELD_OUT, ImageData, Source, hold_out
+from hpo.data.folder import list_folder, read_folder
+from hpo.errors import DataError, InputError, did_you_mean
+
+DEFAULT_IMAGE_SIZE = 32
+MAX_IMAGE_SIZE = 1024
+
+
+def open_source(text: str, image_size: int | None = None) -> Source:
+    """Opens what stands in `--data`: a name of `SOURCES`, with `:` and an argument where it takes one.
+
+    Raises:
+        InputError: an unknown name, an argument missing or too many, an image size where none can be given.
+        DataError: the source cannot be opened.
+    """
+    kind, _, argument = text.partition(":")
+    if kind not in SOURCES:
+        raise InputError(f"{text!r} is no source of data; {did_you_mean(kind, SOURCES)}")
+    if image_size is not None and kind != "folder":
+        raise InputError(
+            f"image_size = {image_size}: only folder:PATH is resized, {kind!r} has a size of its own"
+        )
+    return SOURCES[kind](argument, image_size)
+
+
+def digits(argument: str, image_size: int | None) -> Source:
+    """scikit-learn's 1,797 handwritten digits, 8 × 8 × 1; a fifth of each class is the test part."""
+    if argument:
+        raise InputError(f"'digits:{argument}': digits takes no argument")
+    return Source("digits", identity="", read=_read_digits)
+
+
+def _read_digits(scratch: Path) -> ImageData:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
+    labels = bunch.target
+    train, test = hold_out(labels, HELD_OUT)
+    names = tuple(str(name) for name in bunch.target_names)
+    return ImageData(images[train], labels[train], images[test], labels[test], names)
+
+
+def cifar10(argument: str, image_size: int | None) -> Source:
+    """CIFAR-10, 32 × 32 × 3: downloaded by torchvision, or from the folder that is its argument."""
+    from torchvision.datasets import CIFAR10
+
+    folder = Path(argument).expanduser().resolve() if argument else None
+    if folder and not any((folder / name).exists() for name in (CIFAR10.base_folder, CIFAR10.filename)):
+        raise DataError(
+            f"cifar10:{folder}: neither {CIFAR10.base_folder} nor {CIFAR10.filename} is in this folder"
+        )
+    return Source("cifar10", CIFAR10.tgz_md5, read=lambda scratch: _read_cifar10(folder, scratch))
+
+
+def _read_cifar10(folder: Path | None, scratch: Path) -> ImageData:
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity
+
+    by_hand = f"download {CIFAR10.url} by hand and give its folder: --data cifar10:FOLDER"
+    if folder and (folder / CIFAR10.base_folder).exists():
+        root = folder
+    else:
+        root = scratch
+        if folder:
+            archive = folder / CIFAR10.filename
+            if not check_integrity(archive, CIFAR10.tgz_md5):
+                raise DataError(
+                    f"{archive}: the checksum is wrong, the file is damaged or incomplete; {by_hand}"
+                )
+            (root / CIFAR10.filename).symlink_to(archive)  # torchvision unpacks it instead of downloading
+        try:
+            with contextlib.redirect_stdout(sys.stderr):  # stdout may be read as JSON
+                CIFAR10(root, download=True)
+        except (OSError, RuntimeError, http.client.HTTPException) as error:
+            raise DataError(f"the download failed: {error}; try again, or {by_hand}") from error
+    try:
+        train, test = CIFAR10(root, train=True), CIFAR10(root, train=False)
+    except RuntimeError as error:
+        raise DataError(
+            f"{root / CIFAR10.base_folder}: a file is missing or its checksum is wrong; {by_hand}"
+        ) from error
+    return ImageData(
+        np.ascontiguousarray(train.data),
+        np.array(train.targets),
+        np.ascontiguousarray(test.data),
+        np.array(test.targets),
+        tuple(train.classes),
+    )
+
+
+def folder(argument: str, image_size: int | None) -> Source:
+    """An image folder (see `hpo.data.folder`), resized to `image_size` (default 32), RGB."""
+    if not argument:
+        raise InputError("'folder' needs a path: folder:PATH")
+    size = DEFAULT_IMAGE_SIZE if image_size is None else image_size
+    if not 1 <= size <= MAX_IMAGE_SIZE:
+        raise InputError(f"image_size = {size}: must be 1 to {MAX_IMAGE_SIZE} pixels")
+    root = Path(argument).expanduser().resolve()
+    listing = list_folder(root)
+    return Source(
+        f"folder:{root}",
+        f"{listing.identity} {size}",
+        read=lambda scratch: read_folder(listing, size=size, scratch=scratch),
+    )
+
+
+def python(argument: str, image_size: int | None) -> Source:
+    """The result of your own function without arguments, `module:function`; it is called each time.
+
+    The module is looked for in the current directory, too. The function returns `ImageData`.
+    """
+    name = f"python:{argument}"
+    module_name, _, function_name = argument.partition(":")
+    if not module_name or not function_name:
+        raise InputError(f"{name!r}: must be python:module:function")
+    with _current_directory_importable():
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            raise DataError(f"{name}: {error}; looked in {Path.cwd()} and the environment") from error
+        except Exception as error:
+            raise DataError(f"{name}: importing it failed: {type(error).__name__}: {error}") from error
+        function = getattr(module, function_name, None)
+        if not callable(function):
+            known = [
+                key for key, value in vars(module).items() if callable(value) and not key.startswith("_")
+            ]
+            raise DataError(
+                f"{name}: {module.__file__} has no such function; {did_you_mean(function_name, known)}"
+            )
+        try:
+            data = function()
+        except Exception as error:  # whatever the user's code raises
+            raise DataError(f"{name}: {type(error).__name__}: {error}") from error
+    if not isinstance(data, ImageData):
+        raise DataError(f"{name}: must return hpo.data.ImageData, returned {type(data).__name__}")
+    return Source(name, _content(data), read=lambda scratch: data)
+
+
+@contextlib.contextmanager
+def _current_directory_importable() -> Iterator[None]:
+    before = list(sys.path)
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _content(data: ImageData) -> str:
+    digest = hashlib.sha256(repr(data.class_names).encode())
+    arrays = (data.train_images, data.train_labels, data.test_images, data.test_labels)
+    for array in (*arrays, data.valid_images, data.valid_labels):
+        if array is not None:
+            digest.update(f"{array.shape} {array.dtype}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+SOURCES: dict[str, Callable[[str, int | None], Source]] = {
+    "digits": digits,
+    "cifar10": cifar10,
+    "folder": folder,
+    "python": python,
+}
+"""Name → function of the text after the colon ("" where there is none) and the image size asked for."""
