@@ -1,1 +1,55 @@
-"""Tune a small network study by study with Optuna: resumable, parallel, with verdicts that hold."""
+"""Tune a small network study by study with Optuna: resumable, parallel, with verdicts that hold.
+
+The command line as a library; names are imported when they are first used, so that `import hpo` is quick:
+
+    from hpo import final_result, run_plan
+
+    plan = run_plan(data="digits", out="hpo-out")
+    print(final_result(plan)["test"]["macro_f1"])
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hpo.config import TrialConfig as TrialConfig
+    from hpo.data import ImageData as ImageData
+    from hpo.data import load_training as load_training
+    from hpo.data import prepare as prepare
+    from hpo.errors import HpoError as HpoError
+    from hpo.errors import InputError as InputError
+    from hpo.model import load_model as load_model
+    from hpo.plan import Plan as Plan
+    from hpo.results import best as best
+    from hpo.results import export as export
+    from hpo.results import final_result as final_result
+    from hpo.results import rows as rows
+    from hpo.results import status as status
+    from hpo.run import find_plan as find_plan
+    from hpo.run import run_plan as run_plan
+
+_HOMES = {
+    "TrialConfig": "hpo.config",
+    "ImageData": "hpo.data",
+    "load_training": "hpo.data",
+    "prepare": "hpo.data",
+    "HpoError": "hpo.errors",
+    "InputError": "hpo.errors",
+    "load_model": "hpo.model",
+    "Plan": "hpo.plan",
+    "best": "hpo.results",
+    "export": "hpo.results",
+    "final_result": "hpo.results",
+    "rows": "hpo.results",
+    "status": "hpo.results",
+    "find_plan": "hpo.run",
+    "run_plan": "hpo.run",
+}
+
+__all__ = list(_HOMES)  # noqa: PLE0604: the names are strings
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hpo' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

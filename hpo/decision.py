@@ -183,12 +183,14 @@ def _in_words(
         return f"chose {_show(winner.searched)}: best of {len(candidates)} ({confidence})"
     if not adopted:
         rivals = [found for found in candidates if found.params != control.params]
-        kept = {name: control.params[name] for name in winner.searched}
         if not rivals:
-            return f"kept {_show(kept)}: nothing else has a result ({confidence})"
+            return f"kept what was inherited: nothing else has a result ({confidence})"
         rival = max(rivals, key=lambda found: found.value)
-        behind = _points(control.value - rival.value)
-        return f"kept {_show(kept)}: {_show(_differing(rival, control))} is {behind} behind ({confidence})"
+        changed = _differing(rival, control)
+        kept = _show({name: control.params[name] for name in changed})
+        lead = control.value - rival.value
+        verdict = f"is {_points(lead)} behind" if lead > 0 else "is not better"
+        return f"kept {kept}: {_show(changed)} {verdict} ({confidence})"
     changed = _differing(winner, control) or winner.searched
     ahead = winner.value - control.value
     way = f"{_points(ahead)} ahead of" if ahead >= 0 else f"although {_points(-ahead)} behind"

@@ -207,6 +207,10 @@ class Plan:
 
     # --- what a study is made of ---------------------------------------------------------------------
 
+    def trials(self, name: str) -> list[FrozenTrial]:
+        """Every Optuna trial of a study, lost and superseded attempts included, by number."""
+        return self.storage.trials(self.storage.study_id(name))
+
     def decision(self, name: str) -> Decision | None:
         """What a study decided; None while it is open."""
         stored = self.storage.study_attrs()[name].get("decision")

@@ -102,7 +102,7 @@ def status(plan: Plan) -> list[StudyStatus]:
 
 
 def _status(plan: Plan, name: str, attrs: Mapping[str, Any]) -> StudyStatus:
-    trials = plan.storage.trials(plan.storage.study_id(name))
+    trials = plan.trials(name)
     slots = Slots.of(trials)
     decision = Decision(**attrs["decision"]) if "decision" in attrs else None
     inherited = Inherited(**attrs["inherited"]) if "inherited" in attrs else None
@@ -155,7 +155,7 @@ def running(plan: Plan) -> list[Running]:
     """The trials that are being trained now, by worker."""
     found = []
     for name in plan.all_names:
-        for trial in plan.storage.trials(plan.storage.study_id(name)):
+        for trial in plan.trials(name):
             if trial.state != TrialState.RUNNING or "owner" not in trial.user_attrs:
                 continue
             epochs = epoch_records(trial)
@@ -224,7 +224,7 @@ def find_trial(plan: Plan, text: str) -> tuple[str, FrozenTrial]:
         raise InputError(f"{text!r} names no trial; it is STUDY/NUMBER, like learning-rate/2")
     if name != FINAL:
         plan.with_ancestors([name])
-    trials = plan.storage.trials(plan.storage.study_id(name))
+    trials = plan.trials(name)
     if int(number) >= len(trials):
         raise MissingError(f"{text}: study {name!r} has {len(trials)} trials, counted from 0")
     return name, trials[int(number)]
@@ -235,7 +235,7 @@ def final_trial(plan: Plan) -> FrozenTrial | None:
     return Queue(plan.storage, FINAL).slots().accepted(FINAL_SLOT)
 
 
-def final(plan: Plan) -> dict[str, Any]:
+def final_result(plan: Plan) -> dict[str, Any]:
     """The result of the final stage.
 
     Raises:
@@ -275,7 +275,7 @@ def export(plan: Plan) -> list[dict[str, Any]]:
     """Every trial of the plan as one flat record; parameters are prefixed with `param_`."""
     records = []
     for name in plan.all_names:
-        for trial in plan.storage.trials(plan.storage.study_id(name)):
+        for trial in plan.trials(name):
             attrs = trial.user_attrs
             records.append(
                 {

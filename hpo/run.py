@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from typing import Any
 from hpo.advance import advance, require_result
 from hpo.compute import resolve_device, resolve_precision
 from hpo.data import TrainingData, load_training, prepare
-from hpo.errors import RunError
+from hpo.errors import InputError, RunError, did_you_mean
 from hpo.plan import Identity, Options, Plan, published_config, read_studies
 from hpo.queue import Queue
 from hpo.spec import shipped_studies
@@ -104,6 +105,49 @@ def training_data(options: Options) -> TrainingData:
 def n_cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_plan(
+    names: Sequence[str] = (),
+    *,
+    out: Path | str = "hpo-out",
+    storage: str | None = None,
+    studies: Path | str | None = None,
+    workers: int | None = None,
+    **options: Any,
+) -> Plan:
+    """Writes or finds a plan and works on it until it has ended: `hpo run` as a function.
+
+    Args:
+        names: only these studies and the earlier ones they need, without a final stage; empty: all.
+        out: output folder.
+        storage: database URL; default `out/hpo.db`.
+        studies: folder of study files; default the shipped ones.
+        workers: local processes; None: one a core.
+        options: those that change results, as `hpo.plan.Options` names them (`data`, `epochs`, `seeds`, …).
+
+    Raises:
+        InputError: something given cannot be used, or contradicts the plan that is there.
+        RunError: points failed for good, or workers cannot be kept alive.
+        KeyboardInterrupt: stopped by a signal; the same call goes on.
+    """
+    for key in options:
+        if key not in Options.model_fields:
+            raise InputError(f"{key} is not an option; {did_you_mean(key, Options.model_fields)}")
+    folder = Path(studies) if studies is not None else None
+    plan = open_plan(Path(out), storage=storage, studies=folder, workers=workers, given=options)
+    if run(plan, out=Path(out), studies=names, workers=workers) is not None:
+        raise KeyboardInterrupt
+    return plan
+
+
+def find_plan(out: Path | str = "hpo-out", *, storage: str | None = None) -> Plan:
+    """The plan of an output folder or database, to be read.
+
+    Raises:
+        MissingError: there is none.
+    """
+    return Plan.open(Storage(storage or default_storage(Path(out)), reader=True))
 
 
 def run(
@@ -265,6 +309,9 @@ class _Crew:
 def _signals() -> Iterator[list[int]]:
     """The SIGINT and SIGTERM received while the context lasts, in order."""
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # Python handles signals in the main thread alone
+        return
     handled = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, lambda n, _: received.append(n)) for number in handled}
     try:

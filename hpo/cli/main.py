@@ -261,7 +261,7 @@ def final(as_json: bool, **options: Any) -> int:
         code = _train_final(options)
         if code:
             return code
-    record = results.final(plan)
+    record = results.final_result(plan)
     if as_json:
         _print_json(record)
     else:

@@ -106,7 +106,7 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
             Text(row.state, STATE_STYLES[row.state]),
             style="bold" if is_best else "",
         )
-        findings = {str(finding) for finding in _findings(row, diagnose)}
+        findings = {finding.text for finding in _findings(row, diagnose)}
         notes += [f"trial {row.trial}: {text}" for text in sorted(findings)]
         if row.reason:
             notes.append(f"trial {row.trial}: {row.reason}")
@@ -176,7 +176,7 @@ def show_outcome(plan: Plan) -> None:
 
     show_status(results.status(plan))
     if results.final_trial(plan) is not None:
-        show_final(results.final(plan))
+        show_final(results.final_result(plan))
 
 
 def show_forecast(lines: Sequence[Line]) -> None:
