@@ -19,7 +19,7 @@ import platformdirs
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hpo.config import canonical_json
+from hpo.config import canonical_json, explain
 from hpo.data.dataset import (
     HELD_OUT,
     ImageData,
@@ -67,7 +67,7 @@ def prepare(source: str, *, image_size: int | None = None, cache: Path | None = 
     """
     opened = open_source(source, image_size)
     root = (cache or Path(os.environ.get("HPO_CACHE") or platformdirs.user_cache_path("hpo"))).resolve()
-    key = hashlib.sha256(f"{FORMAT} {opened.identity}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(os.fsencode(f"{FORMAT}\0{opened.name}\0{opened.identity}")).hexdigest()[:16]
     entry = root / f"{source.partition(':')[0]}-{key}"
     if entry.is_dir():
         return entry
@@ -211,8 +211,10 @@ def _write_part(
 def _load_meta(entry: Path) -> _Meta:
     try:
         return _Meta.model_validate_json((entry / "meta.json").read_bytes())
-    except (OSError, ValidationError) as error:
-        raise _damaged(entry, error) from error
+    except OSError as error:
+        raise _damaged(entry, str(error)) from error
+    except ValidationError as error:
+        raise _damaged(entry, f"meta.json: {explain(error)}") from error
 
 
 def _load_split(entry: Path, part: str) -> Split:
@@ -220,11 +222,11 @@ def _load_split(entry: Path, part: str) -> Split:
         images = map_images(entry / f"{part}_images.npy")
         return Split(images, np.load(entry / f"{part}_labels.npy"))
     except (OSError, ValueError, EOFError) as error:
-        raise _damaged(entry, error) from error
+        raise _damaged(entry, str(error)) from error
 
 
-def _damaged(entry: Path, error: Exception) -> DataError:
-    return DataError(f"{entry}: the cached data are damaged ({error}); delete this folder and run again")
+def _damaged(entry: Path, reason: str) -> DataError:
+    return DataError(f"{entry}: the cached data are damaged ({reason}); delete this folder and run again")
 
 
 def _limited(part: str, split: Split, limit: int | None, n_classes: int) -> Split:

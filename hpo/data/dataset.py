@@ -93,7 +93,7 @@ class TrainingData:
         mean, std: float32 arrays (c,): mean and deviation of the pixels of `train`, scaled to 0..1; the
             deviation of a constant channel is given as 1.
         class_names: one name for each label.
-        source: where the data came from, as `prepare` takes it.
+        source: where the data came from, as `prepare` takes it, with an absolute path.
         fingerprint: 16 hex digits; equal exactly when content, labels, class order, split (test part too)
             and limits are equal.
     """
@@ -119,7 +119,7 @@ class Source:
 
     Attributes:
         name: canonical text of the source (paths absolute).
-        identity: text that changes with the content; names the entry of the cache.
+        identity: text that changes with the content; together with `name` it names the entry of the cache.
         read: does the slow part; its argument is an empty folder for intermediate files.
     """
 

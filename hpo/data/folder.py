@@ -34,10 +34,10 @@ class Listing:
         class_names: the class folders of all parts together, sorted.
         n_bytes: size of all files together.
         problems: one line each.
-        identity: changes with the folder's path and with every name, size and modification time in it.
+        identity: changes with every name, size and modification time in the folder.
     """
 
-    files: dict[str, list[Path]]
+    files: dict[str, list[str]]
     labels: dict[str, list[int]]
     class_names: tuple[str, ...]
     n_bytes: int
@@ -72,9 +72,11 @@ def read_folder(listing: Listing, *, size: int, scratch: Path) -> ImageData:
             blocks = _decode(files, size, _threads(listing), problems)
             write_images(scratch / f"{part}.npy", (len(files), size, size, CHANNELS), blocks)
     if problems:
-        more = len(problems) - _PROBLEMS_SHOWN
-        lines = [*problems[:_PROBLEMS_SHOWN], *([f"… and {more} more"] if more > 0 else [])]
-        raise DataError("\n  ".join([f"{len(problems)} problem(s)", *lines]))
+        lines = problems[:_PROBLEMS_SHOWN]
+        if len(problems) > len(lines):
+            lines.append(f"… and {len(problems) - len(lines)} more")
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise DataError("\n  ".join([count, *lines]))
     images = {part: map_images(scratch / f"{part}.npy") for part in listing.files}
     labels = {part: np.array(of_part, dtype=np.int64) for part, of_part in listing.labels.items()}
     return ImageData(
@@ -114,10 +116,10 @@ def _class_names(root: Path, parts: list[str], problems: list[str]) -> tuple[str
 
 
 def _list_classes(root: Path, parts: list[str], class_names: tuple[str, ...], problems: list[str]) -> Listing:
-    files: dict[str, list[Path]] = {part: [] for part in parts}
+    files: dict[str, list[str]] = {part: [] for part in parts}
     labels: dict[str, list[int]] = {part: [] for part in parts}
     n_bytes = 0
-    digest = hashlib.sha256(os.fsencode(root))
+    digest = hashlib.sha256()
     for part in parts:
         splits = part == "train" and "validation" not in parts
         for label, name in enumerate(class_names):
@@ -133,7 +135,7 @@ def _list_classes(root: Path, parts: list[str], class_names: tuple[str, ...], pr
                 n_file_bytes, modified_ns = _size_and_time(entry)
                 digest.update(os.fsencode(f"\0{part}/{name}/{entry.name}\0{n_file_bytes}\0{modified_ns}"))
                 n_bytes += n_file_bytes
-                files[part].append(Path(entry.path))
+                files[part].append(entry.path)
                 labels[part].append(label)
             n_found = len(files[part]) - n_before
             if n_found == 0:
@@ -166,8 +168,8 @@ def _threads(listing: Listing) -> int:
     return min(os.cpu_count() or 1, 8) if listing.n_bytes > 16384 * n_files else 1
 
 
-def _decode(files: list[Path], size: int, threads: int, problems: list[str]) -> Iterator[Images]:
-    def decode_block(block: list[Path]) -> tuple[Images, list[str]]:
+def _decode(files: list[str], size: int, threads: int, problems: list[str]) -> Iterator[Images]:
+    def decode_block(block: list[str]) -> tuple[Images, list[str]]:
         images = np.zeros((len(block), size, size, CHANNELS), dtype=np.uint8)
         unreadable = []
         for image, path in zip(images, block, strict=True):

@@ -59,25 +59,24 @@ def cifar10(argument: str, image_size: int | None) -> Source:
     """CIFAR-10, 32 × 32 × 3: downloaded by torchvision, or from the folder that is its argument."""
     from torchvision.datasets import CIFAR10
 
-    folder = Path(argument).expanduser().resolve() if argument else None
-    if folder and not any((folder / name).exists() for name in (CIFAR10.base_folder, CIFAR10.filename)):
-        raise DataError(
-            f"cifar10:{folder}: neither {CIFAR10.base_folder} nor {CIFAR10.filename} is in this folder"
-        )
-    return Source("cifar10", CIFAR10.tgz_md5, read=lambda scratch: _read_cifar10(folder, scratch))
+    given = Path(argument).expanduser().resolve() if argument else None
+    name = f"cifar10:{given}" if given else "cifar10"
+    if given and not any((given / part).exists() for part in (CIFAR10.base_folder, CIFAR10.filename)):
+        raise DataError(f"{name}: neither {CIFAR10.base_folder} nor {CIFAR10.filename} is in this folder")
+    return Source(name, CIFAR10.tgz_md5, read=lambda scratch: _read_cifar10(given, scratch))
 
 
-def _read_cifar10(folder: Path | None, scratch: Path) -> ImageData:
+def _read_cifar10(given: Path | None, scratch: Path) -> ImageData:
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
 
     by_hand = f"download {CIFAR10.url} by hand and give its folder: --data cifar10:FOLDER"
-    if folder and (folder / CIFAR10.base_folder).exists():
-        root = folder
+    if given and (given / CIFAR10.base_folder).exists():
+        root = given
     else:
         root = scratch
-        if folder:
-            archive = folder / CIFAR10.filename
+        if given:
+            archive = given / CIFAR10.filename
             if not check_integrity(archive, CIFAR10.tgz_md5):
                 raise DataError(
                     f"{archive}: the checksum is wrong, the file is damaged or incomplete; {by_hand}"
