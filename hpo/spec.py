@@ -63,9 +63,11 @@ class Component(_Model):
     @model_validator(mode="before")
     @classmethod
     def _from_table(cls, table: Any) -> Any:
-        if not isinstance(table, dict) or "name" not in table:
+        if not isinstance(table, dict):
             return table
-        return {"name": table["name"], "options": {k: v for k, v in table.items() if k != "name"}}
+        options = dict(table)
+        name = {"name": options.pop("name")} if "name" in table else {}
+        return {**name, "options": options}
 
     @model_serializer
     def _to_table(self) -> dict[str, Any]:
@@ -194,8 +196,8 @@ class StudySpec(_Model):
     @model_validator(mode="before")
     @classmethod
     def _choose_sampler(cls, table: Any) -> Any:
-        search = table.get("search")
-        if "sampler" in table or not isinstance(search, dict):
+        search = table.get("search") if isinstance(table, dict) else None
+        if not isinstance(search, dict) or "sampler" in table:
             return table
         grid = all(not isinstance(axis, dict) or "step" in axis for axis in search.values())
         return {**table, "sampler": {"name": "grid" if grid else "tpe"}}
@@ -280,16 +282,14 @@ class StudySpec(_Model):
 
     def _check_a_point_is_left(self) -> None:
         known = dict(self.fixed) if self.inherits else self.context()
-        constraints = self._constraints_on(known)
+        bounds = {name: (value, value) for name, value in known.items() if isinstance(value, int | float)}
+        bounds |= {name: axis.bounds for name, axis in self.search.items() if name in NUMBERS}
         size = self._size()
-        if size is not None and size <= MAX_GRID_POINTS:
-            left = any(True for _ in self._points(known))
-        else:
-            bounds = {name: (value, value) for name, value in known.items() if isinstance(value, int | float)}
-            bounds |= {name: axis.bounds for name, axis in self.search.items() if name in NUMBERS}
-            left = all(constraint.possible(bounds) for constraint in constraints)
-        if not left:
-            texts = " and ".join(str(constraint) for constraint in constraints)
+        wrong = [constraint for constraint in self._constraints_on(known) if not constraint.possible(bounds)]
+        if not wrong and size is not None and size <= MAX_GRID_POINTS and not any(self._points(known)):
+            wrong = list(self.constraints or IMPLIED)
+        if wrong:
+            texts = " and ".join(str(constraint) for constraint in wrong)
             raise InputError(f"constraints leave no point: nothing in the search space satisfies {texts}")
 
 
@@ -366,7 +366,8 @@ _TABLES: dict[tuple[str, ...], type[BaseModel]] = {
 
 def _explain(error: ValidationError) -> str:
     """The first problem that pydantic found, in the words of study files."""
-    first = error.errors()[0]
+    # a misspelt key is what is wrong, that the right one is missing only follows from it
+    first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     path = tuple(part for part in first["loc"] if isinstance(part, str))
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden" and path[:-1] in _TABLES:

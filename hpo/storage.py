@@ -36,6 +36,8 @@ from hpo.errors import InputError, MissingError, TrialLost
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # "A new study created in RDB" is no news to our users
+
 SQLITE_BUSY_SECONDS = 60
 RETRY_SECONDS = 600  # an outage shorter than this costs nobody his trial
 ATTEMPT_KEY = "attempt_key"

@@ -108,11 +108,10 @@ def main() -> None:
             run = contender(options)
             runs[name].append(run)
             print(f"round {number + 1}: {name}: {images / run[0]:,.0f} images/s", file=sys.stderr)
-    print(
-        f"# {time.strftime('%Y-%m-%d')}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores,"
-    )
+    machine = platform.processor() or platform.machine()
+    print(f"# {time.strftime('%Y-%m-%d')}, {machine}, {os.cpu_count()} cores,")
     print(f"# torch {torch.__version__}, {options.rounds} rounds of {images:,} images, batches of 20")
-    print("contender,images_per_second,min,max,ratio_to_hpo,macro_f1")
+    print("contender,images_per_second,min,max,hpo_is_faster_by,macro_f1")
     for name, measured in runs.items():
         speeds = [images / seconds for seconds, _ in measured]
         ratios = [ours[0] / theirs[0] for ours, theirs in zip(measured, runs["hpo run"], strict=True)]

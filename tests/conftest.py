@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SMALL_STUDIES = {
+    "rate": """
+        title = "Learning rate"
+        section = "1"
+        [base]
+        conv1_channels = 8
+        conv2_channels = 8
+        [search]
+        learning_rate = [0.003, 0.001]
+    """,
+    "shape": """
+        title = "A sampled study under a constraint"
+        section = "2"
+        inherits = "rate"
+        trials = 3
+        constraints = ["conv1_channels <= conv2_channels"]
+        [search]
+        conv1_channels = [4, 8, 16]
+        conv2_channels = [4, 8, 16]
+        [sampler]
+        name = "random"
+    """,
+}
+SMALL_RUN = ("--data=digits", "--limit-train=200", "--limit-valid=100", "--epochs=3", "--final-seeds=2")
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A data cache of this test run's own, and no options from the user's environment."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = {name: value for name, value in os.environ.items() if name.startswith("HPO_")}
+    for name in before:
+        del os.environ[name]
+    os.environ["HPO_CACHE"] = str(folder)
+    yield folder
+    del os.environ["HPO_CACHE"]
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def small_studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two small studies, one a grid and one sampled."""
+    folder = tmp_path_factory.mktemp("studies")
+    for name, text in SMALL_STUDIES.items():
+        (folder / f"{name}.toml").write_text(text)
+    return folder
+
+
+def hpo(*arguments: object, timeout: float = 120) -> Result:
+    """Runs the real command to its end."""
+    command = [sys.executable, "-m", "hpo", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def start_hpo(*arguments: object) -> subprocess.Popen[str]:
+    """Starts the real command in a process group of its own."""
+    command = [sys.executable, "-m", "hpo", *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs a command in this process: quick, for what trains nothing."""
+    from hpo.cli import main
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["hpo", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        captured = capsys.readouterr()
+        return Result(exit_.value.code, captured.out, captured.err)  # type: ignore[arg-type]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, small_studies: Path) -> Path:
+    """The output folder of a small plan that ran undisturbed."""
+    out = tmp_path_factory.mktemp("finished") / "out"
+    result = hpo("run", "--studies", small_studies, "--out", out, "--workers=2", *SMALL_RUN)
+    assert result.code == 0, result.err
+    return out

@@ -1,0 +1,196 @@
+"""What the command line says when something is wrong, and what it does not load when nothing is."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import SMALL_RUN, Result
+
+Cli = Callable[..., Result]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "studies").mkdir()
+    return tmp_path
+
+
+WRONG_FILES = {
+    "search.lr is not a parameter; did you mean 'learning_rate'?": "[search]\nlr = [0.1]",
+    "did you mean 'search'?": "[serch]\nlearning_rate = [0.1]",
+    "learning_rate = -1": "[search]\nlearning_rate = [-1]",
+    "median": '[search]\nlearning_rate = [0.1]\n[pruner]\nname = "medain"',
+    "did you mean 'n_warmup_steps'?": (
+        '[search]\nlearning_rate = [0.1]\n[pruner]\nname = "median"\nn_warmup_step = 3'
+    ),
+    "tpe": '[search]\nlearning_rate = [0.1]\n[sampler]\nname = "tpee"',
+    "nobody": 'inherits = "nobody"\n[search]\nlearning_rate = [0.1]',
+    "line 1": "[search\n",
+}
+
+
+@pytest.mark.parametrize("command", ["run", "create", "plan"])
+@pytest.mark.parametrize(("says", "text"), WRONG_FILES.items(), ids=[str(n) for n in range(len(WRONG_FILES))])
+def test_a_wrong_study_file_is_named_with_key_and_cure(
+    cli: Cli, folder: Path, command: str, says: str, text: str
+) -> None:
+    (folder / "studies" / "lr.toml").write_text(text)
+    result = cli(command, "--studies=studies", "--data=digits")
+    assert result.code == 2
+    assert result.err.startswith(f"hpo {command}: studies/lr.toml: ")
+    assert says in result.err
+    assert result.out == ""
+    assert not list(folder.glob("**/*.db"))
+
+
+WRONG_OPTIONS = [
+    (["run", "--data=fodler:x"], "did you mean 'folder'?"),
+    (["run", "--data=folder:missing"], "missing"),
+    (["run", "--data=python:nomodule:f"], "nomodule"),
+    (["run", "--data=digits", "--epochs=0"], "--epochs"),
+    (["run", "--data=digits", "--final-seeds=0"], "--final-seeds = 0"),
+    (["run", "--data=digits", "--limit-train=5"], "5"),
+    (["run", "--data=digits", "--limit-train=5000"], "5000|5,000"),
+    (["run", "--data=digits", "--image-size=16"], "folder"),
+    (["run", "--data=digits", "--device=cuda:99"], "device"),
+    (["run", "--data=digits", "--device=tpu"], "device"),
+    (["run", "--workers=many"], "auto"),
+    (["run", "--precision=fp8"], "fp32"),
+    (["run", "--storage=nonsense"], "database URL"),
+    (["run", "--studies=nowhere"], "nowhere"),
+    (["plan", "lerning-rate", "--data=digits"], "did you mean 'learning-rate'?"),
+    (["status"], "hpo run"),
+    (["resume"], "hpo run"),
+    (["worker"], "hpo run"),
+    (["final"], "hpo run"),
+    (["export"], "hpo run"),
+    (["predict", "nothing.pt", "cat.jpg"], "nothing.pt"),
+    (["frobnicate"], "No such command"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), WRONG_OPTIONS, ids=[" ".join(a) for a, _ in WRONG_OPTIONS])
+def test_wrong_input_is_exit_2_and_one_message(
+    cli: Cli, folder: Path, arguments: list[str], says: str
+) -> None:
+    result = cli(*arguments)
+    assert result.code == 2, result
+    assert re.search(says, result.err), result.err
+    assert "Traceback" not in result.err
+    assert result.out == ""
+
+
+@pytest.fixture
+def created(cli: Cli, folder: Path, small_studies: Path) -> Path:
+    result = cli("create", "--studies", small_studies, *SMALL_RUN)
+    assert result.code == 0, result.err
+    return folder / "hpo-out"
+
+
+def test_create_writes_the_plan_and_no_trial(cli: Cli, created: Path) -> None:
+    studies = json.loads(cli("status", "--json").out)["studies"]
+    assert [study["state"] for study in studies] == ["pending"] * 3
+    assert [study["points"]["waiting"] for study in studies] == [2, 3, 1]
+    assert json.loads(cli("show", "rate", "--json").out)["points"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "both"),
+    [
+        (["--epochs=4"], ("4", "3")),
+        (["--data=cifar10"], ("cifar10", "digits")),
+        (["--seeds=2"], ("2", "1")),
+        (["--no-pruning"], ("False", "True")),
+        (["--inherit=published"], ("published", "winners")),
+    ],
+)
+def test_an_option_that_contradicts_the_plan_names_both_sides(
+    cli: Cli, created: Path, arguments: list[str], both: tuple[str, str]
+) -> None:
+    for command in ("create", "run"):
+        result = cli(command, *arguments)
+        assert result.code == 2
+        assert arguments[0].split("=")[0].replace("no-", "") in result.err
+        assert all(side in result.err for side in both)
+
+
+def test_the_same_options_again_are_no_contradiction(cli: Cli, created: Path, small_studies: Path) -> None:
+    assert cli("create", "--studies", small_studies, *SMALL_RUN).code == 0
+    assert cli("create").code == 0
+
+
+def test_other_study_files_contradict_the_plan(cli: Cli, created: Path, folder: Path) -> None:
+    (folder / "studies" / "rate.toml").write_text("[search]\nlearning_rate = [0.5]")
+    result = cli("create", "--studies=studies")
+    assert result.code == 2
+    assert "rate" in result.err or "shape" in result.err
+    assert "plan" in result.err
+
+
+def test_an_unknown_study_is_met_with_the_nearest(cli: Cli, created: Path) -> None:
+    for command in ("show", "run", "retry"):
+        result = cli(command, "rat")
+        assert result.code == 2
+        assert "did you mean 'rate'?" in result.err
+
+
+@pytest.mark.parametrize(
+    ("trial", "says"), [("rate", "STUDY/NUMBER"), ("rate/9", "0 trials"), ("x/0", "not a study")]
+)
+def test_verify_of_what_is_not_there(cli: Cli, created: Path, trial: str, says: str) -> None:
+    result = cli("verify", trial)
+    assert result.code == 2
+    assert says in result.err
+
+
+def test_options_come_from_the_environment_too(
+    cli: Cli, folder: Path, small_studies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HPO_OUT", "elsewhere")
+    monkeypatch.setenv("HPO_EPOCHS", "7")
+    monkeypatch.setenv("HPO_STUDIES", str(small_studies))
+    monkeypatch.setenv("HPO_DATA", "digits")
+    assert cli("create").code == 0
+    assert (folder / "elsewhere" / "hpo.db").exists()
+    monkeypatch.setenv("HPO_EPOCHS", "8")
+    assert "--epochs 8" in cli("create").err
+
+
+def test_plan_forecasts_and_writes_nothing(cli: Cli, folder: Path) -> None:
+    result = cli("plan", "--data=digits", "--limit-train=200", "--epochs=2", "--seeds=3", "--json")
+    assert result.code == 0, result.err
+    lines = {line["study"]: line for line in json.loads(result.out)}
+    assert [line["points"] for line in lines.values()] == [16, 3, 3, 4, 3, 2, 1]
+    assert lines["network-setup"]["epochs"] == 16 * 2 * 3
+    assert all(line["seconds"] > 0 for line in lines.values())
+    assert not list(folder.glob("**/*.db"))
+    table = cli("plan", "learning-rate", "--data=digits", "--limit-train=200")
+    assert "learning-rate" in table.out
+    assert "batch-size" not in table.out
+
+
+@pytest.mark.parametrize(("arguments", "unloaded"), [(["--help"], "optuna"), (["status"], "torch")])
+def test_what_is_not_needed_is_not_loaded(created: Path, arguments: list[str], unloaded: str) -> None:
+    code = (
+        "import sys\nfrom hpo.cli import main\n"
+        f"sys.argv = {['hpo', *arguments]!r}\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        f"assert {unloaded!r} not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_csv_holds_no_formulas(capsys: pytest.CaptureFixture[str]) -> None:
+    from hpo.cli.tables import write_csv
+
+    write_csv([{"a": "=1+1", "b": "-2", "c": -2, "d": "@x", "e": "plain"}])
+    assert capsys.readouterr().out.splitlines()[1] == "'=1+1,'-2,-2,'@x,plain"

@@ -1,0 +1,399 @@
+"""The real command, real processes, real images (scikit-learn's digits)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import SMALL_RUN, Result, hpo, start_hpo
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import hpo as library
+from hpo.decision import epoch_records
+from hpo.plan import Plan
+from hpo.queue import Slots, SlotState
+
+Cli = Callable[..., Result]
+
+
+def accepted_epochs(plan: Plan) -> dict[tuple[str, str], Any]:
+    """Per point: parameters and every stored epoch, seconds apart."""
+    found = {}
+    for name in plan.all_names:
+        slots = Slots.of(plan.trials(name))
+        for slot in slots.attempts:
+            trial = slots.accepted(slot)
+            assert trial is not None
+            records = epoch_records(trial)
+            for seeds in records:
+                for seed in seeds:
+                    del seed["seconds"]
+            tests = {key: value for key, value in trial.user_attrs.items() if key.startswith("test:")}
+            found[name, slot.point] = (trial.user_attrs["config"], records, tests, trial.value)
+    return found
+
+
+def n_accepted(plan: Plan) -> dict[str, int]:
+    """Per study the number of trials with a result; more than its points would be double results."""
+    return {name: sum(t.value is not None for t in plan.trials(name)) for name in plan.all_names}
+
+
+# --- an undisturbed run -----------------------------------------------------------------------------------
+
+
+def test_status_json_is_the_contract(finished: Path, cli: Cli) -> None:
+    result = cli("status", "--out", finished, "--json")
+    assert result.code == 0
+    studies = json.loads(result.out)["studies"]
+    assert [study["name"] for study in studies] == ["rate", "shape", "final"]
+    for study in studies:
+        assert study.keys() >= {"name", "section", "state", "points", "best", "inherited"}
+        assert study["state"] == "done"
+        assert study["points"].keys() == {"waiting", "running", "complete", "pruned", "failed"}
+        assert study["best"].keys() == {"trial", "value", "params"}
+    assert [sum(study["points"].values()) for study in studies] == [2, 3, 1]
+    assert studies[0]["inherited"] is None
+    assert studies[1]["inherited"]["study"] == "rate"
+    assert studies[1]["inherited"]["params"]["learning_rate"] in (0.003, 0.001)
+
+
+def test_final_json_is_the_contract(finished: Path, cli: Cli) -> None:
+    record = json.loads(cli("final", "--out", finished, "--json").out)
+    keys = "config seeds selected_epoch test std per_seed per_epoch per_class confusion_matrix"
+    assert record.keys() >= set(keys.split())
+    assert record["seeds"] == [10_000, 10_001]
+    assert [epoch["epoch"] for epoch in record["per_epoch"]] == [1, 2, 3]
+    selected = record["per_epoch"][record["selected_epoch"] - 1]
+    assert record["test"] == {key: selected[key] for key in ("accuracy", "loss", "macro_f1")}
+    mean = np.mean([seed["macro_f1"] for seed in record["per_seed"]])
+    assert record["test"]["macro_f1"] == pytest.approx(mean)
+    matrix = np.array(record["confusion_matrix"])
+    assert matrix.sum() == pytest.approx(359)  # a fifth of scikit-learn's 1,797 digits
+    assert np.trace(matrix) / matrix.sum() == pytest.approx(record["test"]["accuracy"])
+    assert record["shrinkage"] == pytest.approx(record["search_macro_f1"] - record["fresh_macro_f1"])
+    wrong = [each["probability"] for each in record["most_confidently_wrong"]]
+    assert wrong == sorted(wrong, reverse=True)
+    assert all(each["label"] != each["predicted"] for each in record["most_confidently_wrong"])
+
+
+def test_validation_chooses_the_epoch_of_the_answer(finished: Path) -> None:
+    plan = library.find_plan(finished)
+    (trial,) = plan.trials("final")
+    means = [np.mean([seed["valid_macro_f1"] for seed in seeds]) for seeds in epoch_records(trial)]
+    assert library.final_result(plan)["selected_epoch"] == 1 + int(np.argmax(means))
+    assert trial.value == pytest.approx(max(means))
+
+
+def test_trials_say_what_they_were_trained_from(finished: Path) -> None:
+    plan = library.find_plan(finished)
+    for name in plan.all_names:
+        for trial in plan.trials(name):
+            attrs = trial.user_attrs
+            assert attrs["config"]["epochs"] == 3
+            assert attrs["versions"].keys() >= {"hpo", "optuna", "torch"}
+            assert attrs["precision"] in ("fp32", "bf16")
+            assert attrs["threads"] >= 1
+            assert len(epoch_records(trial)) == len(trial.intermediate_values) == 3
+            assert attrs["owner"]["pid"] != os.getpid()
+    for trial in plan.trials("shape"):
+        assert trial.params["conv1_channels"] <= trial.params["conv2_channels"]
+        assert trial.user_attrs["config"]["conv1_channels"] == trial.params["conv1_channels"]
+    attrs = plan.storage.study_attrs()
+    decision = plan.decision("rate")
+    assert decision is not None
+    assert attrs["shape"]["inherited"]["params"] == decision.params
+    assert attrs["shape"]["inherited"]["source"] == {"study": "rate", "trial": decision.source.trial}
+    assert {attrs[name]["identity"]["fingerprint"] for name in plan.all_names} == {plan.identity.fingerprint}
+
+
+def test_tables_and_csv(finished: Path, cli: Cli) -> None:
+    shown = cli("show", "rate", "--out", finished)
+    assert shown.code == 0
+    assert "learning_rate" in shown.out
+    assert "decision: chose learning_rate" in shown.out
+    assert "not tested" in cli("best", "--out", finished).out
+    assert "which validation chose" in cli("final", "--out", finished).out
+    exported = list(csv.DictReader(io.StringIO(cli("export", "--out", finished).out)))
+    assert [row["study"] for row in exported] == ["rate"] * 2 + ["shape"] * 3 + ["final"]
+    assert all(row["param_epochs"] == "3" for row in exported)
+    as_json = json.loads(cli("export", "--format=json", "--out", finished).out)
+    assert len(as_json) == 6
+
+
+def test_predict_with_the_saved_model(finished: Path, cli: Cli, tmp_path: Path) -> None:
+    digits = load_digits()
+    paths = []
+    for index in range(20):
+        paths.append(tmp_path / f"{index}.png")
+        pixels = np.rint(digits.images[index] * (255 / 16)).astype(np.uint8)
+        Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC).save(paths[-1])
+    predictions = json.loads(cli("predict", finished / "model.pt", *paths, "--json").out)
+    right = sum(p["label"] == str(digits.target[i]) for i, p in enumerate(predictions))
+    assert right >= 10  # ten classes: two would be chance
+    assert all(0 < p["probability"] <= 1 for p in predictions)
+
+
+def test_verify_trains_again_to_the_same_bits(finished: Path, cli: Cli) -> None:
+    for trial in ("rate/1", "shape/2"):
+        result = cli("verify", trial, "--out", finished)
+        assert (result.code, "equal to the bit" in result.out) == (0, True), result
+
+
+def test_the_folder_holds_what_it_should(finished: Path) -> None:
+    assert sorted(path.name for path in finished.glob("*.db")) == ["hpo.db"]
+    assert (finished / "most-confidently-wrong.png").stat().st_size > 0
+    assert not list(finished.glob("checkpoints/**/*.checkpoint"))  # of finished trials none is needed
+
+
+def test_run_again_trains_nothing_and_says_the_same(finished: Path) -> None:
+    before = n_accepted(library.find_plan(finished))
+    result = hpo("run", "--out", finished)
+    assert result.code == 0, result.err
+    assert "test macro F1" in result.out
+    assert n_accepted(library.find_plan(finished)) == before == {"rate": 2, "shape": 3, "final": 1}
+
+
+def test_the_outcome_fits_a_narrow_terminal(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for columns in (80, 140):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        result = hpo("status", "--out", finished)
+        assert max(map(len, result.out.splitlines())) <= columns
+
+
+# --- disturbed runs ---------------------------------------------------------------------------------------
+
+
+def kill_everything(process: Any) -> None:
+    """SIGKILL to the command and its workers at once, like a power cut for them."""
+    import psutil
+
+    family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    for member in family:
+        member.kill()
+    psutil.wait_procs(family, timeout=10)
+    process.communicate()
+
+
+def test_killed_runs_end_bit_for_bit_where_an_undisturbed_one_ends(
+    finished: Path, small_studies: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = ("run", "--studies", small_studies, "--out", out, "--workers=2", *SMALL_RUN)
+    chance = random.Random(1)
+    kills = 0
+    for _ in range(4):
+        process = start_hpo(*command)
+        time.sleep(5.0 + 3 * chance.random())  # workers take about five seconds to start
+        if process.poll() is None:
+            kill_everything(process)
+            kills += 1
+    assert kills, "every run ended before it was killed: kill earlier"
+    result = hpo(*command)
+    assert result.code == 0, result.err
+    disturbed, undisturbed = library.find_plan(out), library.find_plan(finished)
+    assert n_accepted(disturbed) == n_accepted(undisturbed)
+    assert accepted_epochs(disturbed) == accepted_epochs(undisturbed)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_puts_trials_back_and_the_run_goes_on(
+    number: signal.Signals, code: int, small_studies: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = ("--data=digits", "--limit-train=1000", "--limit-valid=100", "--epochs=200", "--final-seeds=1")
+    process = start_hpo("run", "rate", "--studies", small_studies, "--out", out, "--workers=2", *options)
+    deadline = time.monotonic() + 60
+    while not list(out.glob("checkpoints/**/*.checkpoint")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(number)
+    began = time.monotonic()
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == code, err
+    assert time.monotonic() - began < 10
+    assert "nothing is lost" in err
+    plan = library.find_plan(out)
+    slots = Slots.of(plan.trials("rate"))
+    assert {slots.state(slot) for slot in slots.attempts} == {SlotState.WAITING}
+    assert any(t.user_attrs.get("reason", "").startswith("released") for t in plan.trials("rate"))
+    assert list(out.glob("checkpoints/**/*.checkpoint"))
+
+
+def test_workers_stop_when_their_parent_is_killed(small_studies: Path, tmp_path: Path) -> None:
+    import psutil
+
+    out = tmp_path / "out"
+    options = ("--data=digits", "--limit-train=1000", "--limit-valid=100", "--epochs=200")
+    process = start_hpo("run", "rate", "--studies", small_studies, "--out", out, "--workers=2", *options)
+    deadline = time.monotonic() + 60
+    while not list(out.glob("checkpoints/**/*.checkpoint")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert len(workers) == 2
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive
+
+
+def test_runs_started_at_once_share_the_work(small_studies: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ("run", "--studies", small_studies, "--out", out, "--workers=1", *SMALL_RUN)
+    processes = [start_hpo(*command) for _ in range(2)]
+    outputs = [(process.communicate(timeout=120), process.returncode) for process in processes]
+    assert [code for _, code in outputs] == [0, 0], outputs
+    plan = library.find_plan(out)
+    assert n_accepted(plan) == {"rate": 2, "shape": 3, "final": 1}
+    owners = {t.user_attrs["owner"]["pid"] for name in plan.all_names for t in plan.trials(name)}
+    assert len(owners) == 2
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------
+
+TINY_MODULE = """
+import os
+import numpy as np
+from hpo import ImageData
+
+def images():
+    size = int(os.environ.get("TINY_SIZE", "8"))
+    generator = np.random.default_rng(int(os.environ.get("TINY_SEED", "0")))
+    labels = np.arange(60) % 2
+    pixels = generator.integers(0, 128, (60, size, size, 1)) + 100 * labels[:, None, None, None]
+    pixels = pixels.astype(np.uint8)
+    return ImageData(pixels, labels, pixels[:20], labels[:20], ("dark", "bright"))
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """Options for a data set of 60 images made by a user's module."""
+    (tmp_path / "tiny.py").write_text(TINY_MODULE)
+    monkeypatch.chdir(tmp_path)
+    return ("--data=python:tiny:images", "--out=out", "--studies=studies", "--epochs=2", "--final-seeds=1")
+
+
+def write_study(name: str, text: str) -> None:
+    Path("studies").mkdir(exist_ok=True)
+    Path(f"studies/{name}.toml").write_text(text)
+
+
+def test_the_search_never_opens_the_test_set(tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPO_CACHE", "cache")
+    write_study("rate", "[search]\nlearning_rate = [0.01, 0.001]")
+    assert hpo("create", *tiny).code == 0
+    files = list(Path("cache").glob("*/test_*"))
+    assert len(files) == 2
+    contents = {file: file.read_bytes() for file in files}
+    for file in files:
+        file.unlink()
+    searched = hpo("run", "rate", *tiny)
+    assert searched.code == 0, searched.err
+    assert hpo("final", "--out=out").code != 0
+    for file, content in contents.items():
+        file.write_bytes(content)
+    assert hpo("final", "--out=out").code == 0
+
+
+def test_other_data_are_refused_with_both_fingerprints(
+    tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_study("rate", "[search]\nlearning_rate = [0.01]")
+    assert hpo("create", *tiny).code == 0
+    ours = library.find_plan("out").identity.fingerprint
+    monkeypatch.setenv("TINY_SEED", "1")
+    for command in (("run", "--out=out"), ("worker", "--out=out")):
+        result = hpo(*command)
+        assert result.code == 2
+        assert ours in result.err
+        assert result.err.count("fingerprint") >= 2
+        assert "Traceback" not in result.err
+
+
+def test_a_diverged_trial_is_a_result_and_never_the_best(tiny: tuple[str, ...]) -> None:
+    write_study("rate", '[base]\noptimizer = "sgd"\n[search]\nlearning_rate = [100.0, 0.001]')
+    result = hpo("run", "rate", *tiny, "--precision=fp32")
+    assert result.code == 0, result.err
+    plan = library.find_plan("out")
+    diverged, fine = library.rows(plan, "rate")
+    assert (diverged.state, fine.state) == ("pruned", "complete")
+    assert diverged.reason.startswith("diverged")
+    assert len(plan.trials("rate")) == 2  # never tried again
+    decision = plan.decision("rate")
+    assert decision is not None
+    assert decision.params["learning_rate"] == 0.001
+    assert "diverged" in hpo("show", "rate", "--out=out").out
+
+
+def test_a_point_that_always_fails_is_given_up_and_can_be_retried(
+    tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TINY_SIZE", "2")  # two poolings leave nothing of 2 × 2 pixels
+    write_study("rate", "[search]\nlearning_rate = [0.01, 0.001]")
+    result = hpo("run", *tiny)
+    assert result.code == 1, result.err
+    assert "failed for good" in result.err
+    assert "Traceback" not in result.err
+    plan = library.find_plan("out")
+    assert [row.state for row in library.rows(plan, "rate")] == ["failed", "failed"]
+    assert all("2" in row.reason and row.attempt == 2 for row in library.rows(plan, "rate"))
+    retried = hpo("retry", "--out=out")
+    assert "2 queued again" in retried.out
+    assert {row.state for row in library.rows(library.find_plan("out"), "rate")} == {"waiting"}
+    assert "error:" in hpo("show", "rate", "--out=out").out
+
+
+def test_inherit_published_runs_one_section_alone_with_its_control(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = hpo("run", "l2", "--inherit=published", "--out", out, *SMALL_RUN, "--no-pruning")
+    assert result.code == 0, result.err
+    plan = library.find_plan(out)
+    states = {study.name: study.state for study in library.status(plan)}
+    assert states.pop("l2") == "done"
+    assert set(states.values()) == {"pending"}
+    rows = library.rows(plan, "l2")
+    assert [row.point for row in rows] == ["control", *[row.point for row in rows[1:]]]
+    assert len(rows) == 5
+    decision = plan.decision("l2")
+    assert decision is not None
+    assert decision.control is not None
+    assert decision.control.params["l2"] == 0.0
+    assert decision.control.params["learning_rate"] == 0.0001
+    assert decision.control.seeds.keys() == {0}
+
+
+def test_published_batch_size_needs_no_extra_control(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = hpo("run", "batch-size", "--inherit=published", "--out", out, *SMALL_RUN, "--seeds=3")
+    assert result.code == 0, result.err
+    plan = library.find_plan(out)
+    assert [row.params["batch_size"] for row in library.rows(plan, "batch-size")] == [20, 40, 80]
+    decision = plan.decision("batch-size")
+    assert decision is not None
+    assert decision.tested
+    assert decision.control is not None
+    assert decision.control.params["batch_size"] == 20
+
+
+def test_median_pruning_prunes_and_says_so(tiny: tuple[str, ...]) -> None:
+    write_study(
+        "rate",
+        "[search]\nlearning_rate = [0.003, 0.002, 0.001, 1e-7]\n"
+        '[pruner]\nname = "median"\nn_startup_trials = 2\nn_warmup_steps = 2',
+    )
+    result = hpo("run", "rate", *tiny[:-2], "--epochs=4", "--workers=1")
+    assert result.code == 0, result.err
+    rows = library.rows(library.find_plan("out"), "rate")
+    assert rows[-1].state == "pruned"
+    assert rows[-1].reason == "pruned: by median after epoch 2"
+    assert rows[-1].epochs == 2

@@ -1,0 +1,213 @@
+"""One worker in this process, over every sampler and pruner there is; real SQLite, real training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpo import results
+from hpo.decision import epoch_records
+from hpo.plan import Options, Plan, read_studies
+from hpo.queue import Queue, Slots, SlotState
+from hpo.run import identify
+from hpo.sampling import PRUNERS, SAMPLERS
+from hpo.storage import Storage
+from hpo.worker import work
+
+PRUNER_OPTIONS = {
+    "none": {},
+    "median": {"n_startup_trials": 1},
+    "percentile": {"percentile": 50.0, "n_startup_trials": 1},
+    "successive-halving": {"reduction_factor": 2},
+    "hyperband": {"reduction_factor": 2},
+    "patient": {"patience": 1, "wrapped": {"name": "median", "n_startup_trials": 1}},
+    "threshold": {"lower": 0.9},
+}
+SIZES: dict[str, Any] = {
+    "data": "digits",
+    "limit_train": 100,
+    "limit_valid": 50,
+    "epochs": 3,
+    "final_seeds": 1,
+}
+
+
+def toml(table: dict[str, Any]) -> str:
+    """One inline table."""
+    pairs = [f"{key} = {toml(v) if isinstance(v, dict) else json.dumps(v)}" for key, v in table.items()]
+    return "{" + ", ".join(pairs) + "}"
+
+
+def made_plan(folder: Path, studies: dict[str, str], **options: Any) -> Plan:
+    """A plan in a database of its own, ready to be worked on."""
+    (folder / "studies").mkdir(parents=True)
+    for name, text in studies.items():
+        (folder / "studies" / f"{name}.toml").write_text(text)
+    storage = Storage(f"sqlite:///{folder / 'hpo.db'}", create=True)
+    chosen = Options(**{**SIZES, **options})
+    return Plan.create(storage, read_studies(folder / "studies"), chosen, identify(chosen, 2))
+
+
+SMALL = "[base]\nconv1_channels = 4\nconv2_channels = 4\nhidden_units = 16\n"
+SAMPLED = """
+[search]
+conv1_channels = [2, 4]
+conv2_channels = [2, 4]
+learning_rate = {low = 1e-4, high = 1e-1, log = true}
+"""
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "grid"])
+def test_every_sampler_fills_its_budget_with_feasible_points_beside_a_control(
+    sampler: str, tmp_path: Path
+) -> None:
+    rest = 'constraints = ["conv1_channels <= conv2_channels"]\ntrials = 12\n'
+    options = "" if sampler == "qmc" else "\nn_startup_trials = 3" if sampler != "random" else ""
+    study = f'inherits = "first"\n{rest}{SAMPLED}[sampler]\nname = "{sampler}"{options}'
+    first = f"{SMALL}[search]\nbatch_size = [20]\n[published]\nchoice = {{batch_size = 20}}"
+    plan = made_plan(tmp_path, {"first": first, "second": study}, inherit="published", epochs=1)
+    assert work(plan.storage, out=tmp_path, studies=["second"]) is None
+    rows = results.rows(plan, "second")
+    assert [row.point for row in rows] == ["control", *[f"#{index}" for index in range(12)]]
+    assert {row.state for row in rows} == {"complete"}
+    assert all(row.params["conv1_channels"] <= row.params["conv2_channels"] for row in rows[1:])
+    assert len({row.params["learning_rate"] for row in rows[1:]}) >= 10  # GP may try an end of a range twice
+    assert len(plan.trials("second")) == 13  # what broke the constraint cost no trial
+
+
+@pytest.mark.parametrize("pruner", PRUNERS)
+def test_every_pruner_leaves_a_winner_and_ends_the_plan(pruner: str, tmp_path: Path) -> None:
+    table = toml({"name": pruner, **PRUNER_OPTIONS[pruner]})
+    study = f"pruner = {table}\n{SMALL}[search]\nlearning_rate = [0.01, 0.003, 0.001, 1e-5, 1e-6]"
+    plan = made_plan(tmp_path, {"rate": study})
+    assert work(plan.storage, out=tmp_path) is None
+    rows = results.rows(plan, "rate")
+    assert {row.state for row in rows} <= {"complete", "pruned"}
+    for row in rows:
+        assert (row.epochs == 3) is (row.state == "complete")
+        assert (f"by {pruner} after epoch {row.epochs}" in row.reason) is (row.state == "pruned")
+    if pruner == "none":
+        assert {row.state for row in rows} == {"complete"}
+    if pruner in ("median", "threshold"):
+        assert "pruned" in {row.state for row in rows}
+    assert Queue(plan.storage, "final").slots().attempts or pruner == "threshold"
+
+
+def test_pruning_can_be_switched_off_for_the_whole_plan(tmp_path: Path) -> None:
+    study = f'{SMALL}[search]\nlearning_rate = [0.01, 1e-6]\n[pruner]\nname = "threshold"\nlower = 0.99'
+    plan = made_plan(tmp_path, {"rate": study}, pruning=False)
+    work(plan.storage, out=tmp_path)
+    assert {row.state for row in results.rows(plan, "rate")} == {"complete"}
+
+
+def test_k_seeds_train_in_lockstep_and_each_as_it_would_alone(tmp_path: Path) -> None:
+    study = {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"}
+    together = made_plan(tmp_path / "together", study, seeds=3)
+    alone = made_plan(tmp_path / "alone", study, seed=2)
+    for plan, name in ((together, "together"), (alone, "alone")):
+        work(plan.storage, out=tmp_path / name, studies=["rate"])
+    records = [epoch_records(plan.trials("rate")[0]) for plan in (together, alone)]
+    for epochs in zip(*records, strict=True):
+        third, only = epochs[0][2], epochs[1][0]
+        assert third["seed"] == only["seed"] == 2
+        for key in ("train_loss", "valid_loss", "valid_macro_f1", "layers"):
+            assert third[key] == only[key]
+    mean = sum(seed["valid_macro_f1"] for seed in records[0][0]) / 3
+    assert together.trials("rate")[0].intermediate_values[1] == pytest.approx(mean)
+
+
+def test_the_winner_travels_down_the_chain(tmp_path: Path) -> None:
+    plan = made_plan(
+        tmp_path,
+        {
+            "a": f"{SMALL}[search]\nlearning_rate = [1e-6, 0.01]",
+            "b": 'inherits = "a"\n[search]\nbatch_size = [20, 100]',
+            "c": 'inherits = "b"\n[fixed]\nbatch_norm = true\n[search]\nhidden_units = [8, 16]',
+        },
+    )
+    assert work(plan.storage, out=tmp_path) is None
+    decisions = {name: plan.decision(name) for name in plan.specs}
+    for child, parent in (("b", "a"), ("c", "b")):
+        inherited, decided = plan.inherited(child), decisions[parent]
+        assert inherited is not None
+        assert decided is not None
+        assert inherited.params == decided.params
+        assert decided.params["learning_rate"] == 0.01
+        for trial in plan.trials(child):
+            changed = set(trial.params) | ({"batch_norm"} if child == "c" else set())
+            config = trial.user_attrs["config"]
+            assert {key for key in config if config[key] != decided.params[key]} <= changed
+        # the control is the earlier trial, by reference: nothing is trained for it
+        assert {row.point for row in results.rows(plan, child)} == {
+            trial.user_attrs["point"] for trial in plan.trials(child)
+        }
+        assert "control" not in {trial.user_attrs["point"] for trial in plan.trials(child)}
+    last = decisions["c"]
+    assert last is not None
+    (final,) = plan.trials("final")
+    assert final.user_attrs["config"] == last.params
+
+
+def test_a_constraint_that_the_inherited_values_break_leaves_what_was_inherited(tmp_path: Path) -> None:
+    plan = made_plan(
+        tmp_path,
+        {
+            "a": f"{SMALL}[search]\nlearning_rate = [0.01]",
+            "b": 'inherits = "a"\nconstraints = ["conv1_channels > 4"]\n[search]\nbatch_size = [20]',
+        },
+    )
+    assert work(plan.storage, out=tmp_path) is None
+    decision = plan.decision("b")
+    assert decision is not None
+    assert not decision.adopted
+    assert decision.params["conv1_channels"] == 4
+    assert Slots.of(plan.trials("b")).attempts == {}
+
+
+def test_a_damaged_checkpoint_is_put_aside_and_the_result_is_the_same(tmp_path: Path) -> None:
+    study = {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"}
+    ends = []
+    for name in ("undisturbed", "disturbed"):
+        plan = made_plan(tmp_path / name, study)
+        if name == "disturbed":
+            stop_after_two_epochs(plan, tmp_path / name)
+            newest = max((tmp_path / name).glob("checkpoints/**/*.checkpoint"))
+            newest.write_bytes(newest.read_bytes()[:-100])
+        work(plan.storage, out=tmp_path / name, studies=["rate"])
+        slots = Slots.of(plan.trials("rate"))
+        (slot,) = slots.attempts
+        assert slots.state(slot) == SlotState.COMPLETE
+        trial = slots.accepted(slot)
+        assert trial is not None
+        ends.append((trial.value, trial.intermediate_values))
+        if name == "disturbed":
+            assert trial.user_attrs["resumed_after_epoch"] == 1
+            assert "put aside" in trial.user_attrs["notes"][0]
+    assert ends[0] == ends[1]
+
+
+def stop_after_two_epochs(plan: Plan, out: Path) -> None:
+    """Trains two epochs of the first trial and is then asked to stop, as by SIGTERM."""
+    from hpo.advance import advance
+    from hpo.data import load_training, prepare
+    from hpo.errors import Interrupted
+    from hpo.objective import Recorder, Workplace, run_trial
+
+    options = plan.options
+    data = load_training(
+        prepare(options.data), limit_train=options.limit_train, limit_valid=options.limit_valid
+    )
+    advance(plan, ["rate"])
+    trial = Queue(plan.storage, "rate").claim()
+    assert trial is not None
+
+    def should_stop() -> bool:
+        assert trial is not None
+        return len(epoch_records(plan.storage.trial(trial._trial_id))) == 2
+
+    place = Workplace(data, "cpu", out / "checkpoints", should_stop)
+    with pytest.raises(Interrupted):
+        run_trial(plan, "rate", trial, place, Recorder())
