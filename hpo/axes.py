@@ -157,7 +157,7 @@ def _number(name: str, key: str, value: object) -> int | float:
     try:
         number = check_param(name, value)
     except InputError as error:
-        raise InputError(f"search.{name}.{key}: {error}") from None
+        raise InputError(f"search.{name}.{key}{str(error).removeprefix(name)}") from None
     assert isinstance(number, int | float)
     return number
 

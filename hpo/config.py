@@ -137,7 +137,8 @@ def check_param(name: str, value: object) -> ParamValue:
     try:
         checked: ParamValue = PARAMETERS[name].validate_python(value)
     except ValidationError as error:
-        raise InputError(f"{name} = {value!r}: {error.errors()[0]['msg']}") from None
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise InputError(f"{name} = {value!r}: {message}") from None
     return checked
 
 

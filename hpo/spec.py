@@ -30,14 +30,14 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainSerializer,
     ValidationError,
-    field_serializer,
     field_validator,
     model_serializer,
     model_validator,
 )
 
-from hpo.axes import Axis, Choices, Range, read_axis, read_params
+from hpo.axes import Choices, Range, read_axis, read_params
 from hpo.config import Params, ParamValue, TrialConfig, explain
 from hpo.constraints import NUMBERS, Constraint
 from hpo.errors import InputError, StudyFileError, did_you_mean
@@ -115,16 +115,14 @@ class StudySpec(_Model):
     """Over the report's defaults; only where nothing is inherited."""
     fixed: dict[str, Any] = {}
     """Over what is inherited; carried on with the winner."""
-    search: dict[str, Choices | Range]
+    search: dict[str, Annotated[Choices | Range, PlainSerializer(lambda axis: axis.plain())]]
     """Axes in the file's order."""
-    constraints: tuple[Constraint, ...] = ()
+    constraints: tuple[Annotated[Constraint, PlainSerializer(str)], ...] = ()
     sampler: Component
     pruner: Component = Component(name="none")
     trials: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """How many points to sample; None for a grid."""
     published: Published | None = None
-
-    # --- reading and writing -----------------------------------------------------------------------
 
     @classmethod
     def from_json(cls, text: str) -> StudySpec:
@@ -150,8 +148,6 @@ class StudySpec(_Model):
 
     def __hash__(self) -> int:
         return hash(self.to_json())
-
-    # --- points ------------------------------------------------------------------------------------
 
     @property
     def is_grid(self) -> bool:
@@ -191,7 +187,7 @@ class StudySpec(_Model):
         names = context.keys() | self.search.keys()
         return [constraint for constraint in (*IMPLIED, *self.constraints) if constraint.names <= names]
 
-    # --- validation: what fails raises InputError, which pydantic lets through ------------------------
+    # Validation. What fails raises InputError, which pydantic lets through.
 
     @model_validator(mode="before")
     @classmethod
@@ -228,22 +224,14 @@ class StudySpec(_Model):
             raise InputError("search is empty; give at least one parameter, as l2 = [0.01, 0.001]")
         return {name: read_axis(name, axis) for name, axis in table.items()}
 
-    @field_serializer("search")
-    def _dump_search(self, search: Mapping[str, Axis]) -> dict[str, object]:
-        return {name: axis.plain() for name, axis in search.items()}
-
     @field_validator("constraints", mode="before")
     @classmethod
     def _check_constraints(cls, texts: Any) -> Any:
-        if not isinstance(texts, list):
+        if not isinstance(texts, list | tuple):
             raise InputError(
                 f"constraints = {texts!r}: must be a list, as ['conv1_channels <= conv2_channels']"
             )
         return tuple(Constraint.parse(text) for text in texts)
-
-    @field_serializer("constraints")
-    def _dump_constraints(self, constraints: tuple[Constraint, ...]) -> list[str]:
-        return [str(constraint) for constraint in constraints]
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -375,7 +363,7 @@ def _explain(error: ValidationError) -> str:
         return f"{key} is not a key of a study file; {did_you_mean(path[-1], known)}"
     if first["type"] == "missing":
         return f"{key} is missing"
-    return explain(error)
+    return explain(error).replace("valid dictionary", "table")
 
 
 def _check_leaves(document: Mapping[str, Any]) -> None:

@@ -1,0 +1,96 @@
+"""The shipped study files against the facts of the report."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpo import sampling
+from hpo.config import TrialConfig
+from hpo.spec import StudySpec, load_studies, shipped_studies
+
+CHAIN = ["network-setup", "learning-rate", "batch-size", "l2", "batch-norm", "mixup"]
+
+
+@pytest.fixture(scope="module")
+def specs() -> dict[str, StudySpec]:
+    return load_studies(shipped_studies())
+
+
+def test_each_section_inherits_from_the_one_before(specs: dict[str, StudySpec]) -> None:
+    assert list(specs) == CHAIN
+    assert [spec.inherits for spec in specs.values()] == [None, *CHAIN[:-1]]
+    assert [spec.section for spec in specs.values()] == ["2.1", "2.2", "2.3", "2.4.1", "2.4.2", "2.5"]
+    assert all(spec.title and spec.published for spec in specs.values())
+
+
+def test_points_are_those_of_the_report(specs: dict[str, StudySpec]) -> None:
+    known = TrialConfig().params()
+    points = {name: spec.grid(known) for name, spec in specs.items()}
+    assert {name: len(p) for name, p in points.items()} == dict(zip(CHAIN, (16, 3, 3, 4, 3, 2), strict=True))
+    assert [p["learning_rate"] for p in points["learning-rate"]] == [0.01, 0.001, 0.0001]
+    assert [p["l2"] for p in points["l2"]] == [1e-2, 1e-3, 1e-4, 1e-5]
+    assert points["batch-size"] == points["batch-norm"] == [{"batch_size": n} for n in (20, 40, 80)]
+    assert specs["batch-norm"].fixed == {"batch_norm": True}
+    assert [p["mixup_first_epoch"] for p in points["mixup"]] == [1, 6]
+    assert specs["mixup"].fixed == {"mixup_alpha": 0.2, "mixup_last_epoch": 10}
+
+
+def test_published_choices_make_one_configuration_after_the_other(specs: dict[str, StudySpec]) -> None:
+    params = specs["network-setup"].context()
+    for spec in specs.values():
+        assert spec.published is not None
+        params = {**params, **spec.fixed, **spec.published.choice}
+        assert spec.feasible(TrialConfig.from_params(params).params())
+    assert TrialConfig.from_params(params) == TrialConfig.from_params(
+        {
+            "conv1_channels": 32,
+            "conv1_kernel": 3,
+            "conv2_channels": 128,
+            "conv2_kernel": 5,
+            "learning_rate": 1e-4,
+            "batch_size": 20,
+            "l2": 1e-5,
+            "batch_norm": True,
+            "mixup_alpha": 0.0,
+        }
+    )
+
+
+def test_published_figures_are_those_of_the_report(specs: dict[str, StudySpec]) -> None:
+    def row(study: str, **params: object) -> tuple[float | None, float | None, float | None]:
+        published = specs[study].published
+        assert published is not None
+        (found,) = [result for result in published.results if result.params == params]
+        return found.accuracy, found.loss, found.macro_f1
+
+    assert row("learning-rate", learning_rate=0.01) == (None, None, None)
+    assert row("learning-rate", learning_rate=0.001) == (0.71, 0.905, 0.71)
+    assert row("learning-rate", learning_rate=0.0001) == (0.705, 0.877, 0.81)
+    assert row("batch-size", batch_size=20) == (0.71, 0.83, 0.71)
+    assert row("batch-size", batch_size=80) == (0.67, 0.92, 0.67)
+    assert row("l2", l2=0.01) == (0.657, 1.0, None)
+    assert row("l2", l2=0.00001) == (0.714, 0.82, None)
+    assert row("batch-norm", batch_norm=True, batch_size=20) == (0.724, 0.80, None)
+    assert row("batch-norm", batch_norm=True, batch_size=80) == (None, 0.82, None)
+    mixup = row("mixup", mixup_alpha=0.2, mixup_first_epoch=1, mixup_last_epoch=10)
+    assert mixup == (0.097, 2.333, None)
+
+
+@pytest.mark.parametrize("name", CHAIN)
+def test_samplers_and_pruners_are_known(specs: dict[str, StudySpec], name: str) -> None:
+    sampling.check(specs[name], shipped_studies() / f"{name}.toml")
+
+
+def test_constraint_bites_on_wider_axes() -> None:
+    spec = load_studies(shipped_studies())["network-setup"]
+    document = spec.model_dump()
+    document["search"] |= {"conv1_channels": [32, 64, 128], "conv1_kernel": [3, 5, 7]}
+    wider = StudySpec.model_validate(document)
+    # of 3 × 2 pairs of channels 5 are left, of 3 × 2 pairs of kernels 5
+    assert len(wider.grid(wider.context())) == 25
+    assert {
+        "conv1_channels": 128,
+        "conv1_kernel": 7,
+        "conv2_channels": 64,
+        "conv2_kernel": 5,
+    } not in wider.grid({})
