@@ -83,8 +83,7 @@ def _read_cifar10(given: Path | None, scratch: Path) -> ImageData:
                 )
             (root / CIFAR10.filename).symlink_to(archive)  # torchvision unpacks it instead of downloading
         try:
-            with contextlib.redirect_stdout(sys.stderr):  # stdout may be read as JSON
-                CIFAR10(root, download=True)
+            CIFAR10(root, download=True)  # shows its progress on stderr
         except (OSError, RuntimeError, http.client.HTTPException) as error:
             raise DataError(f"the download failed: {error}; try again, or {by_hand}") from error
     try:
