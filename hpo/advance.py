@@ -39,7 +39,8 @@ def advance(plan: Plan, names: Sequence[str] | None = None) -> bool:
 def _advance_study(plan: Plan, name: str) -> bool:
     queue = Queue(plan.storage, name)
     slots = queue.slots()
-    if plan.decision(name) is not None:
+    decided = plan.decision(name)
+    if decided is not None and decided.params:  # one without was made for want of any result: look again
         return not any(slots.queued(slot) for slot in slots.attempts)  # `hpo retry` may have queued some
     inherited = plan.inherited(name)
     if inherited is None and plan.specs[name].inherits is not None:

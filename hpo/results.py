@@ -80,6 +80,8 @@ class TrialRow:
     params: Mapping[str, ParamValue]
     state: str
     reason: str
+    earlier: Sequence[str]
+    """How earlier attempts at the point ended, as `trial N: reason`."""
     attempt: int
     epochs: int
     best_epoch: int | None
@@ -203,6 +205,11 @@ def _row(trial: FrozenTrial, slots: Slots) -> TrialRow:
         params=trial.params,
         state=slots.state(slot).value,
         reason=trial.user_attrs.get("reason", ""),
+        earlier=[
+            f"trial {each.number}: {each.user_attrs['reason']}"
+            for each in slots.attempts[slot]
+            if each.number < trial.number and "reason" in each.user_attrs
+        ],
         attempt=trial.user_attrs["attempt"],
         epochs=len(history),
         best_epoch=epoch,

@@ -351,6 +351,7 @@ def test_a_point_that_always_fails_is_given_up_and_can_be_retried(
     assert "2 queued again" in retried.out
     assert {row.state for row in library.rows(library.find_plan("out"), "rate")} == {"waiting"}
     assert "error:" in hpo("show", "rate", "--out=out").out
+    assert hpo("run", "--out=out").code == 1  # as before: the images are as small as they were
 
 
 def test_inherit_published_runs_one_section_alone_with_its_control(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
         "trial", *axes, "F1 %", "accuracy %", "loss", "best epoch", "epochs", "state", numeric=axes
     )
     best = max((row.macro_f1 or 0.0 for row in rows if row.state == "complete"), default=None)
-    notes = []
+    notes: list[str] = []
     for row in rows:
         is_best = row.state == "complete" and row.macro_f1 == best
         values = [Text("control", "italic") if not row.params else Text("") for _ in axes[:1]]
@@ -106,6 +106,7 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
             Text(row.state, STATE_STYLES[row.state]),
             style="bold" if is_best else "",
         )
+        notes += row.earlier
         findings = {finding.text for finding in _findings(row, diagnose)}
         notes += [f"trial {row.trial}: {text}" for text in sorted(findings)]
         if row.reason:
