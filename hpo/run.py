@@ -324,4 +324,4 @@ def _signals() -> Iterator[list[int]]:
 def _absolute(data: str) -> str:
     """The same source from every folder."""
     kind, colon, path = data.partition(":")
-    return f"{kind}:{Path(path).resolve()}" if kind in ("folder", "cifar10") and colon else data
+    return f"{kind}:{Path(path).expanduser().resolve()}" if kind in ("folder", "cifar10") and colon else data
