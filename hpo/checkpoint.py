@@ -1,23 +1,19 @@
 """Checkpoints of a replicate's training, one file per epoch, that survive a kill at any moment.
 
-A file is a SHA-256 digest followed by what `torch.save` writes. It appears under its name only when it
-is complete and on the disk; what is damaged nevertheless, or belongs to something else, is put aside
-and the one before it used.
+A file is a SHA-256 digest, because torch checks no sums itself, followed by what `torch.save` writes.
+What is damaged, or belongs to something else, is put aside and the one before it used.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import os
-import pickle
 import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from hpo.files import dump, load, write_durably
 
 KEPT = 2
 _NAME = re.compile(r"epoch-(\d+)-attempt-(\d+)\.checkpoint")
@@ -51,18 +47,10 @@ class Checkpoints:
         Raises:
             OSError: the disk is full or not writable; what was stored before is untouched.
         """
-        buffer = io.BytesIO()
-        torch.save({"identity": self._identity, "state": dict(state)}, buffer)
-        content = buffer.getbuffer()
+        content = dump({"identity": self._identity, "state": dict(state)})
         self.folder.mkdir(parents=True, exist_ok=True)
-        unfinished = self.folder / f"attempt-{attempt}.unfinished"
-        with unfinished.open("wb") as file:
-            file.write(hashlib.sha256(content).digest())
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(self.folder / f"epoch-{epoch:06}-attempt-{attempt:04}.checkpoint")
-        _sync_folder(self.folder)
+        path = self.folder / f"epoch-{epoch:06}-attempt-{attempt:04}.checkpoint"
+        write_durably(path, hashlib.sha256(content).digest(), content)
         for old in self._newest_first()[KEPT:]:
             old.unlink(missing_ok=True)
 
@@ -98,10 +86,10 @@ class Checkpoints:
         if hashlib.sha256(body).digest() != digest:
             raise _UnusableError("damaged or cut off")
         try:
-            stored = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+            stored = load(body)
             identity, state = stored["identity"], stored["state"]
-        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
-            raise _UnusableError(f"not a checkpoint ({type(error).__name__})") from error
+        except (ValueError, KeyError) as error:
+            raise _UnusableError(f"not a checkpoint: {error}") from error
         if identity != self._identity:
             keys = identity.keys() | self._identity
             differing = sorted(key for key in keys if identity.get(key) != self._identity.get(key))
@@ -111,12 +99,3 @@ class Checkpoints:
 
 class _UnusableError(Exception):
     """A checkpoint that must not be used."""
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

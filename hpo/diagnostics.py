@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+if TYPE_CHECKING:  # `hpo show` names findings without waiting for torch
+    from torch import Tensor
 
-from hpo.network import Network
+    from hpo.network import Network
 
 DEAD_SHARE = 0.99
 """From this share of dead units on a layer passes nothing on."""

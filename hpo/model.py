@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +15,7 @@ from hpo.compute import predict_logits
 from hpo.config import TrialConfig
 from hpo.data.images import read_image
 from hpo.errors import InputError, MissingError
+from hpo.files import dump, load, write_durably
 from hpo.network import ImageShape, Network, build_network
 
 if TYPE_CHECKING:
@@ -96,15 +95,7 @@ def save_model(path: Path, network: Network, config: TrialConfig, data: Training
         "class_names": list(data.class_names),
         "weights": {name: tensor.cpu() for name, tensor in network.state_dict().items()},
     }
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with unfinished.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_durably(path, dump(content))
 
 
 def load_model(path: Path) -> Model:
@@ -117,7 +108,7 @@ def load_model(path: Path) -> Model:
     if not path.is_file():
         raise MissingError(f"{path}: there is no such model file")
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content = load(path.read_bytes())
         if content["format"] != _FORMAT:
             raise InputError(f"{path}: of format {content['format']!r}; this version reads {_FORMAT!r}")
         config = TrialConfig.from_params(content["params"])
@@ -128,5 +119,5 @@ def load_model(path: Path) -> Model:
         network.load_state_dict(content["weights"])
         network.eval()
         return Model(network, config, shape, content["mean"].numpy(), content["std"].numpy(), class_names)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise InputError(f"{path}: not a model file that hpo saved, or damaged") from error

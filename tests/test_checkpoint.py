@@ -1,0 +1,151 @@
+import hashlib
+import io
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+from hpo.checkpoint import Checkpoints
+
+IDENTITY = {"config": "{}", "seeds": [0, 1], "data": "abc"}
+
+
+def state(epoch):
+    return {"epoch": epoch, "learners": [{"weights": torch.full((100,), float(epoch)), "rate": 0.1}]}
+
+
+def open_in(folder, **changes):
+    options = {"study": "rate", "point": '{"l2":0.1}', "replicate": 0, "identity": IDENTITY}
+    return Checkpoints(folder, **{**options, **changes})
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    return open_in(tmp_path)
+
+
+def files(checkpoints, suffix="checkpoint"):
+    return sorted(checkpoints.folder.glob(f"*.{suffix}"))
+
+
+def test_a_state_comes_back_as_it_was_saved(tmp_path, checkpoints):
+    assert checkpoints.latest() is None
+    checkpoints.save(0, 1, state(1))
+    (learner,) = open_in(tmp_path).latest()["learners"]
+    assert torch.equal(learner["weights"], torch.ones(100))
+    assert learner["rate"] == 0.1
+    assert checkpoints.notes == []
+
+
+def test_the_newest_epoch_of_any_attempt_wins_and_two_are_kept(checkpoints):
+    for attempt, epoch in [(0, 8), (0, 9), (0, 10), (1, 9), (1, 10), (1, 11)]:
+        checkpoints.save(attempt, epoch, state(epoch))
+        assert checkpoints.latest()["epoch"] == max(10 if attempt else 0, epoch)
+    assert len(files(checkpoints)) == 2
+    assert not files(checkpoints, "unfinished")
+
+
+@pytest.mark.parametrize("other", [{"study": "size"}, {"point": "#1"}, {"replicate": 1}])
+def test_others_do_not_see_it_and_clear_only_their_own(tmp_path, checkpoints, other):
+    checkpoints.save(0, 1, state(1))
+    assert open_in(tmp_path, **other).latest() is None
+    open_in(tmp_path, **other).clear()
+    assert checkpoints.latest()["epoch"] == 1
+    checkpoints.clear()
+    assert checkpoints.latest() is None
+
+
+def cut(content):
+    return content[: len(content) // 2]
+
+
+def cut_last_byte(content):
+    return content[:-1]
+
+
+def flip_a_bit(content):
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def empty(content):
+    return b""
+
+
+def with_digest(content):
+    return hashlib.sha256(content).digest() + content
+
+
+def torch_file(content):
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def no_torch_file(content):
+    return with_digest(b"text")
+
+
+def no_state(content):
+    return with_digest(torch_file([1, 2]))
+
+
+class Bomb:
+    def __reduce__(self):
+        return (pytest.fail, ("code of a checkpoint was run",))
+
+
+def bomb(content):
+    return with_digest(torch_file(Bomb()))
+
+
+@pytest.mark.parametrize("damage", [cut, cut_last_byte, flip_a_bit, empty, no_torch_file, no_state, bomb])
+def test_a_damaged_file_is_put_aside_and_the_one_before_it_used(checkpoints, damage):
+    checkpoints.save(0, 1, state(1))
+    checkpoints.save(0, 2, state(2))
+    newest = files(checkpoints)[-1]
+    newest.write_bytes(damage(newest.read_bytes()))
+    assert checkpoints.latest()["epoch"] == 1
+    (note,) = checkpoints.notes
+    assert newest.name in note
+    assert [path.stem for path in files(checkpoints, "bad")] == [newest.stem]
+
+
+def test_a_checkpoint_of_something_else_is_put_aside_naming_what_differs(tmp_path, checkpoints):
+    checkpoints.save(0, 1, state(1))
+    foreign = open_in(tmp_path, identity={**IDENTITY, "data": "xyz", "precision": "bf16"})
+    assert foreign.latest() is None
+    (note,) = foreign.notes
+    assert note.endswith("saved with another data, precision")
+
+
+def test_a_kill_at_any_moment_leaves_the_last_finished_save(tmp_path):
+    script = textwrap.dedent("""
+        import sys
+        from pathlib import Path
+        import torch
+        from hpo.checkpoint import Checkpoints
+        checkpoints = Checkpoints(Path(sys.argv[1]), "study", "point", 0, {})
+        start = (checkpoints.latest() or {"epoch": 0})["epoch"]
+        for epoch in range(start + 1, 10**6):
+            checkpoints.save(0, epoch, {"epoch": epoch, "weights": torch.full((200_000,), float(epoch))})
+            print(epoch, flush=True)
+    """)
+    done = 0
+    for saves in (1, 6):
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(saves):
+            done = int(process.stdout.readline())
+        process.send_signal(signal.SIGKILL)
+        rest = process.communicate()[0].split()
+        done = int(rest[-1]) if rest else done
+        checkpoints = Checkpoints(tmp_path, "study", "point", 0, {})
+        found = checkpoints.latest()
+        assert found["epoch"] in (done, done + 1)
+        assert torch.equal(found["weights"], torch.full((200_000,), float(found["epoch"])))
+        assert checkpoints.notes == []

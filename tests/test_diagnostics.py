@@ -1,0 +1,103 @@
+import copy
+
+import pytest
+import torch
+from toy_images import toy_data
+
+from hpo.config import NetworkConfig, TrialConfig
+from hpo.diagnostics import dead_shares, diagnose
+from hpo.network import build_network
+from hpo.train import train
+
+
+def epoch(*, f1=0.5, predicted=10, dead=(0.0, 0.0, 0.0), gradients=(0.1, 0.1, 0.1, 0.1)):
+    layers = {
+        name: {"weight_gradient": gradient, "bias_gradient": gradient / 2, "dead_share": share}
+        for name, gradient, share in zip(
+            ("conv1", "conv2", "hidden", "output"), gradients, (*dead, None), strict=True
+        )
+    }
+    return {"valid_macro_f1": f1, "predicted_classes": predicted, "layers": layers}
+
+
+HEALTHY = epoch()
+DEAD = epoch(f1=0.018, predicted=1, dead=(0.3, 1.0, 1.0), gradients=(0.0, 0.0, 0.0, 0.2))
+
+
+def names(history):
+    return [finding.name for finding in diagnose(history)]
+
+
+def test_dying_relu_names_the_first_dead_layer_and_the_epoch():
+    (finding,) = diagnose([HEALTHY, DEAD, DEAD, DEAD])
+    assert (finding.name, finding.layer, finding.epoch) == ("dying ReLU", "conv2", 2)
+    assert "conv2" in finding.text
+    assert "epoch 2" in finding.text
+
+
+def test_a_layer_after_living_ones_may_be_the_dead_one():
+    dead = epoch(predicted=1, dead=(0.1, 0.2, 0.99), gradients=(0.0, 0.0, 1e-9, 0.0))
+    (finding,) = diagnose([dead, dead])
+    assert (finding.layer, finding.epoch) == ("hidden", 1)
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        pytest.param([DEAD, HEALTHY, DEAD, HEALTHY], id="never twice running"),
+        pytest.param([epoch(dead=(0.0, 0.98, 0.0), gradients=(0, 0, 0, 0.1))] * 2, id="too few units"),
+        pytest.param([epoch(dead=(0.0, 1.0, 0.0), gradients=(0.1, 0, 0, 0.1))] * 2, id="gradient before it"),
+        pytest.param([epoch(dead=(0.0, 1.0, 0.0), gradients=(0, 0.1, 0, 0.1))] * 2, id="gradient of it"),
+        pytest.param([epoch(f1=f1) for f1 in (0.3, 0.6, 0.6)], id="best is not the last"),
+        pytest.param([HEALTHY], id="one epoch"),
+        pytest.param([], id="no epoch"),
+    ],
+)
+def test_nothing_is_found(history):
+    assert names(history) == []
+
+
+def test_constant_prediction_without_dead_layers():
+    (finding,) = diagnose([epoch(), epoch(predicted=1), epoch(predicted=1)])
+    assert (finding.name, finding.epoch, finding.layer) == ("constant prediction", 2, None)
+    assert names([epoch(predicted=1), epoch(f1=0.5), epoch(f1=0.4)]) == []
+
+
+def test_still_rising_at_the_last_epoch():
+    (finding,) = diagnose([epoch(f1=0.1), epoch(f1=0.3), epoch(f1=0.31)])
+    assert (finding.name, finding.epoch) == ("still rising at the last epoch", 3)
+
+
+def test_dead_shares_count_units_that_no_image_wakes_anywhere():
+    network = build_network(
+        NetworkConfig(conv1_channels=4, conv2_channels=8, hidden_units=10),
+        (8, 8, 1),
+        3,
+        torch.Generator().manual_seed(0),
+    )
+    with torch.no_grad():
+        network.conv1.weight.fill_(1.0)
+        network.conv1.bias.zero_()
+        network.conv1.weight[3] = 0.0  # passes on nothing
+        network.conv2.bias.fill_(1e3)
+        network.conv2.bias[:6] = -1e3
+        network.hidden.bias.fill_(1e6)
+    asleep, awake = -torch.ones(4, 1, 8, 8), -torch.ones(4, 1, 8, 8)
+    awake[3, 0, 7, 7] = 100.0
+    assert dead_shares(network, [asleep]) == {"conv1": 1.0, "conv2": 0.75, "hidden": 0.0}
+    assert dead_shares(network, [asleep, awake, asleep])["conv1"] == 0.25
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_learning_rate_that_kills_a_network_is_recognised(precision):
+    config = TrialConfig.from_params(
+        {"conv1_channels": 4, "conv2_channels": 8, "hidden_units": 8, "batch_size": 8, "epochs": 4}
+    )
+    history = [
+        copy.deepcopy(result.seeds[0].to_dict())
+        for result in train(config.replace(learning_rate=10.0), toy_data(), [3], precision=precision)
+    ]
+    assert names(history) == ["dying ReLU"]
+    assert history[-1]["predicted_classes"] == 1
+    healthy = [result.seeds[0].to_dict() for result in train(config, toy_data(), [3], precision=precision)]
+    assert "dying ReLU" not in names(healthy)

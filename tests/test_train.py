@@ -1,0 +1,275 @@
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from toy_images import toy_data
+
+from hpo.checkpoint import Checkpoints
+from hpo.config import TrialConfig
+from hpo.data.dataset import Split
+from hpo.errors import Diverged, InputError, Interrupted
+from hpo.metrics import score
+from hpo.train import (
+    OPTIMIZERS,
+    Learner,
+    SeedEpoch,
+    predict_logits,
+    resolve_device,
+    resolve_precision,
+    state_of,
+    train,
+)
+
+DATA = toy_data()
+PRECISIONS = ["fp32", "bf16"]
+
+
+def config(**params):
+    small = {"conv1_channels": 4, "conv2_channels": 8, "hidden_units": 16, "batch_size": 8, "epochs": 4}
+    return TrialConfig.from_params({**small, "learning_rate": 3e-3, **params})
+
+
+def run(trial, seeds=(0,), data=DATA, **options):
+    """All epochs: the results without the clock, and a copy of each learner's final state."""
+    epochs = []
+    for result in train(trial, data, seeds, **options):
+        epochs.append([replace(seed, seconds=0.0) for seed in result.seeds])
+    return epochs, {learner.seed: flat(learner.state_dict()) for learner in result.learners}
+
+
+def flat(state, prefix=""):
+    if not isinstance(state, dict):
+        return {prefix: state.clone() if isinstance(state, torch.Tensor) else state}
+    parts = (flat(part, f"{prefix}/{name}") for name, part in state.items())
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(
+        torch.equal(value, second[key]) if isinstance(value, torch.Tensor) else value == second[key]
+        for key, value in first.items()
+    )
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_a_network_learns(precision, batch_norm):
+    epochs, _ = run(config(batch_norm=batch_norm, epochs=12), precision=precision)
+    (first,), (last,) = epochs[0], epochs[-1]
+    assert last.valid_macro_f1 > 0.95
+    assert last.valid_accuracy > 0.95
+    assert last.predicted_classes == 3
+    assert last.valid_loss < first.valid_loss
+    assert last.train_loss < first.train_loss
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("extra", [{}, {"batch_norm": True, "mixup_alpha": 0.4, "mixup_last_epoch": 3}])
+def test_a_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(tmp_path, precision, optimizer, extra):
+    trial = config(optimizer=optimizer, l2=1e-3, **extra)
+    epochs, states = run(trial, [0, 5], precision=precision)
+    checkpoints = Checkpoints(tmp_path, "study", "point", 0, {})
+    for result in train(trial, DATA, [0, 5], precision=precision):
+        checkpoints.save(0, result.number, state_of(result))
+        if result.number == 2:
+            break
+    resumed_epochs, resumed_states = run(trial, [0, 5], precision=precision, resume=checkpoints.latest())
+    assert resumed_epochs == epochs[2:]
+    assert all(same(resumed_states[seed], states[seed]) for seed in (0, 5))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_seed_does_not_depend_on_its_companions_nor_on_global_randomness(precision):
+    trial = config(mixup_alpha=0.2, epochs=2)
+    torch.manual_seed(1)
+    together, states = run(trial, [3, 0, 8], precision=precision)
+    torch.manual_seed(2)
+    alone, state = run(trial, [0], precision=precision)
+    assert [epoch[1] for epoch in together] == [epoch[0] for epoch in alone]
+    assert same(states[0], state[0])
+    assert together[0][0].train_loss != together[0][1].train_loss != together[0][2].train_loss
+
+
+def test_bf16_follows_fp32():
+    losses = [
+        [epoch[0].train_loss for epoch in run(config(epochs=2), precision=precision)[0]]
+        for precision in PRECISIONS
+    ]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+@pytest.mark.parametrize("batch_size", [7, 32, 1000])
+def test_every_image_is_seen_once_an_epoch(batch_size):
+    # with a rate this small the weights stand still, and the training loss is that of the first weights
+    trial = config(optimizer="sgd", learning_rate=1e-30, batch_size=batch_size, epochs=2)
+    (result, *_) = train(trial, DATA, [0])
+    logits = predict_logits(result.learners[0].network, DATA.train.images, DATA.mean, DATA.std)
+    expected = score(logits, torch.from_numpy(DATA.train.labels), 3).loss
+    assert result.train_loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_order_of_images_changes_from_epoch_to_epoch():
+    trial = config(optimizer="sgd", learning_rate=1e-30, batch_size=1, epochs=2)
+    asked = []
+    for _ in train(trial, toy_data(n_train=40), [0], should_stop=lambda: asked.append(0) is not None):
+        pass
+    assert len(asked) == 80
+    first, second = (epoch[0].layers["output"].weight_gradient for epoch in run(trial)[0])
+    assert first != second  # sampled at the same steps, of other images
+
+
+def test_mixup_begins_and_ends_with_its_epochs():
+    plain, _ = run(config())
+    late, _ = run(config(mixup_alpha=0.3, mixup_first_epoch=3))
+    early, _ = run(config(mixup_alpha=0.3, mixup_last_epoch=1))
+    assert late[:2] == plain[:2]
+    assert late[2] != plain[2]
+    assert early[0] != plain[0]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("l2", [0.0, 0.5])
+def test_l2_is_added_to_the_gradient_biases_included_but_decoupled_with_adamw(precision, l2):
+    rate = 0.25
+    images = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(6) % 3
+    steps = {}
+    for optimizer in ("sgd", "adam", "adamw"):
+        learner = Learner(
+            config(optimizer=optimizer, l2=l2, learning_rate=rate), (8, 8, 1), 3, 0, precision=precision
+        )
+        before = [parameter.detach().clone() for parameter in learner.network.parameters()]
+        learner.step(images, labels)
+        steps[optimizer] = [
+            (old, parameter.grad.clone(), parameter.detach().clone())
+            for old, parameter in zip(before, learner.network.parameters(), strict=True)
+        ]
+    for old, gradient, new in steps["sgd"]:
+        torch.testing.assert_close(new, old - rate * (gradient + l2 * old))
+    for old, gradient, new in steps["adam"]:
+        slope = gradient + l2 * old
+        torch.testing.assert_close(new, old - rate * slope / (slope.abs() + 1e-8))
+    for old, gradient, new in steps["adamw"]:
+        torch.testing.assert_close(new, old * (1 - rate * l2) - rate * gradient / (gradient.abs() + 1e-8))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_gradient_norms_are_those_of_autograd(precision):
+    learner = Learner(config(batch_norm=True), (8, 8, 1), 3, 0, precision=precision)
+    reference = Learner(config(batch_norm=True), (8, 8, 1), 3, 0).network
+    images = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(6) % 3
+    learner.step(images, labels)
+    torch.nn.functional.cross_entropy(reference(images), labels).backward()
+    wanted = [
+        [parameter.grad.norm().item() for parameter in reference.weight_and_bias(layer)]
+        for layer in reference.layer_names
+    ]
+    torch.testing.assert_close(
+        learner.gradient_norms(),
+        torch.tensor(wanted),
+        rtol={"fp32": 1e-4, "bf16": 0.05}[precision],
+        atol=1e-3,
+    )
+
+
+def test_results_are_means_over_seeds_and_survive_json():
+    (result,) = train(config(epochs=1), DATA, [0, 1])
+    one, two = result.seeds
+    assert result.number == 1
+    for name in ("train_loss", "valid_loss", "valid_accuracy", "valid_macro_f1"):
+        assert getattr(result, name) == pytest.approx((getattr(one, name) + getattr(two, name)) / 2)
+    assert result.seconds == one.seconds + two.seconds > 0
+    assert list(one.layers) == ["conv1", "conv2", "hidden", "output"]
+    assert one.layers["output"].dead_share is None
+    assert SeedEpoch.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_validation_figures_are_those_of_the_predictions(precision):
+    (result,) = train(config(epochs=1, batch_norm=True), DATA, [0], precision=precision)
+    network = result.learners[0].network
+    logits = predict_logits(network, DATA.valid.images, DATA.mean, DATA.std, precision=precision)
+    scores = score(logits, torch.from_numpy(DATA.valid.labels), 3)
+    assert (result.valid_loss, result.valid_macro_f1) == (scores.loss, scores.macro_f1)
+    assert network.training  # as it was
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_predictions_do_not_depend_on_the_images_beside_them(precision):
+    network = Learner(config(batch_norm=True), (8, 8, 1), 3, 0).network
+    images = np.random.default_rng(0).integers(0, 256, (600, 8, 8, 1), dtype=np.uint8)
+    everything = predict_logits(network, images, DATA.mean, DATA.std, precision=precision)
+    last = predict_logits(network, images[-1:], DATA.mean, DATA.std, precision=precision)
+    assert everything.dtype == torch.float32
+    torch.testing.assert_close(everything[-1:], last)
+
+
+def test_a_loss_that_is_not_finite_ends_the_trial():
+    with pytest.raises(Diverged, match="seed 4, epoch 1: training loss nan"):
+        run(config(optimizer="sgd", learning_rate=100.0, l2=100.0), [4])
+
+
+def test_training_stops_in_the_middle_of_an_epoch():
+    left = iter(range(12 + 5))
+    epochs = train(config(), DATA, [0], should_stop=lambda: next(left, None) is None)
+    assert next(epochs).number == 1
+    with pytest.raises(Interrupted, match="epoch 2"):
+        next(epochs)
+
+
+def test_a_state_of_another_seed_is_refused():
+    (result, *_) = train(config(epochs=1), DATA, [0])
+    with pytest.raises(ValueError, match="belongs to seed 0, not 1"):
+        next(train(config(), DATA, [1], resume=state_of(result)))
+
+
+def test_images_that_are_too_small_are_refused():
+    with pytest.raises(InputError, match="3×3 pixels are too small"):
+        next(train(config(), toy_data(shape=(3, 3, 1)), [0]))
+
+
+def test_a_constant_network_is_dead_where_its_images_are():
+    dark = Split(np.zeros((30, 8, 8, 1), np.uint8), np.arange(30) % 3)
+    (result,) = train(config(epochs=1), replace(DATA, valid=dark), [0])
+    (seed,) = result.seeds
+    assert seed.predicted_classes == 1
+    assert seed.valid_accuracy == pytest.approx(1 / 3)
+    assert math.isfinite(seed.valid_loss)
+
+
+def test_devices_are_named_exactly():
+    count = torch.cuda.device_count()
+    assert resolve_device("cpu") == "cpu"
+    assert resolve_device("auto") == ("cuda:0" if count else "cpu")
+    with pytest.raises(InputError, match="did you mean 'cuda:0'"):
+        resolve_device("cuda0")
+    for wrong in ("gpu", "cuda:", "cuda:-1", "cuda:x", "cpu:0", ""):
+        with pytest.raises(InputError, match="device = "):
+            resolve_device(wrong)
+    with pytest.raises(InputError, match=f"there are {count}" if count else "no CUDA device"):
+        resolve_device(f"cuda:{count}")
+
+
+def test_precisions_are_named_exactly():
+    assert resolve_precision("fp32", "cpu") == "fp32"
+    assert resolve_precision("bf16", "cpu") == "bf16"
+    assert resolve_precision("auto", "cpu") in PRECISIONS
+    with pytest.raises(InputError, match="precision = 'fp16': did you mean"):
+        resolve_precision("fp16", "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_gpu_trains_as_the_cpu_does(precision):
+    losses = [
+        [epoch[0].train_loss for epoch in run(config(epochs=2), device=device, precision=precision)[0]]
+        for device in ("cpu", "cuda:0")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
