@@ -1,0 +1,434 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from scipy.stats import qmc
+
+from hpo import sampling
+from hpo.axes import Choices, Range
+from hpo.config import TrialConfig, check_param
+from hpo.errors import RunError, StudyFileError
+from hpo.spec import StudySpec
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+KNOWN = TrialConfig().params()
+SAMPLED = [name for name in sampling.SAMPLERS if name != "grid"]
+SPACE: dict[str, Any] = {
+    "conv1_channels": [16, 32, 64],
+    "conv2_channels": [16, 32, 64],
+    "batch_size": {"low": 10, "high": 80, "step": 10},
+    "hidden_units": {"low": 32, "high": 512, "log": True},
+    "learning_rate": {"low": 1e-5, "high": 1e-2, "log": True},
+    "l2": {"low": 0.0, "high": 0.1, "step": 0.02},
+    "mixup_alpha": {"low": 0.0, "high": 1.0},
+    "optimizer": ["adam", "sgd"],
+    "batch_norm": [True],
+}
+SMALL_SPACE = {name: SPACE[name] for name in ("conv1_channels", "conv2_channels", "batch_size", "batch_norm")}
+
+
+def joint(sampler: str, *constraints: str, search: dict[str, Any] = SPACE, **options: object) -> StudySpec:
+    return StudySpec.model_validate(
+        {
+            "name": "joint",
+            "trials": 30,
+            "search": search,
+            "constraints": list(constraints),
+            "sampler": {"name": sampler, **options},
+        }
+    )
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> BaseStorage | str:
+    return InMemoryStorage() if request.param == "memory" else f"sqlite:///{tmp_path / 'test.db'}"
+
+
+def new_study(storage: BaseStorage | str | None = None) -> optuna.Study:
+    return optuna.create_study(study_name="joint", storage=storage, direction="maximize")
+
+
+def claim(study: optuna.Study) -> FrozenTrial:
+    """A trial without parameters that runs, as the queue gives it to a worker."""
+    study.add_trial(create_trial(state=TrialState.WAITING))
+    trial = study.get_trials()[-1]
+    assert study._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+    return study._storage.get_trial(trial._trial_id)
+
+
+def work(
+    study: optuna.Study,
+    spec: StudySpec,
+    indices: range,
+    value: Callable[[dict[str, Any]], float] | None = None,
+) -> list[dict[str, Any]]:
+    """Draws points, writes them to their trials, and finishes those where there is a value to tell."""
+    points = []
+    for index in indices:
+        trial = claim(study)
+        point = sampling.draw(study, trial, spec, KNOWN, index, seed=1)
+        points.append(point)
+        for name, drawn in point.items():
+            axis = sampling.distribution(name, spec.search[name])
+            study._storage.set_trial_param(trial._trial_id, name, axis.to_internal_repr(drawn), axis)
+        if value is not None:
+            study._storage.set_trial_state_values(trial._trial_id, TrialState.COMPLETE, [value(point)])
+    return points
+
+
+def add_odd_trials(study: optuna.Study) -> None:
+    """What a study holds besides its points: controls, lost and diverged trials, trials of others."""
+    for _ in range(3):
+        study.add_trial(create_trial(value=0.9))
+        study.add_trial(create_trial(state=TrialState.PRUNED))
+    study.add_trial(create_trial(state=TrialState.FAIL))
+    other = IntDistribution(1, 9)
+    study.add_trial(create_trial(value=0.8, params={"batch_size": 4}, distributions={"batch_size": other}))
+    claim(study)
+
+
+# --- axes ----------------------------------------------------------------------------------------------
+
+
+def test_axes_in_optunas_terms() -> None:
+    assert sampling.distribution("l2", Choices((0.1, 0.2))) == CategoricalDistribution((0.1, 0.2))
+    assert sampling.distribution("l2", Range(0.0, 1.0)) == FloatDistribution(0, 1)
+    assert sampling.distribution("l2", Range(0.1, 1.0, log=True)) == FloatDistribution(0.1, 1, log=True)
+    assert sampling.distribution("l2", Range(0.0, 1.0, 0.1)) == FloatDistribution(0, 1, step=0.1)
+    assert sampling.distribution("epochs", Range(1, 9)) == IntDistribution(1, 9)
+    assert sampling.distribution("epochs", Range(1, 9, log=True)) == IntDistribution(1, 9, log=True)
+    assert sampling.distribution("epochs", Range(1, 9, 2)) == IntDistribution(1, 9, step=2)
+
+
+@given(low=st.integers(0, 50), step=st.integers(1, 50), n=st.integers(1, 60), digits=st.integers(1, 6))
+def test_every_point_of_a_grid_can_be_queued(low: int, step: int, n: int, digits: int) -> None:
+    low_, high, step_ = (float(f"{number}e-{digits}") for number in (low, low + n * step, step))
+    axis = Range(low_, high, step_)
+    distributions = {"l2": sampling.distribution("l2", axis)}  # warns where high is not low + n·step
+    for value in axis.values():
+        create_trial(state=TrialState.WAITING, params={"l2": value}, distributions=distributions)
+
+
+# --- names and options -----------------------------------------------------------------------------------
+
+REFUSED = [
+    ("sampler", {"name": "tpee"}, "sampler.name = 'tpee' is not known; did you mean 'tpe'?"),
+    ("sampler", {"name": "cmaes"}, "sampler.name = 'cmaes' is not known; known: grid, tpe, random, qmc, gp"),
+    ("sampler", {"name": "random", "seed": 1}, "sampler.seed is not an option of 'random'; it has none"),
+    (
+        "sampler",
+        {"name": "tpe", "n_startup_trial": 1},
+        "sampler.n_startup_trial is not an option of 'tpe'; did you mean 'n_startup_trials'?",
+    ),
+    (
+        "sampler",
+        {"name": "tpe", "n_startup_trials": -1},
+        "sampler.n_startup_trials = -1: Input should be greater than or equal to 0",
+    ),
+    (
+        "sampler",
+        {"name": "tpe", "n_startup_trials": "5"},
+        "sampler.n_startup_trials = '5': Input should be a valid integer",
+    ),
+    (
+        "sampler",
+        {"name": "gp", "n_startup_trials": 0},
+        "sampler.n_startup_trials = 0: Input should be greater than or equal to 1",
+    ),
+    (
+        "sampler",
+        {"name": "qmc", "qmc_type": "lhs"},
+        "sampler.qmc_type = 'lhs': Input should be 'sobol' or 'halton'",
+    ),
+    ("pruner", {"name": "medain"}, "pruner.name = 'medain' is not known; did you mean 'median'?"),
+    ("pruner", {"name": "none", "patience": 1}, "pruner.patience is not an option of 'none'; it has none"),
+    (
+        "pruner",
+        {"name": "median", "n_warmup_step": 1},
+        "pruner.n_warmup_step is not an option of 'median'; did you mean 'n_warmup_steps'?",
+    ),
+    (
+        "pruner",
+        {"name": "median", "n_warmup_steps": 1.5},
+        "pruner.n_warmup_steps = 1.5: Input should be a valid integer",
+    ),
+    ("pruner", {"name": "percentile"}, "pruner.percentile is missing; 'percentile' needs it"),
+    (
+        "pruner",
+        {"name": "percentile", "percentile": 101},
+        "pruner.percentile = 101: Input should be less than or equal to 100",
+    ),
+    (
+        "pruner",
+        {"name": "successive-halving", "reduction_factor": 1},
+        "pruner.reduction_factor = 1: Input should be greater than or equal to 2",
+    ),
+    (
+        "pruner",
+        {"name": "threshold"},
+        "pruner.lower is missing; 'threshold' needs lower or upper, as lower = 0.15",
+    ),
+    ("pruner", {"name": "threshold", "lower": 1, "upper": 0}, "pruner.lower = 1.0: is above upper = 0.0"),
+    ("pruner", {"name": "patient"}, "pruner.patience is missing; 'patient' needs it"),
+    (
+        "pruner",
+        {"name": "patient", "patience": 1, "wrapped": {}},
+        "pruner.wrapped.name is missing; known: none, ",
+    ),
+    (
+        "pruner",
+        {"name": "patient", "patience": 1, "wrapped": {"name": "medium"}},
+        "pruner.wrapped.name = 'medium' is not known; did you mean 'median'?",
+    ),
+    (
+        "pruner",
+        {"name": "patient", "patience": 1, "wrapped": {"name": "threshold"}},
+        "pruner.wrapped.lower is missing; 'threshold' needs lower or upper",
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "table", "said"), REFUSED)
+def test_refused_with_key_value_and_what_would_be_right(kind: str, table: dict[str, Any], said: str) -> None:
+    spec = StudySpec.model_validate(
+        {"name": "x", "trials": 1, "search": SPACE, "sampler": {"name": "tpe"}, kind: table}
+    )
+    with pytest.raises(StudyFileError) as caught:
+        sampling.check(spec, Path("x.toml"))
+    assert str(caught.value).startswith(f"x.toml: {said}")
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "tpe": {"n_startup_trials": 0, "n_ei_candidates": 10},
+    "qmc": {"qmc_type": "halton"},
+    "gp": {"n_startup_trials": 3},
+    "median": {"n_startup_trials": 0, "n_warmup_steps": 1, "interval_steps": 2, "n_min_trials": 1},
+    "percentile": {"percentile": 25, "n_startup_trials": 0, "n_warmup_steps": 1},
+    "successive-halving": {"min_resource": 2, "reduction_factor": 2, "min_early_stopping_rate": 1},
+    "hyperband": {"min_resource": 20, "reduction_factor": 2, "bootstrap_count": 1},
+    "patient": {"patience": 1, "min_delta": 0.005, "wrapped": {"name": "median", "n_warmup_steps": 2}},
+    "threshold": {"upper": 0.9, "interval_steps": 2},
+}
+
+
+@pytest.mark.parametrize("name", sampling.SAMPLERS)
+def test_every_sampler_is_accepted_with_and_without_options(name: str) -> None:
+    for options in ({}, OPTIONS.get(name, {})):
+        trials = {} if name == "grid" else {"trials": 3}
+        sampler = {"name": name, **options}
+        spec = StudySpec.model_validate({"name": "x", "search": {"l2": [0.1]}, "sampler": sampler, **trials})
+        sampling.check(spec, Path("x.toml"))
+
+
+# --- samplers --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_every_point_is_in_the_space_and_satisfies_the_constraints(
+    name: str, storage: BaseStorage | str
+) -> None:
+    options = {"n_startup_trials": 3} if name in ("tpe", "gp") else {}
+    search = SMALL_SPACE if name == "gp" else SPACE  # a draw of GP from the large one takes seconds
+    constraints = ("conv1_channels <= conv2_channels", "hidden_units > batch_size")
+    spec = joint(name, *constraints, search=search, **options)
+    study = new_study(storage)
+    add_odd_trials(study)
+
+    def value(point: dict[str, Any]) -> float:
+        return 1 / float(point["batch_size"])
+
+    points = work(study, spec, range(3), value)
+    points += work(study, spec, range(3, 5))  # two stay RUNNING, as a neighbour's
+    points += work(study, spec, range(5, 6), value)
+    for point in points:
+        assert list(point) == list(search)
+        assert spec.feasible({**KNOWN, **point})
+        assert point["conv1_channels"] <= point["conv2_channels"]
+        assert {**KNOWN, **point}["hidden_units"] > point["batch_size"]
+        assert point["batch_norm"] is True
+        for parameter, drawn in point.items():
+            axis = sampling.distribution(parameter, spec.search[parameter])
+            assert axis._contains(axis.to_internal_repr(drawn))
+            assert check_param(parameter, drawn) == drawn
+    assert len({tuple(point.values()) for point in points}) == len(points)
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_a_draw_leaves_no_parameters_and_counts_nothing_in_the_study(name: str) -> None:
+    study = new_study()
+    work(study, joint(name, search=SMALL_SPACE), range(11), value=lambda point: 0.5)
+    trial = claim(study)
+    before = len(study.trials)
+    spec = joint(name, "conv1_channels < conv2_channels", search=SMALL_SPACE)
+    sampling.draw(study, trial, spec, KNOWN, 11, seed=1)
+    assert len(study.trials) == before
+    after = study.trials[-1]
+    assert (after.state, after.params, after.user_attrs) == (TrialState.RUNNING, {}, {})
+    assert all("relative_params" in key for key in after.system_attrs)
+    assert study._storage.get_study_system_attrs(study._study_id) == {}
+
+
+@pytest.mark.parametrize("name", ["random", "qmc"])
+def test_points_depend_on_seed_study_and_index_alone(name: str) -> None:
+    spec = joint(name, "conv1_channels <= conv2_channels")
+    forwards = work(new_study(), spec, range(6), value=lambda point: 0.5)
+    backwards = work(new_study(), spec, range(5, -1, -1))
+    assert forwards == backwards[::-1]
+    study = new_study()
+    trial = claim(study)
+    assert sampling.draw(study, trial, spec, KNOWN, 0, seed=2) != forwards[0]
+    renamed = spec.model_copy(update={"name": "other"})
+    assert sampling.draw(study, trial, renamed, KNOWN, 0, seed=1) != forwards[0]
+
+
+def test_points_are_the_same_in_every_process_and_version() -> None:
+    (point,) = work(new_study(), joint("random", search={"l2": {"low": 0, "high": 1}}), range(1))
+    assert point == {"l2": pytest.approx(0.4369144414772349, rel=1e-12)}
+
+
+@pytest.mark.parametrize(("qmc_type", "engine"), [("sobol", qmc.Sobol), ("halton", qmc.Halton)])
+def test_qmc_shares_one_sequence_out_among_workers(qmc_type: str, engine: Any) -> None:
+    unit = {"low": 0.0, "high": 1.0}
+    spec = joint("qmc", qmc_type=qmc_type, search={"l2": unit, "mixup_alpha": unit})
+    points = [tuple(point.values()) for point in work(new_study(), spec, range(16))]
+    sequence = engine(2, seed=sampling._seed(1, "joint"), scramble=True).random(16)
+    assert points == [pytest.approx(tuple(sample)) for sample in sequence]
+
+
+def test_qmc_redraws_take_samples_that_are_nobodys() -> None:
+    unit = {"low": 0.0, "high": 1.0}
+    spec = joint("qmc", "l2 <= mixup_alpha", search={"l2": unit, "mixup_alpha": unit})
+    points = [tuple(point.values()) for point in work(new_study(), spec, range(spec.trials or 0))]
+    sequence = qmc.Sobol(2, seed=sampling._seed(1, "joint"), scramble=True).random(1024)
+    ids = [min(range(1024), key=lambda i: math.dist(sequence[i], point)) for point in points]
+    assert [sample % 30 for sample in ids] == list(range(30))
+    assert max(ids) >= 30  # some were redrawn
+
+
+@pytest.mark.parametrize("name", ["tpe", "gp"])
+def test_models_learn_from_the_points_and_not_from_the_odd_trials(name: str) -> None:
+    def value(point: dict[str, Any]) -> float:
+        return -(float(point["mixup_alpha"] - 0.8) ** 2)
+
+    unit = {"low": 0.0, "high": 1.0}
+    spec = joint(name, search={"mixup_alpha": unit}, n_startup_trials=10)
+    study = new_study()
+    add_odd_trials(study)
+    points = work(study, spec, range(10), value)
+    assert points == work(new_study(), joint("random", search={"mixup_alpha": unit}), range(10))
+    learnt = work(study, spec, range(10, 40 if name == "tpe" else 13), value)[-10:]
+    # by chance it would be 0.34
+    assert sum(abs(point["mixup_alpha"] - 0.8) for point in learnt) / len(learnt) < 0.15
+
+
+@pytest.mark.parametrize("name", ["tpe", "qmc", "random"])
+def test_a_point_that_is_hard_to_hit_is_found_by_chance(name: str) -> None:
+    spec = joint(name, "l2 < 0.001", search={"l2": {"low": 0.0, "high": 1.0}})
+    study = new_study()
+    for number in range(12):  # the model believes in 1
+        axis: dict[str, BaseDistribution] = {"l2": FloatDistribution(0, 1)}
+        study.add_trial(create_trial(value=number / 12, params={"l2": number / 12}, distributions=axis))
+    (point,) = work(study, spec, range(1))
+    assert point["l2"] < 0.001
+
+
+def test_a_point_that_is_never_hit_ends_with_what_was_asked_for() -> None:
+    search = {"l2": {"low": 0.0, "high": 0.9}}
+    spec = joint("random", "l2 == learning_rate", "l2 <= epochs", search=search)
+    study = new_study()
+    with pytest.raises(RunError) as caught:
+        sampling.draw(study, claim(study), spec, KNOWN, 0, seed=1)
+    assert str(caught.value) == (
+        "study 'joint': 10,000 draws found no point with l2 == learning_rate and l2 <= epochs and epochs = 11 "
+        "and learning_rate = 0.001; widen [search] or relax its constraints"
+    )
+
+
+# --- pruners ---------------------------------------------------------------------------------------------
+
+
+def first_pruned(study: optuna.Study, pruner: optuna.pruners.BasePruner, values: list[float]) -> int | None:
+    """The epoch, from 1, at which a run with these values is stopped."""
+    study.add_trial(create_trial(state=TrialState.RUNNING))
+    trial_id = study.trials[-1]._trial_id
+    stopped = None
+    for epoch, value in enumerate(values, start=1):
+        study._storage.set_trial_intermediate_value(trial_id, epoch, value)
+        if pruner.prune(study, study._storage.get_trial(trial_id)):
+            stopped = epoch
+            break
+    state = TrialState.PRUNED if stopped else TrialState.COMPLETE
+    study._storage.set_trial_state_values(trial_id, state, [max(values)])
+    return stopped
+
+
+def pruner(table: dict[str, Any], epochs: int = 11) -> optuna.pruners.BasePruner:
+    spec = StudySpec.model_validate({"name": "x", "search": {"l2": [0.1]}, "pruner": table})
+    sampling.check(spec, Path("x.toml"))
+    return sampling.build_pruner(spec, epochs)
+
+
+@pytest.mark.parametrize("name", sampling.PRUNERS)
+@pytest.mark.parametrize("epochs", [1, 11])
+def test_every_pruner_judges_runs_beside_a_control(name: str, epochs: int) -> None:
+    required: dict[str, dict[str, Any]] = {
+        "percentile": {"percentile": 25.0},
+        "patient": {"patience": 1},
+        "threshold": {"lower": 0.15},
+    }
+    for options in (required.get(name, {}), OPTIONS.get(name, {})):
+        study = new_study()
+        study.add_trial(create_trial(value=0.9))
+        for _ in range(8):  # good runs
+            first_pruned(
+                study, pruner({"name": name, **options}, epochs), [0.5 + 0.01 * e for e in range(epochs)]
+            )
+        bad = [0.14 - 0.01 * e for e in range(epochs)]
+        stopped = first_pruned(study, pruner({"name": name, **options}, epochs), bad)
+        if name == "none":
+            assert stopped is None
+        elif epochs == 11 and name not in ("hyperband", "threshold"):
+            assert stopped is not None
+
+
+def test_the_shipped_threshold_stops_networks_at_chance_level_from_epoch_3_on() -> None:
+    def threshold() -> optuna.pruners.BasePruner:
+        return pruner({"name": "threshold", "lower": 0.15, "n_warmup_steps": 3})
+
+    study = new_study()
+    assert first_pruned(study, threshold(), [0.018] * 11) == 3
+    assert first_pruned(study, threshold(), [0.018, 0.1, 0.2, 0.3, 0.16]) is None
+
+
+def test_the_shipped_median_judges_from_epoch_6_on() -> None:
+    study = new_study()
+    for _ in range(5):
+        assert first_pruned(study, pruner({"name": "median", "n_warmup_steps": 6}), [0.5] * 11) is None
+    assert first_pruned(study, pruner({"name": "median", "n_warmup_steps": 6}), [0.4] * 11) == 6
+
+
+def test_patience_gives_the_wrapped_pruner_its_turn_only_without_progress() -> None:
+    table = {"name": "patient", "patience": 2, "wrapped": {"name": "threshold", "lower": 0.5}}
+    study = new_study()
+    assert first_pruned(study, pruner(table), [0.1, 0.2, 0.3, 0.4]) is None
+    assert first_pruned(study, pruner(table), [0.3, 0.2, 0.2, 0.2, 0.2]) == 4
+    assert first_pruned(study, pruner(table), [0.9, 0.8, 0.8, 0.8, 0.8]) is None
+
+
+def test_hyperband_knows_how_long_a_run_is() -> None:
+    study = new_study()
+    hyperband = pruner({"name": "hyperband", "min_resource": 1, "reduction_factor": 3}, epochs=9)
+    stopped = {first_pruned(study, hyperband, [0.5 - 0.01 * n] * 9) for n in range(30)}
+    assert stopped - {None} <= {1, 3, 9}  # the rungs of 9 epochs
+    assert {1, 3} <= stopped
