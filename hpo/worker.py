@@ -19,7 +19,7 @@ import torch
 from optuna.trial import FrozenTrial
 
 from hpo.advance import advance
-from hpo.compute import resolve_device
+from hpo.compute import keep_freed_memory, resolve_device
 from hpo.data import load_training, prepare
 from hpo.errors import ConflictError, Interrupted, TrialLost
 from hpo.final import TestRecorder
@@ -95,6 +95,7 @@ def work(
         plan = Plan.open(storage)
         names = plan.with_ancestors(studies) if studies else None
         torch.set_num_threads(plan.identity.threads)
+        keep_freed_memory()
         device = resolve_device("cpu" if plan.identity.device == "cpu" else plan.options.device)
         if device.partition(":")[0] != plan.identity.device:
             raise ConflictError(f"the plan trains on {plan.identity.device}; this machine has only {device}")
