@@ -160,10 +160,7 @@ def _hyperband(
     reduction_factor: Annotated[int, Field(ge=2)] = 3,
     bootstrap_count: Count = 0,
 ) -> BasePruner:
-    # with min_resource above max_resource Optuna would have no bracket at all and divide by zero
-    return optuna.pruners.HyperbandPruner(
-        min(min_resource, epochs), epochs, reduction_factor, bootstrap_count
-    )
+    return optuna.pruners.HyperbandPruner(min_resource, epochs, reduction_factor, bootstrap_count)
 
 
 def _patient(

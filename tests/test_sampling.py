@@ -350,8 +350,8 @@ def test_a_point_that_is_never_hit_ends_with_what_was_asked_for() -> None:
     with pytest.raises(RunError) as caught:
         sampling.draw(study, claim(study), spec, KNOWN, 0, seed=1)
     assert str(caught.value) == (
-        "study 'joint': 10,000 draws found no point with l2 == learning_rate and l2 <= epochs and epochs = 11 "
-        "and learning_rate = 0.001; widen [search] or relax its constraints"
+        "study 'joint': 10,000 draws found no point with l2 == learning_rate and l2 <= epochs "
+        "and epochs = 11 and learning_rate = 0.001; widen [search] or relax its constraints"
     )
 
 

@@ -315,7 +315,7 @@ def toml(value: Any) -> str:
     )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(document=st.dictionaries(st.sampled_from(KEYS), VALUES), search=st.none() | VALUES)
 def test_no_file_raises_anything_else(tmp_path: Path, document: dict[str, Any], search: Any) -> None:
     if search is not None:
@@ -390,8 +390,8 @@ def test_a_grid_of_the_largest_size_is_accepted_and_one_above_refused() -> None:
     n = MAX_GRID_POINTS // 10
     search = {"batch_size": {"low": 1, "high": n, "step": 1}, "epochs": list(range(1, 11))}
     assert len(StudySpec.model_validate({"name": "x", "search": search}).grid({})) == MAX_GRID_POINTS
-    search["epochs"] = list(range(1, 12))
-    with pytest.raises(InputError, match="110,000 points"):
+    search = {"batch_size": {"low": 1, "high": 9091, "step": 1}, "epochs": list(range(1, 12))}
+    with pytest.raises(InputError, match="100,001 points"):
         StudySpec.model_validate({"name": "x", "search": search})
 
 
@@ -492,6 +492,9 @@ def test_json_forgets_only_orders_that_mean_nothing(tmp_path: Path) -> None:
     assert a == spec(
         "fixed.l2 = 0.0\nfixed.epochs = 1\nsearch.batch_size = [1, 2]\nsearch.hidden_units = [3]"
     )
+    pruner = "pruner = {{name = 'median', {}, {}}}\nsearch.l2 = [0.1]"
+    options = ("n_min_trials = 1", "n_warmup_steps = 2")
+    assert spec(pruner.format(*options)) == spec(pruner.format(*reversed(options)))
     assert hash(a) == hash(StudySpec.from_json(a.to_json()))
     assert a != spec("fixed.epochs = 1\nfixed.l2 = 0\nsearch.hidden_units = [3]\nsearch.batch_size = [1, 2]")
     assert a != spec("fixed.epochs = 1\nfixed.l2 = 0\nsearch.batch_size = [2, 1]\nsearch.hidden_units = [3]")
@@ -520,12 +523,12 @@ def test_parents_come_first_then_sections_by_number_then_names(tmp_path: Path) -
         y=("2.9", None),
         c=("2.1", "y"),
         b=("2.11", "z"),
-        d=("2.11", "z"),
+        d=("2.2", "z"),
         e=("1", "d"),
     )
     (tmp_path / ".#lock.toml").write_text("not a study")
     (tmp_path / "notes.md").write_text("not a study")
-    assert list(load_studies(tmp_path)) == ["y", "c", "z", "b", "d", "e", "a"]
+    assert list(load_studies(tmp_path)) == ["y", "c", "z", "d", "e", "b", "a"]
 
 
 def test_a_chain_of_any_depth(tmp_path: Path) -> None:
