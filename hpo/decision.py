@@ -87,7 +87,8 @@ def epoch_records(trial: FrozenTrial) -> list[list[dict[str, Any]]]:
 
 def best_epoch(trial: FrozenTrial) -> int | None:
     """The first epoch (from 1) with the highest mean validation macro F1; None before the first report."""
-    reports = trial.intermediate_values
+    # other databases than SQLite may show a report before the figures that were written with it
+    reports = {n: f1 for n, f1 in trial.intermediate_values.items() if f"epoch:{n}" in trial.user_attrs}
     return min(reports, key=lambda epoch: (-reports[epoch], epoch)) if reports else None
 
 

@@ -364,8 +364,9 @@ def _make_sqlite_safe(engine: sqlalchemy.Engine, *, takes_write_lock: bool) -> N
         # commits may be missing, and their epochs are trained again from the checkpoint.
         connection.execute("PRAGMA synchronous=NORMAL")
 
-    if takes_write_lock:
+    # A reader's transaction is one too: Optuna reads a trial with several queries, which must agree.
+    begin = "BEGIN IMMEDIATE" if takes_write_lock else "BEGIN"
 
-        @sqlalchemy.event.listens_for(engine, "begin")
-        def on_begin(connection: sqlalchemy.Connection) -> None:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+    @sqlalchemy.event.listens_for(engine, "begin")
+    def on_begin(connection: sqlalchemy.Connection) -> None:
+        connection.exec_driver_sql(begin)

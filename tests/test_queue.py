@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import subprocess
 import sys
 import time
@@ -66,7 +65,8 @@ def test_processes_that_enqueue_and_claim_at_once_get_each_point_once(storage: S
 def test_create_study_and_schema_by_many_processes_at_once(tmp_path: Path) -> None:
     code = (
         "import sys; from hpo.storage import Storage\n"
-        "s = Storage(sys.argv[1], create=True); s.create_study('s', {'k': 1}); print(s.study_attrs()['s']['k'])"
+        "s = Storage(sys.argv[1], create=True); s.create_study('s', {'k': 1})\n"
+        "print(s.study_attrs()['s']['k'])"
     )
     url = f"sqlite:///{tmp_path / 'new.db'}"
     processes = [
@@ -207,6 +207,31 @@ def test_a_reader_sees_what_is_written_and_takes_no_lock(storage: Storage, queue
     assert len(Queue(reader, "s").slots().attempts) == 2
 
 
+def write_epochs(url: str, trial_id: int, n: int) -> None:
+    storage = Storage(url)
+    for epoch in range(1, n + 1):
+        storage.write(trial_id, attrs={f"epoch:{epoch}": []}, reports={epoch: 0.5})
+
+
+def test_a_reader_never_sees_half_an_epoch(storage: Storage, queue: Queue) -> None:
+    queue.enqueue(jobs(1), Slots({}))
+    trial = queue.claim()
+    assert trial is not None
+    n = 150
+    arguments = (storage.url, trial._trial_id, n)
+    writer = multiprocessing.get_context("spawn").Process(target=write_epochs, args=arguments)
+    writer.start()
+    reader = Storage(storage.url, reader=True)
+    seen = 0
+    while seen < n and writer.is_alive():
+        (now,) = reader.trials(reader.study_id("s"))
+        epochs = {int(key[6:]) for key in now.user_attrs if key.startswith("epoch:")}
+        assert epochs == now.intermediate_values.keys()
+        seen = len(epochs)
+    writer.join()
+    assert writer.exitcode == 0
+
+
 @pytest.mark.parametrize(
     ("url", "what"),
     [
@@ -223,7 +248,7 @@ def test_urls_that_cannot_be_used(url: str, what: str) -> None:
 def test_a_missing_database_is_not_made_by_reading(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="no database"):
         Storage(f"sqlite:///{tmp_path / 'no.db'}", reader=True)
-    assert os.listdir(tmp_path) == []
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
