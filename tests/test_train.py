@@ -8,6 +8,7 @@ import torch
 from toy_images import toy_data
 
 from hpo.checkpoint import Checkpoints
+from hpo.compute import Normaliser
 from hpo.config import TrialConfig
 from hpo.data.dataset import Split
 from hpo.errors import Diverged, InputError, Interrupted
@@ -126,10 +127,18 @@ def test_the_order_of_images_changes_from_epoch_to_epoch():
 def test_mixup_begins_and_ends_with_its_epochs():
     plain, _ = run(config())
     late, _ = run(config(mixup_alpha=0.3, mixup_first_epoch=3))
-    early, _ = run(config(mixup_alpha=0.3, mixup_last_epoch=1))
     assert late[:2] == plain[:2]
     assert late[2] != plain[2]
-    assert early[0] != plain[0]
+    short, _ = run(config(mixup_alpha=0.3, mixup_last_epoch=1))
+    longer, _ = run(config(mixup_alpha=0.3, mixup_last_epoch=2))
+    assert short[0] == longer[0] != plain[0]
+    assert short[1] != longer[1]
+
+
+def test_every_seed_starts_with_weights_of_its_own():
+    zero, again, one = (Learner(config(), (8, 8, 1), 3, seed).network for seed in (0, 0, 1))
+    assert torch.equal(zero.hidden.weight, again.hidden.weight)
+    assert not torch.equal(zero.hidden.weight, one.hidden.weight)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -198,6 +207,15 @@ def test_validation_figures_are_those_of_the_predictions(precision):
     scores = score(logits, torch.from_numpy(DATA.valid.labels), 3)
     assert (result.valid_loss, result.valid_macro_f1) == (scores.loss, scores.macro_f1)
     assert network.training  # as it was
+
+
+def test_images_are_normalised_by_channel_and_lie_channels_last():
+    images = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), dtype=np.uint8)
+    mean, std = np.array([0.1, 0.5, 0.9], np.float32), np.array([0.2, 0.3, 1.0], np.float32)
+    normalised = Normaliser(mean, std, (5, 4, 3), "cpu")(torch.from_numpy(images))
+    expected = torch.from_numpy(((images / 255 - mean) / std).transpose(0, 3, 1, 2))
+    torch.testing.assert_close(normalised, expected.float())
+    assert normalised.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
