@@ -27,7 +27,7 @@ from hpo.spec import shipped_studies
 from hpo.storage import Storage
 from hpo.worker import PARENT_VARIABLE
 
-TICK_SECONDS = 0.5
+TICK_SECONDS = 1.0
 STOP_SECONDS = 10.0
 MAX_RESTARTS = 20
 """Of local workers in a row without a trial that ended meanwhile."""
@@ -167,7 +167,7 @@ def run(
         studies: only these and the earlier ones they need, without a final stage; empty: the whole plan.
         workers: how many processes; None: one for each so many cores as the plan's threads.
         checkpoints: folder of the checkpoints; default `out/checkpoints`.
-        on_tick: called about twice a second, to show what the database says.
+        on_tick: called about once a second, to show what the database says.
 
     Returns:
         The signal that stopped it, or None.

@@ -22,7 +22,7 @@ from hpo.results import Running, StudyStatus
 
 @contextmanager
 def watching(plan: Plan, studies: Sequence[str]) -> Iterator[Callable[[], None]]:
-    """Shows a plan while the context lasts; the function it gives is to be called about twice a second.
+    """Shows a plan while the context lasts; the function it gives is to be called about once a second.
 
     Args:
         plan: read from a storage of its own, which takes no locks.
@@ -97,6 +97,7 @@ class _PlainLines:
 
     def _lines(self) -> list[str]:
         lines = []
+        attrs = self._plan.storage.study_attrs()
         for name in self._names:
             for row in results.rows(self._plan, name):
                 if row.state in ("waiting", "running"):
@@ -104,7 +105,7 @@ class _PlainLines:
                 f1 = f"macro F1 {percent(row.macro_f1)} %"
                 why = f" ({row.reason})" if row.reason else ""
                 lines.append(f"{name}/{row.trial} {row.state}{why}: {f1}, {params_text(row.params)}")
-            decision = self._plan.decision(name) if name != FINAL else None
+            decision = attrs[name].get("decision")
             if decision is not None:
-                lines.append(f"{name}: {decision.text}")
+                lines.append(f"{name}: {decision['text']}")
         return lines
