@@ -208,7 +208,8 @@ def _seeds(count: int) -> str:
 
 
 def _points(difference: float) -> str:
-    return f"{100 * difference:.1f} points"
+    # a lead that one decimal would round to nothing is still a lead
+    return f"{100 * difference:.{1 if abs(difference) >= 0.001 else 3}f} points"
 
 
 def _show(params: Mapping[str, ParamValue]) -> str:

@@ -73,6 +73,9 @@ class TrialLost(TrialEnd):
     """The trial was closed by somebody else: declared lost, or superseded by a lower number."""
 
 
+MAX_NAMES = 20
+
+
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """A hint for an unknown name: the closest known one, or the list of all.
 
@@ -80,12 +83,15 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     "did you mean 'learning_rate'?"
     """
     names = list(known)
+    if not names:
+        return "there are none"
     close = difflib.get_close_matches(wrong.lower(), names, n=1, cutoff=0.6)
     if not close:
         close = [name for name in names if _initials(name) == wrong.lower()]
     if close:
         return f"did you mean {close[0]!r}?"
-    return f"known: {', '.join(names)}"
+    shown = ", ".join(names[:MAX_NAMES])
+    return f"known: {shown}, …" if len(names) > MAX_NAMES else f"known: {shown}"
 
 
 def _initials(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from hpo.compute import DTYPES, resolve_device
-from hpo.config import TrialConfig, canonical_json
+from hpo.config import ParamValue, TrialConfig, canonical_json
 from hpo.data import TrainingData
 from hpo.plan import FINAL, Identity, Options, with_ancestors
 from hpo.run import identify, n_cores, training_data
@@ -71,7 +71,7 @@ def forecast(
 
     lines = []
     for name in served:
-        configs = _configs(specs[name], options)
+        configs = _configs(specs, name, options)
         runs = [config.training.epochs * options.seeds for config in configs]
         seconds = [n * seconds_per_epoch(config) for n, config in zip(runs, configs, strict=True)]
         busy = min(count, len(configs)) or 1
@@ -79,18 +79,23 @@ def forecast(
             Line(name, specs[name].section, len(configs), options.seeds, sum(runs), sum(seconds) / busy)
         )
     if not names:
-        config = TrialConfig() if options.epochs is None else TrialConfig().replace(epochs=options.epochs)
+        config = TrialConfig.from_params(_start(specs, served[-1], options))
         epochs = config.training.epochs * options.final_seeds
         seconds_final = epochs * seconds_per_epoch(config)  # one trial, so one worker
         lines.append(Line(FINAL, "", 1, options.final_seeds, epochs, seconds_final))
     return lines
 
 
-def _configs(study: StudySpec, options: Options) -> list[TrialConfig]:
+def _start(specs: Mapping[str, StudySpec], name: str, options: Options) -> dict[str, ParamValue]:
+    """What a study's points are laid over, as far as the files say: the base and what is fixed on the way."""
+    parent = specs[name].inherits
+    context = specs[name].context(_start(specs, parent, options) if parent is not None else None)
+    return context if options.epochs is None else {**context, "epochs": options.epochs}
+
+
+def _configs(specs: Mapping[str, StudySpec], name: str, options: Options) -> list[TrialConfig]:
     """One configuration for each point; for a sampled study the one that it samples around."""
-    context = study.context(None)
-    if options.epochs is not None:
-        context["epochs"] = options.epochs
+    study, context = specs[name], _start(specs, name, options)
     points = study.grid(context) if study.is_grid else [{}] * (study.trials or 0)
     return [TrialConfig.from_params({**context, **point}) for point in points]
 

@@ -155,14 +155,14 @@ class Plan:
             if value != recorded[key]:
                 raise ConflictError(
                     f"--{key.replace('_', '-')} {value} contradicts the plan in {self.storage.name}, which "
-                    f"was created with {recorded[key]}; leave the option out to go on, or start anew with "
-                    "another --out"
+                    f"was created {'without it' if recorded[key] is None else f'with {recorded[key]}'}; "
+                    "leave the option out to go on, or start anew with another --out"
                 )
         for name in (specs or {}).keys() | (self.specs.keys() if specs is not None else set()):
             ours, theirs = self.specs.get(name), (specs or {}).get(name)
             if ours != theirs:
                 raise ConflictError(
-                    f"{where}: study {name!r} {_difference(ours, theirs)} in the plan of "
+                    f"{where}: study {name!r} {_difference(ours, theirs)} the plan in "
                     f"{self.storage.name}; put the files back to go on, or start anew with another --out"
                 )
 
@@ -326,9 +326,9 @@ def versions() -> dict[str, str]:
 
 def _difference(ours: StudySpec | None, theirs: StudySpec | None) -> str:
     if ours is None:
-        return "is not"
+        return "is not in"
     if theirs is None:
-        return "is missing here but is"
+        return "is missing here, but is in"
     old, new = ours.model_dump(mode="json"), theirs.model_dump(mode="json")
     keys = [key for key in old if old[key] != new[key]] or ["search"]  # else only the order of axes differs
-    return f"has another {', '.join(keys)} than"
+    return f"differs in {', '.join(keys)} from"

@@ -18,7 +18,7 @@ from hpo.config import ParamValue
 from hpo.decision import Decision, Inherited, best_epoch, epoch_records
 from hpo.errors import InputError, MissingError
 from hpo.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
-from hpo.queue import Queue, Slot, Slots, SlotState
+from hpo.queue import Queue, Slot, Slots, SlotState, reason_of
 
 FIGURES = ("macro_f1", "accuracy", "loss")
 StudyState = Literal["pending", "running", "done", "failed"]
@@ -61,6 +61,7 @@ class Running:
 
     study: str
     trial: int
+    point: str
     params: Mapping[str, ParamValue]
     epoch: int
     """Epochs finished."""
@@ -167,6 +168,7 @@ def running(plan: Plan) -> list[Running]:
                 Running(
                     study=name,
                     trial=trial.number,
+                    point=trial.user_attrs["point"],
                     params=trial.params,
                     epoch=len(epochs),
                     epochs=trial.user_attrs.get("config", {}).get("epochs", 0),
@@ -288,7 +290,8 @@ def export(plan: Plan) -> list[dict[str, Any]]:
                 {
                     "study": name,
                     "trial": trial.number,
-                    "state": trial.state.name.lower(),
+                    # lost, released and superseded attempts are no failures of the point
+                    "state": reason_of(trial) if trial.state == TrialState.FAIL else trial.state.name.lower(),
                     "reason": attrs.get("reason", ""),
                     "control": attrs.get("point") == CONTROL_SLOT.point,
                     "point": attrs.get("point"),

@@ -17,14 +17,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hpo.advance import advance, require_result
 from hpo.compute import resolve_device, resolve_precision
+from hpo.config import NetworkConfig
 from hpo.data import TrainingData, load_training, prepare
 from hpo.errors import InputError, RunError, did_you_mean
-from hpo.plan import Identity, Options, Plan, published_config, read_studies
+from hpo.network import build_network
+from hpo.plan import Identity, Options, Plan, published_config, read_studies, with_ancestors
 from hpo.queue import Queue
 from hpo.spec import shipped_studies
-from hpo.storage import Storage
+from hpo.storage import Storage, sqlite_file
 from hpo.worker import PARENT_VARIABLE
 
 TICK_SECONDS = 1.0
@@ -43,6 +47,7 @@ def open_plan(
     *,
     storage: str | None = None,
     studies: Path | None = None,
+    names: Sequence[str] = (),
     workers: int | None = None,
     given: Mapping[str, Any] | None = None,
 ) -> Plan:
@@ -52,6 +57,7 @@ def open_plan(
         out: output folder.
         storage: database URL; default `out/hpo.db`.
         studies: folder of study files; default the shipped ones. They must agree with a plan that exists.
+        names: studies that are going to be asked for, to be checked before anything is written.
         workers: local workers that share the cores; None: one a core.
         given: the options that the user gave, of those in `Options`.
 
@@ -63,16 +69,29 @@ def open_plan(
         given["data"] = _absolute(given["data"])
     options = Options.from_given(given)
     specs = read_studies(studies or shipped_studies())
-    database = Storage(storage or default_storage(out), create=True)
-    plan = Plan.find(database)
+    url = storage or default_storage(out)
+    plan = _existing_plan(url)
     if plan is not None:
         plan.refuse_contradiction(given, specs if studies is not None else None, studies)
+        plan.with_ancestors(names)
         return plan
+    # everything that can be refused is refused before anything is written: a mistake must leave no plan
+    with_ancestors(specs, names, options.inherit)
     if options.inherit == "published":
         for study in specs.values():
             if study.inherits is not None:
                 published_config(specs, study.inherits)
-    return Plan.create(database, specs, options, identify(options, workers or n_cores()))
+    identity = identify(options, workers or n_cores())
+    database = Storage(url, create=True)
+    # another process may have been quicker while the data were read
+    return Plan.find(database) or Plan.create(database, specs, options, identity)
+
+
+def _existing_plan(url: str) -> Plan | None:
+    file = sqlite_file(url)
+    if file is not None and not file.exists():
+        return None
+    return Plan.find(Storage(url, create=True))
 
 
 def identify(options: Options, workers: int) -> Identity:
@@ -83,6 +102,8 @@ def identify(options: Options, workers: int) -> Identity:
     """
     device = resolve_device(options.device)
     data = training_data(options)
+    # images that no network can take are refused here, not in every trial
+    build_network(NetworkConfig(), data.image_shape, len(data.class_names), torch.Generator())
     return Identity(
         fingerprint=data.fingerprint,
         image_shape=data.image_shape,
@@ -135,7 +156,7 @@ def run_plan(
         if key not in Options.model_fields:
             raise InputError(f"{key} is not an option; {did_you_mean(key, Options.model_fields)}")
     folder = Path(studies) if studies is not None else None
-    plan = open_plan(Path(out), storage=storage, studies=folder, workers=workers, given=options)
+    plan = open_plan(Path(out), storage=storage, studies=folder, names=names, workers=workers, given=options)
     if run(plan, out=Path(out), studies=names, workers=workers) is not None:
         raise KeyboardInterrupt
     return plan
@@ -323,5 +344,5 @@ def _signals() -> Iterator[list[int]]:
 
 def _absolute(data: str) -> str:
     """The same source from every folder."""
-    kind, colon, path = data.partition(":")
-    return f"{kind}:{Path(path).expanduser().resolve()}" if kind in ("folder", "cifar10") and colon else data
+    kind, _, path = data.partition(":")
+    return f"{kind}:{Path(path).expanduser().resolve()}" if kind in ("folder", "cifar10") and path else data

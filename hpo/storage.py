@@ -63,7 +63,9 @@ class Storage:
         file = sqlite_file(self.url)
         if file is not None and not file.exists():
             if not create:
-                raise MissingError(f"{file}: no database here; `hpo run` or `hpo create` makes one")
+                raise MissingError(
+                    f"{file}: no database here; `hpo run` or `hpo create` makes one, --out names another"
+                )
             file.parent.mkdir(parents=True, exist_ok=True)
         self._rdb = _open(self.url, file)
         _refuse_other_major(self._rdb, self.name)

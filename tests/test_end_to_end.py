@@ -127,7 +127,7 @@ def test_tables_and_csv(finished: Path, cli: Cli) -> None:
     exported = list(csv.DictReader(io.StringIO(cli("export", "--out", finished).out)))
     assert [row["study"] for row in exported] == ["rate"] * 2 + ["shape"] * 3 + ["final"]
     assert all(row["param_epochs"] == "3" for row in exported)
-    as_json = json.loads(cli("export", "--format=json", "--out", finished).out)
+    as_json = json.loads(cli("export", "--json", "--out", finished).out)
     assert len(as_json) == 6
 
 
@@ -167,8 +167,21 @@ def test_run_again_trains_nothing_and_says_the_same(finished: Path) -> None:
 def test_the_outcome_fits_a_narrow_terminal(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for columns in (80, 140):
         monkeypatch.setenv("COLUMNS", str(columns))
-        result = hpo("status", "--out", finished)
-        assert max(map(len, result.out.splitlines())) <= columns
+        for command in (("status",), ("show", "shape"), ("final",), ("best",)):
+            result = hpo(*command, "--out", finished)
+            assert max(map(len, result.out.splitlines())) <= columns
+            assert "…" not in result.out
+        shown = hpo("show", "shape", "--out", finished).out
+        for row in library.rows(library.find_plan(finished), "shape"):
+            line = next(line for line in shown.splitlines() if line.split()[:1] == [str(row.trial)])
+            values = [str(value) for value in row.params.values()]
+            assert line.split()[1:-1] == [
+                *values,
+                f"{100 * row.macro_f1:.1f}",
+                f"{100 * row.accuracy:.1f}",
+                f"{row.loss:.3f}",
+                f"{row.best_epoch}/{row.epochs}",
+            ]
 
 
 # --- disturbed runs ---------------------------------------------------------------------------------------

@@ -59,10 +59,12 @@ def _studies(records: Sequence[StudyStatus]) -> Table:
 
 
 def _workers(running: Sequence[Running]) -> Table:
-    table = Table.grid(padding=(0, 2))
+    table = Table.grid(padding=(0, 2), expand=True)
     for _ in range(4):
         table.add_column(no_wrap=True)
-    table.add_column(overflow="ellipsis", no_wrap=True)
+    table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)  # what is too long is cut here alone
+    if not running:
+        table.add_row(Text("workers are starting …", "dim"))
     for each in running:
         epoch = f"epoch {each.epoch}/{each.epochs}" if each.epochs else "starting"
         table.add_row(
@@ -70,7 +72,7 @@ def _workers(running: Sequence[Running]) -> Table:
             epoch,
             "" if each.macro_f1 is None else f"F1 {percent(each.macro_f1)} %",
             _time_left(each),
-            Text(params_text(each.params), "dim"),
+            Text(params_text(each.params) or each.point, "dim"),
         )
     return table
 
@@ -104,7 +106,8 @@ class _PlainLines:
                     continue
                 f1 = f"macro F1 {percent(row.macro_f1)} %"
                 why = f" ({row.reason})" if row.reason else ""
-                lines.append(f"{name}/{row.trial} {row.state}{why}: {f1}, {params_text(row.params)}")
+                what = params_text(row.params) or row.point
+                lines.append(f"{name}/{row.trial} {row.state}{why}: {f1}, {what}")
             decision = attrs[name].get("decision")
             if decision is not None:
                 lines.append(f"{name}: {decision['text']}")

@@ -92,18 +92,21 @@ def resume(study: tuple[str, ...], **options: Any) -> int:
 
 def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
     from hpo.cli.live import watching
-    from hpo.cli.tables import show_outcome
+    from hpo.cli.tables import describe, show_outcome
     from hpo.run import open_plan, run
 
     out: Path = options["out"]
+    click.echo("loading data and plan …", err=True)
     plan = open_plan(
         out,
         storage=options["storage"],
         studies=options.get("studies"),
+        names=studies,
         workers=options["workers"],
         given=opt.given(options),
     )
     reader = _read(options)
+    click.echo(describe(plan), err=True)
     with watching(reader, studies) as tick:
         stopped_by = run(
             plan,
@@ -116,7 +119,7 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
     if stopped_by is not None:
         click.echo("stopped; nothing is lost, the same command goes on", err=True)
         return 128 + stopped_by
-    show_outcome(reader)
+    show_outcome(reader, out)
     return 0
 
 
@@ -144,10 +147,10 @@ def create(**options: Any) -> None:
 @click.argument("study", nargs=-1)
 @opt.out
 @opt.storage
-@opt.data
+@opt.worker_data
 @opt.checkpoints
 def worker(study: tuple[str, ...], **options: Any) -> int:
-    """Serve a plan with one process until it has ended; as many as you like, anywhere."""
+    """Serve a plan with one process until it has ended; as many as you like."""
     import logging
 
     from hpo.storage import Storage
@@ -245,7 +248,6 @@ def best(as_json: bool, **options: Any) -> None:
 @hpo.command()
 @opt.out
 @opt.storage
-@opt.workers
 @opt.checkpoints
 @opt.as_json
 def final(as_json: bool, **options: Any) -> int:
@@ -305,16 +307,16 @@ def predict(model: Path, image: tuple[Path, ...], as_json: bool) -> None:
 
 
 @hpo.command()
-@click.option("--format", "kind", type=click.Choice(["csv", "json"]), default="csv", show_default=True)
 @opt.out
 @opt.storage
-def export(kind: str, **options: Any) -> None:
-    """Every trial of the plan on stdout, one record each."""
+@opt.as_json
+def export(as_json: bool, **options: Any) -> None:
+    """Every trial of the plan on stdout as CSV, one record each; with --json as JSON."""
     from hpo import results
     from hpo.cli.tables import write_csv
 
     records = results.export(_read(options))
-    if kind == "json":
+    if as_json:
         _print_json(records)
     else:
         write_csv(records)

@@ -82,6 +82,9 @@ data = _option(
     metavar="SOURCE",
     help="digits | cifar10[:DIR] | folder:PATH | python:MODULE:FUNCTION.  [default: cifar10]",
 )
+worker_data = _option(
+    "--data", metavar="SOURCE", help="Where the plan's data are here.  [default: where the plan found them]"
+)
 checkpoints = _option(
     "--checkpoints",
     type=click.Path(path_type=Path, file_okay=False),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -30,9 +32,16 @@ STATE_STYLES = {
 }
 
 
+WIDE_COLUMNS = 160
+
+
 def console() -> Console:
-    """Standard output; no highlighting, because numbers in names are not numbers to look at."""
-    return Console(highlight=False)
+    """Standard output; no highlighting, because numbers in names are not numbers to look at.
+
+    A pipe has no width of its own, so a table is as wide there as it likes.
+    """
+    is_wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(highlight=False, width=WIDE_COLUMNS if is_wide else None)
 
 
 def percent(value: float | None) -> str:
@@ -85,43 +94,53 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
         origin = f"{source['study']}/{source['trial']}" if source else f"published, {inherited['study']}"
         screen.print(Text(f"from {origin}: {params_text(inherited['params'])}", "dim"))
     axes = list(spec.search) if spec else []
-    table = _table(
-        "trial", *axes, "F1 %", "accuracy %", "loss", "best epoch", "epochs", "state", numeric=axes
-    )
+    # headers break where they can, so that a table of four axes fits 80 columns with every figure whole
+    heads = [axis.replace("_", "_\n") for axis in axes]
+    figures = ("F1\n%", "acc.\n%", "loss", "best\nepoch", "state")
+    table = _table("trial", *heads, *figures, numeric=heads)
     best = max((row.macro_f1 or 0.0 for row in rows if row.state == "complete"), default=None)
     notes: list[str] = []
+    findings: dict[str, list[str]] = {}
     for row in rows:
         is_best = row.state == "complete" and row.macro_f1 == best
-        values = [Text("control", "italic") if not row.params else Text("") for _ in axes[:1]]
-        values = [Text(show_value(row.params[axis])) for axis in axes] if row.params else values
-        values += [Text("")] * (len(axes) - len(values))
+        values = [Text(show_value(row.params[axis])) for axis in axes if axis in row.params]
+        if not values and axes:
+            values = [Text(row.point, "italic"), *[Text("")] * (len(axes) - 1)]
         table.add_row(
             str(row.trial),
             *values,
             percent(row.macro_f1),
             percent(row.accuracy),
             "–" if row.loss is None else f"{row.loss:.3f}",
-            str(row.best_epoch or "–"),
-            str(row.epochs),
+            f"{row.best_epoch or '–'}/{row.epochs}",
             Text(row.state, STATE_STYLES[row.state]),
             style="bold" if is_best else "",
         )
         notes += row.earlier
-        findings = {finding.text for finding in _findings(row, diagnose)}
-        notes += [f"trial {row.trial}: {text}" for text in sorted(findings)]
         if row.reason:
             notes.append(f"trial {row.trial}: {row.reason}")
+        for finding in {finding.text for finding in _findings(row, diagnose)}:
+            findings.setdefault(finding, []).append(str(row.trial))
     screen.print(table)
+    for text, trials in findings.items():
+        plural = "trial" if len(trials) == 1 else "trials"
+        screen.print(Text(f"{plural} {', '.join(trials)}: {text}", "yellow"))
     for note in notes:
         screen.print(Text(note, "yellow"))
     decision = plan.decision(name) if spec else None
+    if decision and decision.control:
+        control = decision.control
+        at = f"{control.source.study}/{control.source.trial}"
+        screen.print(Text(f"control: {at}, the inherited configuration, F1 {percent(control.value)} %"))
     if decision:
         screen.print(Text(f"decision: {decision.text}", "bold"))
 
 
 def _findings(row: TrialRow, diagnose: Any) -> list[Any]:
     n_seeds = len(row.history[0]) if row.history else 0
-    return [f for seed in range(n_seeds) for f in diagnose([epoch[seed] for epoch in row.history])]
+    found = [f for seed in range(n_seeds) for f in diagnose([epoch[seed] for epoch in row.history])]
+    # of a run that was cut short nobody asks whether it was still rising
+    return found if row.state == "complete" else [f for f in found if not f.name.startswith("still rising")]
 
 
 def show_best(record: Mapping[str, Any]) -> None:
@@ -154,9 +173,10 @@ def show_final(record: Mapping[str, Any]) -> None:
         f"{seeds}, at epoch {record['selected_epoch']}, which validation chose; data {record['data']}"
     )
     if record["shrinkage"] is not None:
+        search, fresh = record["search_macro_f1"], record["fresh_macro_f1"]
         screen.print(
-            f"validation macro F1: {percent(record['search_macro_f1'])} % in the search, "
-            f"{percent(record['fresh_macro_f1'])} % on fresh seeds ({100 * -record['shrinkage']:+.1f} points)"
+            f"validation macro F1: {percent(search)} % in the search, {percent(fresh)} % on fresh seeds "
+            f"(shrinkage {round(100 * search, 1) - round(100 * fresh, 1):.1f} points)"
         )
     table = _table("epoch", "test accuracy %", "test loss", "test F1 %")
     for epoch in record["per_epoch"]:
@@ -171,13 +191,30 @@ def show_final(record: Mapping[str, Any]) -> None:
     screen.print(Text(f"configuration: {params_text(record['config'])}", "dim"))
 
 
-def show_outcome(plan: Plan) -> None:
-    """What a run leaves on the screen: every study and, where it has ended, the final stage."""
+def describe(plan: Plan) -> str:
+    """One line that says what is being run on what."""
+    identity, data = plan.identity, plan.options.data
+    height, width, channels = identity.image_shape
+    images = f"{identity.n_train:,} + {identity.n_valid:,} images of {height}×{width}×{channels}"
+    classes = f"{len(identity.class_names)} classes"
+    how = f"{identity.precision} on {identity.device}, threads a worker: {identity.threads}"
+    return f"{data}: {images}, {classes}; {how}; {plan.storage.name}"
+
+
+def show_outcome(plan: Plan, out: Path) -> None:
+    """What a run leaves on the screen: every study, the final stage where it has ended, what to do next."""
     from hpo import results
 
     show_status(results.status(plan))
-    if results.final_trial(plan) is not None:
+    has_final = results.final_trial(plan) is not None
+    if has_final:
         show_final(results.final_result(plan))
+    ended = [name for name in plan.specs if plan.decision(name)]
+    screen = console()
+    screen.print(f"\nmore: hpo show {ended[-1]} --out {out}", soft_wrap=True)
+    if has_final:
+        screen.print(f"      hpo predict {out / 'model.pt'} IMAGE…", soft_wrap=True)
+        screen.print(f"      {out / 'most-confidently-wrong.png'}", soft_wrap=True)
 
 
 def show_forecast(lines: Sequence[Line]) -> None:
@@ -212,13 +249,13 @@ def _harmless(value: Any) -> Any:
 
 
 def _table(*columns: str, numeric: Sequence[str] = ()) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     words = {"study", "state", "decision", "parameter", "value", "class", "§"}
     for column in columns:
         table.add_column(
             column,
             justify="left" if column in words and column not in numeric else "right",
-            no_wrap=column not in ("decision",),
+            no_wrap=column != "decision",
             overflow="fold",
         )
     return table

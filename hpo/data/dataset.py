@@ -169,6 +169,11 @@ def _check_part(
         raise DataError(
             f"{part}_images: must have the shape (n, height, width, channels), has {images.shape}"
         )
+    if images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
+        raise DataError(
+            f"{part}_images: the shape {images.shape} looks like (n, channels, height, width); the channels "
+            "come last here"
+        )
     if not isinstance(labels, np.ndarray) or not np.issubdtype(labels.dtype, np.integer):
         found = labels.dtype if isinstance(labels, np.ndarray) else type(labels).__name__
         raise DataError(f"{part}_labels: must be an integer array, is {found}")

@@ -29,7 +29,8 @@ def open_source(text: str, image_size: int | None = None) -> Source:
     """
     kind, _, argument = text.partition(":")
     if kind not in SOURCES:
-        raise InputError(f"{text!r} is no source of data; {did_you_mean(kind, SOURCES)}")
+        hint = f"did you mean 'folder:{text}'?" if Path(text).is_dir() else did_you_mean(kind, SOURCES)
+        raise InputError(f"{text!r} is no source of data; {hint}")
     if image_size is not None and kind != "folder":
         raise InputError(
             f"image_size = {image_size}: only folder:PATH is resized, {kind!r} has a size of its own"
@@ -143,6 +144,8 @@ def python(argument: str, image_size: int | None) -> Source:
             )
         try:
             data = function()
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
         except Exception as error:  # whatever the user's code raises
             raise DataError(f"{name}: {type(error).__name__}: {error}") from error
     if not isinstance(data, ImageData):
