@@ -41,7 +41,11 @@ def _advance_study(plan: Plan, name: str) -> bool:
     slots = queue.slots()
     decided = plan.decision(name)
     if decided is not None and decided.params:  # one without was made for want of any result: look again
-        return not any(slots.queued(slot) for slot in slots.attempts)  # `hpo retry` may have queued some
+        # `hpo retry` may have queued points since; one of them may have been lost again
+        open_ = [s for s in slots.attempts if slots.state(s) in (SlotState.WAITING, SlotState.RUNNING)]
+        missing = [slot for slot in open_ if not slots.queued(slot)]
+        queue.enqueue([_job_again(slots.attempts[slot][-1], slot) for slot in missing], slots)
+        return not open_
     inherited = plan.inherited(name)
     if inherited is None and plan.specs[name].inherits is not None:
         parent = plan.decision(plan.specs[name].inherits or "")
@@ -116,10 +120,19 @@ def _own_control(plan: Plan, name: str, inherited: Inherited) -> Slot | None:
     """The grid point that is exactly the inherited configuration."""
     study = plan.specs[name]
     point = {axis: inherited.params[axis] for axis in study.search}
+    # first whether it is a point at all: what is fixed and what is inherited may contradict each other
+    if not study.is_grid or point not in study.grid(plan.context(name, inherited)):
+        return None
     same = plan.config(name, inherited, point) == plan.inherited_config(inherited)
-    if study.is_grid and same and any(p == point for p in study.grid(inherited.params)):
-        return Slot(canonical_json(point))
-    return None
+    return Slot(canonical_json(point)) if same else None
+
+
+def is_control(plan: Plan, name: str, slot: Slot) -> bool:
+    """Whether a study's winner will be compared with this slot."""
+    inherited = plan.inherited(name) if name != FINAL else None
+    if inherited is None or inherited.source is not None:
+        return False
+    return slot == (_own_control(plan, name, inherited) or CONTROL_SLOT)
 
 
 def retry(plan: Plan, names: Iterable[str] | None = None) -> int:

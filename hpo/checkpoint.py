@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hpo.config import canonical_json
 from hpo.files import dump, load, write_durably
 
 KEPT = 2
@@ -35,7 +36,8 @@ class Checkpoints:
     def __init__(
         self, root: Path, study: str, point: str, replicate: int, identity: Mapping[str, Any]
     ) -> None:
-        name = hashlib.sha256(point.encode()).hexdigest()[:16]
+        # with the identity in its name: two plans may share a folder of checkpoints
+        name = hashlib.sha256(f"{point} {canonical_json(identity)}".encode()).hexdigest()[:16]
         self.folder = root / study / f"{name}-{replicate}"
         self.notes: list[str] = []
         """One line for every checkpoint that `latest` had to put aside."""

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from hpo.config import TrialConfig
-from hpo.data import load_test
+from hpo.data.test_set import load_test
 from hpo.metrics import Scores, score
 from hpo.model import save_model
 from hpo.network import build_network

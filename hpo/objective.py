@@ -12,12 +12,13 @@ from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo import sampling
+from hpo.advance import is_control
 from hpo.checkpoint import Checkpoints
 from hpo.config import ParamValue, TrialConfig
 from hpo.data import TrainingData
-from hpo.errors import Diverged, Interrupted
-from hpo.plan import CONTROL_SLOT, FINAL, Plan, versions
-from hpo.queue import Queue, Reason
+from hpo.errors import Diverged, Interrupted, RunError
+from hpo.plan import FINAL, Plan, versions
+from hpo.queue import Queue, Reason, slot_of
 from hpo.train import EpochResult, state_of, train
 
 
@@ -60,7 +61,30 @@ def run_trial(plan: Plan, name: str, trial: FrozenTrial, place: Workplace, recor
     Raises:
         Interrupted: the worker was asked to stop; the trial is closed as released.
         TrialLost: somebody else closed the trial meanwhile.
+        RunError: checkpoints or results cannot be written; the trial is closed as released.
     """
+    queue = Queue(plan.storage, name)
+    try:
+        return _train_trial(plan, name, trial, place, recorder)
+    except Interrupted:
+        queue.close(trial._trial_id, Reason.RELEASED, "the worker was asked to stop")
+        raise
+    except TrialFailedError as error:
+        text = str(error)
+        plan.storage.write(trial._trial_id, attrs={"traceback": text[-8000:]})
+        queue.close(trial._trial_id, Reason.ERROR, text.strip().splitlines()[-1])
+    except RunError as error:  # no point could be drawn
+        queue.close(trial._trial_id, Reason.ERROR, str(error))
+    except OSError as error:
+        # the disk is full or not writable: not the trial's fault, and the next one would fare no better
+        queue.close(trial._trial_id, Reason.RELEASED, str(error))
+        raise RunError(f"{name}/{trial.number}: {error}") from error
+    return TrialState.FAIL
+
+
+def _train_trial(
+    plan: Plan, name: str, trial: FrozenTrial, place: Workplace, recorder: Recorder
+) -> TrialState:
     trial_id, storage = trial._trial_id, plan.storage
     config = _configure(plan, name, trial, place)
     checkpoints = _checkpoints(plan, name, trial, config, place)
@@ -112,14 +136,6 @@ def run_trial(plan: Plan, name: str, trial: FrozenTrial, place: Workplace, recor
         storage.finish(trial_id, TrialState.PRUNED, attrs={"reason": f"{Reason.DIVERGED}: {error}"})
         checkpoints.clear()
         return TrialState.PRUNED
-    except Interrupted:
-        Queue(storage, name).close(trial_id, Reason.RELEASED, "the worker was asked to stop")
-        raise
-    except TrialFailedError as error:
-        text = str(error)
-        storage.write(trial_id, attrs={"traceback": text[-8000:]})
-        Queue(storage, name).close(trial_id, Reason.ERROR, text.strip().splitlines()[-1])
-        return TrialState.FAIL
     best = max(reports.values())
     if pruned:
         detail = f"by {plan.specs[name].pruner.name} after epoch {len(reports)}"
@@ -176,7 +192,7 @@ def _checkpoints(
 
 def _pruner(plan: Plan, name: str, trial: FrozenTrial, config: TrialConfig) -> BasePruner | None:
     # a pruned control could not be compared with
-    if name == FINAL or trial.user_attrs["point"] == CONTROL_SLOT.point or not plan.options.pruning:
+    if name == FINAL or not plan.options.pruning or is_control(plan, name, slot_of(trial)):
         return None
     return sampling.build_pruner(plan.specs[name], config.training.epochs)
 

@@ -153,8 +153,9 @@ class Plan:
         recorded = self.options.model_dump()
         for key, value in given.items():
             if value != recorded[key]:
+                option = "no-pruning" if key == "pruning" else f"{key.replace('_', '-')} {value}"
                 raise ConflictError(
-                    f"--{key.replace('_', '-')} {value} contradicts the plan in {self.storage.name}, which "
+                    f"--{option} contradicts the plan in {self.storage.name}, which "
                     f"was created {'without it' if recorded[key] is None else f'with {recorded[key]}'}; "
                     "leave the option out to go on, or start anew with another --out"
                 )

@@ -26,8 +26,8 @@ from hpo.data import TrainingData, load_training, prepare
 from hpo.errors import InputError, RunError, did_you_mean
 from hpo.network import build_network
 from hpo.plan import Identity, Options, Plan, published_config, read_studies, with_ancestors
-from hpo.queue import Queue
-from hpo.spec import shipped_studies
+from hpo.queue import Queue, SlotState
+from hpo.spec import StudySpec, shipped_studies
 from hpo.storage import Storage, sqlite_file
 from hpo.worker import PARENT_VARIABLE
 
@@ -81,10 +81,29 @@ def open_plan(
         for study in specs.values():
             if study.inherits is not None:
                 published_config(specs, study.inherits)
+    refuse_searched_epochs(options, specs)
     identity = identify(options, workers or n_cores())
     database = Storage(url, create=True)
-    # another process may have been quicker while the data were read
-    return Plan.find(database) or Plan.create(database, specs, options, identity)
+    with database.creating():
+        # another process may have been quicker while the data were read
+        plan = Plan.find(database)
+        if plan is None:
+            return Plan.create(database, specs, options, identity)
+    plan.refuse_contradiction(given, specs, studies or shipped_studies())
+    return plan
+
+
+def refuse_searched_epochs(options: Options, specs: Mapping[str, StudySpec]) -> None:
+    """Checks that `--epochs` overrides no axis.
+
+    Raises:
+        InputError: a study searches the epochs.
+    """
+    searching = [name for name, study in specs.items() if "epochs" in study.search]
+    if options.epochs is not None and searching:
+        raise InputError(
+            f"--epochs {options.epochs}: study {searching[0]!r} searches epochs; leave one of them out"
+        )
 
 
 def _existing_plan(url: str) -> Plan | None:
@@ -238,7 +257,8 @@ class _Crew:
         self._logs.mkdir(parents=True, exist_ok=True)
         self._command = [sys.executable, "-m", "hpo", "worker", "--out", str(out), *studies]
         self._environment = {
-            **os.environ,
+            # what the workers are to do the plan says, not the options of whoever started this process
+            **{key: value for key, value in os.environ.items() if key == "HPO_CACHE" or key[:4] != "HPO_"},
             # by environment, not by argument: a URL may hold a password, and arguments are public
             "HPO_STORAGE": plan.storage.url,
             PARENT_VARIABLE: str(os.getpid()),
@@ -248,10 +268,11 @@ class _Crew:
         if checkpoints is not None:
             self._environment["HPO_CHECKPOINTS"] = str(checkpoints)
         self._workers: dict[int, subprocess.Popen[bytes]] = {}
+        self._restarts = 0
+        self._n_ended_before = -1
 
     def work(self, names: Sequence[str] | None, on_tick: Callable[[], None]) -> int | None:
         """Keeps the workers alive until the plan has ended; returns the signal that stopped it, or None."""
-        restarts, finished_before = 0, -1
         try:
             with _signals() as received:
                 for number in range(1, self._count + 1):
@@ -265,23 +286,23 @@ class _Crew:
                         return received[0]
                     for number, worker in list(self._workers.items()):
                         code = worker.poll()
-                        if code is None:
-                            continue
-                        del self._workers[number]
-                        if code == 0:
-                            continue
-                        finished = self._n_finished(names)
-                        restarts = restarts + 1 if finished == finished_before else 0
-                        finished_before = finished
-                        # 2: it refused the plan, its data or the device, and would refuse them again
-                        if restarts > MAX_RESTARTS or code == 2:
-                            raise RunError(
-                                f"worker {number} ended with code {code}: {self._last_words(number)}"
-                            )
-                        self._start(number)
+                        if code is not None:
+                            del self._workers[number]
+                        if code:
+                            self._replace(number, code, names)
         finally:
             self._kill()
         return None
+
+    def _replace(self, number: int, code: int, names: Sequence[str] | None) -> None:
+        n_ended = self._n_ended(names)
+        self._restarts = self._restarts + 1 if n_ended == self._n_ended_before else 0
+        self._n_ended_before = n_ended
+        # one that was killed is replaced; one that gave up (1) or refused (2) would do so again
+        if code in (1, 2) or self._restarts > MAX_RESTARTS:
+            kind = InputError if code == 2 else RunError
+            raise kind(f"worker {number} ended with code {code}: {self._last_words(number)}")
+        self._start(number)
 
     def _start(self, number: int) -> None:
         with self._log(number).open("ab") as log:
@@ -310,13 +331,14 @@ class _Crew:
                 worker.kill()
             worker.wait()
 
-    def _n_finished(self, names: Sequence[str] | None) -> int:
-        storage = self._plan.storage
-        return sum(
-            trial.state.is_finished()
-            for name in (self._plan.all_names if names is None else names)
-            for trial in storage.trials(storage.study_id(name))
-        )
+    def _n_ended(self, names: Sequence[str] | None) -> int:
+        """How many points have ended; lost attempts are no progress."""
+        count = 0
+        for name in self._plan.all_names if names is None else names:
+            slots = Queue(self._plan.storage, name).slots()
+            states = [slots.state(slot) for slot in slots.attempts]
+            count += sum(state not in (SlotState.WAITING, SlotState.RUNNING) for state in states)
+        return count
 
     def _log(self, number: int) -> Path:
         return self._logs / f"worker-{number}.log"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -66,8 +67,11 @@ class Storage:
                 raise MissingError(
                     f"{file}: no database here; `hpo run` or `hpo create` makes one, --out names another"
                 )
-            file.parent.mkdir(parents=True, exist_ok=True)
-        self._rdb = _open(self.url, file)
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"{file.parent}: cannot be made: {error}") from None
+        self._rdb = _open(self.url, file, reader=reader)
         _refuse_other_major(self._rdb, self.name)
         if file is not None:
             _make_sqlite_safe(self._rdb.engine, takes_write_lock=not reader)
@@ -78,6 +82,12 @@ class Storage:
         """The storage as Optuna's own functions take it."""
         return self._cached
 
+    @contextmanager
+    def creating(self) -> Iterator[None]:
+        """Lets one process of this host at a time look for a plan and write one."""
+        with _lock(sqlite_file(self.url)):
+            yield
+
     # --- studies -------------------------------------------------------------------------------
 
     def create_study(self, name: str, attrs: Mapping[str, Any]) -> None:
@@ -86,6 +96,11 @@ class Storage:
             study_id = self.retry(lambda: self._cached.create_new_study([StudyDirection.MAXIMIZE], name))
         except optuna.exceptions.DuplicatedStudyError:
             study_id = self.study_id(name)
+            ours = "options" in self.study_attrs()[name]
+            if not ours and self.trials(study_id):
+                raise InputError(
+                    f"{self.name}: holds a study {name!r} that hpo did not make; use another database"
+                ) from None
         for key, value in attrs.items():
             self.set_study_attr(study_id, key, value)
 
@@ -283,7 +298,10 @@ class Storage:
 def _is_passing(error: BaseException) -> bool:
     # Optuna wraps every SQLAlchemy error in one class; only a locked or absent database is worth another try
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    return isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
+    if not isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError):
+        return False
+    # a full or read-only disk does not pass by itself
+    return not isinstance(cause.orig, sqlite3.Error) or "locked" in str(cause.orig)
 
 
 _RETRYING = tenacity.Retrying(
@@ -297,7 +315,7 @@ _RETRYING = tenacity.Retrying(
 
 def sqlite_file(url: str) -> Path | None:
     """The file of a SQLite URL; None for other databases."""
-    parsed = make_url(url)
+    parsed = make_url(_checked_url(url))
     if parsed.get_backend_name() != "sqlite":
         return None
     if not parsed.database or parsed.database == ":memory:":
@@ -316,8 +334,7 @@ def _checked_url(url: str) -> str:
 
 
 @contextmanager
-def _schema_lock(file: Path | None) -> Iterator[None]:
-    # several processes that create the tables at once crash each other
+def _lock(file: Path | None) -> Iterator[None]:
     if file is None:
         yield
         return
@@ -325,14 +342,17 @@ def _schema_lock(file: Path | None) -> Iterator[None]:
         yield
 
 
-def _open(url: str, file: Path | None) -> RDBStorage:
+def _open(url: str, file: Path | None, *, reader: bool) -> RDBStorage:
     engine_kwargs: dict[str, Any] = {"pool_pre_ping": True}
     if file is not None:
         engine_kwargs = {"connect_args": {"timeout": SQLITE_BUSY_SECONDS}}
     try:
-        with _schema_lock(file), warnings.catch_warnings():
+        # several processes that create the tables at once crash each other; a reader creates none
+        with _lock(None if reader else file), warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return RDBStorage(url, engine_kwargs=engine_kwargs)
+    except OSError as error:
+        raise InputError(f"{url}: cannot be opened: {error}") from None
     except ImportError as error:
         raise InputError(
             f"{make_url(url).render_as_string()}: the driver is not installed ({error})"

@@ -12,6 +12,7 @@ from hpo.config import TrialConfig
 from hpo.decision import epoch_records
 from hpo.errors import Diverged, MissingError
 from hpo.plan import Plan
+from hpo.queue import Reason, reason_of
 from hpo.run import training_data
 from hpo.train import train
 
@@ -48,6 +49,12 @@ def verify(plan: Plan, name: str, trial: FrozenTrial) -> str | None:
             key = _first_difference(old, new)
             if key is not None:
                 return f"epoch {number}, seed {old['seed']} differs: {key} was {old[key]}, is {new[key]}"
+    if reason_of(trial) == Reason.DIVERGED:
+        try:
+            next(epochs)
+        except Diverged:
+            return None
+        return f"epoch {len(stored) + 1} differs: it does not diverge any more"
     return None
 
 

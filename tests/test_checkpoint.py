@@ -114,11 +114,23 @@ def test_a_damaged_file_is_put_aside_and_the_one_before_it_used(checkpoints, dam
     assert [path.stem for path in files(checkpoints, "bad")] == [newest.stem]
 
 
-def test_a_checkpoint_of_something_else_is_put_aside_naming_what_differs(tmp_path, checkpoints):
+def test_plans_that_share_a_folder_do_not_touch_each_other(tmp_path, checkpoints):
+    other = open_in(tmp_path, identity={**IDENTITY, "data": "xyz"})
     checkpoints.save(0, 1, state(1))
+    for epoch in (5, 6, 7):
+        other.save(0, epoch, state(epoch))
+    assert checkpoints.latest()["epoch"] == 1
+    assert other.latest()["epoch"] == 7
+    other.clear()
+    assert checkpoints.latest()["epoch"] == 1
+
+
+def test_a_checkpoint_of_something_else_is_put_aside_naming_what_differs(tmp_path, checkpoints):
     foreign = open_in(tmp_path, identity={**IDENTITY, "data": "xyz", "precision": "bf16"})
-    assert foreign.latest() is None
-    (note,) = foreign.notes
+    foreign.save(0, 1, state(1))
+    foreign.folder.rename(checkpoints.folder)  # as by somebody who sorts files by hand
+    assert checkpoints.latest() is None
+    (note,) = checkpoints.notes
     assert note.endswith("saved with another data, precision")
 
 

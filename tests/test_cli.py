@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import SMALL_RUN, Result
 
+from hpo import find_plan
+
 Cli = Callable[..., Result]
 
 
@@ -107,7 +109,7 @@ def test_create_writes_the_plan_and_no_trial(cli: Cli, created: Path) -> None:
         (["--epochs=4"], ("4", "3")),
         (["--data=cifar10"], ("cifar10", "digits")),
         (["--seeds=2"], ("2", "1")),
-        (["--no-pruning"], ("False", "True")),
+        (["--no-pruning"], ("--no-pruning", "True")),
         (["--inherit=published"], ("published", "winners")),
     ],
 )
@@ -117,7 +119,7 @@ def test_an_option_that_contradicts_the_plan_names_both_sides(
     for command in ("create", "run"):
         result = cli(command, *arguments)
         assert result.code == 2
-        assert arguments[0].split("=")[0].replace("no-", "") in result.err
+        assert arguments[0].split("=")[0] in result.err
         assert all(side in result.err for side in both)
 
 
@@ -161,6 +163,35 @@ def test_options_come_from_the_environment_too(
     assert (folder / "elsewhere" / "hpo.db").exists()
     monkeypatch.setenv("HPO_EPOCHS", "8")
     assert "--epochs 8" in cli("create").err
+
+
+@pytest.mark.parametrize(("value", "pruning"), [("1", False), ("true", False), ("0", True), ("false", True)])
+def test_no_pruning_by_environment_means_what_it_says(
+    cli: Cli, folder: Path, small_studies: Path, monkeypatch: pytest.MonkeyPatch, value: str, pruning: bool
+) -> None:
+    monkeypatch.setenv("HPO_NO_PRUNING", value)
+    assert cli("create", "--studies", small_studies, *SMALL_RUN).code == 0
+    assert find_plan("hpo-out").options.pruning is pruning
+
+
+@pytest.mark.parametrize("mistake", [["learning-rat"], ["--limit-train=5000"], ["--data=python:tall:images"]])
+def test_a_mistake_leaves_nothing_behind(cli: Cli, folder: Path, mistake: list[str]) -> None:
+    (folder / "tall.py").write_text(
+        "import numpy as np\nfrom hpo import ImageData\n"
+        "def images():\n    x = np.zeros((20, 2, 9, 1), np.uint8); y = np.arange(20) % 2\n"
+        "    return ImageData(x, y, x, y, ('a', 'b'))\n"
+    )
+    result = cli("run", "--data=digits", *mistake)
+    assert result.code == 2, result.err
+    assert not (folder / "hpo-out").exists()
+
+
+def test_epochs_cannot_override_a_study_that_searches_them(cli: Cli, folder: Path) -> None:
+    (folder / "studies" / "length.toml").write_text("[search]\nepochs = [2, 4]")
+    result = cli("create", "--studies=studies", "--data=digits", "--epochs=3")
+    assert result.code == 2
+    assert "length" in result.err
+    assert cli("create", "--studies=studies", "--data=digits").code == 0
 
 
 def test_plan_forecasts_and_writes_nothing(cli: Cli, folder: Path) -> None:

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from picture_folder import CLASSES, write_folder
 from torchvision.datasets import CIFAR10
 
-from hpo.data import SOURCES, ImageData, load_test, load_training, prepare
+from hpo.data import SOURCES, ImageData, load_training, prepare
 from hpo.data.dataset import hold_out, stratified_order
+from hpo.data.test_set import load_test
 from hpo.errors import DataError, InputError
 
 

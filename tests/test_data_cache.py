@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from picture_folder import write_folder
 
-from hpo.data import ImageData, Split, load_test, load_training, prepare
+from hpo.data import ImageData, Split, load_training, prepare
 from hpo.data.cache import pixel_statistics
+from hpo.data.test_set import load_test
 from hpo.errors import DataError, InputError
 
 N_PICTURES = 3 * (10 + 3)

@@ -10,7 +10,8 @@ import pytest
 from picture_folder import CLASSES, PARTS, write_folder
 from PIL import Image
 
-from hpo.data import Split, load_test, load_training, prepare
+from hpo.data import Split, load_training, prepare
+from hpo.data.test_set import load_test
 from hpo.errors import DataError
 
 

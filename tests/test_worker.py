@@ -10,6 +10,7 @@ import pytest
 
 from hpo import results
 from hpo.decision import epoch_records
+from hpo.errors import RunError
 from hpo.plan import Options, Plan, read_studies
 from hpo.queue import Queue, Slots, SlotState
 from hpo.run import identify
@@ -211,3 +212,77 @@ def stop_after_two_epochs(plan: Plan, out: Path) -> None:
     place = Workplace(data, "cpu", out / "checkpoints", should_stop)
     with pytest.raises(Interrupted):
         run_trial(plan, "rate", trial, place, Recorder())
+
+
+def test_a_point_retried_after_the_decision_survives_a_second_loss(tmp_path: Path) -> None:
+    from hpo.advance import advance, retry
+    from hpo.queue import ERROR_CAP, Reason
+
+    plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01, 0.001]"}, epochs=1)
+    advance(plan, ["rate"])
+    queue = Queue(plan.storage, "rate")
+    for _ in range(ERROR_CAP):  # the first point fails for good
+        trial = queue.claim()
+        assert trial is not None
+        queue.close(trial._trial_id, Reason.ERROR, "for a test")
+        slot = next(iter(queue.slots().attempts))
+        if queue.slots().state(slot) == SlotState.WAITING:
+            other = queue.claim()
+            assert other is not None
+            queue.close(other._trial_id, Reason.RELEASED)
+            advance(plan, ["rate"])
+    work(plan.storage, out=tmp_path, studies=["rate"])
+    decided = plan.decision("rate")
+    assert decided is not None
+    assert SlotState.FAILED in {queue.slots().state(slot) for slot in queue.slots().attempts}
+    assert retry(plan) == 1
+    again = queue.claim()
+    assert again is not None
+    queue.close(again._trial_id, Reason.RELEASED, "asked to stop")
+    assert not advance(plan, ["rate"])  # it is queued once more, not forgotten
+    work(plan.storage, out=tmp_path, studies=["rate"])
+    assert {queue.slots().state(slot) for slot in queue.slots().attempts} == {SlotState.COMPLETE}
+    assert plan.decision("rate") == decided  # it stands
+
+
+def test_a_space_without_a_feasible_point_fails_in_words_and_crashes_nobody(tmp_path: Path) -> None:
+    study = (
+        'constraints = ["conv1_channels > conv2_channels"]\ntrials = 2\n'
+        'inherits = "first"\n[search]\nconv1_channels = {low = 2, high = 4}\n[sampler]\nname = "random"'
+    )
+    first = f"{SMALL}[search]\nbatch_size = [20]"
+    plan = made_plan(tmp_path, {"first": first, "second": study}, epochs=1)
+    assert work(plan.storage, out=tmp_path) is None
+    rows = results.rows(plan, "second")
+    assert {row.state for row in rows} == {"failed"}
+    assert all("draws found no point" in row.reason for row in rows)
+    decision = plan.decision("second")
+    assert decision is not None
+    assert not decision.adopted
+
+
+def test_a_control_that_is_a_point_of_the_grid_is_never_pruned(tmp_path: Path) -> None:
+    study = (
+        'inherits = "first"\n[search]\nlearning_rate = [0.01, 1e-6]\n'
+        '[pruner]\nname = "threshold"\nlower = 0.9\n'
+    )
+    first = f"{SMALL}[search]\nbatch_size = [20]\n[published]\nchoice = {{learning_rate = 1e-6}}"
+    plan = made_plan(tmp_path, {"first": first, "second": study}, inherit="published")
+    work(plan.storage, out=tmp_path, studies=["second"])
+    by_rate = {row.params["learning_rate"]: row for row in results.rows(plan, "second")}
+    assert by_rate[1e-6].state == "complete"
+    decision = plan.decision("second")
+    assert decision is not None
+    assert decision.control is not None
+    assert decision.control.params["learning_rate"] == 1e-6
+
+
+def test_checkpoints_that_cannot_be_written_stop_the_worker_and_cost_no_point(tmp_path: Path) -> None:
+    plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"}, epochs=1)
+    (tmp_path / "file").touch()
+    for _ in range(3):
+        with pytest.raises(RunError, match=r"rate/\d"):
+            work(plan.storage, out=tmp_path, checkpoints=tmp_path / "file", studies=["rate"])
+    assert {row.state for row in results.rows(plan, "rate")} == {"waiting"}
+    assert work(plan.storage, out=tmp_path, studies=["rate"]) is None
+    assert {row.state for row in results.rows(plan, "rate")} == {"complete"}

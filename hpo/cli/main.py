@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -96,7 +97,8 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
     from hpo.run import open_plan, run
 
     out: Path = options["out"]
-    click.echo("loading data and plan …", err=True)
+    if sys.stderr.isatty():  # torch takes seconds to load, a first look at many pictures half a minute
+        click.echo("loading data and plan …", err=True)
     plan = open_plan(
         out,
         storage=options["storage"],
@@ -175,12 +177,11 @@ def worker(study: tuple[str, ...], **options: Any) -> int:
 def retry(study: tuple[str, ...], **options: Any) -> None:
     """Queue the points that failed for good once more."""
     from hpo.advance import retry as queue_again
-    from hpo.plan import Plan
+    from hpo.plan import FINAL, Plan
     from hpo.storage import Storage
 
     plan = Plan.open(Storage(_storage_url(options)))
-    if study:
-        plan.with_ancestors(study)
+    plan.with_ancestors(name for name in study if name != FINAL)
     count = queue_again(plan, study or None)
     click.echo(f"{count} queued again; `hpo run` trains them" if count else "nothing has failed for good")
 
@@ -373,7 +374,16 @@ def _read(options: dict[str, Any]) -> Plan:
 
 
 def _print_json(record: object) -> None:
-    click.echo(json.dumps(record, indent=2, allow_nan=False))
+    click.echo(json.dumps(_finite(record), indent=2, allow_nan=False))
+
+
+def _finite(record: Any) -> Any:
+    """JSON has no infinity: a gradient that became infinite is null."""
+    if isinstance(record, dict):
+        return {key: _finite(value) for key, value in record.items()}
+    if isinstance(record, list | tuple):
+        return [_finite(value) for value in record]
+    return None if isinstance(record, float) and not math.isfinite(record) else record
 
 
 def _status_json(record: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,6 @@ PLAN_OPTIONS = (
     "limit_valid",
     "precision",
     "device",
-    "pruning",
     "inherit",
     "adopt",
 )
@@ -112,9 +111,7 @@ _PLAN = (
     _option("--limit-valid", type=int, metavar="N", help="Validate on N images only, stratified."),
     _option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), help="[default: auto]"),
     _option("--device", metavar="auto|cpu|cuda[:N]", help="[default: auto]"),
-    _option(
-        "--no-pruning", "pruning", is_flag=True, flag_value=False, default=None, help="Train all to the end."
-    ),
+    _option("--no-pruning", is_flag=True, help="Train all to the end."),
     _option(
         "--inherit",
         type=click.Choice(["winners", "published"]),
@@ -137,4 +134,5 @@ def plan_options(command: Command) -> Command:
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the options that change results which the user gave."""
-    return {name: options[name] for name in PLAN_OPTIONS if options.get(name) is not None}
+    found = {name: options[name] for name in PLAN_OPTIONS if options.get(name) is not None}
+    return {**found, "pruning": False} if options.get("no_pruning") else found

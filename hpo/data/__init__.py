@@ -1,10 +1,10 @@
 """Images and labels: sources, the cache, and what training sees of it.
 
-`prepare` decodes a source once a machine; `load_training` opens what the search may see; `load_test` opens
-the test part, for the final stage alone. A new source is a function and a line in `hpo.data.sources`.
+`prepare` decodes a source once a machine; `load_training` opens what the search may see; the test part has
+a module of its own, `hpo.data.test_set`. A new source is a function and a line in `hpo.data.sources`.
 """
 
-from hpo.data.cache import load_test, load_training, prepare
+from hpo.data.cache import load_training, prepare
 from hpo.data.dataset import ImageData, Split, TrainingData
 from hpo.data.images import read_image
 from hpo.data.sources import SOURCES
@@ -14,7 +14,6 @@ __all__ = [
     "ImageData",
     "Split",
     "TrainingData",
-    "load_test",
     "load_training",
     "prepare",
     "read_image",

@@ -98,8 +98,8 @@ def load_training(
     """
     meta = _load_meta(entry)
     n_classes = len(meta.class_names)
-    train = _limited("train", _load_split(entry, "train"), limit_train, n_classes)
-    valid = _limited("valid", _load_split(entry, "valid"), limit_valid, n_classes)
+    train = _limited("train", load_split(entry, "train"), limit_train, n_classes)
+    valid = _limited("valid", load_split(entry, "valid"), limit_valid, n_classes)
     mean, std = (meta.mean, meta.std) if limit_train is None else pixel_statistics(train.images)
     identity = {
         "content": meta.content,
@@ -115,15 +115,6 @@ def load_training(
         source=meta.source,
         fingerprint=hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16],
     )
-
-
-def load_test(entry: Path) -> Split:
-    """Opens the test part of an entry, in the order of the source. Only the final stage may call this.
-
-    Raises:
-        DataError: the entry is damaged.
-    """
-    return _load_split(entry, "test")
 
 
 def pixel_statistics(images: Images) -> tuple[list[float], list[float]]:
@@ -217,7 +208,12 @@ def _load_meta(entry: Path) -> _Meta:
         raise _damaged(entry, f"meta.json: {explain(error)}") from error
 
 
-def _load_split(entry: Path, part: str) -> Split:
+def load_split(entry: Path, part: str) -> Split:
+    """Maps one part of an entry: `train`, `valid` or, by `hpo.data.test_set` alone, `test`.
+
+    Raises:
+        DataError: the entry is damaged.
+    """
     try:
         images = map_images(entry / f"{part}_images.npy")
         return Split(images, np.load(entry / f"{part}_labels.npy"))
