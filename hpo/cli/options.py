@@ -55,20 +55,18 @@ def _option(*names: str, **settings: Any) -> Callable[[Command], Command]:
     return click.option(*names, envvar=variable, show_envvar=True, **settings)
 
 
-out = _option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    default="hpo-out",
-    show_default=True,
-    help="Folder for database, checkpoints, logs and model.",
-)
-demo_out = _option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    default="hpo-demo",
-    show_default=True,
-    help="Folder for database, checkpoints, logs and model.",
-)
+def _out(default: str) -> Callable[[Command], Command]:
+    return _option(
+        "--out",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=default,
+        show_default=True,
+        help="Folder for database, checkpoints, logs and model.",
+    )
+
+
+out = _out("hpo-out")
+demo_out = _out("hpo-demo")
 storage = _option("--storage", metavar="URL", help="Database.  [default: sqlite:///OUT/hpo.db]")
 studies = _option(
     "--studies",
@@ -79,7 +77,7 @@ studies = _option(
 data = _option(
     "--data",
     metavar="SOURCE",
-    help="digits | cifar10[:DIR] | folder:PATH | python:MODULE:FUNCTION.  [default: cifar10]",
+    help="digits | cifar10[:DIR] | folder:PATH | python:MODULE:FUNCTION.  [default: cifar10; of demo: digits]",
 )
 worker_data = _option(
     "--data", metavar="SOURCE", help="Where the plan's data are here.  [default: where the plan found them]"
