@@ -77,7 +77,7 @@ studies = _option(
 data = _option(
     "--data",
     metavar="SOURCE",
-    help="digits | cifar10[:DIR] | folder:PATH | python:MODULE:FUNCTION.  [default: cifar10; of demo: digits]",
+    help="digits | cifar10[:DIR] | folder:PATH | python:MODULE:FUNCTION.  [default: cifar10; demo: digits]",
 )
 worker_data = _option(
     "--data", metavar="SOURCE", help="Where the plan's data are here.  [default: where the plan found them]"
