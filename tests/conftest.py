@@ -64,9 +64,11 @@ def small_studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def hpo(*arguments: object, timeout: float = 120) -> Result:
-    """Runs the real command to its end."""
+def hpo(*arguments: object, timeout: float = 120, max_bytes: int | None = None) -> Result:
+    """Runs the real command to its end, with so much address space at most for it and for each worker."""
     command = [sys.executable, "-m", "hpo", *map(str, arguments)]
+    if max_bytes is not None:
+        command = ["bash", "-c", f'ulimit -v {max_bytes // 1024}; exec "$@"', "bash", *command]
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     return Result(done.returncode, done.stdout, done.stderr)
 
