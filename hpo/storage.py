@@ -289,11 +289,6 @@ class Storage:
                 session, models.TrialUserAttributeModel, trial_id, key, value
             )
 
-    def close(self) -> None:
-        """Closes this process's connections."""
-        self._rdb.remove_session()
-        self._rdb.engine.dispose()
-
 
 def _is_passing(error: BaseException) -> bool:
     # Optuna wraps every SQLAlchemy error in one class; only a locked or absent database is worth another try
