@@ -12,7 +12,7 @@ import torch
 from hpo.compute import DTYPES, resolve_device
 from hpo.config import ParamValue, TrialConfig, canonical_json
 from hpo.data import TrainingData
-from hpo.plan import FINAL, Identity, Options, with_ancestors
+from hpo.plan import FINAL, Identity, Options, published_config, with_ancestors
 from hpo.run import identify, n_cores, training_data
 from hpo.spec import StudySpec
 from hpo.train import Learner
@@ -88,16 +88,32 @@ def forecast(
 
 def _start(specs: Mapping[str, StudySpec], name: str, options: Options) -> dict[str, ParamValue]:
     """What a study's points are laid over, as far as the files say: the base and what is fixed on the way."""
-    parent = specs[name].inherits
-    context = specs[name].context(_start(specs, parent, options) if parent is not None else None)
+    context = specs[name].context(_inherited(specs, name, options))
     return context if options.epochs is None else {**context, "epochs": options.epochs}
+
+
+def _inherited(specs: Mapping[str, StudySpec], name: str, options: Options) -> dict[str, ParamValue] | None:
+    parent = specs[name].inherits
+    if parent is None:
+        return None
+    if options.inherit == "published":
+        return published_config(specs, parent).params()
+    return _start(specs, parent, options)
 
 
 def _configs(specs: Mapping[str, StudySpec], name: str, options: Options) -> list[TrialConfig]:
     """One configuration for each point; for a sampled study the one that it samples around."""
     study, context = specs[name], _start(specs, name, options)
     points = study.grid(context) if study.is_grid else [{}] * (study.trials or 0)
-    return [TrialConfig.from_params({**context, **point}) for point in points]
+    configs = [TrialConfig.from_params({**context, **point}) for point in points]
+    inherited = _inherited(specs, name, options)
+    if options.inherit == "published" and inherited is not None:
+        # nobody has trained what was published: where it is no point of the grid, a control is
+        epochs = {} if options.epochs is None else {"epochs": options.epochs}
+        control = TrialConfig.from_params({**inherited, **epochs})
+        if not study.is_grid or control not in configs:
+            configs.insert(0, control)
+    return configs
 
 
 def _seconds_per_epoch(config: TrialConfig, data: TrainingData, identity: Identity, device: str) -> float:

@@ -74,7 +74,7 @@ class Storage:
         self._rdb = _open(self.url, file, reader=reader)
         _refuse_other_major(self._rdb, self.name)
         if file is not None:
-            _make_sqlite_safe(self._rdb.engine, takes_write_lock=not reader)
+            _make_sqlite_safe(self._rdb.engine, reader=reader)
         self._cached = _CachedStorage(self._rdb)
 
     @property
@@ -369,20 +369,22 @@ def _refuse_other_major(rdb: RDBStorage, name: str) -> None:
         )
 
 
-def _make_sqlite_safe(engine: sqlalchemy.Engine, *, takes_write_lock: bool) -> None:
+def _make_sqlite_safe(engine: sqlalchemy.Engine, *, reader: bool) -> None:
     """Makes claims atomic: as Optuna opens SQLite, a transaction that reads first and writes later is not."""
     engine.dispose()  # connections made before the listeners would not have them
 
     @sqlalchemy.event.listens_for(engine, "connect")
     def on_connect(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # pysqlite must not begin on its own
+        if reader:
+            return  # the mode is the file's, and a reader may have no right to change it
         connection.execute("PRAGMA journal_mode=WAL")
         # In WAL mode NORMAL is safe against a killed process and never corrupts; after a power cut the last
         # commits may be missing, and their epochs are trained again from the checkpoint.
         connection.execute("PRAGMA synchronous=NORMAL")
 
     # A reader's transaction is one too: Optuna reads a trial with several queries, which must agree.
-    begin = "BEGIN IMMEDIATE" if takes_write_lock else "BEGIN"
+    begin = "BEGIN" if reader else "BEGIN IMMEDIATE"
 
     @sqlalchemy.event.listens_for(engine, "begin")
     def on_begin(connection: sqlalchemy.Connection) -> None:

@@ -202,6 +202,11 @@ def test_plan_forecasts_and_writes_nothing(cli: Cli, folder: Path) -> None:
     assert lines["network-setup"]["epochs"] == 16 * 2 * 3
     assert all(line["seconds"] > 0 for line in lines.values())
     assert not list(folder.glob("**/*.db"))
+    published = cli(
+        "plan", "--data=digits", "--limit-train=200", "--epochs=1", "--inherit=published", "--json"
+    )
+    # where no point of the grid is what was published, a control is trained beside them
+    assert [line["points"] for line in json.loads(published.out)] == [16, 3, 3, 5, 4, 3, 1]
     table = cli("plan", "learning-rate", "--data=digits", "--limit-train=200")
     assert "learning-rate" in table.out
     assert "batch-size" not in table.out
@@ -225,3 +230,21 @@ def test_csv_holds_no_formulas(capsys: pytest.CaptureFixture[str]) -> None:
 
     write_csv([{"a": "=1+1", "b": "-2", "c": -2, "d": "@x", "e": "plain"}])
     assert capsys.readouterr().out.splitlines()[1] == "'=1+1,'-2,-2,'@x,plain"
+
+
+def test_a_study_that_nobody_works_on_is_idle_to_a_person(cli: Cli, created: Path) -> None:
+    from hpo.advance import advance
+    from hpo.plan import Plan
+    from hpo.storage import Storage
+
+    advance(Plan.open(Storage(f"sqlite:///{created / 'hpo.db'}")))
+    assert json.loads(cli("status", "--json").out)["studies"][0]["state"] == "running"
+    assert "idle" in cli("status").out
+
+
+def test_mixup_that_never_begins_is_said(folder: Path, cli: Cli) -> None:
+    from hpo.cli.tables import remarks
+
+    assert cli("create", "--data=digits", "--limit-train=200", "--epochs=3").code == 0
+    (remark,) = remarks(find_plan("hpo-out"))
+    assert "mixup_first_epoch 6 never comes in 3 epochs" in remark

@@ -93,7 +93,7 @@ def resume(study: tuple[str, ...], **options: Any) -> int:
 
 def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
     from hpo.cli.live import watching
-    from hpo.cli.tables import describe, show_outcome
+    from hpo.cli.tables import describe, remarks, show_outcome
     from hpo.run import open_plan, run
 
     out: Path = options["out"]
@@ -109,6 +109,8 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
     )
     reader = _read(options)
     click.echo(describe(plan), err=True)
+    for remark in remarks(plan):
+        click.echo(remark, err=True)
     with watching(reader, studies) as tick:
         stopped_by = run(
             plan,

@@ -72,12 +72,18 @@ def show_status(records: Sequence[StudyStatus]) -> None:
         table.add_row(
             record.section,
             record.name,
-            Text(record.state, STATE_STYLES[record.state]),
+            _state(record),
             f"{ended} ({', '.join(extra)})" if extra else ended,
             percent(record.best["value"] if record.best else None),
             record.decision,
         )
     console().print(table)
+
+
+def _state(record: StudyStatus) -> Text:
+    # `running` is the contract's word for a study that has begun; a person asks whether anybody works on it
+    idle = record.state == "running" and not record.points["running"]
+    return Text("idle", "dim") if idle else Text(record.state, STATE_STYLES[record.state])
 
 
 def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
@@ -199,6 +205,24 @@ def describe(plan: Plan) -> str:
     classes = f"{len(identity.class_names)} classes"
     how = f"{identity.precision} on {identity.device}, threads a worker: {identity.threads}"
     return f"{data}: {images}, {classes}; {how}; {plan.storage.name}"
+
+
+def remarks(plan: Plan) -> list[str]:
+    """What the options make of the studies without anybody having asked for it."""
+    epochs = plan.options.epochs
+    if epochs is None:
+        return []
+    late = {
+        name: [first for first in study.search["mixup_first_epoch"].values() if first > epochs]  # type: ignore[operator]
+        for name, study in plan.specs.items()
+        if "mixup_first_epoch" in study.search and study.is_grid
+    }
+    return [
+        f"{name}: mixup_first_epoch {', '.join(map(str, first))} never comes in {epochs} epochs (--epochs): "
+        "that is training without mixup"
+        for name, first in late.items()
+        if first
+    ]
 
 
 def show_outcome(plan: Plan, out: Path) -> None:
