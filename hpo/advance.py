@@ -127,6 +127,22 @@ def _own_control(plan: Plan, name: str, inherited: Inherited) -> Slot | None:
     return Slot(canonical_json(point)) if same else None
 
 
+def close_lost(plan: Plan, names: Sequence[str] | None = None) -> list[str]:
+    """Closes the trials whose worker is gone; `advance` queues them again.
+
+    Args:
+        names: only these studies; None: all, and the final stage.
+
+    Returns:
+        The trials that this call closed, as STUDY/NUMBER.
+    """
+    closed = []
+    for name in plan.all_names if names is None else names:
+        numbers = Queue(plan.storage, name).close_lost(plan.options.lease_seconds)
+        closed += [f"{name}/{number}" for number in numbers]
+    return closed
+
+
 def is_control(plan: Plan, name: str, slot: Slot) -> bool:
     """Whether a study's winner will be compared with this slot."""
     inherited = plan.inherited(name) if name != FINAL else None

@@ -6,15 +6,15 @@ What is damaged, or belongs to something else, is put aside and the one before i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
-import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from hpo.config import canonical_json
-from hpo.files import dump, load, write_durably
+from hpo.files import dump, load
+from hpo.store import Store
 
 KEPT = 2
 _NAME = re.compile(r"epoch-(\d+)-attempt-(\d+)\.checkpoint")
@@ -25,7 +25,7 @@ class Checkpoints:
     """The checkpoints of one replicate of a point, over all its attempts.
 
     Args:
-        root: the folder for all checkpoints.
+        store: where all checkpoints are.
         study: the study's name, usable as a file name.
         point: any text that names the point in its study.
         replicate: the number of the block of seeds.
@@ -34,13 +34,14 @@ class Checkpoints:
     """
 
     def __init__(
-        self, root: Path, study: str, point: str, replicate: int, identity: Mapping[str, Any]
+        self, store: Store, study: str, point: str, replicate: int, identity: Mapping[str, Any]
     ) -> None:
-        # with the identity in its name: two plans may share a folder of checkpoints
+        # with the identity in its name: two plans may share a store
         name = hashlib.sha256(f"{point} {canonical_json(identity)}".encode()).hexdigest()[:16]
-        self.folder = root / study / f"{name}-{replicate}"
+        self.folder = f"{study}/{name}-{replicate}"
         self.notes: list[str] = []
         """One line for every checkpoint that `latest` had to put aside."""
+        self._store = store
         self._identity = dict(identity)
 
     def save(self, attempt: int, epoch: int, state: Mapping[str, Any]) -> None:
@@ -50,11 +51,10 @@ class Checkpoints:
             OSError: the disk is full or not writable; what was stored before is untouched.
         """
         content = dump({"identity": self._identity, "state": dict(state)})
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"epoch-{epoch:06}-attempt-{attempt:04}.checkpoint"
-        write_durably(path, hashlib.sha256(content).digest(), content)
+        name = f"epoch-{epoch:06}-attempt-{attempt:04}.checkpoint"
+        self._store.write(f"{self.folder}/{name}", hashlib.sha256(content).digest(), content)
         for old in self._newest_first()[KEPT:]:
-            old.unlink(missing_ok=True)
+            self._store.remove(f"{self.folder}/{old}")
 
     def latest(self) -> dict[str, Any] | None:
         """The state of the newest epoch that any attempt stored, its tensors on the CPU.
@@ -62,28 +62,28 @@ class Checkpoints:
         A file that is damaged or was saved with another identity is renamed to `….bad`, noted in
         `notes`, and the next older one is tried.
         """
-        for path in self._newest_first():
+        for name in self._newest_first():
+            path = f"{self.folder}/{name}"
             try:
                 return self._read(path)
             except FileNotFoundError:
                 continue  # another process has just dropped it
             except _UnusableError as error:
-                path.replace(path.with_suffix(".bad"))
-                self.notes.append(f"{path.name} put aside: {error}")
+                self._store.rename(path, path.removesuffix(".checkpoint") + ".bad")
+                self.notes.append(f"{name} put aside: {error}")
         return None
 
     def clear(self) -> None:
-        """Removes everything that is stored for this replicate."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Removes everything that is stored for this replicate; what cannot be removed stays."""
+        with contextlib.suppress(OSError):
+            self._store.remove_folder(self.folder)
 
-    def _newest_first(self) -> list[Path]:
-        if not self.folder.is_dir():
-            return []
+    def _newest_first(self) -> list[str]:
         # the numbers are padded: the order of names is the order of epochs, then attempts
-        return sorted((path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)), reverse=True)
+        return [name for name in reversed(self._store.names(self.folder)) if _NAME.fullmatch(name)]
 
-    def _read(self, path: Path) -> dict[str, Any]:
-        content = path.read_bytes()
+    def _read(self, path: str) -> dict[str, Any]:
+        content = self._store.read(path)
         digest, body = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
         if hashlib.sha256(body).digest() != digest:
             raise _UnusableError("damaged or cut off")

@@ -7,6 +7,7 @@ checkpointed and queued again like any other; the test figures are attributes, i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -129,12 +130,15 @@ class TestRecorder(Recorder):
         store = self._out / "artifacts"
         store.mkdir(exist_ok=True)
         for file in (sheet, self._out / "model.pt"):
-            upload_artifact(
-                artifact_store=FileSystemArtifactStore(store),
-                file_path=str(file),
-                study_or_trial=self._plan.storage.trial(self._trial_id),
-                storage=self._plan.storage.for_optuna,
-            )
+            self._plan.storage.retry(partial(self._upload, file, store))
+
+    def _upload(self, file: Path, store: Path) -> None:
+        upload_artifact(
+            artifact_store=FileSystemArtifactStore(store),
+            file_path=str(file),
+            study_or_trial=self._plan.storage.trial(self._trial_id),
+            storage=self._plan.storage.for_optuna,
+        )
 
 
 Wrong = tuple[int, int, int, float]

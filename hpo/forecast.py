@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from hpo.compute import DTYPES, resolve_device
+from hpo.compute import DTYPES, n_cores, resolve_device
 from hpo.config import ParamValue, TrialConfig, canonical_json
 from hpo.data import TrainingData
 from hpo.plan import FINAL, Identity, Options, published_config, with_ancestors
-from hpo.run import identify, n_cores, training_data
+from hpo.run import identify, training_data
 from hpo.spec import StudySpec
 from hpo.train import Learner
 

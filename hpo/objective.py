@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from optuna.pruners import BasePruner
@@ -16,10 +16,15 @@ from hpo.advance import is_control
 from hpo.checkpoint import Checkpoints
 from hpo.config import ParamValue, TrialConfig
 from hpo.data import TrainingData
-from hpo.errors import Diverged, Interrupted, RunError
+from hpo.delivery import Delivery
+from hpo.errors import Diverged, Interrupted, RunError, StorageError
 from hpo.plan import FINAL, Plan, versions
 from hpo.queue import Queue, Reason, slot_of
+from hpo.store import Store
 from hpo.train import EpochResult, state_of, train
+
+RELEASE_SECONDS = 3.0
+"""How long a worker that was asked to stop waits for the database: it has ten seconds to be gone."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Workplace:
 
     data: TrainingData
     device: str
-    checkpoints: Path
+    checkpoints: Store
     should_stop: Callable[[], bool]
 
 
@@ -67,12 +72,16 @@ def run_trial(plan: Plan, name: str, trial: FrozenTrial, place: Workplace, recor
     try:
         return _train_trial(plan, name, trial, place, recorder)
     except Interrupted:
-        queue.close(trial._trial_id, Reason.RELEASED, "the worker was asked to stop")
+        with contextlib.suppress(StorageError):  # then its lease gives it back
+            detail = "the worker was asked to stop"
+            queue.close(trial._trial_id, Reason.RELEASED, detail, patience_seconds=RELEASE_SECONDS)
         raise
+    except StorageError:
+        raise  # nothing can be written any more; the lease gives the trial back
     except TrialFailedError as error:
         text = str(error)
-        plan.storage.write(trial._trial_id, attrs={"traceback": text[-8000:]})
-        queue.close(trial._trial_id, Reason.ERROR, text.strip().splitlines()[-1])
+        last_line = text.strip().splitlines()[-1]
+        queue.close(trial._trial_id, Reason.ERROR, last_line, attrs={"traceback": text[-8000:]})
     except RunError as error:  # no point could be drawn
         queue.close(trial._trial_id, Reason.ERROR, str(error))
     except OSError as error:
@@ -98,10 +107,12 @@ def _train_trial(
         storage.write(trial_id, attrs={"notes": checkpoints.notes})
     pruner = _pruner(plan, name, trial, config)
 
+    study = storage.study(name, pruner) if pruner is not None else None
+
     def should_prune(epoch: int) -> bool:
-        if pruner is None or epoch == config.training.epochs:  # after the last epoch nothing is saved by it
+        # after the last epoch nothing is saved by it
+        if pruner is None or study is None or epoch == config.training.epochs:
             return False
-        study = storage.study(name, pruner)
         return storage.retry(lambda: pruner.prune(study, storage.trial(trial_id)))
 
     epochs = train(
@@ -113,24 +124,30 @@ def _train_trial(
         resume=saved["training"] if saved is not None else None,
         should_stop=place.should_stop,
     )
+    delivery = Delivery(storage, trial_id)
     try:
-        # the kill may have come between the last report and the verdict on it
-        pruned = bool(reports) and should_prune(len(reports))
-        while not pruned and (epoch := _next(epochs)) is not None:
-            value = epoch.valid_macro_f1
-            new = {f"epoch:{epoch.number}": [seed.to_dict() for seed in epoch.seeds]}
-            new |= recorder.after_epoch(epoch, is_best=value > max(reports.values(), default=-1.0))
-            attrs |= new
-            reports[epoch.number] = value
-            state = {
-                "training": state_of(epoch),
-                "attrs": attrs,
-                "reports": reports,
-                "recorder": recorder.state,
-            }
-            checkpoints.save(trial.user_attrs["attempt"], epoch.number, state)
-            storage.write(trial_id, attrs=new, reports={epoch.number: value})
-            pruned = should_prune(epoch.number)
+        with delivery:
+            # the kill may have come between the last report and the verdict on it
+            pruned = bool(reports) and should_prune(len(reports))
+            while not pruned and (epoch := _next(epochs)) is not None:
+                value = epoch.valid_macro_f1
+                new = {f"epoch:{epoch.number}": [seed.to_dict() for seed in epoch.seeds]}
+                new |= recorder.after_epoch(epoch, is_best=value > max(reports.values(), default=-1.0))
+                attrs |= new
+                reports[epoch.number] = value
+                # first the database, which knows whether the trial is still ours, then the checkpoint:
+                # who has lost his trial writes neither
+                delivered = delivery.send(new, {epoch.number: value})
+                state = {
+                    "training": state_of(epoch),
+                    "attrs": attrs,
+                    "reports": reports,
+                    "recorder": recorder.state,
+                }
+                checkpoints.save(trial.user_attrs["attempt"], epoch.number, state)
+                if delivered:  # an outage postpones the verdict; training goes on
+                    pruned = should_prune(epoch.number)
+            delivery.complete(place.should_stop)
     except Diverged as error:
         # PRUNED, not FAIL: it is a result, never the best one, never tried again
         storage.finish(trial_id, TrialState.PRUNED, attrs={"reason": f"{Reason.DIVERGED}: {error}"})

@@ -14,20 +14,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hpo import sampling, spec
 from hpo.config import Params, ParamValue, TrialConfig, explain
 from hpo.decision import Decision, Inherited
 from hpo.errors import ConflictError, InputError, MissingError, StudyFileError, did_you_mean
-from hpo.queue import Slot
+from hpo.queue import LEASE_SECONDS, Slot, is_elsewhere
 from hpo.spec import StudySpec
 from hpo.storage import Storage
 
 FINAL = spec.RESERVED_NAME
 FINAL_SLOT = Slot("final")
 CONTROL_SLOT = Slot("control")
+MAJOR_VERSIONS = ("hpo", "optuna", "torch")
 FINAL_SEED_OFFSET = 10_000
 """The final stage's seeds start so far above the search's that the two never meet."""
 
@@ -50,6 +51,8 @@ class Options(BaseModel):
     pruning: bool = True
     inherit: Literal["winners", "published"] = "winners"
     adopt: Literal["better", "always"] = "better"
+    lease_seconds: Annotated[float, Field(ge=2, le=86_400, strict=False)] = LEASE_SECONDS
+    """A worker that is silent for so long has lost its trial. Not a matter of results, but of agreement."""
 
     @classmethod
     def from_given(cls, given: Mapping[str, Any]) -> Options:
@@ -179,6 +182,38 @@ class Plan:
                 f"{self.options.data} with fingerprint {self.identity.fingerprint}: not the same images, "
                 "labels, classes or split"
             )
+
+    def refuse_other_versions(self) -> None:
+        """Compares what results depend on here with what the plan was created with.
+
+        Raises:
+            ConflictError: a major version differs; both are named.
+        """
+        recorded, here = self.storage.study_attrs()[FINAL]["versions"], versions()
+        for package in MAJOR_VERSIONS:
+            ours, theirs = here[package], recorded[package]
+            if ours.split(".")[0] != theirs.split(".")[0]:
+                raise ConflictError(
+                    f"{package} {ours} here, but the plan in {self.storage.name} was created with {package} "
+                    f"{theirs}; install the same major version"
+                )
+
+    def refuse_sqlite_between_machines(self) -> None:
+        """SQLite serves one machine; one that sees its file from another would lose writes.
+
+        Raises:
+            ConflictError: a worker of another machine is at work on this SQLite database.
+        """
+        if not self.storage.is_sqlite:
+            return
+        for name in self.all_names:
+            for trial in self.trials(name):
+                owner = trial.user_attrs.get("owner")
+                if trial.state == TrialState.RUNNING and owner and is_elsewhere(owner):
+                    raise ConflictError(
+                        f"{self.storage.name}: {owner['host']} is working on it, and SQLite serves one "
+                        "machine; for several create the plan on a server: --storage postgresql+psycopg://HOST/NAME"
+                    )
 
     # --- names ---------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.errors import TrialLost
-from hpo.storage import Storage
+from hpo.storage import RETRY_SECONDS, Storage
 
 LEASE_SECONDS = 60.0
 ERROR_CAP = 2
@@ -183,11 +183,23 @@ class Queue:
             return self.storage.trial(trial._trial_id)
         return None
 
-    def close(self, trial_id: int, reason: Reason, detail: str = "") -> bool:
+    def close(
+        self,
+        trial_id: int,
+        reason: Reason,
+        detail: str = "",
+        attrs: Mapping[str, Any] | None = None,
+        patience_seconds: float = RETRY_SECONDS,
+    ) -> bool:
         """Ends an attempt without a result; False when somebody else had ended it."""
         text = f"{reason}: {detail}" if detail else str(reason)
         try:
-            self.storage.finish(trial_id, TrialState.FAIL, attrs={"reason": text})
+            self.storage.finish(
+                trial_id,
+                TrialState.FAIL,
+                attrs={**(attrs or {}), "reason": text},
+                patience_seconds=patience_seconds,
+            )
         except TrialLost:
             return False
         return True
@@ -195,19 +207,21 @@ class Queue:
     def close_lost(self, lease_seconds: float = LEASE_SECONDS) -> list[int]:
         """Closes the running trials whose worker is gone: dead on this host, or silent for a lease.
 
+        Costs one query where nothing runs, two where something does.
+
         Returns:
             The numbers of the trials that this call closed.
         """
         running = [t for t in self.storage.trials(self.study_id) if t.state == TrialState.RUNNING]
         if not running:
             return []
-        stale = set(self.storage.stale(self.study_id, lease_seconds))
+        silent = set(self.storage.silent(self.study_id, lease_seconds))
         closed = []
         for trial in running:
             owner = trial.user_attrs.get("owner", {})
             if is_dead(owner):
                 detail = f"process {owner['pid']} on {owner['host']} is gone"
-            elif trial._trial_id in stale:
+            elif trial._trial_id in silent:
                 detail = f"no heartbeat from {owner.get('host', 'its worker')} for {lease_seconds:g} s"
             else:
                 continue
@@ -236,6 +250,11 @@ def is_dead(owner: Mapping[str, Any]) -> bool:
         return bool(_started(owner["pid"]) != owner["started"])
     except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
         return True
+
+
+def is_elsewhere(owner: Mapping[str, Any]) -> bool:
+    """Whether the owner is a process of another machine; another container of this one is not."""
+    return bool(owner["boot"].split()[0] != _boot_id().split()[0])
 
 
 def _started(pid: int) -> float:

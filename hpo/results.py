@@ -208,7 +208,8 @@ def _row(trial: FrozenTrial, slots: Slots) -> TrialRow:
         state=slots.state(slot).value,
         reason=trial.user_attrs.get("reason", ""),
         earlier=[
-            f"trial {each.number}: {each.user_attrs['reason']}"
+            f"trial {each.number}{_by(each)}: {each.user_attrs['reason']}, "
+            f"epochs finished: {len(each.intermediate_values)}"
             for each in slots.attempts[slot]
             if each.number < trial.number and "reason" in each.user_attrs
         ],
@@ -219,6 +220,11 @@ def _row(trial: FrozenTrial, slots: Slots) -> TrialRow:
         history=history,
         **figures,
     )
+
+
+def _by(trial: FrozenTrial) -> str:
+    owner = trial.user_attrs.get("owner")
+    return f" ({owner['host']}, process {owner['pid']})" if owner else ""
 
 
 def find_trial(plan: Plan, text: str) -> tuple[str, FrozenTrial]:

@@ -19,16 +19,17 @@ from typing import Any
 
 import torch
 
-from hpo.advance import advance, require_result
-from hpo.compute import resolve_device, resolve_precision
+from hpo.advance import advance, close_lost, require_result
+from hpo.compute import n_cores, resolve_device, resolve_precision
 from hpo.config import NetworkConfig
 from hpo.data import TrainingData, load_training, prepare
+from hpo.database import sqlite_file
 from hpo.errors import InputError, RunError, did_you_mean
 from hpo.network import build_network
 from hpo.plan import Identity, Options, Plan, published_config, read_studies, with_ancestors
 from hpo.queue import Queue, SlotState
 from hpo.spec import StudySpec, shipped_studies
-from hpo.storage import Storage, sqlite_file
+from hpo.storage import Storage
 from hpo.worker import PARENT_VARIABLE
 
 TICK_SECONDS = 1.0
@@ -142,11 +143,6 @@ def training_data(options: Options) -> TrainingData:
     return load_training(entry, limit_train=options.limit_train, limit_valid=options.limit_valid)
 
 
-def n_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def run_plan(
     names: Sequence[str] = (),
     *,
@@ -196,7 +192,7 @@ def run(
     out: Path,
     studies: Sequence[str] = (),
     workers: int | None = None,
-    checkpoints: Path | None = None,
+    checkpoints: str | Path | None = None,
     on_tick: Callable[[], None] = lambda: None,
 ) -> int | None:
     """Works on a plan with local workers until it has ended.
@@ -206,7 +202,7 @@ def run(
         out: folder for checkpoints, logs and the model.
         studies: only these and the earlier ones they need, without a final stage; empty: the whole plan.
         workers: how many processes; None: one for each so many cores as the plan's threads.
-        checkpoints: folder of the checkpoints; default `out/checkpoints`.
+        checkpoints: folder or fsspec URL of the checkpoints; default `out/checkpoints`.
         on_tick: called about once a second, to show what the database says.
 
     Returns:
@@ -240,17 +236,11 @@ def refuse_changed_data(plan: Plan) -> None:
     plan.refuse_other_data(data.fingerprint, data.source)
 
 
-def close_lost(plan: Plan) -> None:
-    """Closes trials whose worker is gone, so that what is shown and queued next is true."""
-    for name in plan.all_names:
-        Queue(plan.storage, name).close_lost()
-
-
 class _Crew:
     """The local worker processes of one `hpo run`."""
 
     def __init__(
-        self, plan: Plan, out: Path, studies: Sequence[str], checkpoints: Path | None, count: int
+        self, plan: Plan, out: Path, studies: Sequence[str], checkpoints: str | Path | None, count: int
     ) -> None:
         self._plan, self._count = plan, count
         self._logs = out / "logs"

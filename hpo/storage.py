@@ -9,40 +9,38 @@ from __future__ import annotations
 
 import json
 import logging
-import sqlite3
-import warnings
+import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime, timedelta
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
 import tenacity
-from filelock import FileLock
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
-from hpo.errors import InputError, MissingError, TrialLost
+from hpo import database
+from hpo.errors import InputError, MissingError, StorageError, TrialLost
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # "A new study created in RDB" is no news to our users
 
-SQLITE_BUSY_SECONDS = 60
 RETRY_SECONDS = 600  # an outage shorter than this costs nobody his trial
+MAX_WAIT_SECONDS = 5  # between two tries: heartbeats are back well within half a lease after an outage
 ATTEMPT_KEY = "attempt_key"
-OPTUNA_MAJOR = optuna.__version__.split(".")[0]
+SUSPICION_KEY = "suspected"
 
 
 class Storage:
@@ -59,23 +57,14 @@ class Storage:
     """
 
     def __init__(self, url: str, *, create: bool = False, reader: bool = False) -> None:
-        self.url = _checked_url(url)
-        self.name = make_url(self.url).render_as_string(hide_password=True)
-        file = sqlite_file(self.url)
-        if file is not None and not file.exists():
-            if not create:
-                raise MissingError(
-                    f"{file}: no database here; `hpo run` or `hpo create` makes one, --out names another"
-                )
-            try:
-                file.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise InputError(f"{file.parent}: cannot be made: {error}") from None
-        self._rdb = _open(self.url, file, reader=reader)
-        _refuse_other_major(self._rdb, self.name)
-        if file is not None:
-            _make_sqlite_safe(self._rdb.engine, reader=reader)
+        self.url = url
+        self.name = database.shown(database.parse(url))
+        """The URL as people may see it, without password."""
+        self.is_sqlite = database.sqlite_file(url) is not None
+        self._rdb = database.open_rdb(url, create=create, reader=reader)
         self._cached = _CachedStorage(self._rdb)
+        self._disturbed_at: float | None = None
+        weakref.finalize(self, self._rdb.engine.dispose)  # connections end with the one who uses them
 
     @property
     def for_optuna(self) -> BaseStorage:
@@ -84,8 +73,8 @@ class Storage:
 
     @contextmanager
     def creating(self) -> Iterator[None]:
-        """Lets one process of this host at a time look for a plan and write one."""
-        with _lock(sqlite_file(self.url)):
+        """Lets one process at a time look for a plan and write one."""
+        with database.exclusive(self.url):
             yield
 
     # --- studies -------------------------------------------------------------------------------
@@ -171,7 +160,8 @@ class Storage:
             claimed = session.execute(
                 sqlalchemy.update(models.TrialModel)
                 .where(models.TrialModel.trial_id == trial_id, models.TrialModel.state == TrialState.WAITING)
-                .values(state=TrialState.RUNNING, datetime_start=datetime.now())
+                # Optuna's columns hold naive UTC; only its properties convert, and an UPDATE has none
+                .values(state=TrialState.RUNNING, datetime_start=datetime.now(UTC).replace(tzinfo=None))
                 .execution_options(synchronize_session=False)
             )
             if claimed.rowcount == 1:  # type: ignore[attr-defined]
@@ -206,6 +196,9 @@ class Storage:
         """
 
         def transaction(session: Session) -> None:
+            # locked, so that nobody closes the trial between this look at its state and the commit
+            trial = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
+            self._rdb.check_trial_is_updatable(trial_id, trial.state)  # type: ignore[arg-type]
             for name, value in (params or {}).items():
                 distribution = (distributions or {})[name]
                 internal = distribution.to_internal_repr(value)
@@ -225,11 +218,13 @@ class Storage:
         state: TrialState,
         value: float | None = None,
         attrs: Mapping[str, Any] | None = None,
+        patience_seconds: float = RETRY_SECONDS,
     ) -> None:
         """Ends a trial, with its last attributes (they are refused afterwards).
 
         Raises:
             TrialLost: somebody else had closed the trial.
+            StorageError: the database was away for longer than `patience_seconds`.
         """
 
         def transaction(session: Session) -> None:
@@ -242,7 +237,7 @@ class Storage:
             trial.datetime_complete = datetime.now()
 
         try:
-            self._write(transaction)
+            self._write(transaction, patience_seconds)
         except UpdateFinishedTrialError:
             # Others only ever close a trial as FAIL: any other end is a try of ours that had committed.
             if state == TrialState.FAIL or self.trial(trial_id).state != state:
@@ -252,8 +247,15 @@ class Storage:
         """One trial as it stands in the database now."""
         return self.retry(lambda: self._rdb.get_trial(trial_id))
 
-    def stale(self, study_id: int, lease_seconds: float) -> list[int]:
-        """Ids of the RUNNING trials whose last heartbeat is older than the lease, by the database's clock."""
+    def silent(self, study_id: int, lease_seconds: float) -> list[int]:
+        """Ids of the RUNNING trials whose worker has been silent for a lease, by the database's clock.
+
+        Silence alone is no proof: while the database was away nobody could be heard. So it takes two looks,
+        half a lease apart. The first writes a suspicion, and a live worker has time to answer it by a
+        heartbeat; the second finds the suspicion unanswered. One that nobody followed up, or that is from
+        before this process's own connection broke, is void and written anew.
+        """
+        half = timedelta(seconds=lease_seconds / 2)
 
         def transaction(session: Session) -> list[int]:
             now = session.execute(sqlalchemy.func.now()).scalar_one().replace(tzinfo=None)
@@ -264,128 +266,68 @@ class Storage:
                     models.TrialHeartbeatModel.trial_id == models.TrialModel.trial_id,
                 )
                 .where(models.TrialModel.study_id == study_id, models.TrialModel.state == TrialState.RUNNING)
-            )
-            lease = timedelta(seconds=lease_seconds)
-            return [id_ for id_, beat in rows if beat is None or now - beat.replace(tzinfo=None) > lease]
+            ).all()
+            lost = []
+            for trial_id, beat in rows:
+                if beat is not None and now - beat.replace(tzinfo=None) <= half:
+                    continue
+                suspicion = self._suspicion(session, trial_id)
+                age = now - datetime.fromisoformat(suspicion["at"]) if suspicion else timedelta.max
+                if suspicion.get("heartbeat") != str(beat) or age > 2 * half or self._disturbed(half):
+                    suspicion = {"at": now.isoformat(), "heartbeat": str(beat)}
+                    self._set_attrs(session, trial_id, {SUSPICION_KEY: suspicion})
+                elif age >= half:
+                    lost.append(trial_id)
+            return lost
 
         return self._write(transaction)
 
+    def _suspicion(self, session: Session, trial_id: int) -> dict[str, Any]:
+        trial = models.TrialModel.find_or_raise_by_id(trial_id, session)
+        found = models.TrialUserAttributeModel.find_by_trial_and_key(trial, SUSPICION_KEY, session)
+        return {} if found is None else json.loads(str(found.value_json))
+
+    def _disturbed(self, within: timedelta) -> bool:
+        return (
+            self._disturbed_at is not None and time.monotonic() - self._disturbed_at < within.total_seconds()
+        )
+
     # --- how ------------------------------------------------------------------------------------
 
-    def retry(self, call: Callable[[], T]) -> T:
-        """Calls, and again with back-off while the database is locked or away."""
-        return _RETRYING(call)
+    def retry(self, call: Callable[[], T], patience_seconds: float = RETRY_SECONDS) -> T:
+        """Calls, and again with back-off while the database is locked or away.
 
-    def _write(self, transaction: Callable[[Session], T]) -> T:
+        Raises:
+            StorageError: it was away for longer than `patience_seconds`, or does not take what is written
+                (a full disk, no right to write).
+        """
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(database.is_passing),
+            wait=tenacity.wait_random_exponential(multiplier=0.1, max=MAX_WAIT_SECONDS),
+            stop=tenacity.stop_after_delay(patience_seconds),
+            before_sleep=self._note_disturbance,
+            reraise=True,
+        )
+        try:
+            return retrying(call)
+        except (StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
+            raise StorageError(f"{self.name}: {database.first_line(error)}") from error
+
+    def _note_disturbance(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if error is not None and state.attempt_number == 3:  # of the first tries nobody needs to know
+            log.warning("%s: %s; trying again", self.name, database.first_line(error))
+        self._disturbed_at = time.monotonic()
+
+    def _write(self, transaction: Callable[[Session], T], patience_seconds: float = RETRY_SECONDS) -> T:
         def attempt() -> T:
             with _create_scoped_session(self._rdb.scoped_session) as session:
                 return transaction(session)
 
-        return self.retry(attempt)
+        return self.retry(attempt, patience_seconds)
 
     def _set_attrs(self, session: Session, trial_id: int, attrs: Mapping[str, Any]) -> None:
         for key, value in attrs.items():
             self._rdb._set_trial_attr_without_commit(
                 session, models.TrialUserAttributeModel, trial_id, key, value
             )
-
-
-def _is_passing(error: BaseException) -> bool:
-    # Optuna wraps every SQLAlchemy error in one class; only a locked or absent database is worth another try
-    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    if not isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError):
-        return False
-    # a full or read-only disk does not pass by itself
-    return not isinstance(cause.orig, sqlite3.Error) or "locked" in str(cause.orig)
-
-
-_RETRYING = tenacity.Retrying(
-    retry=tenacity.retry_if_exception(_is_passing),
-    wait=tenacity.wait_random_exponential(multiplier=0.1, max=5),
-    stop=tenacity.stop_after_delay(RETRY_SECONDS),
-    before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
-    reraise=True,
-)
-
-
-def sqlite_file(url: str) -> Path | None:
-    """The file of a SQLite URL; None for other databases."""
-    parsed = make_url(_checked_url(url))
-    if parsed.get_backend_name() != "sqlite":
-        return None
-    if not parsed.database or parsed.database == ":memory:":
-        raise InputError(f"--storage {url}: an in-memory database cannot be shared; give sqlite:///FILE")
-    return Path(parsed.database)
-
-
-def _checked_url(url: str) -> str:
-    try:
-        make_url(url)
-    except sqlalchemy.exc.ArgumentError:
-        raise InputError(
-            f"--storage {url!r} is no database URL; like sqlite:///hpo.db or postgresql+psycopg://host/name"
-        ) from None
-    return url
-
-
-@contextmanager
-def _lock(file: Path | None) -> Iterator[None]:
-    if file is None:
-        yield
-        return
-    with FileLock(f"{file}.lock"):
-        yield
-
-
-def _open(url: str, file: Path | None, *, reader: bool) -> RDBStorage:
-    engine_kwargs: dict[str, Any] = {"pool_pre_ping": True}
-    if file is not None:
-        engine_kwargs = {"connect_args": {"timeout": SQLITE_BUSY_SECONDS}}
-    try:
-        # several processes that create the tables at once crash each other; a reader creates none
-        with _lock(None if reader else file), warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return RDBStorage(url, engine_kwargs=engine_kwargs)
-    except OSError as error:
-        raise InputError(f"{url}: cannot be opened: {error}") from None
-    except ImportError as error:
-        raise InputError(
-            f"{make_url(url).render_as_string()}: the driver is not installed ({error})"
-        ) from None
-    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
-        cause = error.__cause__ or error
-        reason = str(getattr(cause, "orig", None) or cause).splitlines()[0]
-        raise InputError(f"{make_url(url).render_as_string()}: cannot be opened: {reason}") from None
-
-
-def _refuse_other_major(rdb: RDBStorage, name: str) -> None:
-    with _create_scoped_session(rdb.scoped_session) as session:
-        info = models.VersionInfoModel.find(session)
-        wrote = info.library_version if info is not None else optuna.__version__
-    if wrote.split(".")[0] != OPTUNA_MAJOR:
-        # their time stamps differ, so leases and durations would be wrong
-        raise InputError(
-            f"{name}: written by Optuna {wrote}, this is Optuna {optuna.__version__}; use one major version"
-        )
-
-
-def _make_sqlite_safe(engine: sqlalchemy.Engine, *, reader: bool) -> None:
-    """Makes claims atomic: as Optuna opens SQLite, a transaction that reads first and writes later is not."""
-    engine.dispose()  # connections made before the listeners would not have them
-
-    @sqlalchemy.event.listens_for(engine, "connect")
-    def on_connect(connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # pysqlite must not begin on its own
-        if reader:
-            return  # the mode is the file's, and a reader may have no right to change it
-        connection.execute("PRAGMA journal_mode=WAL")
-        # In WAL mode NORMAL is safe against a killed process and never corrupts; after a power cut the last
-        # commits may be missing, and their epochs are trained again from the checkpoint.
-        connection.execute("PRAGMA synchronous=NORMAL")
-
-    # A reader's transaction is one too: Optuna reads a trial with several queries, which must agree.
-    begin = "BEGIN" if reader else "BEGIN IMMEDIATE"
-
-    @sqlalchemy.event.listens_for(engine, "begin")
-    def on_begin(connection: sqlalchemy.Connection) -> None:
-        connection.exec_driver_sql(begin)

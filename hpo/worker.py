@@ -8,30 +8,35 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from optuna.trial import FrozenTrial
 
-from hpo.advance import advance
-from hpo.compute import keep_freed_memory, resolve_device
+from hpo.advance import advance, close_lost
+from hpo.compute import keep_freed_memory, n_cores, resolve_device, resolve_precision
 from hpo.data import load_training, prepare
 from hpo.errors import ConflictError, Interrupted, TrialLost
 from hpo.final import TestRecorder
 from hpo.objective import Recorder, Workplace, run_trial
 from hpo.plan import FINAL, Plan
-from hpo.queue import LEASE_SECONDS, Queue
+from hpo.queue import Queue
 from hpo.storage import Storage
+from hpo.store import Store, open_store
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_SECONDS = LEASE_SECONDS / 4
+BEATS_PER_LEASE = 4
 POLL_SECONDS = 0.5
+STOP_SECONDS = 8.0
+"""A worker that was asked to stop and still hangs, in a database that is away say, is ended after so long."""
 PARENT_VARIABLE = "HPO_PARENT_PID"
 """Set by `hpo run` for its own workers: they stop when that process is gone."""
 
@@ -39,16 +44,17 @@ PARENT_VARIABLE = "HPO_PARENT_PID"
 class StopRequest:
     """Whether this process was asked to stop, and by which signal; the second signal ends it at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, deadline_seconds: float | None = None) -> None:
         self.signal: int | None = None
         parent = os.environ.get(PARENT_VARIABLE)
         self._parent = int(parent) if parent else None
+        self._deadline = math.inf if deadline_seconds is None else time.monotonic() + deadline_seconds
 
     def __call__(self) -> bool:
-        """Asked before every training step, so it must be cheap (getppid: 0.1 µs)."""
+        """Asked before every training step, so it must be cheap (getppid and clock: 0.1 µs each)."""
         if self.signal is None and self._parent is not None and os.getppid() != self._parent:
             self.signal = signal.SIGTERM
-        return self.signal is not None
+        return self.signal is not None or time.monotonic() >= self._deadline
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
@@ -65,6 +71,21 @@ class StopRequest:
         if self.signal is not None:
             os._exit(128 + number)
         self.signal = number
+        last_resort = threading.Timer(STOP_SECONDS, os._exit, (128 + number,))
+        last_resort.daemon = True
+        last_resort.start()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a worker stops although the plan has not ended. None: never for that reason."""
+
+    idle_seconds: float | None = None
+    """After so long without a trial to train."""
+    max_trials: int | None = None
+    """After so many trials."""
+    deadline_seconds: float | None = None
+    """So long after its start, in the middle of a trial too, which goes back to the queue."""
 
 
 def work(
@@ -73,45 +94,41 @@ def work(
     out: Path,
     studies: Sequence[str] = (),
     data: str | None = None,
-    checkpoints: Path | None = None,
+    checkpoints: str | Path | None = None,
+    limits: Limits | None = None,
 ) -> int | None:
-    """Serves a plan until it has ended or a signal comes.
+    """Serves a plan until it has ended, a limit is reached or a signal comes.
 
     Args:
         storage: where the plan is.
         out: folder for the model and pictures of the final stage.
         studies: serve only these and the earlier ones they need, no final stage; empty: the whole plan.
         data: where the plan's data are on this machine, if elsewhere than where it was created.
-        checkpoints: shared folder of the plan's checkpoints; default `out/checkpoints`.
+        checkpoints: folder or fsspec URL of the plan's checkpoints; default `out/checkpoints`.
+        limits: when to stop early.
 
     Returns:
-        The signal that stopped it, or None when everything asked for has ended.
+        The signal that stopped it, or None when everything asked for has ended or a limit was reached.
 
     Raises:
         InputError: the plan, its data or its device cannot be served from here.
+        StorageError: the database is gone for good.
     """
-    stop = StopRequest()
+    limits = limits or Limits()
+    stop = StopRequest(limits.deadline_seconds)
     with stop.installed():
         plan = Plan.open(storage)
         names = plan.with_ancestors(studies) if studies else None
-        torch.set_num_threads(plan.identity.threads)
-        keep_freed_memory()
-        device = resolve_device("cpu" if plan.identity.device == "cpu" else plan.options.device)
-        if device.partition(":")[0] != plan.identity.device:
-            raise ConflictError(f"the plan trains on {plan.identity.device}; this machine has only {device}")
-        entry = prepare(data or plan.options.data, image_size=plan.options.image_size)
-        training = load_training(
-            entry, limit_train=plan.options.limit_train, limit_valid=plan.options.limit_valid
-        )
-        plan.refuse_other_data(training.fingerprint, training.source)
-        place = Workplace(training, device, checkpoints or out / "checkpoints", stop)
-        with _Heart(storage) as heart:
-            while not stop():
+        entry, place = _set_up(plan, data, open_store(checkpoints or out / "checkpoints"), stop)
+        n_trained, idle_since = 0, time.monotonic()
+        with _Heart(plan, names) as heart:
+            while not stop() and n_trained != limits.max_trials:
                 ended = _close_lost_and_advance(plan, names)
                 claimed = _claim(plan, names)
                 if claimed is None:
-                    if ended:
-                        return None
+                    idle = time.monotonic() - idle_since
+                    if ended or (limits.idle_seconds is not None and idle >= limits.idle_seconds):
+                        break
                     time.sleep(POLL_SECONDS)
                     continue
                 name, trial = claimed
@@ -128,13 +145,45 @@ def work(
                     log.warning("%s/%d: lost to another worker; taking the next", name, trial.number)
                 finally:
                     heart.trial_id = None
+                n_trained, idle_since = n_trained + 1, time.monotonic()
         return stop.signal
 
 
+def _set_up(plan: Plan, data: str | None, store: Store, stop: StopRequest) -> tuple[Path, Workplace]:
+    """Checks that what is done here is the plan's work, and brings in its data.
+
+    Raises:
+        ConflictError: versions, cores, device, precision or data differ from the plan's; both are named.
+    """
+    plan.refuse_other_versions()
+    plan.refuse_sqlite_between_machines()
+    if n_cores() < plan.identity.threads:
+        raise ConflictError(
+            f"the plan trains with {plan.identity.threads} threads a worker, and results depend on that in "
+            f"their last bits; this process may use {n_cores()} cores only: give it more"
+        )
+    torch.set_num_threads(plan.identity.threads)
+    keep_freed_memory()
+    device = resolve_device("cpu" if plan.identity.device == "cpu" else plan.options.device)
+    if device.partition(":")[0] != plan.identity.device:
+        raise ConflictError(f"the plan trains on {plan.identity.device}; this machine has only {device}")
+    native = resolve_precision("auto", device)
+    if plan.identity.precision == "bf16" and plan.options.precision == "auto" and native != "bf16":
+        raise ConflictError(
+            f"the plan trains in bf16, which this machine's {device} does not compute natively (fp32 here); "
+            "create plans for mixed machines with --precision fp32"
+        )
+    entry = prepare(data or plan.options.data, image_size=plan.options.image_size)
+    training = load_training(
+        entry, limit_train=plan.options.limit_train, limit_valid=plan.options.limit_valid
+    )
+    plan.refuse_other_data(training.fingerprint, training.source)
+    return entry, Workplace(training, device, store, stop)
+
+
 def _close_lost_and_advance(plan: Plan, names: Sequence[str] | None) -> bool:
-    for name in _served(plan, names):
-        for number in Queue(plan.storage, name).close_lost():
-            log.warning("%s/%d: its worker is gone; queued again", name, number)
+    for lost in close_lost(plan, names):
+        log.warning("%s: its worker is gone; queued again", lost)
     return advance(plan, names)
 
 
@@ -151,11 +200,11 @@ def _served(plan: Plan, names: Sequence[str] | None) -> list[str]:
 
 
 class _Heart:
-    """A thread that renews the lease on the current trial."""
+    """A thread that renews the lease on the current trial, and looks after those of others meanwhile."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, plan: Plan, names: Sequence[str] | None) -> None:
         self.trial_id: int | None = None
-        self._storage = storage
+        self._plan, self._names = plan, names
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
@@ -168,12 +217,13 @@ class _Heart:
         self._thread.join(timeout=5)
 
     def _beat(self) -> None:
-        while not self._stopped.wait(HEARTBEAT_SECONDS):
+        while not self._stopped.wait(self._plan.options.lease_seconds / BEATS_PER_LEASE):
             trial_id = self.trial_id
             if trial_id is None:
                 continue
             try:
-                self._storage.heartbeat(trial_id)
+                self._plan.storage.heartbeat(trial_id)
+                _close_lost_and_advance(self._plan, self._names)
             except Exception:
                 # whatever it is, the next beat may succeed; a missed lease is told by the next write
                 log.exception("heartbeat of trial %d failed", trial_id)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -8,6 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "examples" / "benchmarks"))  # real servers are started there and here alike
+
+import servers  # noqa: E402
 
 SMALL_STUDIES = {
     "rate": """
@@ -79,6 +85,34 @@ def start_hpo(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
+
+
+@pytest.fixture(scope="session")
+def started_servers() -> Iterator[Callable[[str], servers.Server]]:
+    """Database servers by kind, each started when it is first asked for."""
+    with contextlib.ExitStack() as stack:
+        started: dict[str, servers.Server] = {}
+
+        def server(kind: str) -> servers.Server:
+            if not servers.is_installed(kind):
+                pytest.skip(f"no {kind} server on this machine")
+            if kind not in started:
+                started[kind] = stack.enter_context(servers.running(kind))
+            return started[kind]
+
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+def database_url(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    started_servers: Callable[[str], servers.Server],
+) -> str:
+    """The URL of an empty database, on every kind of server that hpo supports."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'hpo.db'}"
+    return started_servers(request.param).new_database()
 
 
 @pytest.fixture

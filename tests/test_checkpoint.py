@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hpo.checkpoint import Checkpoints
+from hpo.store import FolderStore
 
 IDENTITY = {"config": "{}", "seeds": [0, 1], "data": "abc"}
 
@@ -19,7 +20,7 @@ def state(epoch):
 
 def open_in(folder, **changes):
     options = {"study": "rate", "point": '{"l2":0.1}', "replicate": 0, "identity": IDENTITY}
-    return Checkpoints(folder, **{**options, **changes})
+    return Checkpoints(FolderStore(folder), **{**options, **changes})
 
 
 @pytest.fixture
@@ -27,8 +28,8 @@ def checkpoints(tmp_path):
     return open_in(tmp_path)
 
 
-def files(checkpoints, suffix="checkpoint"):
-    return sorted(checkpoints.folder.glob(f"*.{suffix}"))
+def files(folder, suffix="checkpoint"):
+    return sorted(folder.glob(f"**/*.{suffix}"))
 
 
 def test_a_state_comes_back_as_it_was_saved(tmp_path, checkpoints):
@@ -40,12 +41,12 @@ def test_a_state_comes_back_as_it_was_saved(tmp_path, checkpoints):
     assert checkpoints.notes == []
 
 
-def test_the_newest_epoch_of_any_attempt_wins_and_two_are_kept(checkpoints):
+def test_the_newest_epoch_of_any_attempt_wins_and_two_are_kept(tmp_path, checkpoints):
     for attempt, epoch in [(0, 8), (0, 9), (0, 10), (1, 9), (1, 10), (1, 11)]:
         checkpoints.save(attempt, epoch, state(epoch))
         assert checkpoints.latest()["epoch"] == max(10 if attempt else 0, epoch)
-    assert len(files(checkpoints)) == 2
-    assert not files(checkpoints, "unfinished")
+    assert len(files(tmp_path)) == 2
+    assert not files(tmp_path, "unfinished")
 
 
 @pytest.mark.parametrize("other", [{"study": "size"}, {"point": "#1"}, {"replicate": 1}])
@@ -103,15 +104,15 @@ def bomb(content):
 
 
 @pytest.mark.parametrize("damage", [cut, cut_last_byte, flip_a_bit, empty, no_torch_file, no_state, bomb])
-def test_a_damaged_file_is_put_aside_and_the_one_before_it_used(checkpoints, damage):
+def test_a_damaged_file_is_put_aside_and_the_one_before_it_used(tmp_path, checkpoints, damage):
     checkpoints.save(0, 1, state(1))
     checkpoints.save(0, 2, state(2))
-    newest = files(checkpoints)[-1]
+    newest = files(tmp_path)[-1]
     newest.write_bytes(damage(newest.read_bytes()))
     assert checkpoints.latest()["epoch"] == 1
     (note,) = checkpoints.notes
     assert newest.name in note
-    assert [path.stem for path in files(checkpoints, "bad")] == [newest.stem]
+    assert [path.stem for path in files(tmp_path, "bad")] == [newest.stem]
 
 
 def test_plans_that_share_a_folder_do_not_touch_each_other(tmp_path, checkpoints):
@@ -128,7 +129,8 @@ def test_plans_that_share_a_folder_do_not_touch_each_other(tmp_path, checkpoints
 def test_a_checkpoint_of_something_else_is_put_aside_naming_what_differs(tmp_path, checkpoints):
     foreign = open_in(tmp_path, identity={**IDENTITY, "data": "xyz", "precision": "bf16"})
     foreign.save(0, 1, state(1))
-    foreign.folder.rename(checkpoints.folder)  # as by somebody who sorts files by hand
+    # as by somebody who sorts files by hand
+    (tmp_path / foreign.folder).rename(tmp_path / checkpoints.folder)
     assert checkpoints.latest() is None
     (note,) = checkpoints.notes
     assert note.endswith("saved with another data, precision")
@@ -140,7 +142,8 @@ def test_a_kill_at_any_moment_leaves_the_last_finished_save(tmp_path):
         from pathlib import Path
         import torch
         from hpo.checkpoint import Checkpoints
-        checkpoints = Checkpoints(Path(sys.argv[1]), "study", "point", 0, {})
+        from hpo.store import FolderStore
+        checkpoints = Checkpoints(FolderStore(Path(sys.argv[1])), "study", "point", 0, {})
         start = (checkpoints.latest() or {"epoch": 0})["epoch"]
         for epoch in range(start + 1, 10**6):
             checkpoints.save(0, epoch, {"epoch": epoch, "weights": torch.full((200_000,), float(epoch))})
@@ -156,7 +159,7 @@ def test_a_kill_at_any_moment_leaves_the_last_finished_save(tmp_path):
         process.send_signal(signal.SIGKILL)
         rest = process.communicate()[0].split()
         done = int(rest[-1]) if rest else done
-        checkpoints = Checkpoints(tmp_path, "study", "point", 0, {})
+        checkpoints = Checkpoints(FolderStore(tmp_path), "study", "point", 0, {})
         found = checkpoints.latest()
         assert found["epoch"] in (done, done + 1)
         assert torch.equal(found["weights"], torch.full((200_000,), float(found["epoch"])))

@@ -6,24 +6,27 @@ import multiprocessing
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 from optuna.distributions import CategoricalDistribution
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import InputError, MissingError, TrialLost
 from hpo.queue import ERROR_CAP, LOST_CAP, Job, Queue, Reason, Slot, Slots, SlotState, is_dead, this_process
-from hpo.storage import Storage, sqlite_file
+from hpo.storage import Storage
 
 POINT = Slot("a")
 
 
 @pytest.fixture
-def storage(tmp_path: Path) -> Storage:
-    storage = Storage(f"sqlite:///{tmp_path / 'hpo.db'}", create=True)
+def storage(database_url: str) -> Iterator[Storage]:
+    storage = Storage(database_url, create=True)
     storage.create_study("s", {})
-    return storage
+    yield storage
+    storage._rdb.engine.dispose()
 
 
 @pytest.fixture
@@ -62,15 +65,16 @@ def test_processes_that_enqueue_and_claim_at_once_get_each_point_once(storage: S
     assert {slots.state(slot) for slot in slots.attempts} == {SlotState.COMPLETE}
 
 
-def test_create_study_and_schema_by_many_processes_at_once(tmp_path: Path) -> None:
+def test_create_study_and_schema_by_many_processes_at_once(database_url: str) -> None:
     code = (
         "import sys; from hpo.storage import Storage\n"
         "s = Storage(sys.argv[1], create=True); s.create_study('s', {'k': 1})\n"
         "print(s.study_attrs()['s']['k'])"
     )
-    url = f"sqlite:///{tmp_path / 'new.db'}"
     processes = [
-        subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-c", code, database_url], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         for _ in range(6)
     ]
     outputs = [(process.communicate(timeout=60), process.returncode) for process in processes]
@@ -118,27 +122,74 @@ def test_a_trial_whose_process_died_is_found_at_once_and_queued_again(queue: Que
     assert (again.number, again.user_attrs["attempt"]) == (1, 2)
 
 
-def test_a_live_trial_is_not_lost_before_its_lease_and_is_after(queue: Queue) -> None:
+def claimed(queue: Queue) -> FrozenTrial:
     queue.enqueue([Job(POINT, 0, (0,))], Slots({}))
     trial = queue.claim()
     assert trial is not None
+    return trial
+
+
+def test_a_silent_trial_is_suspected_first_and_lost_when_it_does_not_answer(queue: Queue) -> None:
+    claimed(queue)
     assert queue.close_lost(lease_seconds=60) == []
-    time.sleep(2.1)  # SQLite's clock counts whole seconds
-    assert queue.close_lost(lease_seconds=1) == [0]
+    time.sleep(2.1)  # the clocks of SQLite and MySQL count whole seconds
+    assert queue.close_lost(lease_seconds=2) == []  # silent, but nobody had asked
+    time.sleep(1.1)
+    assert queue.close_lost(lease_seconds=2) == [0]
+    (trial,) = queue.slots().attempts[POINT]
+    assert trial.state == TrialState.FAIL
+    assert trial.user_attrs["reason"].startswith("lost: no heartbeat")
+    assert queue.slots().state(POINT) == SlotState.WAITING
+
+
+def test_a_heartbeat_answers_a_suspicion(queue: Queue) -> None:
+    trial = claimed(queue)
+    time.sleep(2.1)
+    assert queue.close_lost(lease_seconds=2) == []
+    queue.storage.heartbeat(trial._trial_id)
+    time.sleep(1.1)
+    assert queue.close_lost(lease_seconds=2) == []
+    assert queue.slots().state(POINT) == SlotState.RUNNING
+
+
+def test_a_suspicion_that_nobody_followed_up_is_void(queue: Queue) -> None:
+    """As after an outage of the database, in which no worker could be heard."""
+    claimed(queue)
+    time.sleep(2.1)
+    assert queue.close_lost(lease_seconds=2) == []
+    time.sleep(3.1)
+    other = Queue(Storage(queue.storage.url), "s")  # it knows nothing of any outage
+    assert other.close_lost(lease_seconds=2) == []
+    time.sleep(1.1)
+    assert other.close_lost(lease_seconds=2) == [0]
+
+
+def test_times_are_right_in_every_time_zone(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Kathmandu")
+    time.tzset()
+    try:
+        trial = claimed(queue)
+        assert trial.datetime_start is not None
+        assert abs((datetime.now() - trial.datetime_start).total_seconds()) < 60
+        assert queue.close_lost(lease_seconds=60) == []
+        queue.storage.finish(trial._trial_id, TrialState.COMPLETE, 0.5)
+        ended = queue.storage.trial(trial._trial_id)
+        assert ended.duration is not None
+        assert 0 <= ended.duration.total_seconds() < 60
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_a_worker_that_lost_its_trial_can_write_nothing(queue: Queue) -> None:
+    trial = claimed(queue)
+    queue.close(trial._trial_id, Reason.LOST)
     with pytest.raises(TrialLost):
         queue.storage.write(trial._trial_id, reports={1: 0.5})
     with pytest.raises(TrialLost):
         queue.storage.finish(trial._trial_id, TrialState.COMPLETE, 0.5)
+    assert queue.storage.trial(trial._trial_id).intermediate_values == {}
     assert queue.slots().accepted(POINT) is None
-
-
-def test_a_heartbeat_renews_the_lease(queue: Queue) -> None:
-    queue.enqueue([Job(POINT, 0, (0,))], Slots({}))
-    trial = queue.claim()
-    assert trial is not None
-    time.sleep(2.1)
-    queue.storage.heartbeat(trial._trial_id)
-    assert queue.close_lost(lease_seconds=1.9) == []
 
 
 def test_finishing_twice_is_one_result(queue: Queue) -> None:
@@ -258,12 +309,7 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
 
 
 def test_a_database_of_another_major_optuna_is_refused(storage: Storage) -> None:
-    file = sqlite_file(storage.url)
-    assert file is not None
-    import sqlite3
-
-    with sqlite3.connect(file) as connection:
-        connection.execute("UPDATE version_info SET library_version = '4.9.0'")
-    connection.close()
+    with storage._rdb.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE version_info SET library_version = '4.9.0'")
     with pytest.raises(InputError, match=r"Optuna 4\.9\.0"):
         Storage(storage.url)

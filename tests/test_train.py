@@ -13,6 +13,7 @@ from hpo.config import TrialConfig
 from hpo.data.dataset import Split
 from hpo.errors import Diverged, InputError, Interrupted
 from hpo.metrics import score
+from hpo.store import FolderStore
 from hpo.train import (
     OPTIMIZERS,
     Learner,
@@ -73,7 +74,7 @@ def test_a_network_learns(precision, batch_norm):
 def test_a_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(tmp_path, precision, optimizer, extra):
     trial = config(optimizer=optimizer, l2=1e-3, **extra)
     epochs, states = run(trial, [0, 5], precision=precision)
-    checkpoints = Checkpoints(tmp_path, "study", "point", 0, {})
+    checkpoints = Checkpoints(FolderStore(tmp_path), "study", "point", 0, {})
     for result in train(trial, DATA, [0, 5], precision=precision):
         checkpoints.save(0, result.number, state_of(result))
         if result.number == 2:

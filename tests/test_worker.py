@@ -196,6 +196,7 @@ def stop_after_two_epochs(plan: Plan, out: Path) -> None:
     from hpo.data import load_training, prepare
     from hpo.errors import Interrupted
     from hpo.objective import Recorder, Workplace, run_trial
+    from hpo.store import open_store
 
     options = plan.options
     data = load_training(
@@ -209,7 +210,7 @@ def stop_after_two_epochs(plan: Plan, out: Path) -> None:
         assert trial is not None
         return len(epoch_records(plan.storage.trial(trial._trial_id))) == 2
 
-    place = Workplace(data, "cpu", out / "checkpoints", should_stop)
+    place = Workplace(data, "cpu", open_store(out / "checkpoints"), should_stop)
     with pytest.raises(Interrupted):
         run_trial(plan, "rate", trial, place, Recorder())
 

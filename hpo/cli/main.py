@@ -153,12 +153,13 @@ def create(**options: Any) -> None:
 @opt.storage
 @opt.worker_data
 @opt.checkpoints
+@opt.limits
 def worker(study: tuple[str, ...], **options: Any) -> int:
-    """Serve a plan with one process until it has ended; as many as you like."""
+    """Serve a plan with one process until it has ended; as many as you like, on any machine."""
     import logging
 
     from hpo.storage import Storage
-    from hpo.worker import work
+    from hpo.worker import Limits, work
 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     logging.getLogger("optuna").setLevel(logging.WARNING)
@@ -168,6 +169,7 @@ def worker(study: tuple[str, ...], **options: Any) -> int:
         studies=study,
         data=options["data"],
         checkpoints=options["checkpoints"],
+        limits=Limits(options["idle_timeout"], options["max_trials"], options["deadline"]),
     )
     return 0 if stopped_by is None else 128 + stopped_by
 
@@ -200,7 +202,9 @@ def status(as_json: bool, **options: Any) -> None:
     from hpo import results
     from hpo.cli.tables import show_status
 
-    records = results.status(_read(options))
+    plan = _read(options)
+    _close_lost(plan, options)
+    records = results.status(plan)
     if as_json:
         _print_json({"studies": [_status_json(record.to_json()) for record in records]})
     else:
@@ -373,6 +377,22 @@ def _read(options: dict[str, Any]) -> Plan:
     from hpo.storage import Storage
 
     return Plan.open(Storage(_storage_url(options), reader=True))
+
+
+def _close_lost(plan: Plan, options: dict[str, Any]) -> None:
+    """Puts trials back whose worker is gone, so that `running` means what it says."""
+    from hpo.advance import close_lost
+    from hpo.errors import RunError
+    from hpo.plan import Plan
+    from hpo.results import running
+    from hpo.storage import Storage
+
+    if not running(plan):
+        return
+    try:
+        close_lost(Plan.open(Storage(_storage_url(options))))
+    except (RunError, InputError) as error:  # one who may only read is told what there is to read
+        click.echo(f"hpo status: lost trials could not be put back: {error}", err=True)
 
 
 def _print_json(record: object) -> None:

@@ -6,11 +6,14 @@ An option that was not given is None and stays out of what is compared with the 
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -27,6 +30,7 @@ PLAN_OPTIONS = (
     "device",
     "inherit",
     "adopt",
+    "lease_seconds",
 )
 """The options that change results, as `hpo.plan.Options` names them."""
 
@@ -49,6 +53,59 @@ class Workers(click.ParamType[int | None]):
         return number
 
 
+class Duration(click.ParamType[float | None]):
+    """Seconds, or a number with a unit: `45s`, `30m`, `2h`, `1d`."""
+
+    name = "DURATION"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
+        """The duration in seconds."""
+        if value is None or isinstance(value, float):
+            return value
+        text = str(value).strip()
+        unit = UNITS.get(text[-1:], 1)
+        try:
+            seconds = float(text[:-1] if text[-1:] in UNITS else text) * unit
+        except ValueError:
+            seconds = math.nan
+        if not 0 < seconds < math.inf:
+            self.fail(f"{value!r} is no duration; write it like 90, 45s, 30m or 2h", param, ctx)
+        return seconds
+
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+class StorageUrl(click.ParamType[str | None]):
+    """A database URL, or `@FILE` whose first line is one."""
+
+    name = "URL"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | None:
+        """The URL; one with a password draws a warning if everybody on the machine can read it."""
+        if not value:
+            return None
+        if value.startswith("@"):
+            try:
+                lines = Path(value[1:]).expanduser().read_text("utf-8").split()
+            except (OSError, UnicodeDecodeError) as error:
+                self.fail(f"{value[1:]} cannot be read: {error}", param, ctx)
+            if len(lines) != 1:
+                self.fail(f"{value[1:]} must hold one database URL and nothing else", param, ctx)
+            return lines[0]
+        is_argument = (
+            ctx and param and ctx.get_parameter_source(str(param.name)) == ParameterSource.COMMANDLINE
+        )
+        # user:password@ is all that a password in a URL looks like; SQLAlchemy takes 0.1 s to import
+        if is_argument and re.match(r"[^/@]*://[^/@]*:[^/@]+@", value):
+            click.echo(
+                "warning: the password in --storage can be seen by every user of this machine (ps); "
+                "put the URL into HPO_STORAGE, or into a file and give --storage @FILE",
+                err=True,
+            )
+        return str(value)
+
+
 def _option(*names: str, **settings: Any) -> Callable[[Command], Command]:
     flag = next(name for name in names if name.startswith("--")).split("/")[0]
     variable = "HPO_" + flag.removeprefix("--").replace("-", "_").upper()
@@ -67,7 +124,12 @@ def _out(default: str) -> Callable[[Command], Command]:
 
 out = _out("hpo-out")
 demo_out = _out("hpo-demo")
-storage = _option("--storage", metavar="URL", help="Database.  [default: sqlite:///OUT/hpo.db]")
+storage = _option(
+    "--storage",
+    type=StorageUrl(),
+    metavar="URL|@FILE",
+    help="Database, or a file that holds its URL.  [default: sqlite:///OUT/hpo.db]",
+)
 studies = _option(
     "--studies",
     type=click.Path(path_type=Path, file_okay=False),
@@ -84,9 +146,8 @@ worker_data = _option(
 )
 checkpoints = _option(
     "--checkpoints",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Folder of checkpoints.  [default: OUT/checkpoints]",
+    metavar="URL",
+    help="Folder of checkpoints that all workers share, or s3://…, gs://…  [default: OUT/checkpoints]",
 )
 workers = _option(
     "--workers",
@@ -95,6 +156,24 @@ workers = _option(
     show_default=True,
     help="Local processes; auto: one a core.",
 )
+_LIMITS = (
+    _option(
+        "--idle-timeout", type=Duration(), metavar="DURATION", help="Stop after so long without work (30m)."
+    ),
+    _option("--max-trials", type=click.IntRange(min=1), metavar="N", help="Stop after N trials."),
+    _option(
+        "--deadline", type=Duration(), metavar="DURATION", help="Stop so long from now; its trial goes back."
+    ),
+)
+
+
+def limits(command: Command) -> Command:
+    """Adds the options that say when a worker stops by itself."""
+    for option in reversed(_LIMITS):
+        command = option(command)
+    return command
+
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, alone on stdout.")
 
 _PLAN = (
@@ -119,6 +198,12 @@ _PLAN = (
         "--adopt",
         type=click.Choice(["better", "always"]),
         help="Adopt a study's winner only if it beats what was inherited, or always.  [default: better]",
+    ),
+    _option(
+        "--lease-seconds",
+        type=float,
+        metavar="SECONDS",
+        help="A worker that is silent for so long has lost its trial.  [default: 60]",
     ),
 )
 

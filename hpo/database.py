@@ -1,0 +1,331 @@
+"""A database URL becomes an engine that is safe to share between processes and machines.
+
+SQLite serves one machine; PostgreSQL and MySQL/MariaDB serve many. Nothing here knows what a trial is.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+import sqlalchemy
+from filelock import FileLock
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from optuna.storages._rdb.storage import _create_scoped_session
+from sqlalchemy.engine import URL, make_url
+
+from hpo.errors import InputError, MissingError
+
+DRIVERS = {
+    "sqlite": "sqlite",
+    "postgresql": "postgresql+psycopg",
+    "mysql": "mysql+pymysql",
+    "mariadb": "mariadb+pymysql",
+}
+"""The driver that hpo is tested with, by kind of database; the extras of `pip install` bring them."""
+EXTRAS = {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
+
+SQLITE_BUSY_SECONDS = 60
+CONNECT_SECONDS = 10
+STATEMENT_SECONDS = 60
+LOCK_SECONDS = 60
+OPTUNA_MAJOR = optuna.__version__.split(".")[0]
+
+NETWORK_FILE_SYSTEMS = frozenset(
+    (
+        *("nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "afs", "afpfs", "ncpfs", "webdav", "davfs"),
+        *("fuse.davfs", "sshfs", "fuse.sshfs", "fuse.rclone", "fuse.s3fs", "fuse.gcsfuse"),
+        *("lustre", "gpfs", "beegfs", "fhgfs_client", "ceph", "fuse.ceph", "glusterfs", "fuse.glusterfs"),
+        *("panfs", "pvfs2", "ocfs2", "gfs2"),
+    )
+)
+"""Kinds on which SQLite's locks or its shared memory do not work between machines."""
+
+
+def parse(url: str) -> URL:
+    """The parts of a database URL; the driver that hpo uses is filled in.
+
+    Raises:
+        InputError: no URL, or of a database that hpo does not know. A password in it is not shown.
+    """
+    try:
+        parsed = make_url(url)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        # the text may hold a password in any form: it is not repeated
+        raise InputError(
+            "--storage is no database URL; like sqlite:///hpo.db or postgresql+psycopg://host/name"
+        ) from None
+    kind = parsed.get_backend_name()
+    if kind not in DRIVERS:
+        raise InputError(f"--storage {shown(parsed)}: {kind!r} is not a database for hpo; {_known()}")
+    if parsed.drivername == kind:
+        parsed = parsed.set(drivername=DRIVERS[kind])
+    if parsed.drivername != DRIVERS[kind]:
+        raise InputError(
+            f"--storage {shown(parsed)}: the driver {parsed.get_driver_name()!r} is not supported; "
+            f"write {DRIVERS[kind]}://"
+        )
+    return parsed
+
+
+def _known() -> str:
+    return "known: " + ", ".join(f"{driver}://" for driver in dict.fromkeys(DRIVERS.values()))
+
+
+def shown(url: URL | str) -> str:
+    """A URL as people may see it: the password is hidden, in the query too."""
+    parsed = make_url(url)
+    secret = [key for key in parsed.query if "pass" in key.lower() or "pwd" in key.lower()]
+    parsed = parsed.update_query_dict(dict.fromkeys(secret, "***")) if secret else parsed
+    return parsed.render_as_string(hide_password=True)
+
+
+def has_password(url: str) -> bool:
+    """Whether a URL shows a password."""
+    parsed = parse(url)
+    return parsed.password is not None or shown(parsed) != parsed.render_as_string(hide_password=False)
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file of a SQLite URL; None for other databases.
+
+    Raises:
+        InputError: the URL cannot be used, or names a database in memory.
+    """
+    parsed = parse(url)
+    if parsed.get_backend_name() != "sqlite":
+        return None
+    if not parsed.database or parsed.database == ":memory:" or "mode=memory" in parsed.database:
+        raise InputError(f"--storage {url}: an in-memory database cannot be shared; give sqlite:///FILE")
+    return Path(parsed.database)
+
+
+def open_rdb(url: str, *, create: bool, reader: bool) -> RDBStorage:
+    """Optuna's storage on a database that several processes may open and create at once.
+
+    Args:
+        url: SQLAlchemy URL.
+        create: make the database file, and the tables where they are missing.
+        reader: only reads; on SQLite it then never takes the write lock that claims need.
+
+    Raises:
+        MissingError: there is no such SQLite file and `create` is false.
+        InputError: the database cannot be opened, lies on a network file system (SQLite), or was written by
+            another major version of Optuna.
+    """
+    parsed, file = parse(url), sqlite_file(url)
+    if file is not None:
+        _check_file(file, create=create)
+    try:
+        # several processes that create or upgrade the tables at once crash each other; a reader does neither
+        with nullcontext_or(None if reader else parsed), warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            rdb = RDBStorage(
+                # Optuna keeps the URL as it is given: with the password, which it needs
+                parsed.render_as_string(hide_password=False),
+                engine_kwargs=_engine_arguments(parsed, reader=reader),
+                skip_compatibility_check=True,
+            )
+            try:
+                _check_versions(rdb, shown(parsed), upgrade=not reader)
+            except BaseException:
+                rdb.engine.dispose()
+                raise
+    except OSError as error:
+        raise InputError(f"{shown(parsed)}: cannot be opened: {error}") from None
+    except ImportError as error:
+        extra = EXTRAS[parsed.get_backend_name()]
+        raise InputError(
+            f"{shown(parsed)}: the driver is not installed ({error}); pip install 'hpo-studies[{extra}]'"
+        ) from None
+    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
+        raise InputError(f"{shown(parsed)}: cannot be opened: {first_line(error)}") from None
+    if file is not None:
+        _make_sqlite_safe(rdb.engine, reader=reader)
+    return rdb
+
+
+def first_line(error: BaseException) -> str:
+    """What a database said, without SQLAlchemy's wrapping."""
+    cause = error.__cause__ or error
+    text = str(getattr(cause, "orig", None) or cause).strip()
+    return text.splitlines()[0] if text else type(cause).__name__
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the same call may succeed later: the database is locked, restarting or away."""
+    # Optuna wraps every SQLAlchemy error in one class
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    if isinstance(cause, sqlalchemy.exc.TimeoutError):  # of the pool of connections
+        return True
+    if not isinstance(cause, sqlalchemy.exc.DBAPIError):
+        return False
+    if isinstance(cause.orig, sqlite3.Error):
+        # a full or read-only disk does not pass by itself
+        return "locked" in str(cause.orig) or "busy" in str(cause.orig)
+    away = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError)
+    return cause.connection_invalidated or isinstance(cause, away)
+
+
+@contextmanager
+def exclusive(url: str) -> Iterator[None]:
+    """Lets one process at a time, of all that use this database, do what must not be done twice."""
+    with nullcontext_or(parse(url)):
+        yield
+
+
+@contextmanager
+def nullcontext_or(url: URL | None) -> Iterator[None]:
+    """Holds the lock of a database; None: holds nothing."""
+    if url is None:
+        yield
+    elif url.get_backend_name() == "sqlite":
+        with FileLock(f"{url.database}.lock"):
+            yield
+    else:
+        with _server_lock(url):
+            yield
+
+
+_SERVER_LOCKS = {
+    # the number is ours alone, as far as advisory locks can be anybody's: "hpo" in ASCII
+    "postgresql": ("SELECT pg_advisory_lock(6844527)", "SELECT pg_advisory_unlock(6844527)"),
+    "mysql": (f"SELECT GET_LOCK('hpo', {LOCK_SECONDS})", "SELECT RELEASE_LOCK('hpo')"),
+}
+_SERVER_LOCKS["mariadb"] = _SERVER_LOCKS["mysql"]
+
+
+@contextmanager
+def _server_lock(url: URL) -> Iterator[None]:
+    take, release = _SERVER_LOCKS[url.get_backend_name()]
+    engine = sqlalchemy.create_engine(url, **_engine_arguments(url))
+    try:
+        with engine.connect() as connection:
+            taken = connection.exec_driver_sql(take).scalar()
+            if taken == 0:  # MySQL's word for a time-out; PostgreSQL raises an error
+                raise InputError(f"{shown(url)}: another process has held its lock for {LOCK_SECONDS} s")
+            try:
+                yield
+            finally:
+                connection.exec_driver_sql(release)
+    finally:
+        engine.dispose()
+
+
+def _engine_arguments(url: URL, *, reader: bool = False) -> dict[str, Any]:
+    """What `create_engine` is called with: dead connections are noticed, nothing waits for ever, UTC."""
+    kind = url.get_backend_name()
+    # Optuna reads a trial with several queries, which must agree for a reader; a writer's transaction has to
+    # see what others committed meanwhile (MySQL's default is the other way round)
+    isolation = "REPEATABLE READ" if reader else "READ COMMITTED"
+    if kind == "sqlite":
+        return {"connect_args": {"timeout": SQLITE_BUSY_SECONDS}}
+    if kind == "postgresql":
+        settings = {
+            "timezone": "UTC",  # heartbeats are compared in the session's time zone
+            "statement_timeout": 1000 * STATEMENT_SECONDS,
+            "idle_in_transaction_session_timeout": 1000 * STATEMENT_SECONDS,
+        }
+        connect = {
+            "connect_timeout": CONNECT_SECONDS,
+            "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
+            # a server that vanished without a word is noticed within half a minute
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 30_000,
+        }
+        return {"pool_pre_ping": True, "connect_args": connect, "isolation_level": isolation}
+    connect = {
+        "connect_timeout": CONNECT_SECONDS,
+        "read_timeout": STATEMENT_SECONDS,
+        "write_timeout": STATEMENT_SECONDS,
+        "init_command": "SET time_zone = '+00:00'",
+    }
+    return {"pool_pre_ping": True, "connect_args": connect, "isolation_level": isolation}
+
+
+def _check_file(file: Path, *, create: bool) -> None:
+    if not file.exists():
+        if not create:
+            raise MissingError(
+                f"{file}: no database here; `hpo run` or `hpo create` makes one, --out names another"
+            )
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{file.parent}: cannot be made: {error}") from None
+    kind = filesystem_kind(file.parent)
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise InputError(
+            f"{file}: lies on a network file system ({kind}), where SQLite loses writes; put --out on a "
+            "local disk, or share the plan through a server: --storage postgresql+psycopg://HOST/NAME"
+        )
+
+
+def filesystem_kind(folder: Path, mounts: Iterable[tuple[str, str]] | None = None) -> str:
+    """The kind of the file system that holds a folder, as the kernel names it; empty where unknown.
+
+    Args:
+        folder: an existing folder.
+        mounts: pairs of mount point and kind; None: those of this machine.
+    """
+    if mounts is None:
+        mounts = [(each.mountpoint, each.fstype) for each in psutil.disk_partitions(all=True)]
+    path = folder.resolve()
+    # of mounts at one point the last is the one that is seen
+    holding = [
+        (len(Path(point).parts), n, kind)
+        for n, (point, kind) in enumerate(mounts)
+        if path.is_relative_to(point)
+    ]
+    return max(holding)[2] if holding else ""
+
+
+def _check_versions(rdb: RDBStorage, name: str, *, upgrade: bool) -> None:
+    with _create_scoped_session(rdb.scoped_session) as session:
+        info = models.VersionInfoModel.find(session)
+        wrote = info.library_version if info is not None else optuna.__version__
+    if wrote.split(".")[0] != OPTUNA_MAJOR:
+        # their time stamps differ, so leases and durations would be wrong
+        raise InputError(
+            f"{name}: written by Optuna {wrote}, this is Optuna {optuna.__version__}; use one major version"
+        )
+    current, head = rdb.get_current_version(), rdb.get_head_version()
+    if current == head:
+        return
+    if current not in rdb.get_all_versions():
+        raise InputError(f"{name}: written by a newer Optuna than {optuna.__version__}; update it here")
+    if not upgrade:
+        raise InputError(f"{name}: its tables are of an older Optuna; `hpo resume` or a worker upgrades them")
+    rdb.upgrade()
+
+
+def _make_sqlite_safe(engine: sqlalchemy.Engine, *, reader: bool) -> None:
+    """Makes claims atomic: as Optuna opens SQLite, a transaction that reads first and writes later is not."""
+    engine.dispose()  # connections made before the listeners would not have them
+
+    @sqlalchemy.event.listens_for(engine, "connect")
+    def on_connect(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # pysqlite must not begin on its own
+        if reader:
+            return  # the mode is the file's, and a reader may have no right to change it
+        connection.execute("PRAGMA journal_mode=WAL")
+        # In WAL mode NORMAL is safe against a killed process and never corrupts; after a power cut the last
+        # commits may be missing, and their epochs are trained again from the checkpoint.
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    # A reader's transaction is one too: Optuna reads a trial with several queries, which must agree.
+    begin = "BEGIN" if reader else "BEGIN IMMEDIATE"
+
+    @sqlalchemy.event.listens_for(engine, "begin")
+    def on_begin(connection: sqlalchemy.Connection) -> None:
+        connection.exec_driver_sql(begin)

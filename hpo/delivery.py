@@ -1,0 +1,83 @@
+"""Results on their way to the database while training goes on.
+
+An outage of the database, or a server that hangs, must not stop a network in the middle of its training: what
+cannot be delivered within a few seconds waits here, and goes with the next epoch, or at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from hpo.errors import Interrupted
+from hpo.storage import Storage
+
+PATIENCE_SECONDS = 5.0
+"""How long training waits for the database after an epoch."""
+POLL_SECONDS = 0.1
+
+
+class Delivery:
+    """The epochs of one trial, written in order by a thread of its own; use as a context.
+
+    Args:
+        storage: where to.
+        trial_id: Optuna's id of the trial.
+    """
+
+    def __init__(self, storage: Storage, trial_id: int) -> None:
+        self._storage, self._trial_id = storage, trial_id
+        self._attrs: dict[str, Any] = {}
+        self._reports: dict[int, float] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="delivery")
+        self._under_way: Future[None] | None = None
+
+    def __enter__(self) -> Delivery:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # whatever is stuck is left behind: nobody may wait for a database that is away
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def send(self, attrs: Mapping[str, Any], reports: Mapping[int, float]) -> bool:
+        """Adds what was measured and tries to deliver all there is.
+
+        Returns:
+            Whether the database has it; False: it follows later.
+
+        Raises:
+            TrialLost: somebody else closed the trial.
+            StorageError: the database takes no writes.
+        """
+        self._attrs |= attrs
+        self._reports |= reports
+        return self._deliver(PATIENCE_SECONDS)
+
+    def complete(self, should_stop: Callable[[], bool]) -> None:
+        """Waits until all is delivered.
+
+        Raises:
+            Interrupted: `should_stop` said so first.
+            TrialLost, StorageError: as `send`.
+        """
+        while not self._deliver(POLL_SECONDS):
+            if should_stop():
+                raise Interrupted
+
+    def _deliver(self, patience_seconds: float) -> bool:
+        while self._under_way is not None or self._attrs or self._reports:
+            if self._under_way is None:
+                # the same values again do no harm, so what a broken connection did is of no interest
+                self._under_way = self._thread.submit(
+                    self._storage.write, self._trial_id, attrs=self._attrs, reports=self._reports
+                )
+                self._attrs, self._reports = {}, {}
+            try:
+                self._under_way.result(patience_seconds)
+            except TimeoutError:
+                if self._under_way.done():
+                    raise
+                return False
+            self._under_way = None
+        return True

@@ -1,0 +1,175 @@
+"""Where checkpoints are kept: a folder, or a place that fsspec knows (`s3://bucket/path`, `gs://…`).
+
+A name is stored whole or not at all, and what is stored survives the process and, in a folder, the power.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+import tenacity
+
+from hpo.errors import InputError
+from hpo.files import write_durably
+
+P = ParamSpec("P")
+T = TypeVar("T")
+TRIES = 5
+
+
+class Store(Protocol):
+    """A tree of small files; names are relative, with `/`. All methods raise OSError if the place fails."""
+
+    def names(self, folder: str) -> list[str]:
+        """The names of the files in a folder, sorted; empty where there is no such folder."""
+
+    def read(self, name: str) -> bytes:
+        """What was written; FileNotFoundError where nothing was."""
+
+    def write(self, name: str, *parts: bytes | memoryview) -> None:
+        """Stores a file, whole or not at all; folders on the way are made."""
+
+    def rename(self, name: str, new: str) -> None:
+        """Gives a file another name."""
+
+    def remove(self, name: str) -> None:
+        """Removes a file; it may be gone already."""
+
+    def remove_folder(self, folder: str) -> None:
+        """Removes a folder with all that is in it; it may be gone already."""
+
+
+def open_store(url: str | Path) -> Store:
+    """The store that a folder or an URL names.
+
+    Raises:
+        InputError: an URL of a kind that is not known or not installed here.
+    """
+    text = str(url)
+    if "://" not in text:
+        return FolderStore(Path(text))
+    kind, _, rest = text.partition("://")
+    if kind == "file":
+        return FolderStore(Path(rest))
+    try:
+        import fsspec  # half a second that a local folder does not need
+
+        filesystem, path = fsspec.url_to_fs(text)
+    except (ImportError, ValueError) as error:
+        raise InputError(
+            f"--checkpoints {kind}://…: {error}; known are folders and what fsspec has installed, as s3:// "
+            "by pip install 'hpo-studies[s3]'"
+        ) from None
+    return RemoteStore(filesystem, path)
+
+
+class FolderStore:
+    """A folder, of this machine or one that several machines share."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def names(self, folder: str) -> list[str]:
+        """The names of the files in a folder, sorted; empty where there is no such folder."""
+        path = self.root / folder
+        return sorted(each.name for each in path.iterdir()) if path.is_dir() else []
+
+    def read(self, name: str) -> bytes:
+        """What was written; FileNotFoundError where nothing was."""
+        return (self.root / name).read_bytes()
+
+    def write(self, name: str, *parts: bytes | memoryview) -> None:
+        """Stores a file, whole or not at all; folders on the way are made."""
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, *parts)
+
+    def rename(self, name: str, new: str) -> None:
+        """Gives a file another name."""
+        (self.root / name).replace(self.root / new)
+
+    def remove(self, name: str) -> None:
+        """Removes a file; it may be gone already."""
+        (self.root / name).unlink(missing_ok=True)
+
+    def remove_folder(self, folder: str) -> None:
+        """Removes a folder with all that is in it; it may be gone already."""
+        shutil.rmtree(self.root / folder, ignore_errors=True)
+
+
+def _steadily(call: Callable[P, T]) -> Callable[P, T]:
+    """Tries a remote call a few times and raises OSError whatever the library raised."""
+
+    @wraps(call)
+    def steady(*args: P.args, **kwargs: P.kwargs) -> T:
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_not_exception_type((FileNotFoundError, PermissionError)),
+            wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
+            stop=tenacity.stop_after_attempt(TRIES),
+            reraise=True,
+        )
+        try:
+            return retrying(call, *args, **kwargs)
+        except OSError:
+            raise
+        except Exception as error:  # every file system of fsspec has its own
+            raise OSError(f"checkpoint store: {type(error).__name__}: {error}") from error
+
+    return steady
+
+
+class RemoteStore:
+    """A place of fsspec's, an object store above all: there a file that was put appears whole."""
+
+    def __init__(self, filesystem: Any, root: str) -> None:
+        self._filesystem, self._root = filesystem, root.rstrip("/")
+
+    @_steadily
+    def names(self, folder: str) -> list[str]:
+        """The names of the files in a folder, sorted; empty where there is no such folder."""
+        self._filesystem.invalidate_cache()  # other machines write too
+        try:
+            found = self._filesystem.ls(self._path(folder), detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+
+    @_steadily
+    def read(self, name: str) -> bytes:
+        """What was written; FileNotFoundError where nothing was."""
+        return bytes(self._filesystem.cat_file(self._path(name)))
+
+    @_steadily
+    def write(self, name: str, *parts: bytes | memoryview) -> None:
+        """Stores a file, whole or not at all; folders on the way are made."""
+        path = self._path(name)
+        self._filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+        self._filesystem.pipe_file(path, b"".join(parts))
+
+    @_steadily
+    def rename(self, name: str, new: str) -> None:
+        """Gives a file another name."""
+        self._filesystem.mv(self._path(name), self._path(new))
+
+    @_steadily
+    def remove(self, name: str) -> None:
+        """Removes a file; it may be gone already."""
+        try:
+            self._filesystem.rm_file(self._path(name))
+        except FileNotFoundError:
+            return
+
+    @_steadily
+    def remove_folder(self, folder: str) -> None:
+        """Removes a folder with all that is in it; it may be gone already."""
+        try:
+            self._filesystem.rm(self._path(folder), recursive=True)
+        except FileNotFoundError:
+            return
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"

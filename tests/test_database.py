@@ -1,0 +1,182 @@
+"""URLs, locks, outages and old tables of real databases."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import servers
+from optuna.storages import RDBStorage
+
+from hpo import database
+from hpo.delivery import Delivery
+from hpo.errors import InputError, StorageError, TrialLost
+from hpo.queue import Job, Queue, Reason, Slot, Slots
+from hpo.storage import Storage
+
+Started = Callable[[str], servers.Server]
+SECRET = "geheim"
+SERVERS = ["postgresql", "mariadb"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql+psycopg://me:{SECRET}@127.0.0.1:1/hpo",
+        f"mysql+pymysql://me:{SECRET}@127.0.0.1:1/hpo",
+        f"postgresql+psycopg://127.0.0.1:1/hpo?password={SECRET}",
+        f"oracle://me:{SECRET}@host/hpo",
+        f"postgresql+pg8000://me:{SECRET}@host/hpo",
+        f"not a url {SECRET}",
+    ],
+)
+def test_an_error_names_the_database_and_never_the_password(url: str) -> None:
+    with pytest.raises(InputError) as error:
+        Storage(url, create=True)
+    assert SECRET not in str(error.value)
+    assert "--storage" in str(error.value) or "127.0.0.1" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "refused"), [("nfs4", True), ("cifs", True), ("fuse.sshfs", True), ("ext4", False), ("", False)]
+)
+def test_sqlite_on_a_network_file_system_is_refused(
+    kind: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounts = [("/", "ext4"), (str(tmp_path), "tmpfs"), (str(tmp_path), kind)]
+    assert database.filesystem_kind(tmp_path, mounts) == kind
+    monkeypatch.setattr(database, "filesystem_kind", lambda _folder: kind)
+    url = f"sqlite:///{tmp_path / 'hpo.db'}"
+    if not refused:
+        Storage(url, create=True)
+        return
+    with pytest.raises(InputError, match=f"network file system .{kind}.*postgresql"):
+        Storage(url, create=True)
+
+
+def test_the_kind_of_a_real_file_system() -> None:
+    if Path("/dev/shm").is_mount():
+        assert database.filesystem_kind(Path("/dev/shm")) == "tmpfs"
+    assert database.filesystem_kind(Path("/proc")) == "proc"
+
+
+def test_only_one_process_at_a_time_is_exclusive(database_url: str) -> None:
+    Storage(database_url, create=True)
+    inside, most = 0, 0
+    count = threading.Lock()
+
+    def enter() -> None:
+        nonlocal inside, most
+        with database.exclusive(database_url):
+            with count:
+                inside += 1
+                most = max(most, inside)
+            time.sleep(0.05)
+            with count:
+                inside -= 1
+
+    threads = [threading.Thread(target=enter) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+
+
+def test_tables_of_an_older_optuna_are_upgraded_by_a_writer_alone(database_url: str) -> None:
+    Storage(database_url, create=True).create_study("s", {"a": 1})
+    rdb = RDBStorage(database_url)
+    older = sorted(rdb.get_all_versions())[-2]
+    with rdb.engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{older}'")
+    rdb.engine.dispose()
+    with pytest.raises(InputError, match="older Optuna"):
+        Storage(database_url, reader=True)
+    assert Storage(database_url).study_attrs()["s"] == {"a": 1}
+    assert Storage(database_url, reader=True).study_attrs()["s"] == {"a": 1}
+
+
+def running_trial(url: str) -> tuple[Storage, int]:
+    """A trial that this process has claimed."""
+    storage = Storage(url, create=True)
+    storage.create_study("s", {})
+    queue = Queue(storage, "s")
+    queue.enqueue([Job(Slot("a"), 0, (0,))], Slots({}))
+    trial = queue.claim()
+    assert trial is not None
+    return storage, trial._trial_id
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("how", ["fast", "immediate"])
+def test_a_restart_of_the_server_is_waited_out(started_servers: Started, kind: str, how: str) -> None:
+    server = started_servers(kind)
+    storage, trial_id = running_trial(server.new_database())
+    server.restart(how)
+    storage.write(trial_id, attrs={"epoch:1": []}, reports={1: 0.5})
+    assert storage.trial(trial_id).intermediate_values == {1: 0.5}
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_training_goes_on_while_the_server_is_away_and_all_is_delivered(
+    started_servers: Started, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpo.delivery.PATIENCE_SECONDS", 0.3)
+    server = started_servers(kind)
+    storage, trial_id = running_trial(server.new_database())
+    with Delivery(storage, trial_id) as delivery:
+        assert delivery.send({"epoch:1": ["first"]}, {1: 0.1})
+        server.stop()
+        assert not delivery.send({"epoch:2": ["second"]}, {2: 0.2})
+        assert not delivery.send({"epoch:3": ["third"]}, {3: 0.3})
+        server.start()
+        delivery.complete(lambda: False)
+    trial = storage.trial(trial_id)
+    assert trial.intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3}
+    assert [trial.user_attrs[f"epoch:{n}"] for n in (1, 2, 3)] == [["first"], ["second"], ["third"]]
+
+
+def test_training_goes_on_while_the_server_hangs(
+    started_servers: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpo.delivery.PATIENCE_SECONDS", 0.3)
+    server = started_servers("postgresql")
+    storage, trial_id = running_trial(server.new_database())
+    with Delivery(storage, trial_id) as delivery:
+        with server.paused():
+            assert not delivery.send({}, {1: 0.1})
+        delivery.complete(lambda: False)
+    assert storage.trial(trial_id).intermediate_values == {1: 0.1}
+
+
+def test_nobody_is_declared_lost_because_the_server_was_away(started_servers: Started) -> None:
+    server = started_servers("postgresql")
+    storage, trial_id = running_trial(server.new_database())
+    queue = Queue(storage, "s")
+    server.restart(down_seconds=3)
+    assert queue.close_lost(lease_seconds=2) == []  # all leases look expired
+    storage.heartbeat(trial_id)
+    time.sleep(1.5)
+    storage.heartbeat(trial_id)
+    assert queue.close_lost(lease_seconds=2) == []
+
+
+def test_a_delivery_says_when_the_trial_was_lost(database_url: str) -> None:
+    storage, trial_id = running_trial(database_url)
+    Queue(storage, "s").close(trial_id, Reason.LOST)
+    with Delivery(storage, trial_id) as delivery, pytest.raises(TrialLost):
+        delivery.send({}, {1: 0.1})
+
+
+def test_a_database_that_takes_no_writes_is_an_error_in_words(tmp_path: Path) -> None:
+    storage, trial_id = running_trial(f"sqlite:///{tmp_path / 'hpo.db'}")
+    with storage._rdb.engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        # SQLite's own limit: what a full disk is to it, "database or disk is full"
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+        connection.rollback()
+    with pytest.raises(StorageError, match=r"hpo\.db.*full"):
+        storage.write(trial_id, attrs={f"a{n}": "x" * 10_000 for n in range(100)})
