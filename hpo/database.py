@@ -15,6 +15,7 @@ from typing import Any
 import optuna
 import psutil
 import sqlalchemy
+import tenacity
 from filelock import FileLock
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
@@ -108,13 +109,14 @@ def sqlite_file(url: str) -> Path | None:
     return Path(parsed.database)
 
 
-def open_rdb(url: str, *, create: bool, reader: bool) -> RDBStorage:
+def open_rdb(url: str, *, create: bool, reader: bool, patience_seconds: float = 0.0) -> RDBStorage:
     """Optuna's storage on a database that several processes may open and create at once.
 
     Args:
         url: SQLAlchemy URL.
         create: make the database file, and the tables where they are missing.
         reader: only reads; on SQLite it then never takes the write lock that claims need.
+        patience_seconds: how long to try again while the server is away or starting.
 
     Raises:
         MissingError: there is no such SQLite file and `create` is false.
@@ -124,21 +126,14 @@ def open_rdb(url: str, *, create: bool, reader: bool) -> RDBStorage:
     parsed, file = parse(url), sqlite_file(url)
     if file is not None:
         _check_file(file, create=create)
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(lambda error: is_passing(error) and not _is_refusal(error)),
+        wait=tenacity.wait_random(0.2, 2.0),
+        stop=tenacity.stop_after_delay(patience_seconds),
+        reraise=True,
+    )
     try:
-        # several processes that create or upgrade the tables at once crash each other; a reader does neither
-        with nullcontext_or(None if reader else parsed), warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            rdb = RDBStorage(
-                # Optuna keeps the URL as it is given: with the password, which it needs
-                parsed.render_as_string(hide_password=False),
-                engine_kwargs=_engine_arguments(parsed, reader=reader),
-                skip_compatibility_check=True,
-            )
-            try:
-                _check_versions(rdb, shown(parsed), upgrade=not reader)
-            except BaseException:
-                rdb.engine.dispose()
-                raise
+        rdb = retrying(_connect, parsed, reader=reader)
     except OSError as error:
         raise InputError(f"{shown(parsed)}: cannot be opened: {error}") from None
     except ImportError as error:
@@ -153,6 +148,24 @@ def open_rdb(url: str, *, create: bool, reader: bool) -> RDBStorage:
     return rdb
 
 
+def _connect(url: URL, *, reader: bool) -> RDBStorage:
+    # several processes that create or upgrade the tables at once crash each other; a reader does neither
+    with nullcontext_or(None if reader else url), warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        rdb = RDBStorage(
+            # Optuna keeps the URL as it is given: with the password, which it needs
+            url.render_as_string(hide_password=False),
+            engine_kwargs=_engine_arguments(url, reader=reader),
+            skip_compatibility_check=True,
+        )
+        try:
+            _check_versions(rdb, shown(url), upgrade=not reader)
+        except BaseException:
+            rdb.engine.dispose()
+            raise
+    return rdb
+
+
 def first_line(error: BaseException) -> str:
     """What a database said, without SQLAlchemy's wrapping."""
     cause = error.__cause__ or error
@@ -164,7 +177,8 @@ def is_passing(error: BaseException) -> bool:
     """Whether the same call may succeed later: the database is locked, restarting or away."""
     # Optuna wraps every SQLAlchemy error in one class
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    if isinstance(cause, sqlalchemy.exc.TimeoutError):  # of the pool of connections
+    # the pool of connections is used up; or a connection broke, and SQLAlchemy wants to hear of it once more
+    if isinstance(cause, sqlalchemy.exc.TimeoutError | sqlalchemy.exc.PendingRollbackError):
         return True
     if not isinstance(cause, sqlalchemy.exc.DBAPIError):
         return False
@@ -173,6 +187,20 @@ def is_passing(error: BaseException) -> bool:
         return "locked" in str(cause.orig) or "busy" in str(cause.orig)
     away = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError)
     return cause.connection_invalidated or isinstance(cause, away)
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether a server is there and does not let us in: no waiting helps."""
+    text = str(error).lower()
+    words = (
+        "password authentication",
+        "does not exist",
+        "pg_hba",
+        "access denied",
+        "unknown database",
+        "resolve",
+    )
+    return any(word in text for word in words)
 
 
 @contextmanager

@@ -51,7 +51,7 @@ class Options(BaseModel):
     pruning: bool = True
     inherit: Literal["winners", "published"] = "winners"
     adopt: Literal["better", "always"] = "better"
-    lease_seconds: Annotated[float, Field(ge=2, le=86_400, strict=False)] = LEASE_SECONDS
+    lease_seconds: Annotated[float, Field(ge=4, le=86_400, strict=False)] = LEASE_SECONDS
     """A worker that is silent for so long has lost its trial. Not a matter of results, but of agreement."""
 
     @classmethod

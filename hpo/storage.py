@@ -35,10 +35,12 @@ from hpo.errors import InputError, MissingError, StorageError, TrialLost
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)  # "A new study created in RDB" is no news to our users
+# neither "A new study created in RDB" nor what it says of an outage, which is retried, is news to our users
+optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 RETRY_SECONDS = 600  # an outage shorter than this costs nobody his trial
-MAX_WAIT_SECONDS = 5  # between two tries: heartbeats are back well within half a lease after an outage
+MAX_WAIT_SECONDS = 1  # between two tries: heartbeats are back well within half a lease after an outage
+HANGING_SECONDS = 1.0  # no query of ours takes so long where nothing is wrong
 ATTEMPT_KEY = "attempt_key"
 SUSPICION_KEY = "suspected"
 
@@ -50,18 +52,21 @@ class Storage:
         url: SQLAlchemy URL (`sqlite:///hpo-out/hpo.db`, `postgresql+psycopg://…`).
         create: make the database and its tables where they are missing.
         reader: only reads; on SQLite it then never takes the write lock that claims need.
+        patience_seconds: how long to wait for a server that is away or starting.
 
     Raises:
         MissingError: there is no such database and `create` is false.
         InputError: the URL cannot be used, or another major version of Optuna wrote the database.
     """
 
-    def __init__(self, url: str, *, create: bool = False, reader: bool = False) -> None:
+    def __init__(
+        self, url: str, *, create: bool = False, reader: bool = False, patience_seconds: float = 0.0
+    ) -> None:
         self.url = url
         self.name = database.shown(database.parse(url))
         """The URL as people may see it, without password."""
         self.is_sqlite = database.sqlite_file(url) is not None
-        self._rdb = database.open_rdb(url, create=create, reader=reader)
+        self._rdb = database.open_rdb(url, create=create, reader=reader, patience_seconds=patience_seconds)
         self._cached = _CachedStorage(self._rdb)
         self._disturbed_at: float | None = None
         weakref.finalize(self, self._rdb.engine.dispose)  # connections end with the one who uses them
@@ -271,7 +276,11 @@ class Storage:
             for trial_id, beat in rows:
                 if beat is not None and now - beat.replace(tzinfo=None) <= half:
                     continue
-                suspicion = self._suspicion(session, trial_id)
+                trial = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
+                if trial.state != TrialState.RUNNING:
+                    continue  # it ended since the query
+                found = models.TrialUserAttributeModel.find_by_trial_and_key(trial, SUSPICION_KEY, session)
+                suspicion = {} if found is None else json.loads(str(found.value_json))
                 age = now - datetime.fromisoformat(suspicion["at"]) if suspicion else timedelta.max
                 if suspicion.get("heartbeat") != str(beat) or age > 2 * half or self._disturbed(half):
                     suspicion = {"at": now.isoformat(), "heartbeat": str(beat)}
@@ -281,11 +290,6 @@ class Storage:
             return lost
 
         return self._write(transaction)
-
-    def _suspicion(self, session: Session, trial_id: int) -> dict[str, Any]:
-        trial = models.TrialModel.find_or_raise_by_id(trial_id, session)
-        found = models.TrialUserAttributeModel.find_by_trial_and_key(trial, SUSPICION_KEY, session)
-        return {} if found is None else json.loads(str(found.value_json))
 
     def _disturbed(self, within: timedelta) -> bool:
         return (
@@ -308,10 +312,14 @@ class Storage:
             before_sleep=self._note_disturbance,
             reraise=True,
         )
+        began = time.monotonic()
         try:
             return retrying(call)
         except (StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
             raise StorageError(f"{self.name}: {database.first_line(error)}") from error
+        finally:
+            if time.monotonic() - began > HANGING_SECONDS:  # a server that hangs raises nothing
+                self._disturbed_at = time.monotonic()
 
     def _note_disturbance(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None

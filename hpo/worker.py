@@ -33,7 +33,7 @@ from hpo.store import Store, open_store
 
 log = logging.getLogger(__name__)
 
-BEATS_PER_LEASE = 4
+BEATS_PER_LEASE = 6
 POLL_SECONDS = 0.5
 STOP_SECONDS = 8.0
 """A worker that was asked to stop and still hangs, in a database that is away say, is ended after so long."""
@@ -217,7 +217,11 @@ class _Heart:
         self._thread.join(timeout=5)
 
     def _beat(self) -> None:
-        while not self._stopped.wait(self._plan.options.lease_seconds / BEATS_PER_LEASE):
+        pause_seconds = self._plan.options.lease_seconds / BEATS_PER_LEASE
+        due = time.monotonic()
+        # what hung in a database that was away is followed by a beat at once: others are waiting for it
+        while not self._stopped.wait(max(0.0, due - time.monotonic())):
+            due = time.monotonic() + pause_seconds
             trial_id = self.trial_id
             if trial_id is None:
                 continue

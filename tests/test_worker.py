@@ -42,12 +42,12 @@ def toml(table: dict[str, Any]) -> str:
     return "{" + ", ".join(pairs) + "}"
 
 
-def made_plan(folder: Path, studies: dict[str, str], **options: Any) -> Plan:
+def made_plan(folder: Path, studies: dict[str, str], url: str | None = None, **options: Any) -> Plan:
     """A plan in a database of its own, ready to be worked on."""
     (folder / "studies").mkdir(parents=True)
     for name, text in studies.items():
         (folder / "studies" / f"{name}.toml").write_text(text)
-    storage = Storage(f"sqlite:///{folder / 'hpo.db'}", create=True)
+    storage = Storage(url or f"sqlite:///{folder / 'hpo.db'}", create=True)
     chosen = Options(**{**SIZES, **options})
     return Plan.create(storage, read_studies(folder / "studies"), chosen, identify(chosen, 2))
 

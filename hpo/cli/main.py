@@ -15,6 +15,8 @@ import click
 from hpo.cli import options as opt
 from hpo.errors import HpoError, InputError
 
+SERVER_START_SECONDS = 60.0
+
 if TYPE_CHECKING:
     from hpo.plan import Plan
 
@@ -162,9 +164,10 @@ def worker(study: tuple[str, ...], **options: Any) -> int:
     from hpo.worker import Limits, work
 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
-    logging.getLogger("optuna").setLevel(logging.WARNING)
+    logging.getLogger("optuna").setLevel(logging.ERROR)
     stopped_by = work(
-        Storage(_storage_url(options)),
+        # a job may start before its server does
+        Storage(_storage_url(options), patience_seconds=SERVER_START_SECONDS),
         out=options["out"],
         studies=study,
         data=options["data"],

@@ -1,0 +1,251 @@
+"""Workers are killed, stopped and cut off from their database; nothing may be lost or counted twice.
+
+    python examples/benchmarks/faults.py [sqlite postgresql mariadb] [--faults 200] [--seed 0]
+
+Claim: of every plan each point gets exactly one accepted result, a kill costs at most one epoch, no live
+worker loses its trial because the database was away, no worker crashes, and a resumed trial ends bit for bit
+like an undisturbed one. Real processes (forked from this one: a worker starts in 0.2 s), real servers, real
+training (scikit-learn's digits), seeded faults: SIGKILL at a named place in the code (around a claim, in
+the middle of a transaction, around an epoch, in the middle of a checkpoint, around the end of a trial, while
+trials are queued again, while a study decides, in the final stage), SIGKILL from outside, of one worker and
+of all, SIGSTOP past the lease, SIGTERM, the server restarted, crashed, paused. About every other worker poses
+as another machine's, so that only its lease tells that it died; their time zones differ.
+
+After each back end the same kinds of faults strike plain Optuna (`faults_plain.py`). A line of CSV each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import faults_plain
+import servers
+from siege import LEASE_SECONDS, Places, Siege, Tally
+
+from hpo import queue, results, run, worker
+from hpo.decision import epoch_records
+from hpo.plan import Plan
+from hpo.queue import Reason, Slots, reason_of
+from hpo.storage import Storage
+
+STUDIES = {
+    "rate": """
+        [base]
+        conv1_channels = 4
+        conv2_channels = 4
+        hidden_units = 16
+        [search]
+        learning_rate = [0.003, 0.001, 0.0003]
+        batch_size = [20, 40]
+    """,
+    "norm": """
+        inherits = "rate"
+        [search]
+        batch_norm = [false, true]
+    """,
+}
+OPTIONS: dict[str, Any] = {
+    "data": "digits",
+    "limit_train": 400,
+    "limit_valid": 100,
+    "epochs": 5,
+    "final_seeds": 2,
+    "precision": "fp32",
+    "lease_seconds": LEASE_SECONDS,
+}
+PLACES: Places = {
+    "before a claim": (Storage, "claim", "before"),
+    "after a claim": (Storage, "claim", "after"),
+    "before an epoch is written": (Storage, "write", "before"),
+    "after an epoch is written": (Storage, "write", "after"),
+    "in the middle of a transaction": (Storage, "_set_attrs", "after"),
+    "in the middle of a checkpoint": (os, "fsync", "before"),
+    "before the end of a trial is written": (Storage, "finish", "before"),
+    "after the end of a trial is written": (Storage, "finish", "after"),
+    "before trials are queued": (Storage, "enqueue", "before"),
+    "after trials were queued": (Storage, "enqueue", "after"),
+    "before a decision": (Storage, "set_study_attr", "before"),
+    "after a decision": (Storage, "set_study_attr", "after"),
+}
+
+
+class HpoPlan:
+    """A plan of hpo with two small studies and a final stage."""
+
+    places = PLACES
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self._url, self._folder = url, folder
+        self._found: Plan | None = None
+        (folder / "studies").mkdir()
+        for name, text in STUDIES.items():
+            (folder / "studies" / f"{name}.toml").write_text(text)
+
+    def create(self) -> None:
+        """Writes the plan, as `hpo create` does."""
+        out, studies = self._folder / "out", self._folder / "studies"
+        run.open_plan(out, storage=self._url, studies=studies, workers=2, given=OPTIONS)
+
+    def work(self, seed: int) -> int:
+        """A worker in some time zone, perhaps of another machine."""
+        chance = random.Random(seed)
+        os.environ["TZ"] = chance.choice(["UTC", "America/New_York", "Asia/Kathmandu"])
+        time.tzset()
+        if chance.random() < 0.5:
+            pose_as_elsewhere(f"machine-{seed}")
+        stopped_by = worker.work(Storage(self._url, patience_seconds=60), out=self._folder / "out")
+        return 0 if stopped_by is None else 128 + stopped_by
+
+    @property
+    def plan(self) -> Plan:
+        """The plan as a reader sees it."""
+        if self._found is None:
+            self._found = Plan.open(Storage(self._url, reader=True))
+        return self._found
+
+    def ended(self) -> bool:
+        """Whether every study and the final stage have ended."""
+        return all(study.state in ("done", "failed") for study in results.status(self.plan))
+
+    def measured(self) -> dict[str, dict[str, str]]:
+        """By study and point what its accepted trial measured."""
+        return {
+            name: {
+                slot.point: bits(trial)
+                for slot in slots.attempts
+                if (trial := slots.accepted(slot)) is not None
+            }
+            for name in self.plan.all_names
+            for slots in [Slots.of(self.plan.trials(name))]
+        }
+
+    def judge(self, tally: Tally, hurt: dict[int, float], reference: dict[str, dict[str, str]]) -> None:
+        """Counts what was lost, doubled, repeated, and what differs from an undisturbed plan."""
+        measured = self.measured()
+        for name in self.plan.all_names:
+            tally.points += len(reference[name])
+            tally.points_lost += len(reference[name].keys() - measured[name].keys())
+            for slot, attempts in Slots.of(self.plan.trials(name)).attempts.items():
+                accepted = [trial for trial in attempts if trial.state.name in ("COMPLETE", "PRUNED")]
+                tally.double_results += max(0, len(accepted) - 1)
+                _judge_attempts(attempts, tally, hurt)
+                if accepted and len(attempts) > 1:
+                    tally.resumed += 1
+                    tally.resumed_equal += measured[name][slot.point] == reference[name][slot.point]
+
+
+def pose_as_elsewhere(name: str) -> None:
+    """Makes this process look like one of another container: nobody here can tell whether it lives."""
+    me = {**queue.this_process(), "host": name, "boot": f"{queue._boot_id().split()[0]} {name}"}
+    queue.this_process = lambda: me  # type: ignore[assignment]
+
+
+def _judge_attempts(attempts: list[Any], tally: Tally, hurt: dict[int, float]) -> None:
+    for before, after in pairwise(attempts):
+        pid = before.user_attrs.get("owner", {}).get("pid")
+        if reason_of(before) == Reason.LOST:
+            tally.attempts_lost += 1
+            if pid not in hurt:
+                tally.false_losses += 1
+            elif after.datetime_start is not None:
+                recovered = after.datetime_start.timestamp() - hurt[pid]
+                tally.recovery_seconds.append(max(0.0, recovered))
+        if after.state.name in ("COMPLETE", "PRUNED"):
+            repeated = len(before.intermediate_values) - after.user_attrs.get("resumed_after_epoch", 0)
+            tally.max_epochs_repeated = max(tally.max_epochs_repeated, repeated)
+
+
+def bits(trial: Any) -> str:
+    """Everything that a trial measured, seconds apart."""
+    records = epoch_records(trial)
+    for seeds in records:
+        for seed in seeds:
+            seed.pop("seconds", None)
+    tests = {key: value for key, value in trial.user_attrs.items() if key.startswith("test:")}
+    return json.dumps([trial.value, records, tests], sort_keys=True)
+
+
+def undisturbed() -> dict[str, dict[str, str]]:
+    """What every point of the plan measures when nothing happens."""
+    with tempfile.TemporaryDirectory(prefix="hpo-faults-") as name:
+        folder = Path(name)
+        subject = HpoPlan(f"sqlite:///{folder / 'hpo.db'}", folder)
+        Siege(subject, folder / "log", None, Tally("", ""), random.Random(0), n_faults=0).hold()
+        return subject.measured()
+
+
+@contextmanager
+def back_end(kind: str) -> Iterator[servers.Server | None]:
+    """The server of a back end; None for SQLite."""
+    with ExitStack() as stack:
+        yield None if kind == "sqlite" else stack.enter_context(servers.running(kind))
+
+
+def besiege(subject: str, kind: str, n_faults: int, seed: int, reference: dict[str, Any]) -> Tally:
+    """Plans after plans on one back end until so many faults have happened."""
+    chance = random.Random(seed)
+    tally = Tally(subject, kind)
+    with back_end(kind) as server:
+        while tally.faults < n_faults:
+            with tempfile.TemporaryDirectory(prefix="hpo-faults-") as name:
+                folder = Path(name)
+                url = server.new_database() if server else f"sqlite:///{folder / 'hpo.db'}"
+                before = tally.trouble()
+                if subject == "hpo":
+                    plan = HpoPlan(url, folder)
+                    siege = Siege(plan, folder / "log", server, tally, chance)
+                    siege.hold()
+                    plan.judge(tally, siege.hurt, reference)
+                    if tally.trouble() != before:
+                        print((folder / "log").read_text()[-20_000:], file=sys.stderr)
+                else:
+                    grid = faults_plain.Grid(url, folder)
+                    Siege(grid, folder / "log", server, tally, chance).hold()
+                    grid.judge(tally)
+            tally.plans += 1
+            print(f"{subject} on {kind}: {tally.faults} faults in {tally.plans} plans", file=sys.stderr)
+    return tally
+
+
+def main() -> None:
+    """Runs the back ends one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("back_ends", nargs="*", default=["sqlite", "postgresql", "mariadb"])
+    parser.add_argument("--faults", type=int, default=200, help="on each back end (default: 200)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--subjects", nargs="+", default=["hpo", "optuna"], choices=["hpo", "optuna"])
+    parser.add_argument("--json", action="store_true", help="records instead of CSV")
+    options = parser.parse_args()
+    reference = undisturbed()
+    records = []
+    for kind in options.back_ends:
+        if kind != "sqlite" and not servers.is_installed(kind):
+            print(f"{kind}: not installed here", file=sys.stderr)
+            continue
+        for subject in options.subjects:
+            records.append(besiege(subject, kind, options.faults, options.seed, reference).record())
+    if options.json:
+        print(json.dumps(records, indent=2))
+        return
+    for number, record in enumerate(records):
+        kinds = record.pop("kinds")
+        if number == 0:
+            print(",".join(record))
+        print(",".join(map(str, record.values())))
+        text = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))
+        print(f"# {record['subject']} on {record['back_end']}: {text}")
+
+
+if __name__ == "__main__":
+    main()

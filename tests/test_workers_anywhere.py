@@ -1,0 +1,291 @@
+"""Workers that come and go: limits, the identity of the work, secrets, signals; real processes, databases."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import servers
+from conftest import SMALL_RUN, Result, hpo, start_hpo
+from test_worker import SMALL, made_plan
+
+import hpo as library
+from hpo.advance import advance
+from hpo.errors import ConflictError
+from hpo.plan import FINAL, Plan
+from hpo.queue import Queue, Slots, SlotState
+from hpo.storage import Storage
+from hpo.worker import Limits, work
+
+Cli = Callable[..., Result]
+Started = Callable[[str], servers.Server]
+RATES = {"rate": f"{SMALL}[search]\nlearning_rate = [0.01, 0.001, 0.0001]"}
+
+
+def states(plan: Plan, name: str) -> list[str]:
+    slots = Slots.of(plan.trials(name))
+    return [slots.state(slot).value for slot in slots.attempts]
+
+
+# --- when a worker stops ----------------------------------------------------------------------------------
+
+
+def test_a_worker_stops_after_so_many_trials(tmp_path: Path) -> None:
+    plan = made_plan(tmp_path, RATES)
+    assert work(plan.storage, out=tmp_path, limits=Limits(max_trials=2)) is None
+    assert sorted(states(plan, "rate")) == ["complete", "complete", "waiting"]
+
+
+def test_a_worker_without_work_stops_after_its_idle_timeout(tmp_path: Path) -> None:
+    plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"})
+    advance(plan, ["rate"])
+    assert Queue(plan.storage, "rate").claim() is not None  # somebody is at work on all there is
+    assert work(plan.storage, out=tmp_path, studies=["rate"], limits=Limits(idle_seconds=1.0)) is None
+    assert states(plan, "rate") == ["running"]
+
+
+def test_a_deadline_puts_the_trial_back(tmp_path: Path) -> None:
+    plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"}, epochs=100_000)
+    assert work(plan.storage, out=tmp_path, studies=["rate"], limits=Limits(deadline_seconds=3.0)) is None
+    assert states(plan, "rate") == ["waiting"]
+    (trial,) = plan.trials("rate")
+    assert trial.user_attrs["reason"].startswith("released")
+
+
+@pytest.mark.parametrize("wrong", ["soon", "-5", "0", "5x", "nan"])
+def test_a_duration_that_is_none(cli: Cli, wrong: str) -> None:
+    result = cli("worker", f"--deadline={wrong}")
+    assert result.code == 2
+    assert "30m" in result.err
+
+
+# --- the identity of the work -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("package", ["hpo", "optuna", "torch"])
+def test_another_major_version_is_refused_naming_both(tmp_path: Path, package: str) -> None:
+    plan = made_plan(tmp_path, RATES)
+    recorded = plan.storage.study_attrs()[FINAL]["versions"]
+    older = {**recorded, package: "999.1"}
+    plan.storage.set_study_attr(plan.storage.study_id(FINAL), "versions", older)
+    with pytest.raises(ConflictError, match=rf"{package} {recorded[package]}.*{package} 999\.1") as error:
+        work(plan.storage, out=tmp_path)
+    assert "install the same major version" in str(error.value)
+    assert plan.trials("rate") == []
+
+
+def test_more_threads_than_cores_are_refused(tmp_path: Path) -> None:
+    plan = made_plan(tmp_path, RATES)
+    threads = (os.cpu_count() or 1) + 1
+    identity = {**plan.identity.model_dump(mode="json"), "threads": threads}
+    plan.storage.set_study_attr(plan.storage.study_id(FINAL), "identity", identity)
+    with pytest.raises(ConflictError, match=f"{threads} threads a worker.* cores"):
+        work(plan.storage, out=tmp_path)
+
+
+def test_sqlite_serves_one_machine(tmp_path: Path) -> None:
+    plan = made_plan(tmp_path, RATES)
+    advance(plan, ["rate"])
+    trial = Queue(plan.storage, "rate").claim()
+    assert trial is not None
+    elsewhere = {**trial.user_attrs["owner"], "host": "node7", "boot": "another boot"}
+    plan.storage.write(trial._trial_id, attrs={"owner": elsewhere})
+    with pytest.raises(ConflictError, match=r"node7.*SQLite serves one machine.*postgresql"):
+        work(plan.storage, out=tmp_path)
+
+
+# --- secrets ------------------------------------------------------------------------------------------------
+
+
+def test_a_password_on_the_command_line_draws_a_warning_and_is_never_repeated(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    url = "postgresql://me:geheim@127.0.0.1:1/hpo"
+    on_command_line = cli("status", "--storage", url)
+    assert on_command_line.code == 2
+    assert "visible" in on_command_line.err or "can be seen" in on_command_line.err
+    (tmp_path / "url").write_text(f"{url}\n")
+    by_file = cli("status", "--storage", f"@{tmp_path / 'url'}")
+    monkeypatch.setenv("HPO_STORAGE", url)
+    by_environment = cli("status")
+    for result in (by_file, by_environment):
+        assert result.code == 2
+        assert "warning" not in result.err
+    for result in (on_command_line, by_file, by_environment):
+        assert "geheim" not in result.err + result.out
+        assert "127.0.0.1" in result.err
+
+
+def test_a_storage_file_that_cannot_be_read(cli: Cli, tmp_path: Path) -> None:
+    result = cli("status", "--storage", f"@{tmp_path / 'none'}")
+    assert result.code == 2
+    assert "cannot be read" in result.err
+    (tmp_path / "two").write_text("a b")
+    assert "one database URL" in cli("status", "--storage", f"@{tmp_path / 'two'}").err
+
+
+def test_the_password_is_in_no_file_and_no_argument(started_servers: Started, tmp_path: Path) -> None:
+    """A whole run on a server that asks for a password; it trusts everybody, so any password is right."""
+    url = started_servers("postgresql").new_database().replace("postgres@", "postgres:geheim@")
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "rate.toml").write_text(f"{SMALL}[search]\nlearning_rate = [0.01, 0.001]")
+    (tmp_path / "url").write_text(url)
+    out = tmp_path / "out"
+    command = ("run", "--studies", tmp_path / "studies", "--out", out, "--workers=2", *SMALL_RUN)
+    process = start_hpo(*command, "--storage", f"@{tmp_path / 'url'}")
+    arguments: set[str] = set()
+    while process.poll() is None:
+        found = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        arguments |= {line for line in found.splitlines() if "hpo" in line}
+        time.sleep(0.2)
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert any("hpo worker" in line for line in arguments)
+    said = [output, errors, *arguments]
+    said += [path.read_text(errors="replace") for path in out.rglob("*") if path.is_file()]
+    plan = library.find_plan(out, storage=url)
+    said += [str(plan.storage.study_attrs())]
+    said += [str(t.user_attrs) for name in plan.all_names for t in plan.trials(name)]
+    assert not [text for text in said if "geheim" in text]
+    assert {study.state for study in library.status(plan)} == {"done"}
+
+
+# --- loss ---------------------------------------------------------------------------------------------------
+
+
+def test_status_puts_lost_trials_back(cli: Cli, tmp_path: Path) -> None:
+    plan = made_plan(tmp_path, RATES)
+    advance(plan, ["rate"])
+    code = (
+        "import sys; from hpo.storage import Storage; from hpo.queue import Queue\n"
+        "assert Queue(Storage(sys.argv[1]), 'rate').claim()"
+    )
+    subprocess.run([sys.executable, "-c", code, plan.storage.url], check=True)
+    assert "running" in states(plan, "rate")
+    assert cli("status", "--storage", plan.storage.url).code == 0
+    assert states(plan, "rate") == ["waiting"] * 3
+
+
+def test_show_says_how_every_attempt_ended(cli: Cli, tmp_path: Path) -> None:
+    plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"}, epochs=100_000)
+    work(plan.storage, out=tmp_path, studies=["rate"], limits=Limits(deadline_seconds=2.0))
+    work(plan.storage, out=tmp_path, studies=["rate"], limits=Limits(deadline_seconds=2.0))
+    shown = cli("show", "rate", "--storage", plan.storage.url).out
+    assert f"process {os.getpid()}" in shown
+    assert "released: the worker was asked to stop" in shown
+    assert "epochs finished" in shown
+
+
+def test_sigterm_ends_a_worker_within_ten_seconds_although_the_server_hangs(
+    started_servers: Started, tmp_path: Path
+) -> None:
+    server = started_servers("postgresql")
+    url = server.new_database()
+    plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"}, url=url, epochs=100_000)
+    process = start_hpo("worker", "--out", tmp_path / "out", "--storage", url)
+    wait_for(lambda: list((tmp_path / "out").glob("checkpoints/**/*.checkpoint")), process)
+    with server.paused():
+        time.sleep(1)
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+        assert time.monotonic() - began < 10
+    assert process.returncode == 143
+    assert list((tmp_path / "out").glob("checkpoints/**/*.checkpoint"))
+    assert states(plan, "rate") == ["running"]  # nobody could be told; the next one finds the process dead
+    Queue(plan.storage, "rate").close_lost()
+    assert states(plan, "rate") == ["waiting"]
+
+
+def test_a_worker_that_was_paused_past_its_lease_takes_the_next_trial(tmp_path: Path) -> None:
+    plan = made_plan(
+        tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"}, epochs=100_000, lease_seconds=4
+    )
+    log = (tmp_path / "log").open("w")
+    command = [sys.executable, "-m", "hpo", "worker", "--storage", plan.storage.url, "--out", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        wait_for(lambda: any(t.intermediate_values for t in plan.trials("rate")), process)
+        process.send_signal(signal.SIGSTOP)
+        queue = Queue(plan.storage, "rate")
+        wait_for(lambda: queue.close_lost(lease_seconds=4), process)
+        (lost,) = plan.trials("rate")
+        n_epochs, files = len(lost.intermediate_values), set(tmp_path.glob("checkpoints/**/*.checkpoint"))
+        process.send_signal(signal.SIGCONT)
+        wait_for(
+            lambda: len(plan.trials("rate")) == 2 and plan.trials("rate")[1].intermediate_values, process
+        )
+        assert len(plan.trials("rate")[0].intermediate_values) == n_epochs
+        late = [path.name for path in tmp_path.glob("checkpoints/**/*attempt-0001*") if path not in files]
+        assert late == []
+        assert (tmp_path / "log").read_text().count("rate/0: lost to another worker; taking the next") == 1
+    finally:
+        process.kill()
+        process.wait()
+        log.close()
+
+
+def wait_for(what: Callable[[], Any], process: subprocess.Popen[Any], seconds: float = 60) -> None:
+    """Waits until something is so, while a process lives."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert process.poll() is None, "the process ended"
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.1)
+
+
+# --- whole runs on servers --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_a_run_on_a_server_ends_like_one_on_sqlite(
+    kind: str, finished: Path, small_studies: Path, started_servers: Started, tmp_path: Path
+) -> None:
+    from test_end_to_end import accepted_epochs
+
+    url = started_servers(kind).new_database()
+    out = tmp_path / "out"
+    checkpoints = f"file://{tmp_path / 'shared'}"
+    result = hpo(
+        *("run", "--studies", small_studies, "--out", out, "--workers=2", *SMALL_RUN),
+        *("--storage", url, "--checkpoints", checkpoints),
+    )
+    assert result.code == 0, result.err
+    assert not list(out.glob("*.db"))
+    plan = library.find_plan(out, storage=url)
+    assert accepted_epochs(plan) == accepted_epochs(library.find_plan(finished))
+    slots = Slots.of(plan.trials("rate"))
+    assert {slots.state(slot) for slot in slots.attempts} == {SlotState.COMPLETE}
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_short_siege(kind: str) -> None:
+    """The fault harness in short: `examples/benchmarks/faults.py` says what it does."""
+    import json
+
+    script = Path(servers.__file__).with_name("faults.py")
+    command = [sys.executable, str(script), kind, "--faults=10", "--subjects", "hpo", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    (tally,) = json.loads(done.stdout)
+    assert tally["faults"] >= 10
+    wrong = ("points_lost", "double_results", "worker_crashes", "false_losses")
+    assert {key: tally[key] for key in wrong} == dict.fromkeys(wrong, 0), done.stderr
+    assert tally["max_epochs_repeated"] <= 1
+    assert tally["resumed_equal"] == tally["resumed"]
+
+
+def test_a_reader_needs_no_server_lock(started_servers: Started) -> None:
+    from hpo import database
+
+    url = started_servers("postgresql").new_database()
+    Storage(url, create=True)
+    with database.exclusive(url):
+        assert Storage(url, reader=True).study_attrs() == {}
