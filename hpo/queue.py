@@ -26,6 +26,8 @@ from hpo.errors import TrialLost
 from hpo.storage import RETRY_SECONDS, Storage
 
 LEASE_SECONDS = 60.0
+CLAIM_WINDOW = 16
+"""How many waiting trials are looked at together; who comes second at one tries the next."""
 ERROR_CAP = 2
 """Attempts of one slot that may end in an error of the trial itself (training is deterministic)."""
 LOST_CAP = 5
@@ -170,18 +172,22 @@ class Queue:
 
     def claim(self) -> FrozenTrial | None:
         """Takes the first waiting trial that is nobody's; None when there is none."""
-        for trial in self.storage.trials(self.study_id):
-            if trial.state != TrialState.WAITING or "point" not in trial.user_attrs:
-                continue
-            if not self.storage.claim(trial._trial_id, this_process()):
-                continue
-            slot = slot_of(trial)
-            rivals = self.slots().attempts[slot]
-            if any(r.state != TrialState.FAIL and r.number < trial.number for r in rivals):
-                self.close(trial._trial_id, Reason.SUPERSEDED)
-                continue
-            return self.storage.trial(trial._trial_id)
+        while waiting := self.storage.waiting(self.study_id, CLAIM_WINDOW):
+            for trial_id in waiting:
+                if not self.storage.claim(trial_id, this_process()):
+                    continue
+                trial = self.storage.trial(trial_id)
+                if self._is_superseded(trial):
+                    self.close(trial_id, Reason.SUPERSEDED)
+                    continue
+                return trial
         return None
+
+    def _is_superseded(self, trial: FrozenTrial) -> bool:
+        if trial.user_attrs["attempt"] == 1:
+            return False  # of a slot and an attempt there is one trial, by its key
+        rivals = self.slots().attempts[slot_of(trial)]
+        return any(r.state != TrialState.FAIL and r.number < trial.number for r in rivals)
 
     def close(
         self,

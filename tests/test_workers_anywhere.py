@@ -177,7 +177,7 @@ def test_show_says_how_every_attempt_ended(cli: Cli, tmp_path: Path) -> None:
     plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"}, epochs=100_000)
     work(plan.storage, out=tmp_path, studies=["rate"], limits=Limits(deadline_seconds=2.0))
     work(plan.storage, out=tmp_path, studies=["rate"], limits=Limits(deadline_seconds=2.0))
-    shown = cli("show", "rate", "--storage", plan.storage.url).out
+    shown = " ".join(cli("show", "rate", "--storage", plan.storage.url).out.split())
     assert f"process {os.getpid()}" in shown
     assert "released: the worker was asked to stop" in shown
     assert "epochs finished" in shown
