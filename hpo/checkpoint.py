@@ -68,7 +68,7 @@ class Checkpoints:
                 return self._read(path)
             except FileNotFoundError:
                 continue  # another process has just dropped it
-            except _UnusableError as error:
+            except (_UnusableError, IsADirectoryError) as error:
                 self._store.rename(path, path.removesuffix(".checkpoint") + ".bad")
                 self.notes.append(f"{name} put aside: {error}")
         return None
@@ -90,13 +90,15 @@ class Checkpoints:
         try:
             stored = load(body)
             identity, state = stored["identity"], stored["state"]
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise _UnusableError(f"not a checkpoint: {error}") from error
+        if not isinstance(identity, dict) or not isinstance(state, dict):
+            raise _UnusableError("not a checkpoint: other things in it")
         if identity != self._identity:
             keys = identity.keys() | self._identity
             differing = sorted(key for key in keys if identity.get(key) != self._identity.get(key))
             raise _UnusableError(f"saved with another {', '.join(differing)}")
-        return dict(state)
+        return state
 
 
 class _UnusableError(Exception):

@@ -281,8 +281,26 @@ def _engine_arguments(url: URL, *, reader: bool = False) -> dict[str, Any]:
     return {"pool_pre_ping": True, "connect_args": connect, "isolation_level": isolation}
 
 
+@contextmanager
+def short_lived_engine(url: str) -> Iterator[sqlalchemy.Engine]:
+    """For a look that must not wait as long as a worker does."""
+    parsed = parse(url)
+    arguments = _engine_arguments(parsed)
+    if parsed.get_backend_name() == "sqlite":
+        arguments["connect_args"]["timeout"] = CONNECT_SECONDS
+    engine = sqlalchemy.create_engine(parsed, **arguments)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
 def _check_file(file: Path, *, create: bool) -> None:
-    if not file.exists():
+    try:
+        exists = file.exists()
+    except (OSError, ValueError) as error:  # a name too long, or with a NUL in it
+        raise InputError(f"--storage sqlite:///{file}: {error}") from None
+    if not exists:
         if not create:
             raise MissingError(
                 f"{file}: no database here; `hpo run` or `hpo create` makes one, --out names another"

@@ -83,6 +83,8 @@ class TrialRow:
     reason: str
     earlier: Sequence[str]
     """How earlier attempts at the point ended, as `trial N: reason`."""
+    checkpoint_notes: Sequence[str]
+    """Which checkpoints an attempt had to put aside, as `trial N: file put aside: why`."""
     attempt: int
     epochs: int
     best_epoch: int | None
@@ -212,6 +214,11 @@ def _row(trial: FrozenTrial, slots: Slots) -> TrialRow:
             f"epochs finished: {len(each.intermediate_values)}"
             for each in slots.attempts[slot]
             if each.number < trial.number and "reason" in each.user_attrs
+        ],
+        checkpoint_notes=[
+            f"trial {each.number}: {note}"
+            for each in slots.attempts[slot]
+            for note in each.user_attrs.get("notes", [])
         ],
         attempt=trial.user_attrs["attempt"],
         epochs=len(history),

@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hpo import results
-from hpo.cli.tables import STATE_STYLES, duration, params_text, percent
+from hpo.cli.tables import STATE_STYLES, Screen, duration, params_text, percent
+from hpo.cli.text import printable
 from hpo.plan import FINAL, Plan
 from hpo.results import Running, StudyStatus
 
@@ -29,7 +30,7 @@ def watching(plan: Plan, studies: Sequence[str]) -> Iterator[Callable[[], None]]
         studies: as given to `hpo run`; empty: the whole plan.
     """
     names = [*plan.with_ancestors(studies)] if studies else plan.all_names
-    console = Console(stderr=True, highlight=False)
+    console = Screen(stderr=True)
     if not console.is_terminal:
         yield _PlainLines(plan, names, console).tick
         return
@@ -48,7 +49,7 @@ def _studies(records: Sequence[StudyStatus]) -> Table:
     for record in records:
         done, total = record.n_ended, record.n_points
         table.add_row(
-            Text(record.section, "dim"),
+            Text(printable(record.section), "dim"),
             record.name,
             Text(record.state, STATE_STYLES[record.state]),
             ProgressBar(total=total or 1, completed=done, width=20),
@@ -95,7 +96,7 @@ class _PlainLines:
         for line in self._lines():
             if line not in self._said:
                 self._said.add(line)
-                self._console.print(Text(line), soft_wrap=True)
+                self._console.print(Text(printable(line)), soft_wrap=True)
 
     def _lines(self) -> list[str]:
         lines = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpo.cli import options as opt
+from hpo.cli.text import message, printable, say
 from hpo.errors import HpoError, InputError
 
 SERVER_START_SECONDS = 60.0
@@ -28,10 +30,11 @@ def main() -> None:
     try:
         code = hpo.main(prog_name="hpo", standalone_mode=False)
     except HpoError as error:
-        click.echo(f"{name}: {error}", err=True)
+        click.echo(message(f"{name}: {error}"), err=True)
         code = error.exit_code
     except click.ClickException as error:
-        error.show()
+        error.show(said := io.StringIO())
+        click.echo("\n".join(map(printable, said.getvalue().rstrip().split("\n"))), err=True)
         code = 2
     except (click.Abort, KeyboardInterrupt):
         code = 128 + signal.SIGINT
@@ -110,9 +113,9 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
         given=opt.given(options),
     )
     reader = _read(options)
-    click.echo(describe(plan), err=True)
+    say(describe(plan), err=True)
     for remark in remarks(plan):
-        click.echo(remark, err=True)
+        say(remark, err=True)
     with watching(reader, studies) as tick:
         stopped_by = run(
             plan,
@@ -145,7 +148,7 @@ def create(**options: Any) -> None:
         workers=options["workers"],
         given=opt.given(options),
     )
-    click.echo(f"{plan.storage.name}: {', '.join(plan.specs)}, then the final stage")
+    say(f"{plan.storage.name}: {', '.join(plan.specs)}, then the final stage")
     click.echo("`hpo run` or `hpo worker` trains it")
 
 
@@ -313,7 +316,7 @@ def predict(model: Path, image: tuple[Path, ...], as_json: bool) -> None:
         )
     else:
         for prediction in predictions:
-            click.echo(f"{prediction.path}: {prediction.label} ({100 * prediction.probability:.1f} %)")
+            say(f"{prediction.path}: {prediction.label} ({100 * prediction.probability:.1f} %)")
 
 
 @hpo.command()
@@ -363,8 +366,33 @@ def verify(trial: str, **options: Any) -> int:
 
     plan = _read(options)
     difference = train_again(plan, *results.find_trial(plan, trial))
-    click.echo(f"{trial}: {difference or 'equal to the bit in every epoch'}")
+    say(f"{trial}: {difference or 'equal to the bit in every epoch'}")
     return 1 if difference else 0
+
+
+@hpo.command()
+@opt.out
+@opt.storage
+@opt.checkpoints
+@opt.worker_data
+@opt.as_json
+def doctor(as_json: bool, **options: Any) -> int:
+    """Whether database, data, checkpoints and this machine are fit for work; leaves nothing behind."""
+    from hpo.cli.tables import show_checks
+    from hpo.doctor import examine
+
+    checks = examine(
+        _storage_url(options),
+        out=options["out"],
+        checkpoints=options["checkpoints"],
+        data=options["data"],
+    )
+    is_well = all(check.state != "wrong" for check in checks)
+    if as_json:
+        _print_json({"ok": is_well, "checks": [check.to_json() for check in checks]})
+    else:
+        show_checks(checks)
+    return 0 if is_well else 1
 
 
 # --- helpers -----------------------------------------------------------------------------------------

@@ -5,18 +5,21 @@ from __future__ import annotations
 import csv
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from hpo.cli.text import printable
 from hpo.decision import show_value
 
 if TYPE_CHECKING:
+    from hpo.doctor import Check
     from hpo.forecast import Line
     from hpo.plan import Plan
     from hpo.results import StudyStatus, TrialRow
@@ -29,19 +32,37 @@ STATE_STYLES = {
     "pending": "dim",
     "pruned": "yellow",
     "failed": "bold red",
+    "ok": "green",
+    "warning": "yellow",
+    "wrong": "bold red",
+    "skipped": "dim",
 }
 
 
 WIDE_COLUMNS = 160
 
 
-def console() -> Console:
-    """Standard output; no highlighting, because numbers in names are not numbers to look at.
+class Screen(Console):
+    """A console that shows text as it stands: no markup in it, nothing that the terminal would obey."""
 
-    A pipe has no width of its own, so a table is as wide there as it likes.
-    """
+    def __init__(self, *, stderr: bool = False, width: int | None = None) -> None:
+        # no highlighting: numbers in names are not numbers to look at
+        super().__init__(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """All that is printed comes through here in pieces; line ends and rich's own control codes stay.
+
+        Cells have their width by then, so tables make free text printable themselves, and lose none of it.
+        """
+        for segment in super().render(renderable, options):
+            keep = segment.control or segment.text == "\n"
+            yield segment if keep else segment._replace(text=printable(segment.text))
+
+
+def console() -> Screen:
+    """Standard output. A pipe has no width of its own, so a table is as wide there as it likes."""
     is_wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(highlight=False, width=WIDE_COLUMNS if is_wide else None)
+    return Screen(width=WIDE_COLUMNS if is_wide else None)
 
 
 def percent(value: float | None) -> str:
@@ -70,12 +91,12 @@ def show_status(records: Sequence[StudyStatus]) -> None:
         ended = f"{record.n_ended}/{record.n_points}"
         extra = [f"{record.points[state]} {state}" for state in ("pruned", "failed") if record.points[state]]
         table.add_row(
-            record.section,
+            printable(record.section),
             record.name,
             _state(record),
             f"{ended} ({', '.join(extra)})" if extra else ended,
             percent(record.best["value"] if record.best else None),
-            record.decision,
+            printable(record.decision),
         )
     console().print(table)
 
@@ -93,7 +114,7 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
     spec = plan.specs.get(name)
     screen = console()
     title = f"{spec.section} {spec.title}".strip() if spec else "final stage"
-    screen.print(Text(title or name, "bold"))
+    screen.print(Text(printable(title or name), "bold"))
     inherited = plan.storage.study_attrs()[name].get("inherited")
     if inherited:
         source = inherited["source"]
@@ -123,6 +144,7 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
             style="bold" if is_best else "",
         )
         notes += row.earlier
+        notes += row.checkpoint_notes
         if row.reason:
             notes.append(f"trial {row.trial}: {row.reason}")
         for finding in {finding.text for finding in _findings(row, diagnose)}:
@@ -132,7 +154,7 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
         plural = "trial" if len(trials) == 1 else "trials"
         screen.print(Text(f"{plural} {', '.join(trials)}: {text}", "yellow"))
     for note in notes:
-        screen.print(Text(note, "yellow"))
+        screen.print(Text(printable(note), "yellow"))
     decision = plan.decision(name) if spec else None
     if decision and decision.control:
         control = decision.control
@@ -192,7 +214,7 @@ def show_final(record: Mapping[str, Any]) -> None:
     screen.print(table)
     table = _table("class", "F1 %")
     for name, figures in record["per_class"].items():
-        table.add_row(Text(name), percent(figures["f1"]))
+        table.add_row(printable(name), percent(figures["f1"]))
     screen.print(table)
     screen.print(Text(f"configuration: {params_text(record['config'])}", "dim"))
 
@@ -246,7 +268,7 @@ def show_forecast(lines: Sequence[Line]) -> None:
     table = _table("§", "study", "points", "seeds", "epochs", "time")
     for line in lines:
         table.add_row(
-            line.section,
+            printable(line.section),
             line.study,
             str(line.points),
             str(line.seeds),
@@ -259,8 +281,20 @@ def show_forecast(lines: Sequence[Line]) -> None:
     console().print(table)
 
 
+def show_checks(checks: Sequence[Check]) -> None:
+    """One line a check, however long: it may be copied into a message to somebody."""
+    screen = console()
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        state = (f"{check.state:8}", STATE_STYLES[check.state])
+        screen.print(Text.assemble(state, f"{check.name:{width}}  ", check.text), soft_wrap=True)
+
+
 def write_csv(records: Sequence[Mapping[str, Any]]) -> None:
-    """Records on stdout; what a spreadsheet would take for a formula is quoted with an apostrophe."""
+    """Records on stdout; what a spreadsheet would take for a formula is quoted with an apostrophe.
+
+    Every record is one line, and nothing in it is obeyed by a terminal; JSON holds the text as it is.
+    """
     names = list(dict.fromkeys(name for record in records for name in record))
     writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
     writer.writeheader()
@@ -269,7 +303,11 @@ def write_csv(records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _harmless(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    if not isinstance(value, str):
+        return value
+    # spreadsheets pass over blanks before a formula
+    formula = value.lstrip()[:1] in ("=", "+", "-", "@") or value[:1] in ("\t", "\r", "\n")
+    return printable(f"'{value}" if formula else value)
 
 
 def _table(*columns: str, numeric: Sequence[str] = ()) -> Table:

@@ -66,7 +66,7 @@ def prepare(source: str, *, image_size: int | None = None, cache: Path | None = 
         DataError: the source cannot be read; of an image folder all problems are named at once.
     """
     opened = open_source(source, image_size)
-    root = (cache or Path(os.environ.get("HPO_CACHE") or platformdirs.user_cache_path("hpo"))).resolve()
+    root = (cache or cache_folder()).resolve()
     key = hashlib.sha256(os.fsencode(f"{FORMAT}\0{opened.name}\0{opened.identity}")).hexdigest()[:16]
     entry = root / f"{source.partition(':')[0]}-{key}"
     if entry.is_dir():
@@ -81,6 +81,11 @@ def prepare(source: str, *, image_size: int | None = None, cache: Path | None = 
             f"{opened.name}: cannot be written to the cache {root} (HPO_CACHE names another one): {error}"
         ) from error
     return entry
+
+
+def cache_folder() -> Path:
+    """Where the cache is unless something else is asked for."""
+    return Path(os.environ.get("HPO_CACHE") or platformdirs.user_cache_path("hpo"))
 
 
 def load_training(

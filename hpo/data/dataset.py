@@ -52,6 +52,9 @@ class ImageData:
             raise DataError(f"class_names: must be a tuple of names, is {names!r}")
         if len(names) < 2 or len(set(names)) < len(names):
             raise DataError(f"class_names: must be at least two different names, is {names!r}")
+        for name in names:
+            if not is_text(name):
+                raise DataError(f"class_names: {name!r} is no text (not UTF-8); rename the class")
         if (self.valid_images is None) != (self.valid_labels is None):
             raise DataError("valid_images and valid_labels: give both, or none of them")
         _check_part(
@@ -126,6 +129,11 @@ class Source:
     name: str
     identity: str
     read: Callable[[Path], ImageData]
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be stored: names of files may hold bytes that are no UTF-8."""
+    return "\0" not in name and not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def hold_out(labels: npt.NDArray[np.integer], share: float) -> tuple[Indices, Indices]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hpo.data.dataset import HELD_OUT, ImageData, Source, hold_out
+from hpo.data.dataset import HELD_OUT, ImageData, Source, hold_out, is_text
 from hpo.data.folder import list_folder, read_folder
 from hpo.errors import DataError, InputError, did_you_mean
 
@@ -28,6 +28,8 @@ def open_source(text: str, image_size: int | None = None) -> Source:
         DataError: the source cannot be opened.
     """
     kind, _, argument = text.partition(":")
+    if not is_text(text):
+        raise InputError(f"{text!r} is no text (not UTF-8); rename the folder or file")
     if kind not in SOURCES:
         hint = f"did you mean 'folder:{text}'?" if Path(text).is_dir() else did_you_mean(kind, SOURCES)
         raise InputError(f"{text!r} is no source of data; {hint}")
