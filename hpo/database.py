@@ -6,6 +6,7 @@ SQLite serves one machine; PostgreSQL and MySQL/MariaDB serve many. Nothing here
 from __future__ import annotations
 
 import sqlite3
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -370,8 +371,20 @@ def _make_sqlite_safe(engine: sqlalchemy.Engine, *, reader: bool) -> None:
         connection.execute("PRAGMA synchronous=NORMAL")
 
     # A reader's transaction is one too: Optuna reads a trial with several queries, which must agree.
-    begin = "BEGIN" if reader else "BEGIN IMMEDIATE"
-
     @sqlalchemy.event.listens_for(engine, "begin")
     def on_begin(connection: sqlalchemy.Connection) -> None:
-        connection.exec_driver_sql(begin)
+        only_reads = reader or getattr(_this_thread, "only_reads", False)
+        connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")
+
+
+_this_thread = threading.local()
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """What this thread begins meanwhile only reads: on SQLite it does not queue for the one write lock."""
+    _this_thread.only_reads = True
+    try:
+        yield
+    finally:
+        _this_thread.only_reads = False
