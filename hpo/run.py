@@ -25,11 +25,14 @@ from hpo.config import NetworkConfig
 from hpo.data import TrainingData, load_training, prepare
 from hpo.database import sqlite_file
 from hpo.errors import InputError, RunError, did_you_mean
+from hpo.final import fetch_files
 from hpo.network import build_network
 from hpo.plan import Identity, Options, Plan, published_config, read_studies, with_ancestors
 from hpo.queue import Queue, SlotState
+from hpo.results import final_result
 from hpo.spec import StudySpec, shipped_studies
 from hpo.storage import Storage
+from hpo.store import open_store
 from hpo.worker import PARENT_VARIABLE
 
 TICK_SECONDS = 1.0
@@ -222,6 +225,8 @@ def run(
             return stopped_by
     on_tick()
     require_result(plan, names)
+    if names is None:
+        fetch_files(final_result(plan), open_store(checkpoints or out / "checkpoints"), out)
     return None
 
 
