@@ -152,7 +152,11 @@ class HpoPlan:
                 for number in range(320):
                     Image.new("L", (8, 8), number % 256).save(folder / f"{number}.png")
             try:
-                worker.work(Storage(self._url), out=self._folder / "out", data=f"folder:{pictures}")
+                worker.work(
+                    Storage(self._url, patience_seconds=90),
+                    out=self._folder / "out",
+                    data=f"folder:{pictures}",
+                )
             except ConflictError as error:
                 print(error)
                 return REFUSED
