@@ -79,8 +79,9 @@ OPTIONS: dict[str, Any] = {
     "epochs": 5,
     "final_seeds": 2,
     "precision": "fp32",
-    "lease_seconds": LEASE_SECONDS,
 }
+CROWD_LEASE_SECONDS = 20.0
+"""16 workers on two cores wait for seconds until they may as much as renew their leases."""
 PLACES: Places = {
     "before a claim": (Storage, "claim", "before"),
     "after a claim": (Storage, "claim", "after"),
@@ -102,8 +103,8 @@ class HpoPlan:
 
     places = PLACES
 
-    def __init__(self, url: str, folder: Path) -> None:
-        self._url, self._folder = url, folder
+    def __init__(self, url: str, folder: Path, lease_seconds: float = LEASE_SECONDS) -> None:
+        self._url, self._folder, self._lease_seconds = url, folder, lease_seconds
         self.misfits = {"out of memory": self._out_of_memory, "other data": self._other_data}
         self._found: Plan | None = None
         (folder / "studies").mkdir()
@@ -113,7 +114,8 @@ class HpoPlan:
     def create(self) -> None:
         """Writes the plan, as `hpo create` does."""
         out, studies = self._folder / "out", self._folder / "studies"
-        run.open_plan(out, storage=self._url, studies=studies, workers=2, given=OPTIONS)
+        given = {**OPTIONS, "lease_seconds": self._lease_seconds}
+        run.open_plan(out, storage=self._url, studies=studies, workers=2, given=given)
 
     def work(self, seed: int) -> int:
         """A worker in some time zone, with some clock, perhaps of another machine."""
@@ -279,6 +281,7 @@ def besiege(subject: str, kind: str, n_faults: int, seed: int, reference: dict[s
     """Plans after plans on one back end until so many faults have happened."""
     chance = random.Random(seed)
     tally = Tally(subject, kind)
+    is_long = n_faults >= 100  # a minute's outage and a crowd are not for a short look
     with back_end(kind) as server:
         while tally.faults < n_faults:
             with ExitStack() as stack:
@@ -286,16 +289,18 @@ def besiege(subject: str, kind: str, n_faults: int, seed: int, reference: dict[s
                     Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hpo-faults-")))
                     for _ in range(2)
                 )
-                is_small = tally.plans == 3 and subject == "hpo" and stack.enter_context(small_disk(folder))
+                is_third = is_long and tally.plans == 3 and subject == "hpo"
+                is_small = is_third and stack.enter_context(small_disk(folder))
+                crowded = is_long and tally.plans == 1
                 special = {
-                    "crowded": tally.plans == 1,
-                    "long_outage": tally.plans == 2,
+                    "crowded": crowded,
+                    "long_outage": is_long and tally.plans == 2,
                     "disk": folder if is_small else None,
                 }
                 url = server.new_database() if server else f"sqlite:///{folder / 'hpo.db'}"
                 before = tally.trouble()
                 if subject == "hpo":
-                    plan = HpoPlan(url, folder)
+                    plan = HpoPlan(url, folder, CROWD_LEASE_SECONDS if crowded else LEASE_SECONDS)
                     siege = Siege(plan, logs / "log", server, tally, chance, **special)
                     siege.hold()
                     plan.judge(tally, siege.hurt, reference)
