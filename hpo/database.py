@@ -36,6 +36,7 @@ DRIVERS = {
 EXTRAS = {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
 
 SQLITE_BUSY_SECONDS = 60
+VERSION_TABLE = "alembic_version"
 CONNECT_SECONDS = 10
 STATEMENT_SECONDS = 60
 LOCK_SECONDS = 60
@@ -150,6 +151,8 @@ def open_rdb(url: str, *, create: bool, reader: bool, patience_seconds: float = 
 
 
 def _connect(url: URL, *, reader: bool) -> RDBStorage:
+    if reader:
+        _require_tables(url)
     # several processes that create or upgrade the tables at once crash each other; a reader does neither
     with nullcontext_or(None if reader else url), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -294,6 +297,24 @@ def short_lived_engine(url: str) -> Iterator[sqlalchemy.Engine]:
         yield engine
     finally:
         engine.dispose()
+
+
+def _require_tables(url: URL) -> None:
+    """Keeps a reader from making tables, which Optuna does at once where it finds none.
+
+    Raises:
+        MissingError: they are not there, or not all of them yet.
+    """
+    with (
+        short_lived_engine(url.render_as_string(hide_password=False)) as engine,
+        engine.connect() as connection,
+    ):
+        # Optuna writes the version last
+        ready = sqlalchemy.inspect(connection).has_table(VERSION_TABLE) and connection.scalar(
+            sqlalchemy.text(f"SELECT count(*) FROM {VERSION_TABLE}")
+        )
+    if not ready:
+        raise MissingError(f"{shown(url)}: holds no plan; `hpo run` or `hpo create` writes one")
 
 
 def _check_file(file: Path, *, create: bool) -> None:
