@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpo.cli import options as opt
-from hpo.cli.text import message, printable, say
+from hpo.cli.text import message, say
 from hpo.errors import HpoError, InputError
+from hpo.text import printable
 
 SERVER_START_SECONDS = 60.0
 
@@ -98,7 +99,8 @@ def resume(study: tuple[str, ...], **options: Any) -> int:
 
 def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
     from hpo.cli.live import watching
-    from hpo.cli.tables import describe, remarks, show_outcome
+    from hpo.cli.tables import describe, show_outcome
+    from hpo.results import remarks
     from hpo.run import open_plan, run
 
     out: Path = options["out"]
