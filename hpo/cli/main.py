@@ -338,6 +338,17 @@ def export(as_json: bool, **options: Any) -> None:
 
 
 @hpo.command()
+@opt.out
+@opt.storage
+def report(**options: Any) -> None:
+    """Write OUT/report/: a page with tables, figures and conclusions; also of a plan that is under way."""
+    from hpo.report import write_report
+
+    page = write_report(_read(options), options["out"])
+    say(str(page))
+
+
+@hpo.command()
 @click.argument("study", nargs=-1)
 @opt.plan_options
 @opt.workers
