@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import Literal
 
 from hpo.config import ParamValue, canonical_json
+from hpo.diagnostics import DEAD_SHARE
 from hpo.report.facts import Facts, Point
 from hpo.text import show_value
 
@@ -127,9 +128,8 @@ def conclusions(facts: Facts) -> list[Conclusion]:
     found = []
     for number, (claim, judge) in enumerate(CLAIMS.items(), start=1):
         evidence = judge(cells)
-        if limits:
-            meaning = f" By itself it would be {evidence.verdict}." if evidence.verdict != "open" else ""
-            text = f"{evidence.text}{meaning} It stays open: {'; '.join(limits)}."
+        if limits and evidence.verdict != "open":
+            text = f"{evidence.text} Here that would be {evidence.verdict}, but {' and '.join(limits)}."
             evidence = replace(evidence, verdict="open", text=text)
         found.append(Conclusion(number, claim, evidence.verdict, evidence.text, evidence.points))
     return found
@@ -217,15 +217,20 @@ def _dying(cells: Cells) -> Evidence:
         best = max(rest, key=lambda point: best_f1(point, len(point.row.history)))
         contrast = cells.contrast([[(1, best), (-1, top)]])
         rates = [show_value(point.config["learning_rate"]) for point in (top, best)]
+        died, shares = [], []
+        for point in (top, best):
+            died.append(f"{point.n_dying} of {len(point.seeds)}")
+            shares.append(f"{100 * _dead_share(point):.0f} %")
         text = (
-            f"At {rates[0]} the ReLUs of {top.n_dying} of {len(top.seeds)} runs died, at {rates[1]} of "
-            f"{best.n_dying} of {len(best.seeds)}; {rates[1]} is ahead by {contrast}."
+            f"At {rates[0]} {died[0]} runs died of their ReLUs: in the worst layer {shares[0]} of the units "
+            f"were dead at the end. At {rates[1]} it is {died[1]}, and {shares[1]}. The lower rate is ahead "
+            f"by {contrast}."
         )
         verdict: Verdict = "open"
         if top.n_dying == len(top.seeds) and not best.n_dying:
             verdict = "confirmed"
-        elif not top.n_dying and contrast.verdict == "confirmed":
-            verdict = "denied"  # too high it is, and yet the units live
+        elif _dead_share(top) < DEAD_SHARE and contrast.verdict == "confirmed":
+            verdict = "denied"  # too high it is, and yet units live in every layer
         verdicts.append(Evidence(verdict, text, (top, best)))
     decided = [each for each in verdicts if each.verdict != "open"]
     if not verdicts:
@@ -237,6 +242,12 @@ def _dying(cells: Cells) -> Evidence:
         if contradicted
         else chosen
     )
+
+
+def _dead_share(point: Point) -> float:
+    """The share of dead units in the worst layer after the last epoch, mean over seeds."""
+    layers = [seed["layers"].values() for seed in point.row.history[-1]]
+    return fmean(max((layer["dead_share"] or 0.0 for layer in found), default=0.0) for found in layers)
 
 
 def _small_batches(cells: Cells) -> Evidence:

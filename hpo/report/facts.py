@@ -51,6 +51,11 @@ class Point:
         return f"{self.study}/{self.row.trial}"
 
     @property
+    def anchor(self) -> str:
+        """Where the page shows it."""
+        return f"trial-{self.study}-{self.row.trial}"
+
+    @property
     def has_result(self) -> bool:
         """Whether its training ended by itself or by the pruner."""
         return self.row.state in ("complete", "pruned") and bool(self.row.history)
@@ -235,7 +240,7 @@ def _origins(plan: Plan, name: str, carried: Mapping[str, dict[str, Origin]]) ->
     spec = plan.specs[name]
     if spec.inherits is None:
         origins = {param: Origin("default") for param in TrialConfig().params()}
-        origins |= {param: Origin("the study file's [base]") for param in spec.base}
+        origins |= {param: Origin(f"base of {name}") for param in spec.base}
     elif plan.options.inherit == "published":
         defaults = TrialConfig().params()
         published = published_config(plan.specs, spec.inherits).params()

@@ -103,6 +103,7 @@ def _context(facts: Facts, drawings: figures.Figures, out: Path) -> dict[str, An
         "answer": words.answer(facts),
         "warnings": [printable(text) for text in words.warnings(facts)],
         "conclusions": judged,
+        "limits": conclusions.not_the_reports(facts),
         "marks": VERDICT_MARKS,
         "parts": parts,
         "final": facts.final,
@@ -121,7 +122,6 @@ def _context(facts: Facts, drawings: figures.Figures, out: Path) -> dict[str, An
             conclusions_table,
             provenance,
         ],
-        "anchor": tables.anchor,
         "max_rows": MAX_ROWS,
     }
 
@@ -185,9 +185,14 @@ def _environment(*, autoescape: bool) -> Environment:
     )
     environment.filters["svg_uri"] = lambda svg: f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
     environment.filters["png_uri"] = lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    environment.filters["unbroken"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
+    environment.filters["unbroken"] = _unbroken
     environment.filters["md"] = markdown_text
     return environment
+
+
+def _unbroken(text: str) -> str:
+    """Keeps numbers and their signs on one line."""
+    return re.sub(r" (?=%)|(?<=\bp) (?=[=<])|(?<=p [=<]) ", "\N{NO-BREAK SPACE}", text)
 
 
 def _html(context: dict[str, Any]) -> str:

@@ -55,7 +55,7 @@ DARK: Mapping[str, str] = {
 }
 """Each colour's counterpart on a dark page."""
 
-WIDTH = 5.2  # inches; such a figure is still readable on a telephone, two of them stand side by side
+WIDTH = 4.7  # inches; such a figure is still readable on a telephone, two of them stand side by side
 LABEL_LENGTH = 26
 SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: small files, searchable, escaped by the writer

@@ -71,11 +71,6 @@ class Table:
         return text.getvalue()
 
 
-def anchor(point: Point) -> str:
-    """Where the page shows a trial."""
-    return f"trial-{point.study}-{point.row.trial}"
-
-
 def percent_cell(value: float | None, style: str = "") -> Cell:
     """A fraction as a percentage."""
     return Cell(percent(value), value, style=style)
@@ -123,7 +118,7 @@ def points_table(section: Section) -> Table:
                     Cell(
                         str(row.trial) if is_ours else point.name,
                         None if is_ours else point.name,
-                        link="" if is_ours else anchor(point),
+                        link="" if is_ours else point.anchor,
                     ),
                     *[param_cell(row.params.get(axis, point.config.get(axis))) for axis in axes],
                     percent_cell(row.macro_f1),
@@ -136,7 +131,7 @@ def points_table(section: Section) -> Table:
                     Cell(printable("; ".join([*marks, *_remarks(point)]))),
                 ],
                 style=" ".join(["best"] * is_best + ["control"] * is_control),
-                anchor=anchor(point) if is_ours else "",
+                anchor=point.anchor if is_ours else "",
             )
         )
     caption = f"All points of {section.name}; figures of the best epoch on validation, means over seeds."
@@ -175,7 +170,6 @@ def notes(section: Section) -> list[str]:
 def published_table(comparisons: Sequence[Comparison], facts: Facts) -> Table:
     """What the report printed beside what was found here."""
     columns = [
-        Column("§", "section", numeric=False),
         Column("study", "study", numeric=False),
         Column("with", "parameters", numeric=False),
         Column("figure", "figure", numeric=False),
@@ -200,16 +194,14 @@ def _comparison_cells(each: Comparison) -> list[Cell]:
     gap = each.difference
     scale = 1 if each.figure == "loss" else 100
     digits = 3 if each.figure == "loss" else 1
-    trial = each.point
     return [
-        Cell(printable(each.section)),
-        Cell(each.study),
+        Cell(printable(f"{each.section} {each.study}".strip()), each.study),
         Cell(each.params),
         Cell(each.what),
         show(each.published),
         show(each.ours),
         Cell("–" if gap is None else f"{scale * gap:+.{digits}f}", gap),
-        Cell(trial.name, link=anchor(trial)) if trial else Cell("–"),
+        Cell(each.trial, link=each.anchor) if each.trial else Cell("–"),
         Cell(printable(each.note)),
     ]
 
@@ -259,6 +251,17 @@ def final_tables(final: Mapping[str, Any]) -> list[Table]:
         Row([Cell(name), *[Cell(f"{count:.1f}", count) for count in counts]])
         for name, counts in zip(names, final["confusion_matrix"], strict=True)
     ]
+    wrong = [
+        Row(
+            [
+                Cell(str(each["image"]), each["image"]),
+                Cell(printable(each["label"])),
+                Cell(printable(each["predicted"])),
+                percent_cell(each["probability"]),
+            ]
+        )
+        for each in final["most_confidently_wrong"]
+    ]
     return [
         Table(
             "final-epochs",
@@ -283,6 +286,17 @@ def final_tables(final: Mapping[str, Any]) -> list[Table]:
             "Test images by true class (rows) and predicted class (columns), means over seeds.",
             [Column("is ↓ taken for →", "class", numeric=False), *[Column(name, name) for name in names]],
             confusion,
+        ),
+        Table(
+            "most-confidently-wrong",
+            "Images by their place in the test set, the most confident first.",
+            [
+                Column("image", "image"),
+                Column("is", "label", numeric=False),
+                Column("taken for", "predicted", numeric=False),
+                Column("with %", "probability"),
+            ],
+            wrong,
         ),
     ]
 
