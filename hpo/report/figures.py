@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from hpo.report import style
 from hpo.report.facts import Facts
@@ -93,13 +94,14 @@ def waterfall(facts: Facts) -> Iterator[Drawing]:
         is_last = i == len(rows) - 1
         if is_last and deviation is not None:
             axes.errorbar(end, i, xerr=100 * deviation, color=style.INK, capsize=3, linewidth=1.2)
-        text = f"{end:.1f} %" if before is None else f"{end - start:+.1f}" if before != after else "kept"
+        text = f"{end:.1f} %" if before is None else _gain(end - start) if before != after else "kept"
         if is_last and before is not None:
-            text = f"{text} → {end:.1f} %"
-        right = max(start, end) + (100 * deviation if is_last and deviation else 0)
+            text = f"{end:.1f} %" if deviation is None else f"{end:.1f} ± {100 * deviation:.1f} %"
+        right = max(start, end + (100 * deviation if is_last and deviation else 0))
         axes.text(right + 0.025 * spread, i, text, va="center", fontsize=8.5)
         if not is_last:
             axes.plot([end, end], [i, i + 1], color=style.GREY, linewidth=0.8, zorder=0)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
     axes.set_yticks(range(len(rows)), [label(name) for name, *_ in rows])
     axes.tick_params(axis="y", labelcolor=style.INK)
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -112,6 +114,11 @@ def waterfall(facts: Facts) -> Iterator[Drawing]:
         "Macro F1 on validation, carried from study to study; then the same configuration at fresh seeds, "
         "and on the test set (the whisker is one standard deviation over seeds).",
     )
+
+
+def _gain(points: float) -> str:
+    # a gain that one decimal would round to nothing is still a gain
+    return f"{points:+.{1 if abs(points) >= 0.05 else 3}f}"
 
 
 # --- the final stage -------------------------------------------------------------------------------------

@@ -214,4 +214,5 @@ def _markdown(context: dict[str, Any]) -> str:
 def markdown_text(text: object) -> str:
     """Text of others in Markdown: shown as it is, on one line, also inside a table."""
     escaped = re.sub(r"([\\`*_{}\[\]<>#|~$!&])", r"\\\1", printable(str(text)))
-    return re.sub(r"^([-+=]|\d+[.)])", r"\\\1", escaped)
+    escaped = re.sub(r"^(\d+)([.)]\s)", r"\1\\\2", escaped)  # no list
+    return re.sub(r"^([-+=])", r"\\\1", escaped)

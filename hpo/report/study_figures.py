@@ -22,11 +22,13 @@ MAX_SERIES = 6
 """So many runs have colours of their own; of more only the best and the worst have."""
 MAX_LINES = 60
 """So many runs are drawn at most, evenly by rank."""
-MIN_IMPORTANCE_POINTS = 12
+MIN_IMPORTANCE_POINTS = 8
 MAX_LEVELS = 8
 """So many values, or ranges of values, of a parameter are told apart when its importance is judged."""
 LEGEND_LENGTH = 64
 """Characters of a line of a legend that has a column to itself."""
+LEGEND_COLUMNS = {4: 9, 3: 15, 2: 28}
+"""Columns of a legend for names of so many characters at most."""
 NO_GRADIENT = 1e-10
 """A logarithmic axis has no zero; gradients below this are drawn here."""
 
@@ -50,7 +52,8 @@ def curves(section: Section, without_norm: Sequence[Point]) -> Iterator[Drawing]
             if few
             else _crowd(axes, section.ranked or points, key, scale)
         )
-        frame(figure, axes, axis, handles)
+        search = list(section.spec.search)
+        frame(figure, axes, axis, handles, search[0].replace("_", " ") if few and len(search) == 1 else "")
         shown = min(len(points), MAX_LINES)
         some = f" ({shown} of {len(points):,} runs, evenly by rank)" if shown < len(points) else ""
         dashed = " Dashed: the same without batch norm." if without_norm else ""
@@ -71,9 +74,8 @@ def _series(
     for i, point in enumerate(points):
         settings: dict[str, Any] = {"color": style.SERIES[i], "marker": style.MARKERS[i]}
         name = params_text(point.row.params) or "control"
-        if len(section.spec.search) == 1 and point.row.params:
-            (axis, value), *_ = point.row.params.items()
-            name = f"{axis.replace('_', ' ')} {show_value(value)}"
+        if len(point.row.params) == 1:  # the legend's title says which parameter it is
+            name = show_value(*point.row.params.values())
         handles += line(axes, point, key, scale, label=label(name), **settings)
         for other in dashed:
             if all(other.config.get(axis) == value for axis, value in point.row.params.items()):
@@ -128,23 +130,26 @@ def line(axes: Axes, point: Point, key: str, scale: float, **settings: Any) -> l
     return axes.plot(range(1, len(values) + 1), values, **settings)
 
 
-def frame(figure: Any, axes: Axes, ylabel: str, handles: Sequence[Line2D]) -> None:
+def frame(figure: Any, axes: Axes, ylabel: str, handles: Sequence[Line2D], title: str = "") -> None:
     """Epochs below, a name for the values, and a legend under all of it, where it covers nothing."""
     names = [str(each.get_label()) for each in handles]
     longest = max(len(line) for name in names for line in name.split("\n"))
-    columns = 1 if longest > 42 else 2 if longest > 22 else 3
+    columns = next((count for count, most in LEGEND_COLUMNS.items() if longest <= most), 1)
     lines = sum(name.count("\n") + 1 for name in names) if columns == 1 else math.ceil(len(names) / columns)
     height = figure.get_figheight()
-    bottom = (0.48 + 0.175 * lines) / height
-    figure.subplots_adjust(left=0.115, right=0.975, top=1 - 0.32 / height, bottom=bottom)
+    bottom = (0.48 + 0.175 * (lines + bool(title))) / height
+    figure.subplots_adjust(left=0.125, right=0.975, top=1 - 0.32 / height, bottom=bottom)
     axes.legend(
         handles=handles,
+        title=title or None,
+        alignment="left",
         loc="lower left",
         ncol=columns,
         columnspacing=1.4,
         bbox_to_anchor=(0.1, 0.05 / height),
         bbox_transform=figure.transFigure,
         fontsize=7.5 if columns == 1 else 8.5,
+        title_fontsize=8.5,
     )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
     axes.set_xlabel("epoch", loc="right", labelpad=2)
