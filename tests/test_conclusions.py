@@ -83,6 +83,14 @@ def test_without_seeds_to_measure_noise_by_nothing_is_decided() -> None:
     assert CLAIMS["L2 must be small on a small network"](cells).verdict == "confirmed"
 
 
+def test_networks_that_collapsed_say_nothing_of_noise() -> None:
+    healthy = point(0.7)
+    collapsed = replace(healthy, findings=("constant prediction: one class for every image since epoch 1",))
+    assert seed_noise([healthy]).deviation == pytest.approx(0.01)
+    assert seed_noise([healthy, collapsed]) == seed_noise([healthy])
+    assert seed_noise([collapsed]).deviation is None
+
+
 def test_a_pruned_cell_is_compared_over_the_epochs_that_both_have() -> None:
     late = point([0.2, 0.3, 0.9], l2=1e-5)
     assert judge("L2", late, point([0.2, 0.3], l2=1e-2)).verdict == "open"
@@ -120,7 +128,7 @@ def test_kernels(growing: float, verdict: str) -> None:
     ]
     evidence = judge("Kernels", *points)
     assert evidence.verdict == verdict
-    assert "mean of 2" in evidence.text
+    assert "mean of 2 contrasts" in evidence.text
 
 
 @pytest.mark.parametrize(

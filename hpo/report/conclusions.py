@@ -53,7 +53,7 @@ class Contrast:
         return "confirmed" if self.difference > 0 else "denied"
 
     def __str__(self) -> str:
-        many = f", mean of {self.n_pairs}" if self.n_pairs > 1 else ""
+        many = f", mean of {self.n_pairs} contrasts" if self.n_pairs > 1 else ""
         if self.standard_error is None:
             return f"{_points(self.difference)}{many}, no seeds to tell it from noise"
         p_value = "p < 0.001" if (self.p_value or 0) < 0.001 else f"p = {self.p_value:.2g}"
@@ -123,8 +123,7 @@ class Cells:
 def conclusions(facts: Facts) -> list[Conclusion]:
     """The seven, judged on what the plan has trained so far."""
     limits = not_the_reports(facts)
-    trained = [*facts.points, *([facts.final_point] if facts.final_point else [])]
-    cells = Cells(facts.points, seed_noise(trained), len(facts.identity.class_names))
+    cells = Cells(facts.points, seed_noise(facts.trained), len(facts.identity.class_names))
     found = []
     for number, (claim, judge) in enumerate(CLAIMS.items(), start=1):
         evidence = judge(cells)
@@ -133,6 +132,17 @@ def conclusions(facts: Facts) -> list[Conclusion]:
             evidence = replace(evidence, verdict="open", text=text)
         found.append(Conclusion(number, claim, evidence.verdict, evidence.text, evidence.points))
     return found
+
+
+def noise_text(facts: Facts) -> str:
+    """How far apart seeds are, in a sentence."""
+    noise = seed_noise(facts.trained)
+    if noise.deviation is None:
+        return "No configuration was trained on two seeds, so nobody knows how much seeds alone do."
+    return (
+        f"Between seeds of one configuration its standard deviation is {100 * noise.deviation:.1f} points "
+        f"({noise.df} degrees of freedom)."
+    )
 
 
 def not_the_reports(facts: Facts) -> list[str]:
@@ -152,7 +162,8 @@ def seed_noise(points: Iterable[Point]) -> Noise:
     """The deviation between seeds, pooled over configurations with two seeds or more."""
     squares, df = 0.0, 0
     for point in points:
-        if not point.has_result or len(point.seeds) < 2:
+        # networks that answer the same to everything agree perfectly, which says nothing of the others
+        if not point.has_result or len(point.seeds) < 2 or point.has_collapsed:
             continue
         means = point.curve("valid_macro_f1")
         seeds = [seed["valid_macro_f1"] for seed in point.row.history[means.index(max(means))]]

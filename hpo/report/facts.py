@@ -51,6 +51,11 @@ class Point:
         return f"{self.study}/{self.row.trial}"
 
     @property
+    def has_collapsed(self) -> bool:
+        """Whether a seed of it learnt nothing, or forgot it."""
+        return any(text.startswith(("dying ReLU", "constant prediction")) for text in self.findings)
+
+    @property
     def anchor(self) -> str:
         """Where the page shows it."""
         return f"trial-{self.study}-{self.row.trial}"
@@ -141,9 +146,10 @@ class Facts:
         """The points of all studies."""
         return [point for section in self.sections for point in section.points]
 
-    def section(self, name: str) -> Section:
-        """A study's section by name."""
-        return next(section for section in self.sections if section.name == name)
+    @property
+    def trained(self) -> list[Point]:
+        """The points of all studies, and the final stage's."""
+        return [*self.points, *([self.final_point] if self.final_point else [])]
 
     @property
     def chain(self) -> list[Section]:
@@ -307,7 +313,7 @@ def _machines(trials: Mapping[str, Sequence[FrozenTrial]]) -> dict[str, int]:
         for trial in found:
             attrs = trial.user_attrs
             if "owner" in attrs and "device" in attrs:
-                threads = attrs.get("threads", "?")
-                text = f"{attrs['owner']['host']}: {attrs['device']}, {attrs['precision']}, threads {threads}"
+                model = attrs.get("processor", attrs["device"])
+                text = f"{attrs['owner']['host']}: {model}, {attrs['precision']}, threads {attrs['threads']}"
                 counts[text] = counts.get(text, 0) + 1
     return dict(sorted(counts.items()))

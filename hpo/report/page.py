@@ -103,6 +103,7 @@ def _context(facts: Facts, drawings: figures.Figures, out: Path) -> dict[str, An
         "answer": words.answer(facts),
         "warnings": [printable(text) for text in words.warnings(facts)],
         "conclusions": judged,
+        "noise": conclusions.noise_text(facts),
         "limits": conclusions.not_the_reports(facts),
         "marks": VERDICT_MARKS,
         "parts": parts,

@@ -193,7 +193,7 @@ def _is_unused(name: str, context: Mapping[str, ParamValue]) -> bool:
 def provenance(facts: Facts, version: str) -> Table:
     """What the results depend on, and what they took."""
     options, identity = facts.options, facts.identity
-    points = [*facts.points, *([facts.final_point] if facts.final_point else [])]
+    points = facts.trained
     trained = sum(point.row.epochs * len(point.seeds) for point in points)
     pruned = [point for point in points if point.row.state == "pruned"]
     saved = sum((int(p.config.get("epochs", 0)) - p.row.epochs) * len(p.seeds) for p in pruned)
