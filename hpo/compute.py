@@ -10,8 +10,10 @@ from __future__ import annotations
 import copy
 import ctypes
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -30,6 +32,16 @@ PRECISIONS = ("auto", *DTYPES)
 def n_cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor(device: str) -> str:
+    """The model of GPU or CPU that a resolved device is, as its maker names it."""
+    if device != "cpu":
+        return str(torch.cuda.get_device_name(device))
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
 
 
 def resolve_device(name: str) -> str:

@@ -5,7 +5,7 @@ Everything is read from the trials' attributes; nothing here writes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ConfigDict
 
 from hpo.config import ParamValue, TrialConfig
+from hpo.text import params_text
 
 MIN_SEEDS_TO_TEST = 3
 """With fewer seeds a difference has no deviation worth the name: the decision is marked *not tested*."""
@@ -181,22 +182,22 @@ def _in_words(
         f"{n_seeds} seeds, p = {p_value:.2g}" if p_value is not None else f"{_seeds(n_seeds)}, not tested"
     )
     if control is None:
-        return f"chose {_show(winner.searched)}: best of {len(candidates)} ({confidence})"
+        return f"chose {params_text(winner.searched)}: best of {len(candidates)} ({confidence})"
     if not adopted:
         rivals = [found for found in candidates if found.params != control.params]
         if not rivals:
             return f"kept what was inherited: nothing else has a result ({confidence})"
         rival = max(rivals, key=lambda found: found.value)
         changed = _differing(rival, control)
-        kept = _show({name: control.params[name] for name in changed})
+        kept = params_text({name: control.params[name] for name in changed})
         lead = control.value - rival.value
         verdict = f"is {_points(lead)} behind" if lead > 0 else "is not better"
-        return f"kept {kept}: {_show(changed)} {verdict} ({confidence})"
+        return f"kept {kept}: {params_text(changed)} {verdict} ({confidence})"
     changed = _differing(winner, control) or winner.searched
     ahead = winner.value - control.value
     way = f"{_points(ahead)} ahead of" if ahead >= 0 else f"although {_points(-ahead)} behind"
-    before = _show({name: control.params[name] for name in changed})
-    return f"adopted {_show(changed)}: {way} {before} ({confidence})"
+    before = params_text({name: control.params[name] for name in changed})
+    return f"adopted {params_text(changed)}: {way} {before} ({confidence})"
 
 
 def _differing(one: Candidate, other: Candidate) -> dict[str, ParamValue]:
@@ -210,14 +211,3 @@ def _seeds(count: int) -> str:
 def _points(difference: float) -> str:
     # a lead that one decimal would round to nothing is still a lead
     return f"{100 * difference:.{1 if abs(difference) >= 0.001 else 3}f} points"
-
-
-def _show(params: Mapping[str, ParamValue]) -> str:
-    return ", ".join(f"{name} {show_value(value)}" for name, value in params.items())
-
-
-def show_value(value: ParamValue) -> str:
-    """A parameter's value as tables and sentences write it."""
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return f"{value:g}" if isinstance(value, float) else str(value)

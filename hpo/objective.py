@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo import sampling
 from hpo.advance import is_control
 from hpo.checkpoint import Checkpoints
+from hpo.compute import processor
 from hpo.config import ParamValue, TrialConfig
 from hpo.data import TrainingData
 from hpo.delivery import Delivery
@@ -185,6 +186,7 @@ def _configure(plan: Plan, name: str, trial: FrozenTrial, place: Workplace) -> T
     attrs = {
         "config": config.params(),
         "device": place.device,
+        "processor": processor(place.device),
         "precision": plan.identity.precision,
         "threads": plan.identity.threads,
         "versions": versions(),

@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.advance import study_jobs
 from hpo.config import ParamValue
 from hpo.decision import Decision, Inherited, best_epoch, epoch_records
+from hpo.diagnostics import Finding, diagnose
 from hpo.errors import InputError, MissingError
 from hpo.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
 from hpo.queue import Queue, Slot, Slots, SlotState, reason_of
@@ -227,6 +228,32 @@ def _row(trial: FrozenTrial, slots: Slots) -> TrialRow:
         history=history,
         **figures,
     )
+
+
+def findings_of(row: TrialRow) -> list[Finding]:
+    """What is wrong with the runs of a point, seed by seed."""
+    n_seeds = len(row.history[0]) if row.history else 0
+    found = [f for seed in range(n_seeds) for f in diagnose([epoch[seed] for epoch in row.history])]
+    # of a run that was cut short nobody asks whether it was still rising
+    return found if row.state == "complete" else [f for f in found if not f.name.startswith("still rising")]
+
+
+def remarks(plan: Plan) -> list[str]:
+    """What the options make of the studies without anybody having asked for it."""
+    epochs = plan.options.epochs
+    if epochs is None:
+        return []
+    late = {
+        name: [first for first in study.search["mixup_first_epoch"].values() if first > epochs]  # type: ignore[operator]
+        for name, study in plan.specs.items()
+        if "mixup_first_epoch" in study.search and study.is_grid
+    }
+    return [
+        f"{name}: mixup_first_epoch {', '.join(map(str, first))} never comes in {epochs} epochs (--epochs): "
+        "that is training without mixup"
+        for name, first in late.items()
+        if first
+    ]
 
 
 def _by(trial: FrozenTrial) -> str:

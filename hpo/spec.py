@@ -24,7 +24,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -84,6 +84,10 @@ class PublishedResult(_Model):
     accuracy: Fraction | None = None
     loss: Annotated[float, Field(ge=0)] | None = None
     macro_f1: Fraction | None = None
+    epoch: Literal["best", "last"] = "best"
+    """Each figure's own best epoch, or the last one."""
+    on: Literal["validation", "test"] = "validation"
+    """The images that it was measured on."""
     note: str = ""
 
     @field_validator("params", mode="before")

@@ -243,7 +243,7 @@ def test_a_study_that_nobody_works_on_is_idle_to_a_person(cli: Cli, created: Pat
 
 
 def test_mixup_that_never_begins_is_said(folder: Path, cli: Cli) -> None:
-    from hpo.cli.tables import remarks
+    from hpo.results import remarks
 
     assert cli("create", "--data=digits", "--limit-train=200", "--epochs=3").code == 0
     (remark,) = remarks(find_plan("hpo-out"))

@@ -22,10 +22,10 @@ from PIL import Image
 import hpo as library
 from hpo import ImageData, InputError, load_training, prepare
 from hpo.cli.tables import Screen, write_csv
-from hpo.cli.text import printable
 from hpo.decision import epoch_records
 from hpo.files import dump, load
 from hpo.storage import Storage
+from hpo.text import printable
 from hpo.worker import work
 
 Cli = Callable[..., Result]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from hpo import sampling
@@ -57,10 +59,10 @@ def test_published_choices_make_one_configuration_after_the_other(specs: dict[st
 
 
 def test_published_figures_are_those_of_the_report(specs: dict[str, StudySpec]) -> None:
-    def row(study: str, **params: object) -> tuple[float | None, float | None, float | None]:
+    def row(study: str, epoch: str = "best", on: str = "validation", **params: object) -> tuple[Any, ...]:
         published = specs[study].published
         assert published is not None
-        (found,) = [result for result in published.results if result.params == params]
+        (found,) = [r for r in published.results if (r.params, r.epoch, r.on) == (params, epoch, on)]
         return found.accuracy, found.loss, found.macro_f1
 
     assert row("learning-rate", learning_rate=0.01) == (None, None, None)
@@ -69,9 +71,14 @@ def test_published_figures_are_those_of_the_report(specs: dict[str, StudySpec]) 
     assert row("batch-size", batch_size=20) == (0.71, 0.83, 0.71)
     assert row("batch-size", batch_size=80) == (0.67, 0.92, 0.67)
     assert row("l2", l2=0.01) == (0.657, 1.0, None)
-    assert row("l2", l2=0.00001) == (0.714, 0.82, None)
+    assert row("learning-rate", "last", learning_rate=0.001) == (0.69, 1.5, None)
+    assert row("l2", l2=0.00001) == (0.714, None, None)
+    assert row("l2", "last", l2=0.00001) == (None, 0.82, None)
     assert row("batch-norm", batch_norm=True, batch_size=20) == (0.724, 0.80, None)
     assert row("batch-norm", batch_norm=True, batch_size=80) == (None, 0.82, None)
+    assert row("batch-norm", "last", batch_norm=True, batch_size=80) == (None, 1.0, None)
+    assert row("mixup", on="test") == (0.725, 0.84, 0.72)
+    assert row("mixup", "last", "test") == (0.7175, 1.28, None)
     mixup = row("mixup", mixup_alpha=0.2, mixup_first_epoch=1, mixup_last_epoch=10)
     assert mixup == (0.097, 2.333, None)
 

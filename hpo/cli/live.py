@@ -15,10 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from hpo import results
-from hpo.cli.tables import STATE_STYLES, Screen, duration, params_text, percent
-from hpo.cli.text import printable
+from hpo.cli.tables import STATE_STYLES, Screen
 from hpo.plan import FINAL, Plan
 from hpo.results import Running, StudyStatus
+from hpo.text import duration, params_text, percent, printable
 
 
 @contextmanager

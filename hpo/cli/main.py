@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpo.cli import options as opt
-from hpo.cli.text import message, printable, say
+from hpo.cli.text import message, say
 from hpo.errors import HpoError, InputError
+from hpo.text import printable
 
 SERVER_START_SECONDS = 60.0
 
@@ -101,7 +102,8 @@ def resume(study: tuple[str, ...], **options: Any) -> int:
 
 def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
     from hpo.cli.live import watching
-    from hpo.cli.tables import describe, remarks, show_outcome
+    from hpo.cli.tables import describe, show_outcome
+    from hpo.results import remarks
     from hpo.run import open_plan, run, threads_each
 
     out, engine = options["out"], _engine(options)
@@ -340,6 +342,17 @@ def export(as_json: bool, **options: Any) -> None:
         _print_json(records)
     else:
         write_csv(records)
+
+
+@hpo.command()
+@opt.out
+@opt.storage
+def report(**options: Any) -> None:
+    """Write OUT/report/: a page with tables, figures and conclusions; also of a plan that is under way."""
+    from hpo.report import write_report
+
+    page = write_report(_read(options), options["out"])
+    say(str(page))
 
 
 @hpo.command()

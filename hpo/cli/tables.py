@@ -15,8 +15,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from hpo.cli.text import printable
-from hpo.decision import show_value
+from hpo.text import duration, harmless_cell, params_text, percent, printable, show_value
 
 if TYPE_CHECKING:
     from hpo.doctor import Check
@@ -80,25 +79,6 @@ def console() -> Screen:
     return Screen(width=WIDE_COLUMNS if is_wide else None)
 
 
-def percent(value: float | None) -> str:
-    """A fraction as a percentage, or a dash."""
-    return "–" if value is None else f"{100 * value:.1f}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
-
-
-def params_text(params: Mapping[str, Any]) -> str:
-    """Parameters in one line."""
-    return ", ".join(f"{name} {show_value(value)}" for name, value in params.items())
-
-
 def show_status(records: Sequence[StudyStatus]) -> None:
     """One line a study."""
     table = _table("§", "study", "state", "points", "best F1 %", "decision")
@@ -124,7 +104,7 @@ def _state(record: StudyStatus) -> Text:
 
 def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
     """The points of a study, what was decided, and what is to be known about single runs."""
-    from hpo.diagnostics import diagnose
+    from hpo.results import findings_of
 
     spec = plan.specs.get(name)
     screen = console()
@@ -162,7 +142,7 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
         notes += row.checkpoint_notes
         if row.reason:
             notes.append(f"trial {row.trial}: {row.reason}")
-        for finding in {finding.text for finding in _findings(row, diagnose)}:
+        for finding in {finding.text for finding in findings_of(row)}:
             findings.setdefault(finding, []).append(str(row.trial))
     screen.print(table)
     for text, trials in findings.items():
@@ -177,13 +157,6 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
         screen.print(Text(f"control: {at}, the inherited configuration, F1 {percent(control.value)} %"))
     if decision:
         screen.print(Text(f"decision: {decision.text}", "bold"))
-
-
-def _findings(row: TrialRow, diagnose: Any) -> list[Any]:
-    n_seeds = len(row.history[0]) if row.history else 0
-    found = [f for seed in range(n_seeds) for f in diagnose([epoch[seed] for epoch in row.history])]
-    # of a run that was cut short nobody asks whether it was still rising
-    return found if row.state == "complete" else [f for f in found if not f.name.startswith("still rising")]
 
 
 def show_best(record: Mapping[str, Any]) -> None:
@@ -244,24 +217,6 @@ def describe(plan: Plan) -> str:
     return f"{data}: {images}, {classes}; {how}; {plan.storage.name}"
 
 
-def remarks(plan: Plan) -> list[str]:
-    """What the options make of the studies without anybody having asked for it."""
-    epochs = plan.options.epochs
-    if epochs is None:
-        return []
-    late = {
-        name: [first for first in study.search["mixup_first_epoch"].values() if first > epochs]  # type: ignore[operator]
-        for name, study in plan.specs.items()
-        if "mixup_first_epoch" in study.search and study.is_grid
-    }
-    return [
-        f"{name}: mixup_first_epoch {', '.join(map(str, first))} never comes in {epochs} epochs (--epochs): "
-        "that is training without mixup"
-        for name, first in late.items()
-        if first
-    ]
-
-
 def show_outcome(plan: Plan, out: Path) -> None:
     """What a run leaves on the screen: every study, the final stage where it has ended, what to do next."""
     from hpo import results
@@ -315,15 +270,7 @@ def write_csv(records: Sequence[Mapping[str, Any]]) -> None:
     writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
     writer.writeheader()
     for record in records:
-        writer.writerow({name: _harmless(value) for name, value in record.items()})
-
-
-def _harmless(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    # spreadsheets pass over blanks before a formula
-    formula = value.lstrip()[:1] in ("=", "+", "-", "@") or value[:1] in ("\t", "\r", "\n")
-    return printable(f"'{value}" if formula else value)
+        writer.writerow({name: harmless_cell(value) for name, value in record.items()})
 
 
 def _table(*columns: str, numeric: Sequence[str] = ()) -> Table:

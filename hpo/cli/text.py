@@ -2,21 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 import click
 
-# control characters, line separators, marks that turn the direction of writing, bytes that are no UTF-8
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def printable(text: str) -> str:
-    r"""One line of text in which everything that a terminal would obey is written out.
-
-    >>> print(printable("\x1b[31mred\n"))
-    \x1b[31mred\n
-    """
-    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+from hpo.text import printable
 
 
 def message(text: str) -> str:

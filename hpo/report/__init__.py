@@ -1,0 +1,14 @@
+"""The report of a plan: one page that opens from disk, with its tables and figures beside it.
+
+    from hpo.report import write_report
+
+    write_report(plan, Path("hpo-out"))   # hpo-out/report/report.html
+
+Everything shown comes from the database and from what the final stage stored; nothing here trains, imports
+torch or opens the test set. `facts` reads the database, `tables`, `figures`, `words`, `published` and
+`conclusions` say what it means, `page` writes it.
+"""
+
+from hpo.report.page import write_report as write_report
+
+__all__ = ["write_report"]

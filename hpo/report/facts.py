@@ -1,0 +1,319 @@
+"""Everything that a report shows, read once from the database as plain records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import fmean
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from hpo import results
+from hpo.config import ParamValue, TrialConfig
+from hpo.decision import Decision, Inherited, TrialRef
+from hpo.plan import FINAL, Identity, Options, Plan, published_config
+from hpo.queue import reason_of
+from hpo.results import StudyStatus, TrialRow, findings_of
+from hpo.spec import StudySpec
+
+CIFAR10_CLASSES = frozenset(
+    ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value of a configuration comes from."""
+
+    text: str
+    trial: TrialRef | None = None
+    """The trial whose study chose the value; None where none did."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a study with its complete configuration; a result only where `has_result`."""
+
+    study: str
+    row: TrialRow
+    config: Mapping[str, ParamValue]
+    seeds: tuple[int, ...] = ()
+    findings: tuple[str, ...] = ()
+    """What `diagnose` names, one line each."""
+    n_dying: int = 0
+    """How many of its seeds died of their ReLUs."""
+
+    @property
+    def name(self) -> str:
+        """As `hpo verify` takes it: STUDY/NUMBER."""
+        return f"{self.study}/{self.row.trial}"
+
+    @property
+    def has_collapsed(self) -> bool:
+        """Whether a seed of it learnt nothing, or forgot it."""
+        return any(text.startswith(("dying ReLU", "constant prediction")) for text in self.findings)
+
+    @property
+    def anchor(self) -> str:
+        """Where the page shows it."""
+        return f"trial-{self.study}-{self.row.trial}"
+
+    @property
+    def has_result(self) -> bool:
+        """Whether its training ended by itself or by the pruner."""
+        return self.row.state in ("complete", "pruned") and bool(self.row.history)
+
+    def curve(self, figure: str) -> list[float]:
+        """A figure of every epoch, mean over seeds; `figure` as epochs are stored (`valid_loss`)."""
+        return [fmean(seed[figure] for seed in epoch) for epoch in self.row.history]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One study with what it found."""
+
+    spec: StudySpec
+    status: StudyStatus
+    points: Sequence[Point]
+    inherited: Inherited | None
+    decision: Decision | None
+    control: Point | None
+    """The point of this or an earlier study that trained the inherited configuration."""
+    origins: Mapping[str, Origin]
+    """Of every parameter that the study did not search; empty while it inherits nothing yet."""
+    context: Mapping[str, ParamValue]
+    """The values of these parameters."""
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.spec.name
+
+    @property
+    def label(self) -> str:
+        """Section and name, as a figure labels it."""
+        return f"{self.spec.section} {self.name}".strip()
+
+    @cached_property
+    def ranked(self) -> list[Point]:
+        """The points with a result, the best first; of equal ones the earlier."""
+        done = [p for p in self.points if p.has_result and p.row.macro_f1 is not None]
+        return sorted(done, key=lambda p: (p.row.state != "complete", -(p.row.macro_f1 or 0.0)))
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One worker's try at a trial, for the time line. Times in seconds since the first of all."""
+
+    study: str
+    trial: int
+    worker: str
+    begin: float
+    end: float
+    state: str
+    """complete, pruned, running, or why it has no result: lost, released, superseded, error."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a report is made of."""
+
+    options: Options
+    identity: Identity
+    versions: Mapping[str, str]
+    """Of what results depend on, when the plan was created."""
+    storage: str
+    """The database as people may see it."""
+    sections: Sequence[Section]
+    final: Mapping[str, Any] | None
+    """What the final stage stored, once it has ended."""
+    final_point: Point | None
+    final_inherited: Inherited | None
+    test_epochs: Sequence[Sequence[Mapping[str, Any]]] = ()
+    """Test figures per epoch, per seed."""
+    attempts: Sequence[Attempt] = ()
+    began: str = ""
+    """Local time of the first trial's start."""
+    ended: str = ""
+    remarks: Sequence[str] = ()
+    machines: Mapping[str, int] = field(default_factory=dict)
+    """Trials by machine that trained them."""
+
+    @property
+    def points(self) -> list[Point]:
+        """The points of all studies."""
+        return [point for section in self.sections for point in section.points]
+
+    @property
+    def trained(self) -> list[Point]:
+        """The points of all studies, and the final stage's."""
+        return [*self.points, *([self.final_point] if self.final_point else [])]
+
+    @property
+    def chain(self) -> list[Section]:
+        """The studies that led to the best decided configuration, in order; all, before any has decided."""
+        if self.final_inherited is None:
+            return list(self.sections)
+        by_name = {section.name: section for section in self.sections}
+        found, at = [], by_name.get(self.final_inherited.study)
+        while at is not None:
+            found.append(at)
+            at = by_name.get(at.spec.inherits or "")
+        return found[::-1]
+
+    @property
+    def is_cifar10(self) -> bool:
+        """Whether the images are the report's, by their classes and shape."""
+        return frozenset(self.identity.class_names) == CIFAR10_CLASSES and self.identity.image_shape == (
+            32,
+            32,
+            3,
+        )
+
+
+def read(plan: Plan) -> Facts:
+    """Reads a plan in whatever state it is."""
+    attrs = plan.storage.study_attrs()
+    trials = {name: plan.trials(name) for name in plan.all_names}
+    points = {name: _points(plan, name, trials[name]) for name in plan.all_names}
+    by_ref = {(point.study, point.row.trial): point for found in points.values() for point in found}
+    statuses = {status.name: status for status in results.status(plan)}
+    decisions = {name: plan.decision(name) for name in plan.specs}
+    carried: dict[str, dict[str, Origin]] = {}
+    sections = []
+    for name, spec in plan.specs.items():
+        decision, inherited = decisions[name], plan.inherited(name)
+        origins = _origins(plan, name, carried)
+        carried[name] = _carried(spec, origins, carried, decision)
+        ready = spec.inherits is None or inherited is not None
+        control = decision.control.source if decision and decision.control else None
+        sections.append(
+            Section(
+                spec=spec,
+                status=statuses[name],
+                points=points[name],
+                inherited=inherited,
+                decision=decision,
+                control=by_ref.get((control.study, control.trial)) if control else None,
+                origins={key: origin for key, origin in origins.items() if key not in spec.search}
+                if ready
+                else {},
+                context=plan.context(name, inherited) if ready else {},
+            )
+        )
+    final = results.final_trial(plan)
+    starts = [t.datetime_start for found in trials.values() for t in found if t.datetime_start]
+    ends = [t.datetime_complete for found in trials.values() for t in found if t.datetime_complete]
+    return Facts(
+        options=plan.options,
+        identity=plan.identity,
+        versions=attrs[FINAL]["versions"],
+        storage=plan.storage.name,
+        sections=sections,
+        final=final.user_attrs.get("final") if final else None,
+        final_point=points[FINAL][0] if points[FINAL] else None,
+        final_inherited=plan.best_decided(),
+        test_epochs=_test_epochs(final) if final else [],
+        attempts=_attempts(trials),
+        began=f"{min(starts):%Y-%m-%d %H:%M}" if starts else "",
+        ended=f"{max(ends):%Y-%m-%d %H:%M}" if ends else "",
+        remarks=results.remarks(plan),
+        machines=_machines(trials),
+    )
+
+
+def _points(plan: Plan, name: str, trials: Sequence[FrozenTrial]) -> list[Point]:
+    found = []
+    for row in results.rows(plan, name):
+        attrs, findings = trials[row.trial].user_attrs, findings_of(row)
+        found.append(
+            Point(
+                study=name,
+                row=row,
+                config=attrs.get("config", {}),
+                seeds=tuple(attrs["seeds"]),
+                findings=tuple(dict.fromkeys(finding.text for finding in findings)),
+                n_dying=sum(finding.name == "dying ReLU" for finding in findings),
+            )
+        )
+    return found
+
+
+def _origins(plan: Plan, name: str, carried: Mapping[str, dict[str, Origin]]) -> dict[str, Origin]:
+    """Where the values that a study's points are laid over come from."""
+    spec = plan.specs[name]
+    if spec.inherits is None:
+        origins = {param: Origin("default") for param in TrialConfig().params()}
+        origins |= {param: Origin(f"base of {name}") for param in spec.base}
+    elif plan.options.inherit == "published":
+        defaults = TrialConfig().params()
+        published = published_config(plan.specs, spec.inherits).params()
+        origins = {
+            param: Origin("default" if value == defaults[param] else "published choice")
+            for param, value in published.items()
+        }
+    else:
+        origins = dict(carried[spec.inherits])
+    origins |= {param: Origin("fixed here") for param in spec.fixed}
+    if plan.options.epochs is not None:
+        origins["epochs"] = Origin("--epochs")
+    return origins
+
+
+def _carried(
+    spec: StudySpec,
+    origins: Mapping[str, Origin],
+    carried: Mapping[str, dict[str, Origin]],
+    decision: Decision | None,
+) -> dict[str, Origin]:
+    """Where the values come from that the study hands on."""
+    if decision is None or not decision.adopted or decision.winner is None:
+        return dict(carried.get(spec.inherits or "", origins))
+    source = decision.winner.source
+    chosen = {param: Origin(f"chosen by {spec.name}", source) for param in spec.search}
+    fixed = {param: Origin(f"fixed by {spec.name}", source) for param in spec.fixed}
+    return {**origins, **fixed, **chosen}
+
+
+def _test_epochs(trial: FrozenTrial) -> list[list[Mapping[str, Any]]]:
+    numbers = sorted(int(key[5:]) for key in trial.user_attrs if key.startswith("test:"))
+    return [trial.user_attrs[f"test:{number}"] for number in numbers]
+
+
+def _attempts(trials: Mapping[str, Sequence[FrozenTrial]]) -> list[Attempt]:
+    taken = [
+        (name, trial)
+        for name, found in trials.items()
+        for trial in found
+        if trial.datetime_start is not None and "owner" in trial.user_attrs
+    ]
+    times = [t for _, trial in taken for t in (trial.datetime_start, trial.datetime_complete) if t]
+    if not times:
+        return []
+    zero, last = min(times), max(times)
+    return [
+        Attempt(
+            study=name,
+            trial=trial.number,
+            worker=f"{trial.user_attrs['owner']['host']}:{trial.user_attrs['owner']['pid']}",
+            begin=((trial.datetime_start or zero) - zero).total_seconds(),
+            end=((trial.datetime_complete or last) - zero).total_seconds(),
+            state=reason_of(trial) if trial.state.name == "FAIL" else trial.state.name.lower(),
+        )
+        for name, trial in taken
+    ]
+
+
+def _machines(trials: Mapping[str, Sequence[FrozenTrial]]) -> dict[str, int]:
+    """How many trials each machine ended, by what is known of it."""
+    counts: dict[str, int] = {}
+    for found in trials.values():
+        for trial in found:
+            attrs = trial.user_attrs
+            if "owner" in attrs and "device" in attrs:
+                model = attrs.get("processor", attrs["device"])
+                text = f"{attrs['owner']['host']}: {model}, {attrs['precision']}, threads {attrs['threads']}"
+                counts[text] = counts.get(text, 0) + 1
+    return dict(sorted(counts.items()))

@@ -1,0 +1,282 @@
+"""The figures of a report. To add one: a function and a line in `draw`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from hpo.report import style
+from hpo.report.facts import Facts
+from hpo.report.study_figures import (
+    curves,
+    frame,
+    gradients,
+    heat_map,
+    importance,
+    line,
+    matrix,
+    without_norm_of,
+)
+from hpo.report.style import Drawing, canvas, drawn, label, styled
+
+MAX_WORKERS = 40
+MAX_CLASSES = 40
+MAX_BARS = 300
+"""From so many bars on they are pixels instead of paths: files stay small."""
+
+PLAIN_BOX = {"facecolor": style.PAPER, "linewidth": 0, "pad": 0.6}
+"""Behind a number that a line would cross."""
+
+Figures = dict[str, list[Drawing]]
+"""By place on the page: `answer`, a study's name, `final`, `provenance`."""
+
+
+def draw(facts: Facts) -> Figures:
+    """All figures that the facts allow."""
+    figures: Figures = {"answer": [], "final": [], "provenance": []}
+    with styled():
+        figures["answer"] += waterfall(facts)
+        for section in facts.sections:
+            figures[section.name] = [
+                *curves(section, without_norm_of(section, facts.sections)),
+                *heat_map(section),
+                *gradients(section),
+                *importance(section),
+            ]
+        if facts.final is not None:
+            figures["final"] += [*test_curves(facts), *per_class(facts.final), *confusion(facts.final)]
+        figures["provenance"] += time_line(facts)
+    return figures
+
+
+# --- the answer ------------------------------------------------------------------------------------------
+
+
+def waterfall(facts: Facts) -> Iterator[Drawing]:
+    """What each study gained on validation, down to the test set."""
+    steps = [(s.label, s.control.row.macro_f1 if s.control else None, s.decision) for s in facts.chain]
+    rows: list[tuple[str, float | None, float, str]] = [
+        (name, before if decision.adopted else decision.value, decision.value, style.GREEN)
+        for name, before, decision in steps
+        if decision is not None and decision.value is not None
+    ]
+    if not rows:
+        return
+    deviation = None
+    if facts.final is not None:
+        fresh, test = facts.final["fresh_macro_f1"], facts.final["test"]["macro_f1"]
+        rows += [("fresh seeds", rows[-1][2], fresh, style.BLUE), ("test set", fresh, test, style.BLUE)]
+        deviation = facts.final["std"]["macro_f1"]
+    figure = canvas(0.75 + 0.34 * len(rows))
+    axes = figure.subplots()
+    longest = max(len(label(name)) for name, *_ in rows)
+    figure.subplots_adjust(
+        left=min(0.42, 0.04 + 0.0145 * longest),
+        right=0.97,
+        top=1 - 0.1 / figure.get_figheight(),
+        bottom=0.5 / figure.get_figheight(),
+    )
+    ends = [100 * value for _, before, after, _ in rows for value in (before, after) if value is not None]
+    ends += [ends[-1] + 100 * each for each in (deviation or 0.0, -(deviation or 0.0))]
+    spread = max(max(ends) - min(ends), 1.0)
+    axes.set_xlim(min(ends) - 0.1 * spread, max(ends) + 0.32 * spread)
+    for i, (_, before, after, colour) in enumerate(rows):
+        start, end = 100 * (after if before is None else before), 100 * after
+        if before is not None and before != after:
+            axes.barh(i, end - start, left=start, height=0.56, color=colour if end > start else style.RED)
+        else:
+            axes.plot([end], [i], "o", color=style.BLUE if before is None else style.GREY, markersize=6)
+        is_last = i == len(rows) - 1
+        if is_last and deviation is not None:
+            axes.errorbar(end, i, xerr=100 * deviation, color=style.INK, capsize=3, linewidth=1.2)
+        text = f"{end:.1f} %" if before is None else _gain(end - start) if before != after else "kept"
+        if is_last and before is not None:
+            text = f"{end:.1f} %" if deviation is None else f"{end:.1f} ± {100 * deviation:.1f} %"
+        right = max(start, end + (100 * deviation if is_last and deviation else 0))
+        axes.text(right + 0.025 * spread, i, text, va="center", fontsize=8.5)
+        if not is_last:
+            axes.plot([end, end], [i, i + 1], color=style.GREY, linewidth=0.8, zorder=0)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+    axes.set_yticks(range(len(rows)), [label(name) for name, *_ in rows])
+    axes.tick_params(axis="y", labelcolor=style.INK)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("macro F1, %")
+    yield drawn(
+        figure,
+        "waterfall",
+        "What each study gained",
+        "Macro F1 on validation, carried from study to study; then the same configuration at fresh seeds, "
+        "and on the test set (the whisker is one standard deviation over seeds).",
+    )
+
+
+def _gain(points: float) -> str:
+    # a gain that one decimal would round to nothing is still a gain
+    return f"{points:+.{1 if abs(points) >= 0.05 else 3}f}"
+
+
+# --- the final stage -------------------------------------------------------------------------------------
+
+
+def test_curves(facts: Facts) -> Iterator[Drawing]:
+    """Accuracy and loss on the test set per epoch, beside those on validation."""
+    final, epochs = facts.final or {}, facts.test_epochs
+    chosen = final["selected_epoch"]
+    for name, axis, scale in (("accuracy", "accuracy, %", 100), ("loss", "loss", 1)):
+        values = scale * np.array([[seed[name] for seed in epoch] for epoch in epochs], dtype=float)
+        if not values.size:
+            return
+        numbers = range(1, len(values) + 1)
+        figure = canvas(3.1)
+        axes = figure.subplots()
+        axes.fill_between(
+            numbers, values.min(axis=1), values.max(axis=1), color=style.BLUE, alpha=0.18, linewidth=0
+        )
+        mean = values.mean(axis=1)
+        handles = axes.plot(numbers, mean, color=style.BLUE, marker="o", label="test")
+        if facts.final_point is not None:
+            handles += line(
+                axes,
+                facts.final_point,
+                f"valid_{name}",
+                scale,
+                color=style.ORANGE,
+                linestyle=(0, (3, 2)),
+                marker="s",
+                label="validation",
+            )
+        handles += axes.plot(
+            [chosen],
+            [mean[chosen - 1]],
+            "o",
+            color=style.BLUE,
+            markersize=11,
+            markerfacecolor="none",
+            linestyle="",
+            label="chosen by validation",
+        )
+        frame(figure, axes, axis, handles)
+        yield drawn(
+            figure,
+            f"final-{name}",
+            f"{'Accuracy' if name == 'accuracy' else 'Loss'} on the test set",
+            f"Test {name} per epoch: mean over seeds, and from the lowest to the highest; the ring is the "
+            "epoch that validation chose.",
+        )
+
+
+def per_class(final: Mapping[str, Any]) -> Iterator[Drawing]:
+    """F1 per class, the best first."""
+    ranked = sorted(final["per_class"].items(), key=lambda item: -item[1]["f1"])
+    shown = ranked[-MAX_CLASSES:]
+    figure = canvas(0.75 + 0.24 * len(shown))
+    axes = figure.subplots()
+    longest = max(len(label(name)) for name, _ in shown)
+    height = figure.get_figheight()
+    figure.subplots_adjust(
+        left=min(0.42, 0.05 + 0.0145 * longest), right=0.95, top=1 - 0.1 / height, bottom=0.5 / height
+    )
+    values = [100 * figures["f1"] for _, figures in shown]
+    mean = 100 * final["test"]["macro_f1"]
+    axes.barh(range(len(shown)), values, height=0.62, color=style.BLUE)
+    axes.axvline(mean, color=style.INK, linewidth=1, linestyle=(0, (3, 2)))
+    for i, value in enumerate(values):
+        axes.text(value + 1, i, f"{value:.1f}", va="center", fontsize=8, bbox=PLAIN_BOX)
+    axes.set_yticks(range(len(shown)), [label(name) for name, _ in shown])
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.set_xlim(0, 108)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("test F1, %; dashed: macro F1")
+    some = f" The worst {len(shown)} of {len(ranked)} classes." if len(shown) < len(ranked) else ""
+    yield drawn(
+        figure, "per-class", "F1 per class", f"Test F1 of each class, mean over seeds, the best first.{some}"
+    )
+
+
+def confusion(final: Mapping[str, Any]) -> Iterator[Drawing]:
+    """The confusion matrix in percent of the true class."""
+    counts = np.array(final["confusion_matrix"], dtype=float)
+    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-9)
+    names = [label(name, 14) for name in final["per_class"]]
+    n = len(names)
+    figure = canvas(4.6)
+    axes = figure.subplots()
+    figure.subplots_adjust(left=0.2, right=0.98, top=0.98, bottom=0.2)
+    matrix(axes, shares, (lambda share: f"{share:.0f}") if n <= 15 else None)
+    if n <= MAX_CLASSES:
+        size = 8 if n <= 15 else 6
+        axes.set_xticks(range(n), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=size)
+        axes.set_yticks(range(n), names, fontsize=size)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    yield drawn(
+        figure,
+        "confusion-matrix",
+        "Confusion matrix",
+        "Of the test images of each class (a row), the share in % that was taken for each class (a column).",
+    )
+
+
+# --- the run ---------------------------------------------------------------------------------------------
+
+
+def time_line(facts: Facts) -> Iterator[Drawing]:
+    """Who worked on what and when."""
+    if not facts.attempts:
+        return
+    workers = list(dict.fromkeys(attempt.worker for attempt in facts.attempts))
+    workers.sort(key=lambda worker: min(a.begin for a in facts.attempts if a.worker == worker))
+    shown = workers[:MAX_WORKERS]
+    studies = list(dict.fromkeys(attempt.study for attempt in facts.attempts))
+    colours = {study: style.SERIES[i % len(style.SERIES)] for i, study in enumerate(studies)}
+    last = max(attempt.end for attempt in facts.attempts)
+    unit, seconds = next(
+        (name, size)
+        for name, size in (("hours", 3600), ("minutes", 60), ("seconds", 1))
+        if last > 2 * size or size == 1
+    )
+    rows = math.ceil(len(studies) / 7)
+    figure = canvas(0.75 + 0.19 * rows + 0.26 * len(shown), width=2 * style.WIDTH)
+    axes = figure.subplots()
+    height = figure.get_figheight()
+    figure.subplots_adjust(left=0.11, right=0.985, top=1 - 0.08 / height, bottom=(0.5 + 0.16 * rows) / height)
+    is_many = len(facts.attempts) > MAX_BARS
+    for row, worker in enumerate(shown):
+        for study in studies:
+            taken = [a for a in facts.attempts if a.worker == worker and a.study == study]
+            for is_broken in (False, True):
+                bars = [
+                    (a.begin / seconds, max(a.end - a.begin, last / 2000) / seconds)
+                    for a in taken
+                    if (a.state not in ("complete", "pruned", "running")) == is_broken
+                ]
+                if bars:
+                    axes.broken_barh(
+                        bars,
+                        (row - 0.36, 0.72),
+                        facecolors=colours[study],
+                        edgecolor=style.PAPER,
+                        linewidth=0.0 if is_many else 0.6,
+                        rasterized=is_many,
+                        alpha=0.35 if is_broken else 1.0,
+                    )
+    axes.set_yticks(range(len(shown)), [label(worker, 16) for worker in shown])
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.set_xlim(0, max(last / seconds, 1e-9))
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(unit, loc="right", labelpad=2)
+    handles = [Patch(color=colour, label=label(study)) for study, colour in colours.items()]
+    figure.legend(handles=handles, loc="lower left", ncol=7, bbox_to_anchor=(0.1, 0.02 / height))
+    more = f" The first {len(shown)} of {len(workers)} workers." if len(shown) < len(workers) else ""
+    yield drawn(
+        figure,
+        "time-line",
+        "Who trained what, and when",
+        f"Each bar is a trial; pale ones were lost, released or failed.{more}",
+    )

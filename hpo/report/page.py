@@ -1,0 +1,219 @@
+"""Writes the report: one page, the same as Markdown, and its tables and figures as files."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from hpo.errors import RunError
+from hpo.plan import Plan
+from hpo.report import conclusions, figures, published, tables, words
+from hpo.report.facts import Facts, Section, read
+from hpo.report.style import Drawing
+from hpo.report.tables import Cell, Table
+from hpo.text import printable, show_value
+
+MAX_ROWS = 1000
+"""A longer table is cut on the page; its CSV file has all of it."""
+MAX_IMAGE_BYTES = 2_000_000
+WRONG_IMAGES = "most-confidently-wrong.png"
+VERDICT_MARKS = {"confirmed": "✓", "denied": "✗", "open": "○"}
+
+
+@dataclass(frozen=True)
+class Inheritance:
+    """Values of one origin, as a section lists them."""
+
+    origin: str
+    trial: str
+    """STUDY/NUMBER; empty where no trial chose them."""
+    anchor: str
+    values: str
+
+
+@dataclass(frozen=True)
+class StudyPart:
+    """A study's part of the page."""
+
+    section: Section
+    title: str
+    question: str
+    method: str
+    decision: str
+    inheritance: Sequence[Inheritance]
+    table: Table
+    notes: Sequence[str]
+    drawings: Sequence[Drawing]
+
+
+def write_report(plan: Plan, out: Path) -> Path:
+    """Writes `out/report/`: report.html, report.md, tables/*.csv, figures/*.svg and *.png.
+
+    Args:
+        plan: in whatever state; a reader's storage is enough.
+        out: the plan's output folder, where the final stage left its pictures.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
+    facts = read(plan)
+    drawings = figures.draw(facts)
+    context = _context(facts, drawings, out)
+    folder = out / "report"
+    page = folder / "report.html"
+    try:
+        for name in ("tables", "figures"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        page.write_text(_html(context), "utf-8")
+        (folder / "report.md").write_text(_markdown(context), "utf-8")
+        for table in [*context["all_tables"], tables.epochs_table(facts.points)]:
+            (folder / "tables" / f"{table.name}.csv").write_text(table.csv(), "utf-8", newline="")
+        for drawing in (each for found in drawings.values() for each in found):
+            (folder / "figures" / f"{drawing.name}.svg").write_bytes(drawing.svg)
+            (folder / "figures" / f"{drawing.name}.png").write_bytes(drawing.png)
+        if context["wrong_images"]:
+            (folder / "figures" / WRONG_IMAGES).write_bytes(context["wrong_images"])
+    except OSError as error:
+        raise RunError(f"{folder}: the report cannot be written: {error.strerror or error}") from error
+    return page
+
+
+def _context(facts: Facts, drawings: figures.Figures, out: Path) -> dict[str, Any]:
+    parts = [_part(section, drawings[section.name]) for section in facts.sections]
+    comparisons = tables.published_table(published.comparisons(facts), facts)
+    provenance = words.provenance(facts, version("hpo-studies"))
+    final_tables = []
+    if facts.final is not None:
+        final_tables = [_final_config(facts), *tables.final_tables(facts.final)]
+    judged = conclusions.conclusions(facts)
+    conclusions_table = tables.conclusions_table(judged)
+    return {
+        "answer": words.answer(facts),
+        "warnings": [printable(text) for text in words.warnings(facts)],
+        "conclusions": judged,
+        "noise": conclusions.noise_text(facts),
+        "limits": conclusions.not_the_reports(facts),
+        "marks": VERDICT_MARKS,
+        "parts": parts,
+        "final": facts.final,
+        "final_tables": {table.name: table for table in final_tables},
+        "final_drawings": {drawing.name: drawing for drawing in drawings["final"]},
+        "shrinkage": words.shrinkage(facts),
+        "published": comparisons,
+        "provenance": provenance,
+        "answer_drawings": drawings["answer"],
+        "provenance_drawings": drawings["provenance"],
+        "wrong_images": _wrong_images(facts, out),
+        "all_tables": [
+            *[part.table for part in parts],
+            *final_tables,
+            comparisons,
+            conclusions_table,
+            provenance,
+        ],
+        "max_rows": MAX_ROWS,
+    }
+
+
+def _part(section: Section, drawings: Sequence[Drawing]) -> StudyPart:
+    title = printable(f"{section.spec.section} {section.spec.title or section.name}".strip())
+    inheritance = [
+        Inheritance(
+            origin=origin.text,
+            trial=f"{origin.trial.study}/{origin.trial.trial}" if origin.trial else "",
+            anchor=f"trial-{origin.trial.study}-{origin.trial.trial}" if origin.trial else "",
+            values=", ".join(f"{name} {show_value(value)}" for name, value in values.items()),
+        )
+        for origin, values in words.grouped_origins(section.context, section.origins)
+    ]
+    return StudyPart(
+        section=section,
+        title=title,
+        question=words.question(section),
+        method=words.method(section),
+        decision=words.decision_text(section),
+        inheritance=inheritance,
+        table=tables.points_table(section),
+        notes=tables.notes(section),
+        drawings=drawings,
+    )
+
+
+def _final_config(facts: Facts) -> Table:
+    """The final configuration, each value linked to the trial that it came from."""
+    config: dict[str, Any] = facts.final["config"] if facts.final else {}
+    origins: dict[str, Cell] = {}
+    for section in facts.chain:
+        decision = section.decision
+        for name, origin in section.origins.items():
+            if origin.text not in ("default", "fixed here") and not origin.trial:
+                origins.setdefault(name, Cell(origin.text))
+        if decision and decision.adopted and decision.winner:
+            source = decision.winner.source
+            cell = Cell(f"{source.study}/{source.trial}", link=f"trial-{source.study}-{source.trial}")
+            origins |= dict.fromkeys([*section.spec.search, *section.spec.fixed], cell)
+    return tables.config_table(config, origins)
+
+
+def _wrong_images(facts: Facts, out: Path) -> bytes:
+    """The sheet that the final stage stored; empty where it is not at hand or too large for a page."""
+    file = out / WRONG_IMAGES
+    if facts.final is None or not file.is_file() or file.stat().st_size > MAX_IMAGE_BYTES:
+        return b""
+    content = file.read_bytes()
+    return content if content.startswith(b"\x89PNG\r\n") else b""
+
+
+def _environment(*, autoescape: bool) -> Environment:
+    environment = Environment(
+        loader=PackageLoader("hpo.report", "templates"),
+        autoescape=autoescape,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters["svg_uri"] = lambda svg: f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+    environment.filters["png_uri"] = lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    environment.filters["unbroken"] = _unbroken
+    environment.filters["md"] = markdown_text
+    return environment
+
+
+def _unbroken(text: str) -> str:
+    """Keeps numbers and their signs on one line."""
+    return re.sub(r" (?=%)|(?<=\bp) (?=[=<])|(?<=p [=<]) ", "\N{NO-BREAK SPACE}", text)
+
+
+def _html(context: dict[str, Any]) -> str:
+    environment = _environment(autoescape=True)
+    source, *_ = environment.loader.get_source(environment, "sort.js")  # type: ignore[union-attr]
+    style, *_ = environment.loader.get_source(environment, "page.css")  # type: ignore[union-attr]
+    digest = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+    # the page's own rule, should anything of others ever get through: nothing but this one script runs
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    template = environment.get_template("report.html.j2")
+    return template.render(**context, policy=policy, script=Markup(source), style=Markup(style))
+
+
+def _markdown(context: dict[str, Any]) -> str:
+    text = _environment(autoescape=False).get_template("report.md.j2").render(**context)
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def markdown_text(text: object) -> str:
+    """Text of others in Markdown: shown as it is, on one line, also inside a table."""
+    escaped = re.sub(r"([\\`*_{}\[\]<>#|~$!&])", r"\\\1", printable(str(text)))
+    escaped = re.sub(r"^(\d+)([.)]\s)", r"\1\\\2", escaped)  # no list
+    return re.sub(r"^([-+=])", r"\\\1", escaped)

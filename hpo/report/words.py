@@ -1,0 +1,275 @@
+"""What a report says in sentences: the answer, what to be warned of, and what each study asked."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from hpo.axes import Choices, Range
+from hpo.config import ParamValue
+from hpo.decision import MIN_SEEDS_TO_TEST
+from hpo.plan import Options
+from hpo.report.facts import Facts, Origin, Section
+from hpo.report.tables import Cell, Column, Row, Table, data_text
+from hpo.text import duration, params_text, percent, printable, show_value
+
+SMALL_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The report in a line, and in a sentence."""
+
+    headline: str
+    sentence: str
+
+
+def answer(facts: Facts) -> Answer:
+    """What came out, or how far the plan is."""
+    final = facts.final
+    data = data_text(facts)
+    if final is not None:
+        test, deviation, n_seeds = final["test"], final["std"], len(final["seeds"])
+        spread = "" if deviation["macro_f1"] is None else f" ± {percent(deviation['macro_f1'])}"
+        seeds = (
+            "result of one fresh seed"
+            if n_seeds == 1
+            else f"mean and deviation over {_count(n_seeds)} fresh seeds"
+        )
+        macro_f1 = f"{percent(test['macro_f1'])}{spread} %"
+        return Answer(
+            f"Test macro F1 {macro_f1}",
+            f"The configuration that the studies chose reaches a macro F1 of {macro_f1}, an accuracy of "
+            f"{percent(test['accuracy'])} % and a loss of {test['loss']:.3f} on the test set of "
+            f"{data}. That is the {seeds}, at epoch {final['selected_epoch']}, which validation chose.",
+        )
+    decided = [section for section in facts.sections if section.decision]
+    if facts.final_inherited is not None and facts.final_inherited.value is not None:
+        best = percent(facts.final_inherited.value)
+        state = "Every study has decided; the test set has not been opened"
+        return Answer(
+            f"Validation macro F1 {best} %, no test result yet",
+            f"{state}. On validation the best configuration reaches a macro F1 of {best} %, on {data}.",
+        )
+    values = [s.decision.value for s in decided if s.decision and s.decision.value is not None]
+    best_so_far = f" The best so far reaches {percent(values[-1])} % on validation." if values else ""
+    return Answer(
+        "No answer yet",
+        f"{_count(len(decided)).capitalize()} of {_count(len(facts.sections))} studies "
+        f"{'has' if len(decided) == 1 else 'have'} decided.{best_so_far} Data: {data}.",
+    )
+
+
+def warnings(facts: Facts) -> list[str]:
+    """What a reader should know before believing the answer."""
+    found = [*_edges(facts), *_rising(facts)]
+    seeds = facts.options.seeds
+    if seeds < MIN_SEEDS_TO_TEST:
+        each = "a single seed" if seeds == 1 else f"{_count(seeds)} seeds"
+        found.append(f"Every point of the search was trained on {each}: no decision is tested against noise.")
+    if facts.final is not None and len(facts.final["seeds"]) == 1:
+        found.append("The test result is of a single seed: it has no deviation.")
+    for section in facts.sections:
+        failed = section.status.points["failed"]
+        if failed:
+            points = "point" if failed == 1 else "points"
+            found.append(f"{section.name}: {_count(failed)} {points} failed for good and count for nothing.")
+        decision = section.decision
+        if decision and decision.adopted and decision.p_value is not None and decision.p_value >= 0.05:
+            found.append(
+                f"{section.name}: the winner was adopted although seeds alone may explain its lead "
+                f"(p = {decision.p_value:.2g})."
+            )
+    if facts.options.limit_train or facts.options.limit_valid:
+        identity = facts.identity
+        found.append(
+            f"The data were cut to {identity.n_train:,} training and {identity.n_valid:,} validation images."
+        )
+    return [*found, *[f"{remark[0].upper()}{remark[1:]}." for remark in facts.remarks]]
+
+
+def _edges(facts: Facts) -> Iterator[str]:
+    for section in facts.chain:
+        decision = section.decision
+        if decision is None or not decision.adopted or decision.winner is None:
+            continue
+        edges = []
+        for name, axis in section.spec.search.items():
+            value = decision.winner.searched.get(name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            side = _edge(axis, value)
+            if side:
+                edges.append(f"{name.replace('_', ' ')} {show_value(value)} is the {side} tried")
+        if edges:
+            yield f"{section.name}: the winner is on the edge of the search: {', '.join(edges)}."
+
+
+def _edge(axis: Choices | Range, value: float) -> str:
+    low, high = (float(bound) for bound in axis.bounds)
+    # a range is hardly ever drawn at its very end
+    near = 0.0 if isinstance(axis, Choices) or axis.step else 0.02
+    if isinstance(axis, Range) and axis.log:
+        near_low, near_high = low * (high / low) ** near, high / (high / low) ** near
+    else:
+        near_low, near_high = low + near * (high - low), high - near * (high - low)
+    if value >= near_high:
+        return "highest"
+    return "lowest" if value <= near_low else ""
+
+
+def _rising(facts: Facts) -> Iterator[str]:
+    for section in facts.chain[-1:]:
+        source = section.decision.source if section.decision else None
+        if source is None:
+            continue
+        point = next(
+            (p for p in facts.points if (p.study, p.row.trial) == (source.study, source.trial)), None
+        )
+        rising = [text for text in (point.findings if point else ()) if text.startswith("still rising")]
+        if point and rising:
+            yield f"{point.name}, the chosen configuration, was {rising[0]}; more epochs may be better."
+
+
+def question(section: Section) -> str:
+    """What a study asks, in a sentence."""
+    spec = section.spec
+    axes = [f"{name.replace('_', ' ')} ({_values(axis)})" for name, axis in spec.search.items()]
+    which = " and ".join([", ".join(axes[:-1]), axes[-1]] if len(axes) > 1 else axes)
+    with_ = f", with {params_text(spec.fixed)}," if spec.fixed else ""
+    return f"Which {which}{with_} gives the highest macro F1 on validation?"
+
+
+def _values(axis: Choices | Range) -> str:
+    if isinstance(axis, Choices):
+        return ", ".join(show_value(value) for value in axis.choices)
+    how = ", on a log scale" if axis.log else f" in steps of {axis.step:g}" if axis.step else ""
+    return f"{axis.low:g} to {axis.high:g}{how}"
+
+
+def method(section: Section) -> str:
+    """How a study searched."""
+    spec, points = section.spec, section.status.points
+    parts = [f"{section.status.n_points} points, sampler {spec.sampler.name}"]
+    if spec.constraints:
+        parts.append(f"under {' and '.join(map(str, spec.constraints))}")
+    options = params_text(spec.pruner.options)
+    parts.append(f"pruner {spec.pruner.name}{f' ({options})' if options else ''}")
+    counts = [f"{count} {state}" for state, count in points.items() if count]
+    return f"{'; '.join(parts)}. {', '.join(counts).capitalize()}."
+
+
+def decision_text(section: Section) -> str:
+    """What a study decided and on what ground."""
+    decision = section.decision
+    if decision is None:
+        waiting = "Not begun" if section.status.state == "pending" else "Not decided yet"
+        return f"{waiting}: {section.status.n_ended} of {section.status.n_points} points have ended."
+    text = printable(f"{decision.text[0].upper()}{decision.text[1:]}.")
+    control = decision.control
+    if control is None:
+        return text
+    rule = "a winner replaces what was inherited only where it beats it at the same seeds"
+    trial = f"{control.source.study}/{control.source.trial}"
+    return f"{text} The control, trial {trial}, reaches {percent(control.value)} %; {rule}."
+
+
+def grouped_origins(
+    context: Mapping[str, ParamValue], origins: Mapping[str, Origin]
+) -> list[tuple[Origin, dict[str, ParamValue]]]:
+    """The values of a configuration by where they come from, in order of appearance, defaults last."""
+    groups: dict[Origin, dict[str, ParamValue]] = {}
+    for name, origin in origins.items():
+        if not _is_unused(name, context):
+            groups.setdefault(origin, {})[name] = context[name]
+    return sorted(groups.items(), key=lambda group: group[0].text == "default")
+
+
+def _is_unused(name: str, context: Mapping[str, ParamValue]) -> bool:
+    return name in ("mixup_first_epoch", "mixup_last_epoch") and context.get("mixup_alpha") == 0
+
+
+def provenance(facts: Facts, version: str) -> Table:
+    """What the results depend on, and what they took."""
+    options, identity = facts.options, facts.identity
+    points = facts.trained
+    trained = sum(point.row.epochs * len(point.seeds) for point in points)
+    pruned = [point for point in points if point.row.state == "pruned"]
+    saved = sum((int(p.config.get("epochs", 0)) - p.row.epochs) * len(p.seeds) for p in pruned)
+    busy = sum(point.row.seconds for point in points)
+    seconds_saved = sum(
+        point.row.seconds / point.row.epochs * (int(point.config.get("epochs", 0)) - point.row.epochs)
+        for point in pruned
+        if point.row.epochs
+    )
+    wall = max((attempt.end for attempt in facts.attempts), default=0.0)
+    workers = len({attempt.worker for attempt in facts.attempts})
+    lost = sum(attempt.state in ("lost", "released", "superseded", "error") for attempt in facts.attempts)
+    search_seeds = (
+        f"{options.seed} to {options.seed + options.seeds - 1}" if options.seeds > 1 else options.seed
+    )
+    final_seeds = ", ".join(map(str, facts.final["seeds"])) if facts.final else "not trained yet"
+    lines: list[tuple[str, object]] = [
+        ("data", data_text(facts)),
+        ("data fingerprint", identity.fingerprint),
+        ("classes", ", ".join(identity.class_names)),
+        ("seeds of the search", search_seeds),
+        ("seeds of the final stage", final_seeds),
+        (
+            "precision, device, threads a worker",
+            f"{identity.precision}, {identity.device}, {identity.threads}",
+        ),
+        ("trained on", "; ".join(f"{text} ({_trials(n)})" for text, n in facts.machines.items())),
+        ("versions", ", ".join(f"{name} {number}" for name, number in facts.versions.items())),
+        ("this page", f"hpo {version}"),
+        ("database", facts.storage),
+        ("command", command(options)),
+        ("first trial began", facts.began),
+        ("last trial ended", facts.ended),
+        ("time from first to last", duration(wall)),
+        ("time of training", f"{duration(busy)} on {_count(workers)} worker{'' if workers == 1 else 's'}"),
+        ("epochs trained", f"{trained:,}, one seed each"),
+        ("epochs saved by pruning", f"{saved:,} (about {duration(seconds_saved)})"),
+        ("attempts lost, released or failed", lost),
+    ]
+    rows = [Row([Cell(name), Cell(printable(str(value)), value)]) for name, value in lines if value != ""]
+    columns = [Column("what", "what", numeric=False), Column("value", "value", numeric=False)]
+    return Table("provenance", "What the results depend on, and what they took.", columns, rows)
+
+
+def command(options: Options) -> str:
+    """A command that makes such a plan."""
+    words = ["hpo run"]
+    for name, value in options.model_dump().items():
+        if name == "pruning":
+            words += [] if value else ["--no-pruning"]
+        elif value != Options.model_fields[name].default or name == "data":
+            text = f"{value:g}" if isinstance(value, float) else str(value)
+            words += [f"--{name.replace('_', '-')}", shlex.quote(text)]
+    return " ".join(words)
+
+
+def shrinkage(facts: Facts) -> str:
+    """How search, fresh seeds and test set compare."""
+    final = facts.final or {}
+    search, fresh, test = (
+        final.get("search_macro_f1"),
+        final.get("fresh_macro_f1"),
+        final.get("test", {}).get("macro_f1"),
+    )
+    if search is None or fresh is None or test is None:
+        return ""
+    return (
+        f"Macro F1 of this configuration: {percent(search)} % on validation in the search, "
+        f"{percent(fresh)} % on validation at fresh seeds, {percent(test)} % on the test set. What is lost "
+        "between the first two is the optimism of choosing the best of many, then that of choosing the epoch."
+    )
+
+
+def _trials(count: int) -> str:
+    return "one trial" if count == 1 else f"{count:,} trials"
+
+
+def _count(number: int) -> str:
+    return SMALL_NUMBERS[number] if number < len(SMALL_NUMBERS) else f"{number:,}"

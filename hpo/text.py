@@ -1,0 +1,60 @@
+"""How values are written for people, and how text of others is made harmless where it is shown.
+
+Names come from study files, databases, data sets and URLs: they are shown, never obeyed,
+whether by a terminal, a spreadsheet or a page.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from hpo.config import ParamValue
+
+# control characters, line separators, marks that turn the direction of writing, bytes that are no UTF-8
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""One line of text in which everything that a terminal would obey is written out.
+
+    >>> print(printable("\x1b[31mred\n"))
+    \x1b[31mred\n
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def harmless_cell(value: Any) -> Any:
+    """A cell of a CSV file: on one line, and no formula to a spreadsheet."""
+    if not isinstance(value, str):
+        return value
+    # spreadsheets pass over blanks before a formula
+    formula = value.lstrip()[:1] in ("=", "+", "-", "@") or value[:1] in ("\t", "\r", "\n")
+    return printable(f"'{value}" if formula else value)
+
+
+def show_value(value: ParamValue) -> str:
+    """A parameter's value as tables and sentences write it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def params_text(params: Mapping[str, Any]) -> str:
+    """Parameters in one line."""
+    return ", ".join(f"{name} {show_value(value)}" for name, value in params.items())
+
+
+def percent(value: float | None) -> str:
+    """A fraction as a percentage, or a dash."""
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"

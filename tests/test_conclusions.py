@@ -1,0 +1,173 @@
+"""The report's claims, judged on cells made for the purpose."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from hpo.config import TrialConfig
+from hpo.report.conclusions import CLAIMS, Cells, Evidence, seed_noise
+from hpo.report.facts import Point
+from hpo.results import TrialRow
+
+NUMBERS = itertools.count()
+
+
+def point(f1: float | list[float], *, dead: float = 0.1, died: bool = False, **config: Any) -> Point:
+    """A trained configuration: its macro F1 per epoch, of three seeds that differ by one point each."""
+    epochs = f1 if isinstance(f1, list) else [f1 / 2, f1]
+    layers = {"conv1": {"weight_gradient": 1.0, "bias_gradient": 1.0, "dead_share": dead}}
+    history = [
+        [{"seed": s, "valid_macro_f1": value + 0.01 * (s - 1), "layers": layers} for s in range(3)]
+        for value in epochs
+    ]
+    params = TrialConfig().replace(**config).params()
+    row = TrialRow(
+        trial=next(NUMBERS),
+        point="",
+        params=config,
+        state="complete",
+        reason="",
+        earlier=(),
+        checkpoint_notes=(),
+        attempt=1,
+        epochs=len(epochs),
+        best_epoch=len(epochs),
+        macro_f1=max(epochs),
+        accuracy=max(epochs),
+        loss=1.0,
+        seconds=1.0,
+        history=history,
+    )
+    return Point("study", row, params, (0, 1, 2), (), 3 if died else 0)
+
+
+def judge(claim: str, *points: Point) -> Evidence:
+    """What the cells say about the claim that holds this word."""
+    (function,) = [function for text, function in CLAIMS.items() if claim in text]
+    return function(Cells(points, seed_noise(points), n_classes=10))
+
+
+@pytest.mark.parametrize(
+    "claim", ["channels", "Kernels", "ReLU", "Small batches", "L2", "Batch norm", "Mixup"]
+)
+def test_a_claim_without_cells_that_contrast_it_is_open(claim: str) -> None:
+    assert judge(claim).verdict == "open"
+    assert judge(claim, point(0.5), point(0.9, optimizer="sgd")).verdict == "open"
+
+
+@pytest.mark.parametrize(("small", "verdict"), [(0.7, "confirmed"), (0.5, "denied"), (0.605, "open")])
+def test_l2(small: float, verdict: str) -> None:
+    # no L2 at all is no small L2, and what differs in more than L2 is no contrast
+    others = (point(0.9, l2=0.0), point(0.1, l2=0.1, batch_size=80))
+    evidence = judge("L2", point(small, l2=1e-5), point(0.6, l2=1e-3), point(0.6, l2=1e-2), *others)
+    assert evidence.verdict == verdict
+    assert [float(p.config["l2"]) for p in evidence.points] == [1e-5, 1e-2]
+
+
+def test_without_seeds_to_measure_noise_by_nothing_is_decided() -> None:
+    def first_seed(each: Point) -> Point:
+        history = [epoch[:1] for epoch in each.row.history]
+        return replace(each, seeds=(0,), row=replace(each.row, history=history))
+
+    points = (point(0.7, l2=1e-5), point(0.3, l2=1e-2))
+    assert judge("L2", *points).verdict == "confirmed"
+    evidence = judge("L2", *map(first_seed, points))
+    assert evidence.verdict == "open"
+    assert "no seeds to tell it from noise" in evidence.text
+    # one configuration with seeds is enough to know the noise
+    cells = Cells(map(first_seed, points), seed_noise(points), 10)
+    assert CLAIMS["L2 must be small on a small network"](cells).verdict == "confirmed"
+
+
+def test_networks_that_collapsed_say_nothing_of_noise() -> None:
+    healthy = point(0.7)
+    collapsed = replace(healthy, findings=("constant prediction: one class for every image since epoch 1",))
+    assert seed_noise([healthy]).deviation == pytest.approx(0.01)
+    assert seed_noise([healthy, collapsed]) == seed_noise([healthy])
+    assert seed_noise([collapsed]).deviation is None
+
+
+def test_a_pruned_cell_is_compared_over_the_epochs_that_both_have() -> None:
+    late = point([0.2, 0.3, 0.9], l2=1e-5)
+    assert judge("L2", late, point([0.2, 0.3], l2=1e-2)).verdict == "open"
+    assert judge("L2", late, point([0.2, 0.3, 0.3], l2=1e-2)).verdict == "confirmed"
+
+
+@pytest.mark.parametrize(
+    ("few", "many", "equal", "verdict"),
+    [
+        (0.5, 0.7, 0.6, "confirmed"),
+        (0.5, 0.7, 0.8, "denied"),
+        (0.8, 0.7, 0.6, "denied"),
+        (0.7, 0.7, 0.6, "open"),
+        (None, 0.7, 0.6, "open"),  # the six studies: nobody tried too few
+    ],
+)
+def test_channels(few: float | None, many: float, equal: float, verdict: str) -> None:
+    points = [
+        point(many, conv1_channels=32, conv2_channels=64),
+        point(equal, conv1_channels=64, conv2_channels=64),
+    ]
+    if few is not None:
+        # so many fewer than 64 that they bear on the first half of the claim, as on the second
+        points.append(point(few, conv1_channels=16, conv2_channels=48))
+        points.append(point(many, conv1_channels=32, conv2_channels=48))
+    assert judge("channels", *points).verdict == verdict
+
+
+@pytest.mark.parametrize(("growing", "verdict"), [(0.7, "confirmed"), (0.5, "denied"), (0.6, "open")])
+def test_kernels(growing: float, verdict: str) -> None:
+    points = [
+        point(growing, conv1_kernel=3, conv2_kernel=5),
+        point(growing, conv1_kernel=5, conv2_kernel=7),
+        point(0.6, conv1_kernel=5, conv2_kernel=5),
+    ]
+    evidence = judge("Kernels", *points)
+    assert evidence.verdict == verdict
+    assert "mean of 2 contrasts" in evidence.text
+
+
+@pytest.mark.parametrize(
+    ("high", "verdict"),
+    [
+        (point(0.02, learning_rate=0.01, dead=1.0, died=True), "confirmed"),
+        (point(0.3, learning_rate=0.01), "denied"),  # too high it is, and the units live
+        (point(0.02, learning_rate=0.01, dead=1.0), "open"),  # dead units, and gradients that still flow
+        (point(0.7, learning_rate=0.01), "open"),  # not too high at all
+    ],
+    ids=["dying", "living", "undecided", "fine"],
+)
+def test_learning_rate(high: Point, verdict: str) -> None:
+    points = (high, point(0.7, learning_rate=0.001), point(0.6, learning_rate=0.0001))
+    assert judge("ReLU", *points).verdict == verdict
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.2, "confirmed"), (-0.2, "denied"), (0.0, "open")])
+def test_interactions(gain: float, verdict: str) -> None:
+    norm = [
+        point(0.5 + (gain if size == 80 and on else 0), batch_size=size, batch_norm=on)
+        for size in (20, 80)
+        for on in (False, True)
+    ]
+    assert judge("Batch norm", *norm).verdict == verdict
+    rates = [
+        point(0.5 + (gain if (size, rate) == (20, 1e-4) else 0), batch_size=size, learning_rate=rate)
+        for size in (20, 80)
+        for rate in (1e-3, 1e-4)
+    ]
+    assert judge("Small batches", *rates).verdict == verdict
+    assert judge("Small batches", *rates[:3]).verdict == "open"
+
+
+@pytest.mark.parametrize(
+    ("at_once", "later", "verdict"),
+    [(0.05, 0.7, "confirmed"), (0.68, 0.7, "denied"), (0.25, 0.7, "open"), (0.05, 0.05, "open")],
+)
+def test_mixup(at_once: float, later: float, verdict: str) -> None:
+    first = point(at_once, mixup_alpha=0.2, mixup_first_epoch=1)
+    evidence = judge("Mixup", first, point(later, mixup_alpha=0.2, mixup_first_epoch=6))
+    assert evidence.verdict == verdict

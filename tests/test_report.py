@@ -1,0 +1,424 @@
+"""`hpo report` on real runs: what it writes, and that nothing in it is obeyed or fetched."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from conftest import Result, hpo
+from PIL import Image
+
+from hpo.report.page import markdown_text
+from hpo.report.study_figures import main_effect
+from hpo.spec import load_studies, shipped_studies
+
+Cli = Callable[..., Result]
+SHIPPED_RUN = ("--data=digits", "--limit-train=150", "--limit-valid=100", "--epochs=2", "--final-seeds=2")
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the six shipped studies, with its report."""
+    out = tmp_path_factory.mktemp("report") / "out"
+    for arguments in (("run", *SHIPPED_RUN, "--workers=2"), ("report",)):
+        result = hpo(*arguments, "--out", out)
+        assert result.code == 0, result.err
+    assert result.out.strip() == str(out / "report" / "report.html")
+    return out
+
+
+@pytest.fixture(scope="module")
+def page(out: Path) -> str:
+    return (out / "report" / "report.html").read_text("utf-8")
+
+
+def rows(out: Path, table: str) -> list[dict[str, str]]:
+    with (out / "report" / "tables" / f"{table}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def files(out: Path) -> dict[str, bytes]:
+    report = out / "report"
+    return {str(path.relative_to(report)): path.read_bytes() for path in report.rglob("*") if path.is_file()}
+
+
+class Links(HTMLParser):
+    """Collects what a page refers to, the ids that it has, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.references: list[str] = []
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.references += [
+            value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")
+        ]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+# --- what is written ---------------------------------------------------------------------------------------
+
+
+def test_tables_and_figures_are_there(out: Path) -> None:
+    written = files(out)
+    for name in load_studies(shipped_studies()):
+        assert f"tables/points-{name}.csv" in written
+        assert {
+            f"figures/{name}-{kind}.{ext}" for kind in ("accuracy", "loss") for ext in ("svg", "png")
+        } <= (written.keys())
+    for figure in (
+        "waterfall",
+        "network-setup-channels-kernels",
+        "network-setup-importance",
+        "learning-rate-gradients-weights",
+        "learning-rate-gradients-biases",
+        "learning-rate-dead-units",
+        "final-accuracy",
+        "final-loss",
+        "per-class",
+        "confusion-matrix",
+        "time-line",
+    ):
+        assert written[f"figures/{figure}.png"].startswith(b"\x89PNG")
+        root = ElementTree.fromstring(written[f"figures/{figure}.svg"])
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert written["figures/most-confidently-wrong.png"] == (out / "most-confidently-wrong.png").read_bytes()
+    assert written["report.md"].decode().startswith("# Test macro F1 ")
+
+
+def test_the_page_says_what_the_database_says(out: Path, page: str, cli: Cli) -> None:
+    final = json.loads(cli("final", "--out", out, "--json").out)
+    deviation = f"{100 * final['test']['macro_f1']:.1f} ± {100 * final['std']['macro_f1']:.1f} %"
+    assert f"<h1>Test macro F1 {deviation}</h1>" in page
+    for study in json.loads(cli("status", "--out", out, "--json").out)["studies"][:-1]:
+        shown = rows(out, f"points-{study['name']}")
+        best = max(float(row["macro_f1"]) for row in shown if row["state"] == "complete")
+        assert best == pytest.approx(study["best"]["value"])
+        own = [row for row in shown if "/" not in row["trial"]]
+        assert len(own) == sum(study["points"].values())
+        assert study["decision"][1:] in Links(page).text
+    seeds = [float(row["macro_f1"]) for row in rows(out, "final-seeds")]
+    assert sum(seeds) / len(seeds) == pytest.approx(final["test"]["macro_f1"])
+
+
+def test_inherited_values_link_to_the_trial_that_chose_them(out: Path, page: str) -> None:
+    links = Links(page)
+    anchors = {reference.removeprefix("#") for reference in links.references if reference.startswith("#")}
+    assert anchors <= set(links.ids)
+    assert len(links.ids) == len(set(links.ids))
+    (chosen,) = [row for row in rows(out, "points-network-setup") if "best" in row["remarks"]]
+    assert f'<a href="#trial-network-setup-{chosen["trial"]}">' in page
+
+
+def test_every_printed_figure_is_compared(out: Path) -> None:
+    shown = rows(out, "published")
+    expected = []
+    for name, spec in load_studies(shipped_studies()).items():
+        assert spec.published is not None
+        for result in spec.published.results:
+            study = "final" if result.on == "test" else name
+            for figure in ("macro_f1", "accuracy", "loss"):
+                value = getattr(result, figure)
+                if value is not None:
+                    expected.append((study, f"{result.epoch} {figure.replace('_f1', ' F1')}", value))
+    found = [(row["study"], row["figure"], float(row["published"])) for row in shown if row["published"]]
+    assert sorted(found) == sorted(expected)
+    assert len(found) > 25
+    for row in shown:
+        if row["published"] and row["ours"]:
+            difference = float(row["ours"]) - float(row["published"])
+            assert float(row["difference"]) == pytest.approx(difference)
+    last = {row["loss"] for row in rows(out, "final-epochs") if row["epoch"] == "2"}
+    assert {row["ours"] for row in shown if (row["study"], row["figure"]) == ("final", "last loss")} == last
+
+
+def test_on_other_data_the_conclusions_stay_open(out: Path, page: str) -> None:
+    verdicts = [row["verdict"] for row in rows(out, "conclusions")]
+    assert verdicts == ["open"] * 7
+    assert "the data are not the report&#39;s CIFAR-10" in page
+    assert 'class="verdict confirmed"' not in page
+
+
+def test_warnings(page: str) -> None:
+    assert "trained on a single seed" in page
+    assert "is on the edge of the search" in page
+    assert "mixup_first_epoch 6 never comes in 2 epochs" in page
+    assert "cut to 150 training and 100 validation images" in page
+
+
+def test_nothing_outside_the_file_is_referred_to(page: str, out: Path) -> None:
+    links = Links(page)
+    assert all(reference.startswith(("#", "data:")) for reference in links.references)
+    style = page[page.index("<style>") : page.index("</style>")]
+    assert not re.search(r"url\(|@import", style)
+    assert not re.search(r"https?:", page)
+    images = re.findall(r"data:image/svg\+xml;base64,([^\"]+)", page)
+    assert len(images) > 15
+    for image in images:
+        svg = base64.b64decode(image).decode()
+        assert "DOCTYPE" not in svg
+        targets = re.findall(r"href=\"([^\"]*)\"", svg)
+        assert all(target.startswith(("#", "data:")) for target in targets)
+        assert not re.search(r"https?:(?!//www\.w3\.org/)", svg)
+    markdown = (out / "report" / "report.md").read_text("utf-8")
+    for target in re.findall(r"\]\(([^)]*)\)", markdown):
+        assert (out / "report" / target).is_file()
+
+
+def test_the_same_database_gives_the_same_bytes(out: Path, cli: Cli) -> None:
+    before = files(out)
+    assert cli("report", "--out", out).code == 0
+    assert files(out) == before
+
+
+def test_no_torch(out: Path) -> None:
+    code = (
+        "import sys; from hpo.cli import main; sys.argv = ['hpo', 'report', '--out', sys.argv[1]]\n"
+        "try: main()\nfinally: assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(out)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+# --- plans under way ---------------------------------------------------------------------------------------
+
+
+def test_a_plan_that_has_only_been_written(tmp_path: Path, cli: Cli) -> None:
+    out = tmp_path / "out"
+    assert cli("create", *SHIPPED_RUN, "--out", out).code == 0
+    assert cli("report", "--out", out).code == 0
+    page = (out / "report" / "report.html").read_text("utf-8")
+    assert "<h1>No answer yet</h1>" in page
+    assert "No of six studies have decided" in page
+    assert {row["published"] for row in rows(out, "published")} > {"0.71"}
+    assert not any(row["ours"] for row in rows(out, "published"))
+    assert [row["verdict"] for row in rows(out, "conclusions")] == ["open"] * 7
+
+
+def test_a_plan_that_is_half_done(small_studies: Path, tmp_path: Path, cli: Cli) -> None:
+    out = tmp_path / "out"
+    small = ("--data=digits", "--limit-train=100", "--limit-valid=50", "--epochs=1", "--final-seeds=1")
+    ran = hpo("run", "rate", "--studies", small_studies, "--out", out, *small)
+    assert ran.code == 0, ran.err
+    assert cli("report", "--out", out).code == 0
+    page = (out / "report" / "report.html").read_text("utf-8")
+    assert "One of two studies has decided." in page
+    assert "Not begun: 0 of 3 points have ended." in page
+    assert len(rows(out, "points-rate")) == 2
+    assert not list((out / "report" / "figures").glob("final*"))
+
+
+def test_missing_plan_and_unwritable_folder(tmp_path: Path, out: Path, cli: Cli) -> None:
+    assert cli("report", "--out", tmp_path / "nothing").code == 2
+    (tmp_path / "report").write_text("a file, where a folder must be")
+    refused = cli("report", "--out", tmp_path, "--storage", f"sqlite:///{out / 'hpo.db'}")
+    assert refused.code == 1
+    assert "cannot be written" in refused.err
+    assert "Traceback" not in refused.err
+
+
+# --- what others named -------------------------------------------------------------------------------------
+
+HOSTILE_NAMES = (
+    "<script>alert(1)</script>",
+    "=cmd|' /C calc'!A0",
+    "</style><img src=x onerror=alert(1)>",
+    "$\\frac{1}{0}$ _x_ **b** `c` | d",
+    "\x1b[31mred\u202e",
+    "日本語",
+    "n" * 300,
+)
+HOSTILE_MODULE = f"""
+import numpy as np
+from hpo import ImageData
+
+NAMES = {HOSTILE_NAMES!r}
+
+def images():
+    generator = np.random.default_rng(0)
+    labels = np.arange(10 * len(NAMES)) % len(NAMES)
+    noise = generator.integers(0, 40, (len(labels), 8, 8, 1))
+    pixels = (noise + 30 * labels[:, None, None, None]).astype(np.uint8)
+    return ImageData(pixels, labels, pixels[:20], labels[:20], NAMES)
+"""
+HOSTILE_STUDY = """
+title = "<b>bold</b> ]]> & \\"quoted\\" {{ 7 * 7 }}"
+section = "=1+1"
+[search]
+learning_rate = [0.01, 0.001]
+[[published.results]]
+params = {learning_rate = 0.01}
+loss = 1.0
+note = "-2+3 <img src=x onerror=alert(2)>"
+"""
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run whose classes, titles and notes were named by somebody who means harm."""
+    folder = tmp_path_factory.mktemp("hostile")
+    (folder / "hostile.py").write_text(HOSTILE_MODULE, "utf-8")
+    (folder / "studies").mkdir()
+    (folder / "studies" / "rate.toml").write_text(HOSTILE_STUDY, "utf-8")
+    command = ["run", "--data=python:hostile:images", "--studies=studies", "--out=out", "--epochs=1"]
+    for arguments in ([*command, "--final-seeds=1", "--workers=1"], ["report", "--out=out"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "hpo", *arguments], cwd=folder, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, "Warning" in done.stderr) == (0, False), done.stderr
+    return folder / "out"
+
+
+def test_hostile_names_are_shown_and_not_obeyed(hostile: Path) -> None:
+    page = (hostile / "report" / "report.html").read_text("utf-8")
+    links = Links(page)
+    assert links.tags.count("script") == 1  # ours
+    assert links.tags.count("b") == 1  # ours too: that conclusions stay open
+    assert all(reference.startswith(("#", "data:")) for reference in links.references)
+    assert '<b>bold</b> ]]> & "quoted" {{ 7 * 7 }}' in links.text
+    for name in HOSTILE_NAMES[:4]:
+        assert name in links.text
+    assert not re.search("[\x00-\x09\x0b-\x1f\u202e]", page)
+    for file in (hostile / "report" / "figures").glob("*.svg"):
+        root = ElementTree.fromstring(file.read_bytes())
+        names = {element.tag.rpartition("}")[2] for element in root.iter()}
+        assert not names & {"script", "foreignObject", "b", "img"}
+    text = "".join(ElementTree.parse(hostile / "report" / "figures" / "per-class.svg").getroot().itertext())
+    assert "<script>alert(1)</script>" in text
+    assert "$\\frac{1}{0}$" in text
+    markdown = (hostile / "report" / "report.md").read_text("utf-8")
+    assert "\\<script\\>alert(1)" in markdown
+    assert not re.search(r"(?<!\\)<", markdown)
+
+
+def test_no_cell_is_a_formula_to_a_spreadsheet(hostile: Path) -> None:
+    found = 0
+    for file in (hostile / "report" / "tables").glob("*.csv"):
+        with file.open(encoding="utf-8", newline="") as lines:
+            for row in csv.reader(lines):
+                for cell in row:
+                    is_number = re.fullmatch(r"-?[0-9.]+(e-?[0-9]+)?", cell)
+                    assert is_number or not cell.startswith(("=", "+", "-", "@", "\t", "\r")), (file, cell)
+                    found += cell.startswith("'=cmd") or cell.startswith("'-2+3")
+    assert found >= 3
+
+
+def test_markdown_text_is_one_plain_line() -> None:
+    assert markdown_text("# a|b\n<i>*x*</i> [y](z)") == "\\# a\\|b\\\\n\\<i\\>\\*x\\*\\</i\\> \\[y\\](z)"
+    assert [markdown_text(text) for text in ("1. x", "- x", "33.7")] == ["1\\. x", "\\- x", "33.7"]
+
+
+def test_main_effect() -> None:
+    a, b = [0, 0, 1, 1] * 3, [0, 1, 0, 1] * 3
+    assert main_effect(a, np.array(a, dtype=float)) == pytest.approx(1)
+    assert main_effect(b, np.array(a, dtype=float)) == 0
+    numbers = [float(n) for n in range(100)]
+    assert main_effect(numbers, np.array(numbers)) > 0.95  # in ranges of equal count
+
+
+# --- in a browser ------------------------------------------------------------------------------------------
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser: Any) -> Iterator[Callable[..., tuple[Any, list[str]]]]:
+    """Opens a report; gives the page and what the browser complained of or asked for."""
+    pages = []
+
+    def open_(out: Path, **settings: Any) -> tuple[Any, list[str]]:
+        seen: list[str] = []
+        page = browser.new_page(**settings)
+        pages.append(page)
+        page.on("console", lambda message: seen.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: seen.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (seen.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        file = (out / "report" / "report.html").resolve().as_uri()
+        page.on("request", lambda request: seen.append(request.url) if request.url != file else None)
+        page.goto(file)
+        return page, [url for url in seen if not url.startswith("data:")]
+
+    yield open_
+    for page in pages:
+        page.close()
+
+
+def test_figures_are_drawn_and_nothing_is_fetched(out: Path, hostile: Path, opened: Any) -> None:
+    for folder in (out, hostile):
+        for width in (400, 1280):
+            page, seen = opened(folder, viewport={"width": width, "height": 800})
+            assert seen == []
+            sizes = page.evaluate("[...document.images].map(i => [i.complete, i.naturalWidth])")
+            assert len(sizes) > 5
+            assert all(complete and size > 0 for complete, size in sizes)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_click_on_a_head_sorts_the_table(out: Path, opened: Any) -> None:
+    page, _ = opened(out)
+
+    def column(head: str) -> list[float]:
+        cells = page.locator("#table-points-network-setup tbody tr").evaluate_all(
+            "(rows, column) => rows.map(row => row.cells[column].dataset.v)",
+            heads.index(head),
+        )
+        return [float(cell) for cell in cells]
+
+    button = page.locator("#table-points-network-setup th button")
+    heads = button.all_inner_texts()
+    before = column("F1 %")
+    button.nth(heads.index("F1 %")).click()
+    assert column("F1 %") == sorted(before)
+    button.nth(heads.index("F1 %")).press("Enter")
+    assert column("F1 %") == sorted(before, reverse=True)
+    assert page.locator("th[aria-sort=descending]").count() == 1
+
+
+def test_dark_mode_is_dark_and_so_are_its_figures(out: Path, opened: Any) -> None:
+    brightness = {}
+    for scheme in ("light", "dark"):
+        page, _ = opened(out, color_scheme=scheme)
+        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        picture = page.locator("#figure-waterfall img").screenshot()
+        brightness[scheme] = (sum(map(int, re.findall(r"\d+", colour)[:3])), mean_grey(picture))
+    assert brightness["dark"][0] < 150 < 600 < brightness["light"][0]
+    assert brightness["dark"][1] < 80 < 180 < brightness["light"][1]
+
+
+def mean_grey(png: bytes) -> float:
+    with Image.open(io.BytesIO(png)) as image:
+        return float(np.asarray(image.convert("L")).mean())
