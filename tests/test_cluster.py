@@ -48,6 +48,7 @@ def test_a_cluster_ends_where_local_workers_end(
     assert all("Traceback" not in text for text in said)
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_costs_an_epoch_at_most(tmp_path: Path) -> None:
     record = ray_nodes.run(
         tmp_path / "out", 2, 2, ["--data=digits", "--epochs=8", "--limit-valid=100", "--precision=fp32"]

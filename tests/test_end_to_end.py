@@ -277,6 +277,7 @@ def test_workers_stop_when_their_parent_is_killed(small_studies: Path, tmp_path:
     assert not alive
 
 
+@pytest.mark.slow
 def test_runs_started_at_once_share_the_work(small_studies: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = ("run", "--studies", small_studies, "--out", out, "--workers=1", *SMALL_RUN)
@@ -319,6 +320,7 @@ def write_study(name: str, text: str) -> None:
     Path(f"studies/{name}.toml").write_text(text)
 
 
+@pytest.mark.slow
 def test_the_search_never_opens_the_test_set(tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HPO_CACHE", "cache")
     write_study("rate", "[search]\nlearning_rate = [0.01, 0.001]")

@@ -244,6 +244,7 @@ def wait_for(what: Callable[[], Any], process: subprocess.Popen[Any], seconds: f
 # --- whole runs on servers --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
 def test_a_run_on_a_server_ends_like_one_on_sqlite(
     kind: str, finished: Path, small_studies: Path, started_servers: Started, tmp_path: Path
@@ -271,6 +272,7 @@ def test_a_run_on_a_server_ends_like_one_on_sqlite(
         assert (elsewhere / name).read_bytes() == (out / name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_a_short_siege(kind: str) -> None:
     """The fault harness in short: `examples/benchmarks/faults.py` says what it does."""
