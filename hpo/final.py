@@ -7,6 +7,7 @@ checkpointed and queued again like any other; the test figures are attributes, i
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,11 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna.exceptions import UpdateFinishedTrialError
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from hpo.config import TrialConfig, canonical_json
 from hpo.data.test_set import load_test
+from hpo.errors import TrialLost
 from hpo.files import write_durably
 from hpo.metrics import Scores, score
 from hpo.model import save_model
@@ -136,7 +139,9 @@ class TestRecorder(Recorder):
         network.load_state_dict(weights)
         self._out.mkdir(parents=True, exist_ok=True)
         save_model(self._out / MODEL, network, config, data)
-        contact_sheet(self._test.images, wrong, data.class_names).save(self._out / WRONG_IMAGES)
+        sheet = io.BytesIO()
+        contact_sheet(self._test.images, wrong, data.class_names).save(sheet, "PNG")
+        write_durably(self._out / WRONG_IMAGES, sheet.getbuffer())
         artifacts = self._out / "artifacts"
         artifacts.mkdir(exist_ok=True)
         for file in (self._out / WRONG_IMAGES, self._out / MODEL):
@@ -144,12 +149,15 @@ class TestRecorder(Recorder):
             self._plan.storage.retry(partial(self._upload, file, artifacts))
 
     def _upload(self, file: Path, store: Path) -> None:
-        upload_artifact(
-            artifact_store=FileSystemArtifactStore(store),
-            file_path=str(file),
-            study_or_trial=self._plan.storage.trial(self._trial_id),
-            storage=self._plan.storage.for_optuna,
-        )
+        try:
+            upload_artifact(
+                artifact_store=FileSystemArtifactStore(store),
+                file_path=str(file),
+                study_or_trial=self._plan.storage.trial(self._trial_id),
+                storage=self._plan.storage.for_optuna,
+            )
+        except UpdateFinishedTrialError:
+            raise TrialLost("the final stage was closed by somebody else") from None
 
 
 def fetch_files(record: Mapping[str, Any], store: Store, out: Path) -> None:

@@ -30,8 +30,11 @@ CLAIM_WINDOW = 16
 """How many waiting trials are looked at together; who comes second at one tries the next."""
 ERROR_CAP = 2
 """Attempts of one slot that may end in an error of the trial itself (training is deterministic)."""
-LOST_CAP = 5
-"""Attempts of one slot in a row that may be lost without finishing one more epoch: it kills its workers."""
+LOST_CAP = 10
+"""Attempts of one slot in a row that may be lost without finishing one more epoch: it kills its workers.
+
+Five gave an innocent point up in one of 16 plans whose workers were killed every two seconds (faults.py).
+"""
 
 
 class Reason(StrEnum):
