@@ -208,7 +208,7 @@ def keep_at_work(
 def _stop(crew: Crew, at_work: set[int], received: Sequence[int]) -> None:
     crew.terminate()
     deadline = time.monotonic() + STOP_SECONDS
-    while at_work and time.monotonic() < deadline and len(received) < 2:
+    while at_work and time.monotonic() < deadline and received[1:].count(signal.SIGINT) == 0:
         at_work -= crew.ended().keys()
         time.sleep(0.05)
 

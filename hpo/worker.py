@@ -45,7 +45,7 @@ PARENT_VARIABLE = "HPO_PARENT_PID"
 
 
 class StopRequest:
-    """Whether this process was asked to stop, and by which signal; the second signal ends it at once."""
+    """Whether this process was asked to stop, and by which signal; the second SIGINT ends it at once."""
 
     def __init__(self, deadline_seconds: float | None = None) -> None:
         self.signal: int | None = None
@@ -72,7 +72,10 @@ class StopRequest:
 
     def _on_signal(self, number: int, _frame: object) -> None:
         if self.signal is not None:
-            os._exit(128 + number)
+            # SIGTERM may well come twice: schedulers send it to a job's script and to all its processes
+            if number == signal.SIGINT:
+                os._exit(128 + number)
+            return
         self.signal = number
         last_resort = threading.Timer(STOP_SECONDS, os._exit, (128 + number,))
         last_resort.daemon = True

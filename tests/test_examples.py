@@ -1,0 +1,128 @@
+"""The examples that no test runs: their documents parse, what they name is there, their commands are commands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from hpo.cli.main import hpo
+
+ROOT = Path(__file__).parent.parent
+KUBERNETES = ROOT / "examples" / "kubernetes"
+TEXTS = [
+    ROOT / "README.md",
+    ROOT / "examples/slurm/README.md",
+    ROOT / "examples/slurm/workers.sbatch",
+    ROOT / "examples/kubernetes/README.md",
+]
+
+
+def documents() -> list[dict[str, Any]]:
+    return [
+        document
+        for name in ("postgresql.yaml", "workers.yaml")
+        for document in yaml.safe_load_all((KUBERNETES / name).read_text())
+    ]
+
+
+def of_kind(kind: str) -> list[dict[str, Any]]:
+    found = [document for document in documents() if document["kind"] == kind]
+    assert found
+    return found
+
+
+def containers(document: dict[str, Any]) -> list[dict[str, Any]]:
+    spec = document["spec"]["template"]["spec"]
+    return [*spec.get("initContainers", []), *spec["containers"]]
+
+
+def check_command(words: list[str]) -> None:
+    """Parses a command line of hpo as click does, and runs nothing."""
+    command = hpo.commands[words[0]]
+    # placeholders like N stand for values; what click opens, it opens when the command runs
+    command.make_context(words[0], words[1:], resilient_parsing=False)
+
+
+def commands_of(text: str) -> list[list[str]]:
+    """The `hpo …` lines of shell blocks, comments and redirections left out."""
+    found = []
+    for line in text.splitlines():
+        match = re.match(r"^(?:uv run )?hpo ([a-z].*)$", line.strip())
+        if match:
+            words = shlex.split(match[1].split(" > ")[0].rstrip("&"), comments=True)
+            found.append([re.sub(r"\$\{.*?\}|\$\w+", "x", word) for word in words])
+    return found
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_of_the_examples_is_one(path: Path) -> None:
+    commands = commands_of(path.read_text())
+    assert commands or "kubernetes" in str(path)
+    for words in commands:
+        check_command(words)
+
+
+def test_a_command_that_is_none_would_be_found() -> None:
+    with pytest.raises(KeyError):
+        check_command(["wrk"])
+    with pytest.raises(click.UsageError):
+        check_command(["worker", "--idle", "30m"])
+    with pytest.raises(click.UsageError):
+        check_command(["worker", "--idle-timeout", "soon"])
+
+
+def test_the_commands_of_containers_are_commands() -> None:
+    given = [each["args"] for job in of_kind("Job") for each in containers(job) if "args" in each]
+    assert [words[0] for words in given] == ["create", "worker"]
+    for words in given:
+        check_command(words)
+
+
+def test_every_document_says_what_it_is() -> None:
+    for document in documents():
+        assert document["apiVersion"] in ("v1", "apps/v1", "batch/v1")
+        assert document["metadata"]["name"].startswith("hpo-")
+
+
+def test_secrets_volumes_and_variables_are_there() -> None:
+    (secret,) = of_kind("Secret")
+    (claim,) = of_kind("PersistentVolumeClaim")
+    known = {f"HPO_{option.upper()}" for option in ("storage", "checkpoints", "out", "cache")}
+    for document in [*of_kind("Job"), *of_kind("StatefulSet")]:
+        spec = document["spec"]["template"]["spec"]
+        volumes = {volume["name"] for volume in spec.get("volumes", [])}
+        volumes |= {each["metadata"]["name"] for each in document["spec"].get("volumeClaimTemplates", [])}
+        claimed = {v["persistentVolumeClaim"]["claimName"] for v in spec.get("volumes", []) if len(v) == 2
+                   and "persistentVolumeClaim" in v}
+        assert claimed <= {claim["metadata"]["name"], "images"}
+        for container in containers(document):
+            assert {mount["name"] for mount in container.get("volumeMounts", [])} <= volumes
+            for variable in container["env"]:
+                assert variable["name"] in known or not variable["name"].startswith("HPO_")
+                if "valueFrom" in variable:
+                    reference = variable["valueFrom"]["secretKeyRef"]
+                    assert reference["name"] == secret["metadata"]["name"]
+                    assert reference["key"] in secret["stringData"]
+
+
+def test_the_database_url_is_the_one_of_the_server() -> None:
+    from hpo import database
+
+    (secret,), (service,), (server,) = of_kind("Secret"), of_kind("Service"), of_kind("StatefulSet")
+    url = database.parse(secret["stringData"]["url"])
+    assert url.password == secret["stringData"]["password"]
+    assert url.host == service["metadata"]["name"] == server["spec"]["serviceName"]
+    settings = {each["name"]: each.get("value") for each in containers(server)[0]["env"]}
+    assert (url.username, url.database) == (settings["POSTGRES_USER"], settings["POSTGRES_DB"])
+
+
+def test_the_array_job_asks_for_what_it_counts_on() -> None:
+    text = (ROOT / "examples/slurm/workers.sbatch").read_text()
+    options = set(re.findall(r"^#SBATCH (--[a-z-]+)", text, re.M))
+    assert {"--array", "--requeue", "--signal", "--open-mode", "--time"} <= options
