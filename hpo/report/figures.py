@@ -25,7 +25,7 @@ from hpo.report.study_figures import (
 from hpo.report.style import Drawing, canvas, drawn, label, styled
 
 MAX_WORKERS = 40
-MAX_CLASSES = 40
+MAX_CLASSES = 25
 MAX_BARS = 300
 """From so many bars on they are pixels instead of paths: files stay small."""
 
@@ -159,7 +159,7 @@ def test_curves(facts: Facts) -> Iterator[Drawing]:
             markersize=11,
             markerfacecolor="none",
             linestyle="",
-            label="chosen by validation",
+            label="chosen epoch",
         )
         frame(figure, axes, axis, handles)
         yield drawn(
@@ -205,9 +205,13 @@ def confusion(final: Mapping[str, Any]) -> Iterator[Drawing]:
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-9)
     names = [label(name, 14) for name in final["per_class"]]
     n = len(names)
-    figure = canvas(4.6)
+    longest = max(map(len, names)) if n <= MAX_CLASSES else 2
+    figure = canvas(3.6 + 0.06 * longest)
     axes = figure.subplots()
-    figure.subplots_adjust(left=0.2, right=0.98, top=0.98, bottom=0.2)
+    height = figure.get_figheight()
+    figure.subplots_adjust(
+        left=0.09 + 0.013 * longest, right=0.98, top=0.98, bottom=(0.5 + 0.05 * longest) / height
+    )
     matrix(axes, shares, (lambda share: f"{share:.0f}") if n <= 15 else None)
     if n <= MAX_CLASSES:
         size = 8 if n <= 15 else 6

@@ -136,7 +136,7 @@ def _part(section: Section, drawings: Sequence[Drawing]) -> StudyPart:
             anchor=f"trial-{origin.trial.study}-{origin.trial.trial}" if origin.trial else "",
             values=", ".join(f"{name} {show_value(value)}" for name, value in values.items()),
         )
-        for origin, values in words.grouped_origins(section.context, section.origins)
+        for origin, values in words.grouped_origins(section)
     ]
     return StudyPart(
         section=section,
@@ -155,15 +155,10 @@ def _final_config(facts: Facts) -> Table:
     """The final configuration, each value linked to the trial that it came from."""
     config: dict[str, Any] = facts.final["config"] if facts.final else {}
     origins: dict[str, Cell] = {}
-    for section in facts.chain:
-        decision = section.decision
-        for name, origin in section.origins.items():
-            if origin.text not in ("default", "fixed here") and not origin.trial:
-                origins.setdefault(name, Cell(origin.text))
-        if decision and decision.adopted and decision.winner:
-            source = decision.winner.source
-            cell = Cell(f"{source.study}/{source.trial}", link=f"trial-{source.study}-{source.trial}")
-            origins |= dict.fromkeys([*section.spec.search, *section.spec.fixed], cell)
+    for name, origin in facts.chain[-1].carried.items():
+        trial = f"{origin.trial.study}/{origin.trial.trial}" if origin.trial else ""
+        link = f"trial-{origin.trial.study}-{origin.trial.trial}" if origin.trial else ""
+        origins[name] = Cell(trial or origin.text, link=link)
     return tables.config_table(config, origins)
 
 

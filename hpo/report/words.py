@@ -175,14 +175,12 @@ def decision_text(section: Section) -> str:
     return f"{text} The control, trial {trial}, reaches {percent(control.value)} %; {rule}."
 
 
-def grouped_origins(
-    context: Mapping[str, ParamValue], origins: Mapping[str, Origin]
-) -> list[tuple[Origin, dict[str, ParamValue]]]:
-    """The values of a configuration by where they come from, in order of appearance, defaults last."""
+def grouped_origins(section: Section) -> list[tuple[Origin, dict[str, ParamValue]]]:
+    """The values that a study did not search, by where they come from; defaults last."""
     groups: dict[Origin, dict[str, ParamValue]] = {}
-    for name, origin in origins.items():
-        if not _is_unused(name, context):
-            groups.setdefault(origin, {})[name] = context[name]
+    for name, value in section.context.items():
+        if name not in section.spec.search and not _is_unused(name, section.context):
+            groups.setdefault(section.origins[name], {})[name] = value
     return sorted(groups.items(), key=lambda group: group[0].text == "default")
 
 
