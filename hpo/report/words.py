@@ -260,8 +260,8 @@ def shrinkage(facts: Facts) -> str:
         return ""
     return (
         f"Macro F1 of this configuration: {percent(search)} % on validation in the search, "
-        f"{percent(fresh)} % on validation at fresh seeds, {percent(test)} % on the test set. What is lost "
-        "between the first two is the optimism of choosing the best of many, then that of choosing the epoch."
+        f"{percent(fresh)} % on validation at fresh seeds, {percent(test)} % on the test set. The first two "
+        "differ by the optimism of choosing the best of many, the last two by that of choosing the epoch."
     )
 
 
