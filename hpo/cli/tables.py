@@ -212,7 +212,9 @@ def show_outcome(plan: Plan, out: Path) -> None:
         show_final(results.final_result(plan))
     ended = [name for name in plan.specs if plan.decision(name)]
     screen = console()
-    screen.print(f"\nmore: hpo show {ended[-1]} --out {out}", soft_wrap=True)
+    screen.print()
+    screen.print(f"more: hpo show {ended[-1]} --out {out}", soft_wrap=True)
+    screen.print(f"      hpo report --out {out}", soft_wrap=True)
     if has_final:
         screen.print(f"      hpo predict {out / 'model.pt'} IMAGE…", soft_wrap=True)
         screen.print(f"      {out / 'most-confidently-wrong.png'}", soft_wrap=True)

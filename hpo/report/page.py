@@ -46,6 +46,7 @@ class StudyPart:
 
     section: Section
     title: str
+    state: str
     question: str
     method: str
     decision: str
@@ -128,6 +129,7 @@ def _context(facts: Facts, drawings: figures.Figures, out: Path) -> dict[str, An
 
 
 def _part(section: Section, drawings: Sequence[Drawing]) -> StudyPart:
+    status = section.status
     title = printable(f"{section.spec.section} {section.spec.title or section.name}".strip())
     inheritance = [
         Inheritance(
@@ -141,6 +143,8 @@ def _part(section: Section, drawings: Sequence[Drawing]) -> StudyPart:
     return StudyPart(
         section=section,
         title=title,
+        # `running` is the contract's word for a study that has begun; is anybody working on it?
+        state="idle" if status.state == "running" and not status.points["running"] else status.state,
         question=words.question(section),
         method=words.method(section),
         decision=words.decision_text(section),

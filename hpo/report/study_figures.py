@@ -90,7 +90,7 @@ def _series(
             scale,
             color=style.GREY,
             linestyle=(0, (3, 2)),
-            label=label(f"control, {control.name}"),
+            label="control",
         )
     return handles
 
