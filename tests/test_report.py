@@ -105,6 +105,7 @@ def test_tables_and_figures_are_there(out: Path) -> None:
         root = ElementTree.fromstring(written[f"figures/{figure}.svg"])
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert written["figures/most-confidently-wrong.png"] == (out / "most-confidently-wrong.png").read_bytes()
+    assert "test set" in written["figures/waterfall.svg"].decode()
     assert written["report.md"].decode().startswith("# Test macro F1 ")
 
 
@@ -238,6 +239,7 @@ def test_a_plan_that_is_half_done(small_studies: Path, tmp_path: Path, cli: Cli)
     assert "Not begun: 0 of 3 points have ended." in page
     assert len(rows(out, "points-rate")) == 2
     assert not list((out / "report" / "figures").glob("final*"))
+    assert "test set" not in (out / "report" / "figures" / "waterfall.svg").read_text("utf-8")
 
 
 def test_missing_plan_and_unwritable_folder(tmp_path: Path, out: Path, cli: Cli) -> None:
