@@ -6,6 +6,7 @@ SQLite serves one machine; PostgreSQL and MySQL/MariaDB serve many. Nothing here
 from __future__ import annotations
 
 import sqlite3
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ DRIVERS = {
 EXTRAS = {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
 
 SQLITE_BUSY_SECONDS = 60
+VERSION_TABLE = "alembic_version"
 CONNECT_SECONDS = 10
 STATEMENT_SECONDS = 60
 LOCK_SECONDS = 60
@@ -149,6 +151,8 @@ def open_rdb(url: str, *, create: bool, reader: bool, patience_seconds: float = 
 
 
 def _connect(url: URL, *, reader: bool) -> RDBStorage:
+    if reader:
+        _require_tables(url)
     # several processes that create or upgrade the tables at once crash each other; a reader does neither
     with nullcontext_or(None if reader else url), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -295,6 +299,24 @@ def short_lived_engine(url: str) -> Iterator[sqlalchemy.Engine]:
         engine.dispose()
 
 
+def _require_tables(url: URL) -> None:
+    """Keeps a reader from making tables, which Optuna does at once where it finds none.
+
+    Raises:
+        MissingError: they are not there, or not all of them yet.
+    """
+    with (
+        short_lived_engine(url.render_as_string(hide_password=False)) as engine,
+        engine.connect() as connection,
+    ):
+        # Optuna writes the version last
+        ready = sqlalchemy.inspect(connection).has_table(VERSION_TABLE) and connection.scalar(
+            sqlalchemy.text(f"SELECT count(*) FROM {VERSION_TABLE}")
+        )
+    if not ready:
+        raise MissingError(f"{shown(url)}: holds no plan; `hpo run` or `hpo create` writes one")
+
+
 def _check_file(file: Path, *, create: bool) -> None:
     try:
         exists = file.exists()
@@ -370,8 +392,20 @@ def _make_sqlite_safe(engine: sqlalchemy.Engine, *, reader: bool) -> None:
         connection.execute("PRAGMA synchronous=NORMAL")
 
     # A reader's transaction is one too: Optuna reads a trial with several queries, which must agree.
-    begin = "BEGIN" if reader else "BEGIN IMMEDIATE"
-
     @sqlalchemy.event.listens_for(engine, "begin")
     def on_begin(connection: sqlalchemy.Connection) -> None:
-        connection.exec_driver_sql(begin)
+        only_reads = reader or getattr(_this_thread, "only_reads", False)
+        connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")
+
+
+_this_thread = threading.local()
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """What this thread begins meanwhile only reads: on SQLite it does not queue for the one write lock."""
+    _this_thread.only_reads = True
+    try:
+        yield
+    finally:
+        _this_thread.only_reads = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import uuid
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,24 @@ import torch
 def write_durably(path: Path, *parts: bytes | memoryview) -> None:
     """Writes a file that appears under its name complete and on the disk, or not at all.
 
-    A kill leaves at most `NAME.unfinished` beside it, which the next write replaces; only one process
-    may write a path at a time.
+    Several processes may write one path at once: one of them wins. A kill leaves at most a file
+    `NAME.….unfinished` beside it.
 
     Raises:
         OSError: the disk is full or not writable.
     """
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    with unfinished.open("wb") as file:
-        for part in parts:
-            file.write(part)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    # a name of its own: a worker that was paused may write the file that its successor is writing
+    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.unfinished")
+    try:
+        with unfinished.open("xb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)  # a full disk needs the room
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)  # the rename too

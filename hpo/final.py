@@ -6,7 +6,9 @@ checkpointed and queued again like any other; the test figures are attributes, i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
@@ -15,18 +17,23 @@ from typing import Any
 import numpy as np
 import torch
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna.exceptions import UpdateFinishedTrialError
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from hpo.config import TrialConfig
+from hpo.config import TrialConfig, canonical_json
 from hpo.data.test_set import load_test
+from hpo.errors import TrialLost
+from hpo.files import write_durably
 from hpo.metrics import Scores, score
 from hpo.model import save_model
 from hpo.network import build_network
 from hpo.objective import Recorder, Workplace
 from hpo.plan import Plan
+from hpo.store import Store
 from hpo.train import EpochResult, predict_logits
 
+MODEL, WRONG_IMAGES = "model.pt", "most-confidently-wrong.png"
 N_WRONG_IMAGES = 25
 FIGURES = ("accuracy", "loss", "macro_f1")
 
@@ -37,7 +44,7 @@ class TestRecorder(Recorder):
     def __init__(self, plan: Plan, trial_id: int, place: Workplace, entry: Path, out: Path) -> None:
         super().__init__()
         self._plan, self._trial_id, self._out = plan, trial_id, out
-        self._data, self._device = place.data, place.device
+        self._data, self._device, self._store = place.data, place.device, place.checkpoints
         self._test = load_test(entry)
         self._labels = torch.from_numpy(np.array(self._test.labels))
 
@@ -76,13 +83,17 @@ class TestRecorder(Recorder):
         per_seed = self.state["per_epoch"][selected_epoch]
         chosen = int(np.argmax(best["valid_macro_f1"]))  # by validation: the test set chooses nothing
         wrong = most_confidently_wrong(best["logits"][chosen], self._labels)
-        self._save(config, best["networks"][chosen], wrong)
+        seeds = [figures["seed"] for figures in per_seed]
+        # of these images and this configuration and no others: two plans may share a store
+        of_what = canonical_json({"config": config.params(), "seeds": seeds, "data": self._data.fingerprint})
+        shared = f"final-files/{hashlib.sha256(of_what.encode()).hexdigest()[:16]}"
+        self._save(config, best["networks"][chosen], wrong, shared)
         search_f1 = self._search_f1()
         fresh_f1 = fmean(best["valid_macro_f1"])
         result = {
             "config": config.params(),
             "data": self._data.source,
-            "seeds": [figures["seed"] for figures in per_seed],
+            "seeds": seeds,
             "selected_epoch": selected_epoch,
             "test": {figure: fmean(each[figure] for each in per_seed) for figure in FIGURES},
             "std": {figure: _deviation([each[figure] for each in per_seed]) for figure in FIGURES},
@@ -108,7 +119,8 @@ class TestRecorder(Recorder):
                 }
                 for index, label, predicted, probability in wrong
             ],
-            "model": {"file": "model.pt", "seed": per_seed[chosen]["seed"]},
+            "model": {"file": MODEL, "seed": seeds[chosen]},
+            "shared_folder": shared,
         }
         return {"final": result}
 
@@ -119,26 +131,55 @@ class TestRecorder(Recorder):
         best = self._plan.best_decided()
         return best.value if best else None
 
-    def _save(self, config: TrialConfig, weights: dict[str, Tensor], wrong: Sequence[Wrong]) -> None:
+    def _save(
+        self, config: TrialConfig, weights: dict[str, Tensor], wrong: Sequence[Wrong], shared: str
+    ) -> None:
         data = self._data
         network = build_network(config.network, data.image_shape, len(data.class_names), torch.Generator())
         network.load_state_dict(weights)
         self._out.mkdir(parents=True, exist_ok=True)
-        save_model(self._out / "model.pt", network, config, data)
-        sheet = self._out / "most-confidently-wrong.png"
-        contact_sheet(self._test.images, wrong, data.class_names).save(sheet)
-        store = self._out / "artifacts"
-        store.mkdir(exist_ok=True)
-        for file in (sheet, self._out / "model.pt"):
-            self._plan.storage.retry(partial(self._upload, file, store))
+        save_model(self._out / MODEL, network, config, data)
+        sheet = io.BytesIO()
+        contact_sheet(self._test.images, wrong, data.class_names).save(sheet, "PNG")
+        write_durably(self._out / WRONG_IMAGES, sheet.getbuffer())
+        artifacts = self._out / "artifacts"
+        artifacts.mkdir(exist_ok=True)
+        for file in (self._out / WRONG_IMAGES, self._out / MODEL):
+            self._store.write(f"{shared}/{file.name}", file.read_bytes())
+            self._plan.storage.retry(partial(self._upload, file, artifacts))
 
     def _upload(self, file: Path, store: Path) -> None:
-        upload_artifact(
-            artifact_store=FileSystemArtifactStore(store),
-            file_path=str(file),
-            study_or_trial=self._plan.storage.trial(self._trial_id),
-            storage=self._plan.storage.for_optuna,
-        )
+        try:
+            upload_artifact(
+                artifact_store=FileSystemArtifactStore(store),
+                file_path=str(file),
+                study_or_trial=self._plan.storage.trial(self._trial_id),
+                storage=self._plan.storage.for_optuna,
+            )
+        except UpdateFinishedTrialError:
+            raise TrialLost("the final stage was closed by somebody else") from None
+
+
+def fetch_files(record: Mapping[str, Any], store: Store, out: Path) -> None:
+    """Brings in the model and the worst images where a worker with another folder made them.
+
+    Args:
+        record: the result of the final stage.
+        store: where the plan's checkpoints are.
+        out: the folder that is to have them; what it has already stays.
+
+    Raises:
+        OSError: the store or the folder fails.
+    """
+    for name in (MODEL, WRONG_IMAGES):
+        if (out / name).exists():
+            continue
+        try:
+            content = store.read(f"{record['shared_folder']}/{name}")
+        except FileNotFoundError:
+            continue  # the worker had another store, and has the file
+        out.mkdir(parents=True, exist_ok=True)
+        write_durably(out / name, content)
 
 
 Wrong = tuple[int, int, int, float]

@@ -13,7 +13,7 @@ from hpo.compute import DTYPES, n_cores, resolve_device
 from hpo.config import ParamValue, TrialConfig, canonical_json
 from hpo.data import TrainingData
 from hpo.plan import FINAL, Identity, Options, published_config, with_ancestors
-from hpo.run import identify, training_data
+from hpo.run import identify, threads_each, training_data
 from hpo.spec import StudySpec
 from hpo.train import Learner
 
@@ -55,7 +55,7 @@ def forecast(
         InputError: data, device or precision cannot be had, or a study is unknown.
     """
     count = workers or n_cores()
-    identity = identify(options, count)
+    identity = identify(options, threads_each(count))
     served = with_ancestors(specs, names, options.inherit) if names else list(specs)
     torch.set_num_threads(identity.threads)
     data = training_data(options)

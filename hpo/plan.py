@@ -10,6 +10,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -354,6 +355,7 @@ def published_config(specs: Mapping[str, StudySpec], name: str) -> TrialConfig:
     return TrialConfig.from_params(params)
 
 
+@cache  # 2.5 ms a call, and every trial records them
 def versions() -> dict[str, str]:
     """Versions of what results depend on."""
     packages = {"hpo": "hpo-studies", "optuna": "optuna", "torch": "torch", "numpy": "numpy"}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import platform
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
@@ -30,8 +30,11 @@ CLAIM_WINDOW = 16
 """How many waiting trials are looked at together; who comes second at one tries the next."""
 ERROR_CAP = 2
 """Attempts of one slot that may end in an error of the trial itself (training is deterministic)."""
-LOST_CAP = 5
-"""Attempts of one slot in a row that may be lost without finishing one more epoch: it kills its workers."""
+LOST_CAP = 10
+"""Attempts of one slot in a row that may be lost without finishing one more epoch: it kills its workers.
+
+Five gave an innocent point up in one of 16 plans whose workers were killed every two seconds (faults.py).
+"""
 
 
 class Reason(StrEnum):
@@ -172,18 +175,11 @@ class Queue:
 
     def claim(self) -> FrozenTrial | None:
         """Takes the first waiting trial that is nobody's; None when there is none."""
-        while waiting := self.storage.waiting(self.study_id, CLAIM_WINDOW):
-            for trial_id in waiting:
-                if not self.storage.claim(trial_id, this_process()):
-                    continue
-                trial = self.storage.trial(trial_id)
-                if self._is_superseded(trial):
-                    self.close(trial_id, Reason.SUPERSEDED)
-                    continue
-                return trial
-        return None
+        claimed = claim(self.storage, [self.study])
+        return claimed.trial if claimed else None
 
-    def _is_superseded(self, trial: FrozenTrial) -> bool:
+    def is_superseded(self, trial: FrozenTrial) -> bool:
+        """Whether another attempt at the same slot comes before this one."""
         if trial.user_attrs["attempt"] == 1:
             return False  # of a slot and an attempt there is one trial, by its key
         rivals = self.slots().attempts[slot_of(trial)]
@@ -218,22 +214,47 @@ class Queue:
         Returns:
             The numbers of the trials that this call closed.
         """
-        running = [t for t in self.storage.trials(self.study_id) if t.state == TrialState.RUNNING]
+        running = self.storage.running(self.study_id)
         if not running:
             return []
         silent = set(self.storage.silent(self.study_id, lease_seconds))
         closed = []
-        for trial in running:
-            owner = trial.user_attrs.get("owner", {})
+        for trial_id, number, owner in running:
             if is_dead(owner):
                 detail = f"process {owner['pid']} on {owner['host']} is gone"
-            elif trial._trial_id in silent:
+            elif trial_id in silent:
                 detail = f"no heartbeat from {owner.get('host', 'its worker')} for {lease_seconds:g} s"
             else:
                 continue
-            if self.close(trial._trial_id, Reason.LOST, detail):
-                closed.append(trial.number)
+            if self.close(trial_id, Reason.LOST, detail):
+                closed.append(number)
         return closed
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trial that is ours now."""
+
+    study: str
+    trial: FrozenTrial
+    n_waiting: int
+    """How many trials were still waiting behind it; exact below `CLAIM_WINDOW` - 1."""
+
+
+def claim(storage: Storage, studies: Sequence[str]) -> Claim | None:
+    """Takes the first waiting trial of these studies that is nobody's; None when there is none."""
+    names = {storage.study_id(name): name for name in studies}
+    while waiting := storage.waiting(list(names), CLAIM_WINDOW):
+        for place, (study_id, trial_id) in enumerate(waiting, start=1):
+            if not storage.claim(trial_id, this_process()):
+                continue
+            trial = storage.trial(trial_id)
+            queue = Queue(storage, names[study_id])
+            if queue.is_superseded(trial):
+                queue.close(trial_id, Reason.SUPERSEDED)
+                continue
+            return Claim(queue.study, trial, len(waiting) - place)
+    return None
 
 
 @cache

@@ -11,8 +11,9 @@ import json
 import logging
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -68,6 +69,7 @@ class Storage:
         self.is_sqlite = database.sqlite_file(url) is not None
         self._rdb = database.open_rdb(url, create=create, reader=reader, patience_seconds=patience_seconds)
         self._cached = _CachedStorage(self._rdb)
+        self._study_ids: dict[str, int] = {}
         self._disturbed_at: float | None = None
         weakref.finalize(self, self._rdb.engine.dispose)  # connections end with the one who uses them
 
@@ -104,10 +106,12 @@ class Storage:
         Raises:
             MissingError: there is no such study.
         """
-        try:
-            return self.retry(lambda: self._cached.get_study_id_from_name(name))
-        except KeyError:
-            raise MissingError(f"{self.name}: no study {name!r}") from None
+        if name not in self._study_ids:
+            try:
+                self._study_ids[name] = self.retry(lambda: self._cached.get_study_id_from_name(name))
+            except KeyError:
+                raise MissingError(f"{self.name}: no study {name!r}") from None
+        return self._study_ids[name]
 
     def study(self, name: str, pruner: optuna.pruners.BasePruner | None = None) -> optuna.Study:
         """The live Optuna study; its sampler is never asked, `sampling.draw` is."""
@@ -121,8 +125,19 @@ class Storage:
         )
 
     def study_attrs(self) -> dict[str, dict[str, Any]]:
-        """The user attributes of every study, by study name."""
-        return {study.study_name: study.user_attrs for study in self.retry(self._rdb.get_all_studies)}
+        """The user attributes of every study, by study name, studies in the order of their creation."""
+        study, attribute = models.StudyModel, models.StudyUserAttributeModel
+        query = (
+            sqlalchemy.select(study.study_name, attribute.key, attribute.value_json)
+            .outerjoin(attribute, attribute.study_id == study.study_id)
+            .order_by(study.study_id)
+        )
+        attrs: dict[str, dict[str, Any]] = {}
+        for name, key, text in self._read(query):
+            of_study = attrs.setdefault(name, {})
+            if key is not None:
+                of_study[key] = json.loads(text)
+        return attrs
 
     def set_study_attr(self, study_id: int, key: str, value: object) -> None:
         """Writes one attribute of a study."""
@@ -130,7 +145,8 @@ class Storage:
 
     def trials(self, study_id: int) -> list[FrozenTrial]:
         """All trials of a study, by number. Finished ones come from memory: do not change them."""
-        return self.retry(lambda: self._cached.get_all_trials(study_id, deepcopy=False))
+        with database.reading():
+            return self.retry(lambda: self._cached.get_all_trials(study_id, deepcopy=False))
 
     # --- trials: each of these is one transaction ------------------------------------------------
 
@@ -152,33 +168,50 @@ class Storage:
             there = {json.loads(str(key)) for key in queued}
             for key, template in trials.items():
                 if key not in there:
+                    attrs = {**template.user_attrs, ATTEMPT_KEY: key}
+                    template = copy(template)
+                    template.user_attrs = {}  # Optuna would write them one by one, with three queries each
                     trial = self._rdb._get_prepared_new_trial(study_id, template, session)
-                    _set_attrs(session, int(trial.trial_id), {ATTEMPT_KEY: key})
+                    _set_attrs(session, int(trial.trial_id), attrs)
                     session.flush()  # the next one is numbered by those before it
 
         self._write(transaction)
 
-    def waiting(self, study_id: int, limit: int) -> list[int]:
-        """Ids of the first WAITING trials of ours, by number; much cheaper than all of `trials`."""
+    def waiting(self, study_ids: Sequence[int], limit: int) -> list[tuple[int, int]]:
+        """The first WAITING trials of ours as (study id, trial id), older studies first, then by number.
 
-        def transaction(session: Session) -> list[int]:
-            return list(
-                session.scalars(
-                    sqlalchemy.select(models.TrialModel.trial_id)
-                    .join(
-                        models.TrialUserAttributeModel,
-                        (models.TrialUserAttributeModel.trial_id == models.TrialModel.trial_id)
-                        & (models.TrialUserAttributeModel.key == ATTEMPT_KEY),
-                    )
-                    .where(
-                        models.TrialModel.study_id == study_id, models.TrialModel.state == TrialState.WAITING
-                    )
-                    .order_by(models.TrialModel.number)
-                    .limit(limit)
-                )
-            )
+        Much cheaper than all of `trials`.
+        """
+        trial, attribute = models.TrialModel, models.TrialUserAttributeModel
+        query = (
+            sqlalchemy.select(trial.study_id, trial.trial_id)
+            .join(attribute, (attribute.trial_id == trial.trial_id) & (attribute.key == ATTEMPT_KEY))
+            .where(trial.study_id.in_(study_ids), trial.state == TrialState.WAITING)
+            .order_by(trial.study_id, trial.number)
+            .limit(limit)
+        )
+        return [(study_id, trial_id) for study_id, trial_id in self._read(query)]
 
-        return self._write(transaction)
+    def running(self, study_id: int) -> list[tuple[int, int, dict[str, Any]]]:
+        """The RUNNING trials of a study as (trial id, number, owner); an owner may be empty."""
+        trial, attribute = models.TrialModel, models.TrialUserAttributeModel
+        query = (
+            sqlalchemy.select(trial.trial_id, trial.number, attribute.value_json)
+            .outerjoin(attribute, (attribute.trial_id == trial.trial_id) & (attribute.key == "owner"))
+            .where(trial.study_id == study_id, trial.state == TrialState.RUNNING)
+            .order_by(trial.number)
+        )
+        return [(id_, number, json.loads(owner or "{}")) for id_, number, owner in self._read(query)]
+
+    def counts(self, study_ids: Sequence[int]) -> dict[tuple[int, TrialState], int]:
+        """How many trials there are, by study id and state."""
+        study_id, state = models.TrialModel.study_id, models.TrialModel.state
+        query = (
+            sqlalchemy.select(study_id, state, sqlalchemy.func.count())
+            .where(study_id.in_(study_ids))
+            .group_by(study_id, state)
+        )
+        return {(id_, state): count for id_, state, count in self._read(query)}
 
     def claim(self, trial_id: int, owner: Mapping[str, Any]) -> bool:
         """Makes a WAITING trial ours, with owner and first heartbeat; False when somebody was quicker."""
@@ -270,7 +303,8 @@ class Storage:
 
     def trial(self, trial_id: int) -> FrozenTrial:
         """One trial as it stands in the database now."""
-        return self.retry(lambda: self._rdb.get_trial(trial_id))
+        with database.reading():
+            return self.retry(lambda: self._rdb.get_trial(trial_id))
 
     def silent(self, study_id: int, lease_seconds: float) -> list[int]:
         """Ids of the RUNNING trials whose worker has been silent for a lease, by the database's clock.
@@ -345,6 +379,14 @@ class Storage:
         if error is not None and state.attempt_number == 3:  # of the first tries nobody needs to know
             log.warning("%s: %s; trying again", self.name, database.first_line(error))
         self._disturbed_at = time.monotonic()
+
+    def _read(self, query: sqlalchemy.Select[Any]) -> Sequence[Any]:
+        def attempt() -> Sequence[Any]:
+            with _create_scoped_session(self._rdb.scoped_session) as session:
+                return session.execute(query).all()
+
+        with database.reading():
+            return self.retry(attempt)
 
     def _write(self, transaction: Callable[[Session], T], patience_seconds: float = RETRY_SECONDS) -> T:
         def attempt() -> T:

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import math
 import os
+import random
 import signal
 import threading
 import time
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from optuna.trial import FrozenTrial
+from optuna.trial import TrialState
 
 from hpo.advance import advance, close_lost
 from hpo.compute import keep_freed_memory, n_cores, resolve_device, resolve_precision
@@ -27,7 +28,7 @@ from hpo.errors import ConflictError, Interrupted, TrialLost
 from hpo.final import TestRecorder
 from hpo.objective import Recorder, Workplace, run_trial
 from hpo.plan import FINAL, Plan
-from hpo.queue import Queue
+from hpo.queue import claim
 from hpo.storage import Storage
 from hpo.store import Store, open_store
 
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 BEATS_PER_LEASE = 6
 POLL_SECONDS = 0.5
+LOW_WATER = 8
+"""Who leaves so many trials waiting queues more: one of the workers, before the others find nothing."""
 STOP_SECONDS = 8.0
 """A worker that was asked to stop and still hangs, in a database that is away say, is ended after so long."""
 PARENT_VARIABLE = "HPO_PARENT_PID"
@@ -119,19 +122,24 @@ def work(
     with stop.installed():
         plan = Plan.open(storage)
         names = plan.with_ancestors(studies) if studies else None
+        served = plan.all_names if names is None else names
         entry, place = _set_up(plan, data, open_store(checkpoints or out / "checkpoints"), stop)
         n_trained, idle_since = 0, time.monotonic()
         with _Heart(plan, names) as heart:
+            ended, pulse = _close_lost_and_advance(plan, names), _Pulse(plan, served)
             while not stop() and n_trained != limits.max_trials:
-                ended = _close_lost_and_advance(plan, names)
-                claimed = _claim(plan, names)
+                claimed = claim(plan.storage, served)
+                if pulse.changed() if claimed is None else claimed.n_waiting == LOW_WATER:
+                    # not at each claim: a look at everything costs as much as a trial's own eleven reports
+                    ended = _close_lost_and_advance(plan, names)
+                    claimed = claimed or claim(plan.storage, served)
                 if claimed is None:
                     idle = time.monotonic() - idle_since
                     if ended or (limits.idle_seconds is not None and idle >= limits.idle_seconds):
                         break
                     time.sleep(POLL_SECONDS)
                     continue
-                name, trial = claimed
+                name, trial = claimed.study, claimed.trial
                 heart.trial_id = trial._trial_id
                 recorder = (
                     TestRecorder(plan, trial._trial_id, place, entry, out) if name == FINAL else Recorder()
@@ -182,21 +190,44 @@ def _set_up(plan: Plan, data: str | None, store: Store, stop: StopRequest) -> tu
 
 
 def _close_lost_and_advance(plan: Plan, names: Sequence[str] | None) -> bool:
-    for lost in close_lost(plan, names):
-        log.warning("%s: its worker is gone; queued again", lost)
+    _close_lost(plan, names)
     return advance(plan, names)
 
 
-def _claim(plan: Plan, names: Sequence[str] | None) -> tuple[str, FrozenTrial] | None:
-    for name in _served(plan, names):
-        trial = Queue(plan.storage, name).claim()
-        if trial is not None:
-            return name, trial
-    return None
+def _close_lost(plan: Plan, names: Sequence[str] | None) -> list[str]:
+    closed = close_lost(plan, names)
+    for lost in closed:
+        log.warning("%s: its worker is gone; queued again", lost)
+    return closed
 
 
-def _served(plan: Plan, names: Sequence[str] | None) -> list[str]:
-    return plan.all_names if names is None else list(names)
+class _Pulse:
+    """Tells an idle worker whether a look at everything can find something to do, by one cheap query.
+
+    Fifteen idle workers that looked twice a second took both cores from the sixteenth.
+    """
+
+    def __init__(self, plan: Plan, names: Sequence[str]) -> None:
+        self._storage = plan.storage
+        self._study_ids = [plan.storage.study_id(name) for name in names]
+        self._longest_seconds = plan.options.lease_seconds / BEATS_PER_LEASE
+        self._seen: object = None
+        self._seen_at = time.monotonic()
+
+    def changed(self) -> bool:
+        """Whether trials were queued or lost, a study has none running any more, or time has passed."""
+        counts = self._storage.counts(self._study_ids)
+        now = time.monotonic()
+        seen = {
+            (study_id, state): True if state == TrialState.RUNNING else count
+            for (study_id, state), count in counts.items()
+            # that one of several running trials has ended well gives nobody anything to do
+            if state in (TrialState.WAITING, TrialState.RUNNING, TrialState.FAIL)
+        }
+        if seen == self._seen and now - self._seen_at < self._longest_seconds:
+            return False
+        self._seen, self._seen_at = seen, now
+        return True
 
 
 class _Heart:
@@ -221,13 +252,15 @@ class _Heart:
         due = time.monotonic()
         # what hung in a database that was away is followed by a beat at once: others are waiting for it
         while not self._stopped.wait(max(0.0, due - time.monotonic())):
-            due = time.monotonic() + pause_seconds
+            # not all at the same time: workers are often started together
+            due = time.monotonic() + pause_seconds * random.uniform(0.75, 1.0)
             trial_id = self.trial_id
             if trial_id is None:
                 continue
             try:
                 self._plan.storage.heartbeat(trial_id)
-                _close_lost_and_advance(self._plan, self._names)
+                if _close_lost(self._plan, self._names):
+                    advance(self._plan, self._names)
             except Exception:
                 # whatever it is, the next beat may succeed; a missed lease is told by the next write
                 log.exception("heartbeat of trial %d failed", trial_id)

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import servers
+import sqlalchemy
 from optuna.storages import RDBStorage
 
 from hpo import database
 from hpo.delivery import Delivery
-from hpo.errors import InputError, StorageError, TrialLost
+from hpo.errors import InputError, MissingError, StorageError, TrialLost
 from hpo.queue import Job, Queue, Reason, Slot, Slots
 from hpo.storage import Storage
 
@@ -180,3 +181,12 @@ def test_a_database_that_takes_no_writes_is_an_error_in_words(tmp_path: Path) ->
         connection.rollback()
     with pytest.raises(StorageError, match=r"hpo\.db.*full"):
         storage.write(trial_id, attrs={f"a{n}": "x" * 10_000 for n in range(100)})
+
+
+def test_a_reader_makes_no_tables(database_url: str) -> None:
+    if database_url.startswith("sqlite"):
+        Path(database_url.removeprefix("sqlite:///")).touch()
+    with pytest.raises(MissingError, match="holds no plan"):
+        Storage(database_url, reader=True)
+    with database.short_lived_engine(database_url) as engine:
+        assert sqlalchemy.inspect(engine).get_table_names() == []

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from hpo.files import write_durably
@@ -8,7 +10,16 @@ def test_a_write_that_fails_half_way_leaves_the_old_file(tmp_path):
     write_durably(path, b"old ", b"content")
     with pytest.raises(TypeError):
         write_durably(path, b"new ", None)
+    assert [left.name for left in tmp_path.iterdir()] == ["file"]
     assert path.read_bytes() == b"old content"
     write_durably(path, b"new")
     assert path.read_bytes() == b"new"
+    assert [left.name for left in tmp_path.iterdir()] == ["file"]
+
+
+def test_processes_that_write_one_file_at_once_do_each_other_no_harm(tmp_path):
+    path, contents = tmp_path / "file", [bytes([n]) * 200_000 for n in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in pool.map(lambda content: write_durably(path, content), contents * 4):
+            assert path.read_bytes() in contents
     assert [left.name for left in tmp_path.iterdir()] == ["file"]

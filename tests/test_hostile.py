@@ -21,7 +21,7 @@ from PIL import Image
 
 import hpo as library
 from hpo import ImageData, InputError, load_training, prepare
-from hpo.cli.tables import write_csv
+from hpo.cli.tables import Screen, write_csv
 from hpo.decision import epoch_records
 from hpo.files import dump, load
 from hpo.storage import Storage
@@ -373,3 +373,12 @@ def test_a_hostile_checkpoint_is_put_aside_reported_and_the_one_before_it_used(
     assert not re.search(r"^hpo: all is well", text, re.MULTILINE)
     (point,) = json.loads(cli("show", "rate", "--json", "--out", out).out)["points"]
     assert len(point["checkpoint_notes"]) == 1
+
+
+def test_wrapped_text_is_whole_and_a_line_end_in_a_name_is_written_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Screen(width=24).print("a text that is longer than a line of the terminal, with a\nname")
+    assert " ".join(capsys.readouterr().out.split()) == (
+        r"a text that is longer than a line of the terminal, with a\nname"
+    )

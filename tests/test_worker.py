@@ -49,7 +49,7 @@ def made_plan(folder: Path, studies: dict[str, str], url: str | None = None, **o
         (folder / "studies" / f"{name}.toml").write_text(text)
     storage = Storage(url or f"sqlite:///{folder / 'hpo.db'}", create=True)
     chosen = Options(**{**SIZES, **options})
-    return Plan.create(storage, read_studies(folder / "studies"), chosen, identify(chosen, 2))
+    return Plan.create(storage, read_studies(folder / "studies"), chosen, identify(chosen, 1))
 
 
 SMALL = "[base]\nconv1_channels = 4\nconv2_channels = 4\nhidden_units = 16\n"

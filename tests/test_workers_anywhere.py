@@ -244,6 +244,7 @@ def wait_for(what: Callable[[], Any], process: subprocess.Popen[Any], seconds: f
 # --- whole runs on servers --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
 def test_a_run_on_a_server_ends_like_one_on_sqlite(
     kind: str, finished: Path, small_studies: Path, started_servers: Started, tmp_path: Path
@@ -263,8 +264,15 @@ def test_a_run_on_a_server_ends_like_one_on_sqlite(
     assert accepted_epochs(plan) == accepted_epochs(library.find_plan(finished))
     slots = Slots.of(plan.trials("rate"))
     assert {slots.state(slot) for slot in slots.attempts} == {SlotState.COMPLETE}
+    # the final stage's files reach a machine that did not train it
+    elsewhere = tmp_path / "elsewhere"
+    result = hpo("run", "--out", elsewhere, "--storage", url, "--checkpoints", checkpoints)
+    assert result.code == 0, result.err
+    for name in ("model.pt", "most-confidently-wrong.png"):
+        assert (elsewhere / name).read_bytes() == (out / name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_a_short_siege(kind: str) -> None:
     """The fault harness in short: `examples/benchmarks/faults.py` says what it does."""

@@ -8,36 +8,45 @@ like an undisturbed one. Real processes (forked from this one: a worker starts i
 training (scikit-learn's digits), seeded faults: SIGKILL at a named place in the code (around a claim, in
 the middle of a transaction, around an epoch, in the middle of a checkpoint, around the end of a trial, while
 trials are queued again, while a study decides, in the final stage), SIGKILL from outside, of one worker and
-of all, SIGSTOP past the lease, SIGTERM, the server restarted, crashed, paused. About every other worker poses
-as another machine's, so that only its lease tells that it died; their time zones differ.
+of all, SIGSTOP past the lease, SIGTERM, the server restarted, crashed, paused, a minute away; 16 processes
+that create the plan at once and 16 workers; a full disk (a small tmpfs, as root on Linux); a trial that gets
+no memory; a learning rate that ends in NaN; a worker with other data. About every other worker poses as
+another machine's, so that only its lease tells that it died; time zones differ, and clocks by up to an hour.
 
-After each back end the same kinds of faults strike plain Optuna (`faults_plain.py`). A line of CSV each.
+After each back end the faults of processes and servers strike plain Optuna (`faults_plain.py`). CSV.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import datetime, timedelta, tzinfo
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import faults_plain
 import servers
-from siege import LEASE_SECONDS, Places, Siege, Tally
+import torch
+from PIL import Image
+from siege import LEASE_SECONDS, NO_SPACE, REFUSED, Places, Siege, Tally
 
-from hpo import queue, results, run, worker
+from hpo import objective, queue, results, run, storage, worker
 from hpo.decision import epoch_records
+from hpo.errors import ConflictError, RunError
 from hpo.plan import Plan
 from hpo.queue import Reason, Slots, reason_of
 from hpo.storage import Storage
+from hpo.train import EpochResult
 
 STUDIES = {
     "rate": """
@@ -54,6 +63,14 @@ STUDIES = {
         [search]
         batch_norm = [false, true]
     """,
+    "wild": """
+        inherits = "norm"
+        [fixed]
+        optimizer = "sgd"
+        l2 = 1.0
+        [search]
+        learning_rate = [100.0, 0.001]
+    """,
 }
 OPTIONS: dict[str, Any] = {
     "data": "digits",
@@ -62,14 +79,15 @@ OPTIONS: dict[str, Any] = {
     "epochs": 5,
     "final_seeds": 2,
     "precision": "fp32",
-    "lease_seconds": LEASE_SECONDS,
 }
+CROWD_LEASE_SECONDS = 20.0
+"""16 workers on two cores wait for seconds until they may as much as renew their leases."""
 PLACES: Places = {
     "before a claim": (Storage, "claim", "before"),
     "after a claim": (Storage, "claim", "after"),
     "before an epoch is written": (Storage, "write", "before"),
     "after an epoch is written": (Storage, "write", "after"),
-    "in the middle of a transaction": (Storage, "_set_attrs", "after"),
+    "in the middle of a transaction": (storage, "_set_attrs", "after"),
     "in the middle of a checkpoint": (os, "fsync", "before"),
     "before the end of a trial is written": (Storage, "finish", "before"),
     "after the end of a trial is written": (Storage, "finish", "after"),
@@ -85,8 +103,9 @@ class HpoPlan:
 
     places = PLACES
 
-    def __init__(self, url: str, folder: Path) -> None:
-        self._url, self._folder = url, folder
+    def __init__(self, url: str, folder: Path, lease_seconds: float = LEASE_SECONDS) -> None:
+        self._url, self._folder, self._lease_seconds = url, folder, lease_seconds
+        self.misfits = {"out of memory": self._out_of_memory, "other data": self._other_data}
         self._found: Plan | None = None
         (folder / "studies").mkdir()
         for name, text in STUDIES.items():
@@ -95,17 +114,55 @@ class HpoPlan:
     def create(self) -> None:
         """Writes the plan, as `hpo create` does."""
         out, studies = self._folder / "out", self._folder / "studies"
-        run.open_plan(out, storage=self._url, studies=studies, workers=2, given=OPTIONS)
+        given = {**OPTIONS, "lease_seconds": self._lease_seconds}
+        run.open_plan(out, storage=self._url, studies=studies, given=given)
 
     def work(self, seed: int) -> int:
-        """A worker in some time zone, perhaps of another machine."""
+        """A worker in some time zone, with some clock, perhaps of another machine."""
         chance = random.Random(seed)
         os.environ["TZ"] = chance.choice(["UTC", "America/New_York", "Asia/Kathmandu"])
         time.tzset()
         if chance.random() < 0.5:
-            pose_as_elsewhere(f"machine-{seed}")
-        stopped_by = worker.work(Storage(self._url, patience_seconds=60), out=self._folder / "out")
+            pose_as_elsewhere(f"machine-{seed}", chance.uniform(-3600, 3600))
+        try:
+            stopped_by = worker.work(Storage(self._url, patience_seconds=90), out=self._folder / "out")
+        except RunError as error:
+            if "full" not in str(error) and "No space" not in str(error):
+                raise
+            print(error)
+            return NO_SPACE
         return 0 if stopped_by is None else 128 + stopped_by
+
+    def _out_of_memory(self, seed: int) -> int:
+        """A worker whose first trial asks for more memory than there is, after an epoch."""
+        train = objective.train
+
+        def greedy(*arguments: Any, **options: Any) -> Iterator[EpochResult]:
+            objective.train = train
+            yield next(train(*arguments, **options))
+            torch.empty(2**60)
+
+        objective.train = greedy  # type: ignore[assignment]
+        return self.work(seed)
+
+    def _other_data(self, _seed: int) -> int:
+        """A worker that has other data than the plan; it must not touch a trial."""
+        with tempfile.TemporaryDirectory(prefix="hpo-pictures-") as pictures:
+            for part, label in itertools.product(("train", "test"), ("a", "b")):
+                folder = Path(pictures, part, label)
+                folder.mkdir(parents=True)
+                for number in range(320):
+                    Image.new("L", (8, 8), number % 256).save(folder / f"{number}.png")
+            try:
+                worker.work(
+                    Storage(self._url, patience_seconds=90),
+                    out=self._folder / "out",
+                    data=f"folder:{pictures}",
+                )
+            except ConflictError as error:
+                print(error)
+                return REFUSED
+        return 99
 
     @property
     def plan(self) -> Plan:
@@ -140,15 +197,29 @@ class HpoPlan:
                 accepted = [trial for trial in attempts if trial.state.name in ("COMPLETE", "PRUNED")]
                 tally.double_results += max(0, len(accepted) - 1)
                 _judge_attempts(attempts, tally, hurt)
+                for trial in attempts:
+                    if reason_of(trial) == Reason.ERROR:
+                        tally.count("out of memory")
+                    elif reason_of(trial) == Reason.DIVERGED:
+                        tally.count("NaN in training")
                 if accepted and len(attempts) > 1:
                     tally.resumed += 1
                     tally.resumed_equal += measured[name][slot.point] == reference[name][slot.point]
 
 
-def pose_as_elsewhere(name: str) -> None:
+def pose_as_elsewhere(name: str, clock_ahead_seconds: float) -> None:
     """Makes this process look like one of another container: nobody here can tell whether it lives."""
     me = {**queue.this_process(), "host": name, "boot": f"{queue._boot_id().split()[0]} {name}"}
+    me["clock_ahead_seconds"] = clock_ahead_seconds
     queue.this_process = lambda: me  # type: ignore[assignment]
+    ahead = timedelta(seconds=clock_ahead_seconds)
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + ahead
+
+    storage.datetime = Clock  # type: ignore[misc]
 
 
 def _judge_attempts(attempts: list[Any], tally: Tally, hurt: dict[int, float]) -> None:
@@ -159,7 +230,8 @@ def _judge_attempts(attempts: list[Any], tally: Tally, hurt: dict[int, float]) -
             if pid not in hurt:
                 tally.false_losses += 1
             elif after.datetime_start is not None:
-                recovered = after.datetime_start.timestamp() - hurt[pid]
+                ahead = after.user_attrs["owner"].get("clock_ahead_seconds", 0.0)
+                recovered = after.datetime_start.timestamp() - ahead - hurt[pid]
                 tally.recovery_seconds.append(max(0.0, recovered))
         if after.state.name in ("COMPLETE", "PRUNED"):
             repeated = len(before.intermediate_values) - after.user_attrs.get("resumed_after_epoch", 0)
@@ -186,6 +258,19 @@ def undisturbed() -> dict[str, dict[str, str]]:
 
 
 @contextmanager
+def small_disk(folder: Path) -> Iterator[bool]:
+    """Puts a file system of 24 MB on a folder, as root on Linux; says whether it could."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)]
+    mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    try:
+        yield mounted
+    finally:
+        if mounted:
+            # lazily: a connection to the database there may still be open
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextmanager
 def back_end(kind: str) -> Iterator[servers.Server | None]:
     """The server of a back end; None for SQLite."""
     with ExitStack() as stack:
@@ -196,22 +281,34 @@ def besiege(subject: str, kind: str, n_faults: int, seed: int, reference: dict[s
     """Plans after plans on one back end until so many faults have happened."""
     chance = random.Random(seed)
     tally = Tally(subject, kind)
+    is_long = n_faults >= 100  # a minute's outage and a crowd are not for a short look
     with back_end(kind) as server:
         while tally.faults < n_faults:
-            with tempfile.TemporaryDirectory(prefix="hpo-faults-") as name:
-                folder = Path(name)
+            with ExitStack() as stack:
+                folder, logs = (
+                    Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hpo-faults-")))
+                    for _ in range(2)
+                )
+                is_third = is_long and tally.plans == 3 and subject == "hpo"
+                is_small = is_third and stack.enter_context(small_disk(folder))
+                crowded = is_long and tally.plans == 1
+                special = {
+                    "crowded": crowded,
+                    "long_outage": is_long and tally.plans == 2,
+                    "disk": folder if is_small else None,
+                }
                 url = server.new_database() if server else f"sqlite:///{folder / 'hpo.db'}"
                 before = tally.trouble()
                 if subject == "hpo":
-                    plan = HpoPlan(url, folder)
-                    siege = Siege(plan, folder / "log", server, tally, chance)
+                    plan = HpoPlan(url, folder, CROWD_LEASE_SECONDS if crowded else LEASE_SECONDS)
+                    siege = Siege(plan, logs / "log", server, tally, chance, **special)
                     siege.hold()
                     plan.judge(tally, siege.hurt, reference)
                     if tally.trouble() != before:
-                        print((folder / "log").read_text()[-20_000:], file=sys.stderr)
+                        print((logs / "log").read_text()[-20_000:], file=sys.stderr)
                 else:
                     grid = faults_plain.Grid(url, folder)
-                    Siege(grid, folder / "log", server, tally, chance).hold()
+                    Siege(grid, logs / "log", server, tally, chance, **special).hold()
                     grid.judge(tally)
             tally.plans += 1
             print(f"{subject} on {kind}: {tally.faults} faults in {tally.plans} plans", file=sys.stderr)

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections import Counter
 from pathlib import Path
+from typing import Any, ClassVar
 
 import optuna
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
@@ -50,6 +51,7 @@ class Grid:
     """A grid study that every worker optimises until its sampler has seen all of it."""
 
     places = PLACES
+    misfits: ClassVar[dict[str, Any]] = {}  # it trains nothing and knows of no data
 
     def __init__(self, url: str, folder: Path) -> None:
         self._url, self._end = url, folder / "end"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
@@ -18,11 +19,15 @@ from typing import Any, Protocol
 
 import servers
 
-N_WORKERS = 3
-N_CREATORS = 4
+N_WORKERS, N_CREATORS = 3, 4
+CROWD = 16
 FAULTS_A_PLAN = 20
-PLAN_SECONDS = 180
+PLAN_SECONDS = 300
 LEASE_SECONDS = 6.0
+LONG_OUTAGE_SECONDS = 60.0
+FULL_DISK_SECONDS = 5.0
+REFUSED, NO_SPACE = 3, 4
+"""How the worker of a subject ends that may not work here, and one that can write nothing."""
 ORDERLY = (0, -signal.SIGKILL, 128 + signal.SIGTERM, -signal.SIGTERM)
 """Ends of a worker that are no crash; the last: SIGTERM came before it could set a handler."""
 Places = Mapping[str, tuple[Any, str, str]]
@@ -77,6 +82,8 @@ class Subject(Protocol):
     """What is besieged. All but `ended` run in processes of their own."""
 
     places: Places
+    misfits: Mapping[str, Callable[[int], int]]
+    """Workers in special trouble, by what a person calls it; each takes a seed and returns its exit code."""
 
     def create(self) -> None:
         """Prepares the work; several processes do so at once."""
@@ -138,17 +145,45 @@ class Siege:
         tally: Tally,
         chance: random.Random,
         n_faults: int = FAULTS_A_PLAN,
+        *,
+        crowded: bool = False,
+        long_outage: bool = False,
+        disk: Path | None = None,
     ) -> None:
+        """Prepares a siege.
+
+        Args:
+            subject: what is besieged.
+            log: where its processes write.
+            server: its database server, if it has one.
+            tally: where faults are counted.
+            chance: decides which and when.
+            n_faults: how many; a few more may happen.
+            crowded: 16 create at once, and 16 work.
+            long_outage: the server is away for a minute, once.
+            disk: a small file system of its own for database and checkpoints, to be full for a while.
+        """
         self._subject, self._log, self._server = subject, log, server
         self._tally, self._chance = tally, chance
+        self._n_creators, self._n_workers = (CROWD, CROWD) if crowded else (N_CREATORS, N_WORKERS)
+        self._disk, self._disk_was_full = disk, False
+        self._misfits = list(subject.misfits) if n_faults else []
+        self._once: list[Callable[[], str]] = []  # faults that happen first, and one time
+        if crowded:
+            tally.count(f"{CROWD} create at once")
+            tally.count(f"{CROWD} start at once")
+        if long_outage and server is not None:
+            self._once.append(self._long_outage)
+        if disk is not None:
+            self._once.append(self._fill_disk)
         self._workers: dict[int, str] = {}  # by process id the place at which it is going to die
         self.hurt: dict[int, float] = {}
         """When a process was killed or stopped, by its id."""
         self._left = n_faults
 
     def hold(self) -> None:
-        """Keeps workers at work and strikes them until all is done, or for three minutes at most."""
-        creators = [fork(self._subject.create, self._log) for _ in range(N_CREATORS)]
+        """Keeps workers at work and strikes them until all is done, or for five minutes at most."""
+        creators = [fork(self._subject.create, self._log) for _ in range(self._n_creators)]
         for pid in creators:
             if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
                 self._tally.worker_crashes += 1
@@ -160,24 +195,27 @@ class Siege:
                 break
             self._reap()
             ended = self._subject.ended()
-            while len(self._workers) < N_WORKERS and not ended:
+            while len(self._workers) < self._n_workers and not ended:
                 self._start()
             if self._left > 0 and self._workers and not ended and time.monotonic() >= next_fault:
                 self._strike()
-                next_fault = time.monotonic() + self._chance.uniform(0.1, 1.0)
+                next_fault = time.monotonic() + self._chance.uniform(0.3, 2.0)
             time.sleep(0.05)
 
     def _start(self) -> None:
         seed = self._chance.randrange(2**31)
         place, nth = self._chance.choice(list(self._subject.places)), self._chance.randint(1, 6)
         is_doomed = self._left > 0 and self._chance.random() < 0.6
+        misfit = self._misfits.pop() if self._misfits and self._chance.random() < 0.2 else None
 
         def body() -> int:
+            if misfit is not None:
+                return self._subject.misfits[misfit](seed)
             if is_doomed:
                 kill_at(self._subject.places, place, nth)
             return self._subject.work(seed)
 
-        self._workers[fork(body, self._log)] = place
+        self._workers[fork(body, self._log)] = misfit or place
 
     def _reap(self) -> None:
         for pid in list(self._workers):
@@ -189,7 +227,9 @@ class Siege:
                 self.hurt[pid] = time.time()
                 self._tally.count(place)
                 self._left -= 1
-            elif code not in ORDERLY:
+            elif code == REFUSED:
+                self._tally.count(place)
+            elif code not in ORDERLY and not (code == NO_SPACE and self._disk_was_full):
                 self._tally.worker_crashes += 1
 
     def _strike(self) -> None:
@@ -197,7 +237,7 @@ class Siege:
         kinds += [self._kill_all]
         if self._server is not None:
             kinds += [self._restart, self._crash, self._pause_server]
-        name = self._chance.choice(kinds)()
+        name = self._once.pop()() if self._once else self._chance.choice(kinds)()
         self._tally.count(name)
         self._left -= 1
 
@@ -243,6 +283,22 @@ class Siege:
         with self._server.paused():
             time.sleep(self._chance.uniform(0.5, 1.5) * LEASE_SECONDS)
         return "server paused"
+
+    def _long_outage(self) -> str:
+        assert self._server is not None
+        self._server.restart("fast", LONG_OUTAGE_SECONDS)
+        return "server away for a minute"
+
+    def _fill_disk(self) -> str:
+        assert self._disk is not None
+        self._disk_was_full = True
+        filler = self._disk / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        time.sleep(FULL_DISK_SECONDS)
+        filler.unlink()
+        return "disk full"
 
     def _stop_all(self) -> None:
         for pid in self._workers:

@@ -21,6 +21,7 @@ from hpo.text import printable
 SERVER_START_SECONDS = 60.0
 
 if TYPE_CHECKING:
+    from hpo.crew import Engine
     from hpo.plan import Plan
 
 
@@ -77,6 +78,7 @@ def demo(**options: Any) -> int:
 @opt.storage
 @opt.checkpoints
 @opt.workers
+@opt.engine
 def run(study: tuple[str, ...], **options: Any) -> int:
     """Run the plan, or only STUDY… and the earlier studies they need.
 
@@ -91,6 +93,7 @@ def run(study: tuple[str, ...], **options: Any) -> int:
 @opt.storage
 @opt.checkpoints
 @opt.workers
+@opt.engine
 def resume(study: tuple[str, ...], **options: Any) -> int:
     """Go on with a plan that exists; like `run`, but never creates one."""
     _read(options)  # MissingError where there is no plan
@@ -101,9 +104,9 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
     from hpo.cli.live import watching
     from hpo.cli.tables import describe, show_outcome
     from hpo.results import remarks
-    from hpo.run import open_plan, run
+    from hpo.run import open_plan, run, threads_each
 
-    out: Path = options["out"]
+    out, engine = options["out"], _engine(options)
     if sys.stderr.isatty():  # torch takes seconds to load, a first look at many pictures half a minute
         click.echo("loading data and plan …", err=True)
     plan = open_plan(
@@ -111,7 +114,10 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
         storage=options["storage"],
         studies=options.get("studies"),
         names=studies,
-        workers=options["workers"],
+        # a worker on a cluster may use the CPUs it asks for, however many there are here
+        threads=threads_each(options["workers"])
+        if options.get("engine", "local") == "local"
+        else max(1, int(options["cpus_per_worker"] or 1)),
         given=opt.given(options),
     )
     reader = _read(options)
@@ -125,6 +131,7 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
             studies=studies,
             workers=options["workers"],
             checkpoints=options["checkpoints"],
+            engine=engine,
             on_tick=tick,
         )
     if stopped_by is not None:
@@ -141,13 +148,13 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
 @opt.workers
 def create(**options: Any) -> None:
     """Write the plan into the database and train nothing."""
-    from hpo.run import open_plan
+    from hpo.run import open_plan, threads_each
 
     plan = open_plan(
         options["out"],
         storage=options["storage"],
         studies=options["studies"],
-        workers=options["workers"],
+        threads=threads_each(options["workers"]),
         given=opt.given(options),
     )
     say(f"{plan.storage.name}: {', '.join(plan.specs)}, then the final stage")
@@ -409,6 +416,25 @@ def doctor(as_json: bool, **options: Any) -> int:
 
 
 # --- helpers -----------------------------------------------------------------------------------------
+
+
+def _engine(options: dict[str, Any]) -> Engine:
+    """Who places the workers.
+
+    Raises:
+        InputError: an option of Ray's without it.
+    """
+    from hpo.cluster import ray_cluster
+    from hpo.crew import local_processes
+
+    if options.get("engine", "local") == "ray":
+        return ray_cluster(
+            options["address"] or "auto", cpus=options["cpus_per_worker"], gpus=options["gpus_per_worker"]
+        )
+    for name in ("address", "cpus_per_worker", "gpus_per_worker"):
+        if options.get(name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} {options[name]} goes with --engine ray")
+    return local_processes
 
 
 def _storage_url(options: dict[str, Any]) -> str:

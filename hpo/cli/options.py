@@ -154,8 +154,43 @@ workers = _option(
     type=Workers(),
     default="auto",
     show_default=True,
-    help="Local processes; auto: one a core.",
+    help="Worker processes; auto: one a core, or as many as the cluster has room for.",
 )
+_ENGINE = (
+    _option(
+        "--engine",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        show_default=True,
+        help="Who places the workers: this machine, or a Ray cluster.",
+    ),
+    _option(
+        "--address",
+        metavar="auto|HOST:PORT|ray://…",
+        help="The Ray cluster.  [default: auto, the one that this machine belongs to]",
+    ),
+    _option(
+        "--cpus-per-worker",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="N",
+        help="CPUs of the cluster a worker gets.  [default: the plan's threads a worker]",
+    ),
+    _option(
+        "--gpus-per-worker",
+        type=click.FloatRange(min=0),
+        metavar="N",
+        help="GPUs, 0.25 for a quarter of one.  [default: 1 where the plan trains on CUDA]",
+    ),
+)
+
+
+def engine(command: Command) -> Command:
+    """Adds the options that say who places the workers."""
+    for option in reversed(_ENGINE):
+        command = option(command)
+    return command
+
+
 _LIMITS = (
     _option(
         "--idle-timeout", type=Duration(), metavar="DURATION", help="Stop after so long without work (30m)."

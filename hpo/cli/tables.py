@@ -48,14 +48,29 @@ class Screen(Console):
         # no highlighting: numbers in names are not numbers to look at
         super().__init__(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
 
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Makes text printable before it wraps: afterwards its own line ends look like those of wrapping."""
+        super().print(*(_one_line(each) for each in objects), **options)
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """All that is printed comes through here in pieces; line ends and rich's own control codes stay.
 
         Cells have their width by then, so tables make free text printable themselves, and lose none of it.
         """
         for segment in super().render(renderable, options):
-            keep = segment.control or segment.text == "\n"
-            yield segment if keep else segment._replace(text=printable(segment.text))
+            if segment.control:
+                yield segment
+            else:
+                lines = segment.text.split("\n")
+                yield segment._replace(text="\n".join(printable(line) for line in lines))
+
+
+def _one_line(thing: Any) -> Any:
+    if isinstance(thing, str):
+        return printable(thing)
+    if isinstance(thing, Text) and not thing.spans:
+        return Text(printable(thing.plain), thing.style)
+    return thing
 
 
 def console() -> Screen:
@@ -154,7 +169,7 @@ def show_best(record: Mapping[str, Any]) -> None:
         table.add_row(name, show_value(value))
     screen.print(table)
     for study, text in record["decisions"].items():
-        screen.print(Text.assemble((f"{study}: ", "dim"), text))
+        screen.print(Text.assemble((printable(f"{study}: "), "dim"), printable(text)))
 
 
 def show_final(record: Mapping[str, Any]) -> None:
@@ -244,7 +259,7 @@ def show_checks(checks: Sequence[Check]) -> None:
     width = max(len(check.name) for check in checks)
     for check in checks:
         state = (f"{check.state:8}", STATE_STYLES[check.state])
-        screen.print(Text.assemble(state, f"{check.name:{width}}  ", check.text), soft_wrap=True)
+        screen.print(Text.assemble(state, f"{check.name:{width}}  ", printable(check.text)), soft_wrap=True)
 
 
 def write_csv(records: Sequence[Mapping[str, Any]]) -> None:

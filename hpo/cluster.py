@@ -1,0 +1,188 @@
+"""Workers on somebody else's cluster: Ray places them, and places them again when a machine is lost."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any
+
+from hpo.crew import Crew, Engine, Orders
+from hpo.errors import InputError
+
+CONNECT_SECONDS = 20.0
+GONE = -9
+"""The exit code of a worker of which nothing is known any more."""
+MISSES = 5
+"""So often in a row an actor must fail to answer, a second apart, to be gone: Ray makes lost ones anew."""
+
+
+def ray_cluster(address: str, *, cpus: float | None = None, gpus: float | None = None) -> Engine:
+    """The engine that places workers on a Ray cluster.
+
+    Args:
+        address: `auto` (the cluster that this machine belongs to), `HOST:PORT`, or `ray://HOST:PORT`.
+        cpus: CPUs a worker; default: the threads that the plan trains with.
+        gpus: GPUs a worker, a part of one too; default: one where the plan trains on CUDA.
+
+    Returns:
+        An engine; it raises InputError when Ray is not installed, when there is no such cluster, when the
+        cluster has no room for a worker, or when its machines cannot share what the plan is in.
+    """
+
+    def engine(orders: Orders) -> AbstractContextManager[Crew]:
+        default_gpus = 1.0 if orders.device == "cuda" else 0.0
+        return _connected(
+            address, orders, float(cpus or orders.threads), default_gpus if gpus is None else gpus
+        )
+
+    return engine
+
+
+@contextmanager
+def _connected(address: str, orders: Orders, cpus: float, gpus: float) -> Iterator[Crew]:
+    try:
+        ray: Any = importlib.import_module("ray")
+    except ImportError:
+        raise InputError("--engine ray: Ray is not installed; pip install 'hpo-studies[ray]'") from None
+    _refuse_unreachable(address)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        text = str(error).strip().splitlines()[0]
+        raise InputError(f"--address {address}: no Ray cluster answers: {text}") from None
+    try:
+        hosts = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+        _refuse_what_is_not_shared(orders, hosts)
+        crew = _RayCrew(ray, orders, cpus, gpus)
+        if crew.room() < 1:
+            raise InputError(
+                f"--address {address}: the cluster has no machine with {cpus:g} CPUs and {gpus:g} GPUs for a "
+                "worker; --cpus-per-worker and --gpus-per-worker say what one gets"
+            )
+        try:
+            yield crew
+        finally:
+            crew.kill()
+    finally:
+        ray.shutdown()
+
+
+def _refuse_unreachable(address: str) -> None:
+    # Ray itself tries for minutes
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise InputError(f"--address {address}: it is auto, HOST:PORT or ray://HOST:PORT")
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--address {address}: nobody answers there: {error}") from None
+
+
+def _refuse_what_is_not_shared(orders: Orders, hosts: set[str]) -> None:
+    """A cluster of several machines needs a database server, and a place for checkpoints that all reach."""
+    others = sorted(hosts - {socket.gethostname()})
+    if not others:
+        return
+    if orders.settings["HPO_STORAGE"].startswith("sqlite"):
+        raise InputError(
+            f"--storage: SQLite serves one machine, and this cluster has {', '.join(others)} too; create "
+            "the plan on a server: --storage postgresql+psycopg://HOST/NAME"
+        )
+    if "HPO_CHECKPOINTS" not in orders.settings:
+        raise InputError(
+            f"--checkpoints: {', '.join(others)} must reach the checkpoints too; give a folder that all "
+            "machines share, or s3://…, gs://…"
+        )
+
+
+class Worker:
+    """The actor: a worker process on the machine where Ray put it. Ray makes it anew if that is lost."""
+
+    def __init__(self, orders: Orders, number: int) -> None:
+        self._orders, self._number = orders, number
+        self._process = orders.start(number)
+
+    def poll(self) -> int | None:
+        """The worker's exit code; None while it works."""
+        return self._process.poll()
+
+    def last_words(self) -> str:
+        """What it said last, and where."""
+        return f"{self._orders.last_words(self._number)} on {socket.gethostname()}"
+
+    def terminate(self) -> None:
+        """Asks it to put its trial back and end."""
+        self._process.terminate()
+
+
+class _RayCrew:
+    def __init__(self, ray: Any, orders: Orders, cpus: float, gpus: float) -> None:
+        self._ray, self._orders, self._cpus, self._gpus = ray, orders, cpus, gpus
+        self._actors: dict[int, Any] = {}
+        self._polls: dict[int, Any] = {}
+        self._misses: dict[int, int] = {}
+        # The orders travel as an argument, which only Ray's own store sees. Environment variables of a
+        # runtime_env would be shown in its dashboard and logs, and one of them may hold a password.
+        self._make: Callable[..., Any] = ray.remote(Worker).options(
+            num_cpus=cpus, num_gpus=gpus, max_restarts=-1
+        )
+
+    def room(self) -> int:
+        count = 0
+        for node in self._ray.nodes():
+            if node["Alive"]:
+                cpus, gpus = (node["Resources"].get(kind, 0.0) for kind in ("CPU", "GPU"))
+                rooms = [cpus / self._cpus] + ([gpus / self._gpus] if self._gpus else [])
+                count += int(min(rooms))
+        return count
+
+    def start(self, number: int) -> None:
+        if number in self._actors:
+            self._ray.kill(self._actors[number])
+        self._actors[number] = self._make.remote(self._orders, number)  # type: ignore[attr-defined]
+        self._polls.pop(number, None)
+        self._misses[number] = 0
+
+    def ended(self) -> dict[int, int]:
+        codes = {}
+        for number, actor in self._actors.items():
+            poll = self._polls.setdefault(number, actor.poll.remote())
+            # an actor that waits for room, or is made anew, answers later
+            ready, _ = self._ray.wait([poll], timeout=0)
+            if not ready:
+                continue
+            del self._polls[number]
+            try:
+                code = self._ray.get(poll)
+                self._misses[number] = 0
+            except self._ray.exceptions.RayActorError:
+                self._misses[number] = self._misses.get(number, 0) + 1
+                code = GONE if self._misses[number] >= MISSES else None
+            if code is not None:
+                codes[number] = code
+        for number in codes:
+            if codes[number] == 0:
+                self._ray.kill(self._actors.pop(number))
+        return codes
+
+    def last_words(self, number: int) -> str:
+        try:
+            words: str = self._ray.get(self._actors[number].last_words.remote(), timeout=CONNECT_SECONDS)
+        except (self._ray.exceptions.RayError, TimeoutError) as error:
+            return f"Ray lost it: {str(error).strip().splitlines()[0]}"
+        return words
+
+    def terminate(self) -> None:
+        for actor in self._actors.values():
+            actor.terminate.remote()
+
+    def kill(self) -> None:
+        # the workers themselves end too: they notice that their actor is gone
+        for actor in self._actors.values():
+            with suppress(self._ray.exceptions.RayError):
+                self._ray.kill(actor)

@@ -1,0 +1,239 @@
+"""Workers kept at work: placed by an engine, watched, replaced when they die, stopped by a signal.
+
+They are ordinary `hpo worker` processes, wherever an engine puts them, and know each other through the
+database alone; so a worker that is lost costs its epoch in progress, and further ones may be added by hand.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from hpo.compute import n_cores
+from hpo.database import sqlite_file
+from hpo.errors import InputError, RunError
+from hpo.plan import Plan
+from hpo.queue import Queue, SlotState
+from hpo.worker import PARENT_VARIABLE
+
+TICK_SECONDS = 1.0
+STOP_SECONDS = 10.0
+MAX_RESTARTS = 20
+"""Of workers in a row without a trial that ended meanwhile."""
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What a worker has to be told, wherever it runs; plain values, paths absolute."""
+
+    out: str
+    studies: tuple[str, ...]
+    threads: int
+    device: str
+    """Kind of device that the plan trains on: cpu or cuda."""
+    settings: Mapping[str, str]
+    """Environment variables; the database URL is one: it may hold a password, and arguments are public."""
+
+    @classmethod
+    def of(cls, plan: Plan, out: Path, studies: Sequence[str], checkpoints: str | Path | None) -> Orders:
+        """The orders that serve a plan."""
+        file = sqlite_file(plan.storage.url)
+        settings = {
+            "HPO_STORAGE": plan.storage.url if file is None else f"sqlite:///{file.resolve()}",
+            # before torch is imported, or its pools are as large as the machine
+            "OMP_NUM_THREADS": str(plan.identity.threads),
+        }
+        if checkpoints is not None:
+            place = str(checkpoints)
+            settings["HPO_CHECKPOINTS"] = place if "://" in place else str(Path(place).resolve())
+        return cls(str(out.resolve()), tuple(studies), plan.identity.threads, plan.identity.device, settings)
+
+    @property
+    def logs(self) -> Path:
+        """Where the workers of a machine write."""
+        return Path(self.out, "logs")
+
+    def start(self, number: int) -> subprocess.Popen[bytes]:
+        """Starts a worker on this machine; it stops when the process that called this is gone."""
+        # what the workers are to do the plan says, not the options of whoever started this process
+        inherited = {
+            key: value for key, value in os.environ.items() if key[:4] != "HPO_" or key == "HPO_CACHE"
+        }
+        log = self.log(number)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as file:
+            # a session of its own: Ctrl-C reaches `hpo run` alone, which then stops its workers in order
+            return subprocess.Popen(
+                [sys.executable, "-m", "hpo", "worker", "--out", self.out, *self.studies],
+                env={**inherited, **self.settings, PARENT_VARIABLE: str(os.getpid())},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+
+    def log(self, number: int) -> Path:
+        """The file that a worker of this machine writes to."""
+        return self.logs / f"worker-{number}.log"
+
+    def last_words(self, number: int) -> str:
+        """The last line of a worker of this machine, and where there is more."""
+        lines = self.log(number).read_text(errors="replace").strip().splitlines()
+        return f"{lines[-1] if lines else 'it said nothing'} (see {self.log(number)})"
+
+
+class Crew(Protocol):
+    """The workers that an engine has placed, by number from 1."""
+
+    def room(self) -> int:
+        """How many workers there is room for."""
+
+    def start(self, number: int) -> None:
+        """Places a worker, or places it again."""
+
+    def ended(self) -> dict[int, int]:
+        """The exit codes of the workers that have ended since this was asked last."""
+
+    def last_words(self, number: int) -> str:
+        """What a worker that has ended said last."""
+
+    def terminate(self) -> None:
+        """Asks all workers to put their trials back and end; returns at once."""
+
+
+Engine = Callable[[Orders], AbstractContextManager[Crew]]
+"""Gives a crew that carries out the orders; all its workers have ended when the context is left."""
+
+
+@contextmanager
+def local_processes(orders: Orders) -> Iterator[Crew]:
+    """Workers as processes of this machine."""
+    crew = _LocalCrew(orders)
+    try:
+        yield crew
+    finally:
+        crew.kill()
+
+
+class _LocalCrew:
+    def __init__(self, orders: Orders) -> None:
+        self._orders = orders
+        self._workers: dict[int, subprocess.Popen[bytes]] = {}
+
+    def room(self) -> int:
+        return max(1, n_cores() // self._orders.threads)
+
+    def start(self, number: int) -> None:
+        self._workers[number] = self._orders.start(number)
+
+    def ended(self) -> dict[int, int]:
+        codes = {number: worker.poll() for number, worker in self._workers.items()}
+        ended = {number: code for number, code in codes.items() if code is not None}
+        for number in ended:
+            del self._workers[number]
+        return ended
+
+    def last_words(self, number: int) -> str:
+        return self._orders.last_words(number)
+
+    def terminate(self) -> None:
+        for worker in self._workers.values():
+            worker.terminate()
+
+    def kill(self) -> None:
+        for worker in self._workers.values():
+            worker.kill()
+            worker.wait()
+
+
+def keep_at_work(
+    crew: Crew, plan: Plan, names: Sequence[str] | None, count: int | None, on_tick: Callable[[], None]
+) -> int | None:
+    """Keeps workers alive until they end by themselves, which they do when the plan has ended.
+
+    Args:
+        crew: who works.
+        plan: what they work on.
+        names: the studies that they serve; None: all, and the final stage.
+        count: how many workers; None: as many as there is room for.
+        on_tick: called about once a second.
+
+    Returns:
+        The signal that stopped it, or None.
+
+    Raises:
+        InputError: a worker refused to work here.
+        RunError: workers give up, or die again and again and no trial ends.
+    """
+    n_restarts, n_ended_before = 0, -1
+    leave_at = math.inf
+    at_work = set(range(1, (count or crew.room()) + 1))
+    with _signals() as received:
+        for number in sorted(at_work):
+            crew.start(number)
+        while at_work and time.monotonic() < leave_at:
+            on_tick()
+            time.sleep(TICK_SECONDS)
+            if received:
+                _stop(crew, at_work, received)
+                on_tick()
+                return received[0]
+            for number, code in crew.ended().items():
+                at_work.discard(number)
+                if code == 0:  # all is done: one that still waits for a place has come too late
+                    leave_at = min(leave_at, time.monotonic() + STOP_SECONDS)
+                    continue
+                n_ended = _n_ended(plan, names)
+                n_restarts = n_restarts + 1 if n_ended == n_ended_before else 0
+                n_ended_before = n_ended
+                # one that was killed is replaced; one that gave up (1) or refused (2) would do so again
+                if code in (1, 2) or n_restarts > MAX_RESTARTS:
+                    kind = InputError if code == 2 else RunError
+                    raise kind(f"worker {number} ended with code {code}: {crew.last_words(number)}")
+                crew.start(number)
+                at_work.add(number)
+    return None
+
+
+def _stop(crew: Crew, at_work: set[int], received: Sequence[int]) -> None:
+    crew.terminate()
+    deadline = time.monotonic() + STOP_SECONDS
+    while at_work and time.monotonic() < deadline and len(received) < 2:
+        at_work -= crew.ended().keys()
+        time.sleep(0.05)
+
+
+def _n_ended(plan: Plan, names: Sequence[str] | None) -> int:
+    """How many points have ended; lost attempts are no progress."""
+    count = 0
+    for name in plan.all_names if names is None else names:
+        slots = Queue(plan.storage, name).slots()
+        states = [slots.state(slot) for slot in slots.attempts]
+        count += sum(state not in (SlotState.WAITING, SlotState.RUNNING) for state in states)
+    return count
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The SIGINT and SIGTERM received while the context lasts, in order."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # Python handles signals in the main thread alone
+        return
+    handled = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda n, _: received.append(n)) for number in handled}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
