@@ -131,6 +131,18 @@ def test_kernels(growing: float, verdict: str) -> None:
     assert "mean of 2 contrasts" in evidence.text
 
 
+def test_a_cell_in_two_contrasts_is_counted_once() -> None:
+    a, b, c = (
+        point(f1, conv1_kernel=one, conv2_kernel=two)
+        for f1, one, two in ((0.7, 3, 5), (0.8, 5, 7), (0.6, 5, 5))
+    )
+    cells = Cells([a, b, c], seed_noise([a, b, c]), 10)
+    contrast = cells.contrast([[(1, a), (-1, c)], [(1, b), (-1, c)]])
+    assert contrast.difference == pytest.approx(0.15)
+    # variances of (a + b) / 2 and of c, each cell the mean of three seeds of deviation 0.01
+    assert contrast.standard_error == pytest.approx(0.01 * ((0.25 + 0.25 + 1) / 3) ** 0.5)
+
+
 @pytest.mark.parametrize(
     ("high", "verdict"),
     [

@@ -21,6 +21,7 @@ import pytest
 from conftest import Result, hpo
 from PIL import Image
 
+import hpo as library
 from hpo.report.page import markdown_text
 from hpo.report.study_figures import main_effect
 from hpo.spec import load_studies, shipped_studies
@@ -104,6 +105,7 @@ def test_tables_and_figures_are_there(out: Path) -> None:
         root = ElementTree.fromstring(written[f"figures/{figure}.svg"])
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert written["figures/most-confidently-wrong.png"] == (out / "most-confidently-wrong.png").read_bytes()
+    assert "test set" in written["figures/waterfall.svg"].decode()
     assert written["report.md"].decode().startswith("# Test macro F1 ")
 
 
@@ -129,6 +131,16 @@ def test_inherited_values_link_to_the_trial_that_chose_them(out: Path, page: str
     assert len(links.ids) == len(set(links.ids))
     (chosen,) = [row for row in rows(out, "points-network-setup") if "best" in row["remarks"]]
     assert f'<a href="#trial-network-setup-{chosen["trial"]}">' in page
+
+
+def test_every_value_of_the_final_configuration_is_that_of_the_trial_it_came_from(out: Path) -> None:
+    plan = library.find_plan(out)
+    chosen = [row for row in rows(out, "final-configuration") if "/" in row["origin"]]
+    assert {row["parameter"] for row in chosen} >= {"conv1_channels", "conv2_kernel"}
+    for row in chosen:
+        study, _, number = row["origin"].partition("/")
+        trial = plan.trials(study)[int(number)]
+        assert str(trial.user_attrs["config"][row["parameter"]]) == row["value"]
 
 
 def test_every_printed_figure_is_compared(out: Path) -> None:
@@ -227,6 +239,7 @@ def test_a_plan_that_is_half_done(small_studies: Path, tmp_path: Path, cli: Cli)
     assert "Not begun: 0 of 3 points have ended." in page
     assert len(rows(out, "points-rate")) == 2
     assert not list((out / "report" / "figures").glob("final*"))
+    assert "test set" not in (out / "report" / "figures" / "waterfall.svg").read_text("utf-8")
 
 
 def test_missing_plan_and_unwritable_folder(tmp_path: Path, out: Path, cli: Cli) -> None:
@@ -267,10 +280,17 @@ title = "<b>bold</b> ]]> & \\"quoted\\" {{ 7 * 7 }}"
 section = "=1+1"
 [search]
 learning_rate = [0.01, 0.001]
+[published]
+choice = {learning_rate = 0.01}
 [[published.results]]
 params = {learning_rate = 0.01}
 loss = 1.0
 note = "-2+3 <img src=x onerror=alert(2)>"
+"""
+NEXT_STUDY = """
+inherits = "rate"
+search.batch_size = [10, 40]
+published.choice = {batch_size = 40}
 """
 
 
@@ -281,8 +301,10 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "hostile.py").write_text(HOSTILE_MODULE, "utf-8")
     (folder / "studies").mkdir()
     (folder / "studies" / "rate.toml").write_text(HOSTILE_STUDY, "utf-8")
-    command = ["run", "--data=python:hostile:images", "--studies=studies", "--out=out", "--epochs=1"]
-    for arguments in ([*command, "--final-seeds=1", "--workers=1"], ["report", "--out=out"]):
+    (folder / "studies" / "size.toml").write_text(NEXT_STUDY, "utf-8")
+    options = ("--epochs=1", "--final-seeds=1", "--workers=1", "--inherit=published", "--adopt=always")
+    command = ["run", "--data=python:hostile:images", "--studies=studies", "--out=out", *options]
+    for arguments in (command, ["report", "--out=out"]):
         done = subprocess.run(
             [sys.executable, "-m", "hpo", *arguments], cwd=folder, capture_output=True, text=True, check=False
         )
@@ -310,6 +332,14 @@ def test_hostile_names_are_shown_and_not_obeyed(hostile: Path) -> None:
     markdown = (hostile / "report" / "report.md").read_text("utf-8")
     assert "\\<script\\>alert(1)" in markdown
     assert not re.search(r"(?<!\\)<", markdown)
+
+
+def test_published_choices_are_named_where_they_were_inherited(hostile: Path) -> None:
+    origins = {row["parameter"]: row["origin"] for row in rows(hostile, "final-configuration")}
+    assert origins["learning_rate"] == "published choice"  # and not the winner of the study before
+    assert origins["batch_size"].startswith("size/")
+    assert origins["conv1_channels"] == "default"
+    assert origins["epochs"] == "'--epochs"
 
 
 def test_no_cell_is_a_formula_to_a_spreadsheet(hostile: Path) -> None:

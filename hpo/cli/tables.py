@@ -229,6 +229,7 @@ def show_outcome(plan: Plan, out: Path) -> None:
     screen = console()
     screen.print()
     screen.print(f"more: hpo show {ended[-1]} --out {out}", soft_wrap=True)
+    screen.print(f"      hpo report --out {out}", soft_wrap=True)
     if has_final:
         screen.print(f"      hpo predict {out / 'model.pt'} IMAGE…", soft_wrap=True)
         screen.print(f"      {out / 'most-confidently-wrong.png'}", soft_wrap=True)

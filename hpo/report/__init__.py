@@ -5,8 +5,8 @@
     write_report(plan, Path("hpo-out"))   # hpo-out/report/report.html
 
 Everything shown comes from the database and from what the final stage stored; nothing here trains, imports
-torch or opens the test set. `facts` reads the database, `tables`, `figures`, `words`, `published` and
-`conclusions` say what it means, `page` writes it.
+torch or opens the test set. `facts` reads the database; `tables`, `figures`, `study_figures`, `words`,
+`published` and `conclusions` say what it means, in the looks of `style`; `page` writes it.
 """
 
 from hpo.report.page import write_report as write_report

@@ -82,9 +82,11 @@ class Section:
     control: Point | None
     """The point of this or an earlier study that trained the inherited configuration."""
     origins: Mapping[str, Origin]
-    """Of every parameter that the study did not search; empty while it inherits nothing yet."""
+    """Of every value that the study's points are laid over."""
+    carried: Mapping[str, Origin]
+    """Of every value that it hands on."""
     context: Mapping[str, ParamValue]
-    """The values of these parameters."""
+    """What its points are laid over; empty while there is nothing to inherit yet."""
 
     @property
     def name(self) -> str:
@@ -180,28 +182,24 @@ def read(plan: Plan) -> Facts:
     points = {name: _points(plan, name, trials[name]) for name in plan.all_names}
     by_ref = {(point.study, point.row.trial): point for found in points.values() for point in found}
     statuses = {status.name: status for status in results.status(plan)}
-    decisions = {name: plan.decision(name) for name in plan.specs}
-    carried: dict[str, dict[str, Origin]] = {}
-    sections = []
+    sections: dict[str, Section] = {}
     for name, spec in plan.specs.items():
-        decision, inherited = decisions[name], plan.inherited(name)
-        origins = _origins(plan, name, carried)
-        carried[name] = _carried(spec, origins, carried, decision)
+        decision, inherited = plan.decision(name), plan.inherited(name)
+        origins = _inherited_origins(plan, name, sections)
+        if plan.options.epochs is not None:
+            origins["epochs"] = Origin("--epochs")
         ready = spec.inherits is None or inherited is not None
         control = decision.control.source if decision and decision.control else None
-        sections.append(
-            Section(
-                spec=spec,
-                status=statuses[name],
-                points=points[name],
-                inherited=inherited,
-                decision=decision,
-                control=by_ref.get((control.study, control.trial)) if control else None,
-                origins={key: origin for key, origin in origins.items() if key not in spec.search}
-                if ready
-                else {},
-                context=plan.context(name, inherited) if ready else {},
-            )
+        sections[name] = Section(
+            spec=spec,
+            status=statuses[name],
+            points=points[name],
+            inherited=inherited,
+            decision=decision,
+            control=by_ref.get((control.study, control.trial)) if control else None,
+            origins=origins | dict.fromkeys(spec.fixed, Origin("fixed here")),
+            carried=_carried(spec, origins, decision),
+            context=plan.context(name, inherited) if ready else {},
         )
     final = results.final_trial(plan)
     starts = [t.datetime_start for found in trials.values() for t in found if t.datetime_start]
@@ -211,7 +209,7 @@ def read(plan: Plan) -> Facts:
         identity=plan.identity,
         versions=attrs[FINAL]["versions"],
         storage=plan.storage.name,
-        sections=sections,
+        sections=list(sections.values()),
         final=final.user_attrs.get("final") if final else None,
         final_point=points[FINAL][0] if points[FINAL] else None,
         final_inherited=plan.best_decided(),
@@ -241,40 +239,30 @@ def _points(plan: Plan, name: str, trials: Sequence[FrozenTrial]) -> list[Point]
     return found
 
 
-def _origins(plan: Plan, name: str, carried: Mapping[str, dict[str, Origin]]) -> dict[str, Origin]:
-    """Where the values that a study's points are laid over come from."""
+def _inherited_origins(plan: Plan, name: str, sections: Mapping[str, Section]) -> dict[str, Origin]:
+    """Where the values of the configuration come from that a study starts with."""
     spec = plan.specs[name]
+    defaults = TrialConfig().params()
     if spec.inherits is None:
-        origins = {param: Origin("default") for param in TrialConfig().params()}
-        origins |= {param: Origin(f"base of {name}") for param in spec.base}
-    elif plan.options.inherit == "published":
-        defaults = TrialConfig().params()
-        published = published_config(plan.specs, spec.inherits).params()
-        origins = {
-            param: Origin("default" if value == defaults[param] else "published choice")
-            for param, value in published.items()
-        }
-    else:
-        origins = dict(carried[spec.inherits])
-    origins |= {param: Origin("fixed here") for param in spec.fixed}
-    if plan.options.epochs is not None:
-        origins["epochs"] = Origin("--epochs")
-    return origins
+        return dict.fromkeys(defaults, Origin("default")) | dict.fromkeys(
+            spec.base, Origin(f"base of {name}")
+        )
+    if plan.options.inherit == "winners":
+        return dict(sections[spec.inherits].carried)
+    published = published_config(plan.specs, spec.inherits).params()
+    return {
+        param: Origin("default" if value == defaults[param] else "published choice")
+        for param, value in published.items()
+    }
 
 
-def _carried(
-    spec: StudySpec,
-    origins: Mapping[str, Origin],
-    carried: Mapping[str, dict[str, Origin]],
-    decision: Decision | None,
-) -> dict[str, Origin]:
-    """Where the values come from that the study hands on."""
+def _carried(spec: StudySpec, inherited: dict[str, Origin], decision: Decision | None) -> dict[str, Origin]:
+    """Where the values come from that a study hands on."""
     if decision is None or not decision.adopted or decision.winner is None:
-        return dict(carried.get(spec.inherits or "", origins))
+        return inherited
     source = decision.winner.source
-    chosen = {param: Origin(f"chosen by {spec.name}", source) for param in spec.search}
-    fixed = {param: Origin(f"fixed by {spec.name}", source) for param in spec.fixed}
-    return {**origins, **fixed, **chosen}
+    fixed = dict.fromkeys(spec.fixed, Origin(f"fixed by {spec.name}", source))
+    return inherited | fixed | dict.fromkeys(spec.search, Origin(f"chosen by {spec.name}", source))
 
 
 def _test_epochs(trial: FrozenTrial) -> list[list[Mapping[str, Any]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from hpo.report.study_figures import (
 from hpo.report.style import Drawing, canvas, drawn, label, styled
 
 MAX_WORKERS = 40
-MAX_CLASSES = 40
+MAX_CLASSES = 25
 MAX_BARS = 300
 """From so many bars on they are pixels instead of paths: files stay small."""
 
@@ -57,63 +58,90 @@ def draw(facts: Facts) -> Figures:
 # --- the answer ------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Step:
+    """One row of the waterfall; figures in percent."""
+
+    name: str
+    before: float | None
+    """None for the study that starts."""
+    after: float
+    colour: str
+    text: str
+    deviation: float = 0.0
+
+
 def waterfall(facts: Facts) -> Iterator[Drawing]:
     """What each study gained on validation, down to the test set."""
-    steps = [(s.label, s.control.row.macro_f1 if s.control else None, s.decision) for s in facts.chain]
-    rows: list[tuple[str, float | None, float, str]] = [
-        (name, before if decision.adopted else decision.value, decision.value, style.GREEN)
-        for name, before, decision in steps
-        if decision is not None and decision.value is not None
-    ]
-    if not rows:
+    steps = _steps(facts)
+    if not steps:
         return
-    deviation = None
-    if facts.final is not None:
-        fresh, test = facts.final["fresh_macro_f1"], facts.final["test"]["macro_f1"]
-        rows += [("fresh seeds", rows[-1][2], fresh, style.BLUE), ("test set", fresh, test, style.BLUE)]
-        deviation = facts.final["std"]["macro_f1"]
-    figure = canvas(0.75 + 0.34 * len(rows))
+    figure = canvas(0.75 + 0.34 * len(steps))
     axes = figure.subplots()
-    longest = max(len(label(name)) for name, *_ in rows)
+    longest = max(len(label(step.name)) for step in steps)
+    height = figure.get_figheight()
     figure.subplots_adjust(
-        left=min(0.42, 0.04 + 0.0145 * longest),
-        right=0.97,
-        top=1 - 0.1 / figure.get_figheight(),
-        bottom=0.5 / figure.get_figheight(),
+        left=min(0.42, 0.04 + 0.0145 * longest), right=0.97, top=1 - 0.1 / height, bottom=0.5 / height
     )
-    ends = [100 * value for _, before, after, _ in rows for value in (before, after) if value is not None]
-    ends += [ends[-1] + 100 * each for each in (deviation or 0.0, -(deviation or 0.0))]
+    ends = [step.after + sign * step.deviation for step in steps for sign in (-1, 1)]
     spread = max(max(ends) - min(ends), 1.0)
     axes.set_xlim(min(ends) - 0.1 * spread, max(ends) + 0.32 * spread)
-    for i, (_, before, after, colour) in enumerate(rows):
-        start, end = 100 * (after if before is None else before), 100 * after
-        if before is not None and before != after:
-            axes.barh(i, end - start, left=start, height=0.56, color=colour if end > start else style.RED)
+    for i, step in enumerate(steps):
+        start = step.after if step.before is None else step.before
+        if start == step.after:
+            axes.plot(
+                [start], [i], "o", color=style.BLUE if step.before is None else style.GREY, markersize=6
+            )
         else:
-            axes.plot([end], [i], "o", color=style.BLUE if before is None else style.GREY, markersize=6)
-        is_last = i == len(rows) - 1
-        if is_last and deviation is not None:
-            axes.errorbar(end, i, xerr=100 * deviation, color=style.INK, capsize=3, linewidth=1.2)
-        text = f"{end:.1f} %" if before is None else _gain(end - start) if before != after else "kept"
-        if is_last and before is not None:
-            text = f"{end:.1f} %" if deviation is None else f"{end:.1f} ± {100 * deviation:.1f} %"
-        right = max(start, end + (100 * deviation if is_last and deviation else 0))
-        axes.text(right + 0.025 * spread, i, text, va="center", fontsize=8.5)
-        if not is_last:
-            axes.plot([end, end], [i, i + 1], color=style.GREY, linewidth=0.8, zorder=0)
+            axes.barh(i, step.after - start, left=start, height=0.56, color=step.colour)
+        if step.deviation:
+            axes.errorbar(step.after, i, xerr=step.deviation, color=style.INK, capsize=3, linewidth=1.2)
+        right = max(start, step.after + step.deviation)
+        axes.text(right + 0.03 * spread, i, step.text, va="center", fontsize=8.5)
+        if i + 1 < len(steps):
+            axes.plot([step.after, step.after], [i, i + 1], color=style.GREY, linewidth=0.8, zorder=0)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
-    axes.set_yticks(range(len(rows)), [label(name) for name, *_ in rows])
+    axes.set_yticks(range(len(steps)), [label(step.name) for step in steps])
     axes.tick_params(axis="y", labelcolor=style.INK)
-    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_ylim(len(steps) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("macro F1, %")
+    test = (
+        "; then the same configuration at fresh seeds, and on the test set (whisker: one standard deviation)"
+    )
     yield drawn(
         figure,
         "waterfall",
         "What each study gained",
-        "Macro F1 on validation, carried from study to study; then the same configuration at fresh seeds, "
-        "and on the test set (the whisker is one standard deviation over seeds).",
+        f"Macro F1 on validation, carried from study to study{test if facts.final else ''}.",
     )
+
+
+def _steps(facts: Facts) -> list[Step]:
+    steps = []
+    for section in facts.chain:
+        decision = section.decision
+        if decision is None or decision.value is None:
+            continue
+        after = 100 * decision.value
+        if decision.control is None:
+            steps.append(Step(section.label, None, after, style.BLUE, f"{after:.1f} %"))
+            continue
+        before = 100 * decision.control.value if decision.adopted else after
+        text = _gain(after - before) if decision.adopted else "kept"
+        colour = style.GREEN if after > before else style.RED
+        steps.append(Step(section.label, before, after, colour, text))
+    if facts.final is None or not steps:
+        return steps
+    fresh, test = 100 * facts.final["fresh_macro_f1"], 100 * facts.final["test"]["macro_f1"]
+    deviation = 100 * (facts.final["std"]["macro_f1"] or 0.0)
+    searched = steps[-1].after
+    spread = f" ± {deviation:.1f}" if deviation else ""
+    return [
+        *steps,
+        Step("fresh seeds", searched, fresh, style.SKY, _gain(fresh - searched)),
+        Step("test set", fresh, test, style.SKY, f"{test:.1f}{spread} %", deviation),
+    ]
 
 
 def _gain(points: float) -> str:
@@ -159,7 +187,7 @@ def test_curves(facts: Facts) -> Iterator[Drawing]:
             markersize=11,
             markerfacecolor="none",
             linestyle="",
-            label="chosen by validation",
+            label="chosen epoch",
         )
         frame(figure, axes, axis, handles)
         yield drawn(
@@ -205,9 +233,13 @@ def confusion(final: Mapping[str, Any]) -> Iterator[Drawing]:
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-9)
     names = [label(name, 14) for name in final["per_class"]]
     n = len(names)
-    figure = canvas(4.6)
+    longest = max(map(len, names)) if n <= MAX_CLASSES else 2
+    figure = canvas(3.6 + 0.06 * longest)
     axes = figure.subplots()
-    figure.subplots_adjust(left=0.2, right=0.98, top=0.98, bottom=0.2)
+    height = figure.get_figheight()
+    figure.subplots_adjust(
+        left=0.09 + 0.013 * longest, right=0.98, top=0.98, bottom=(0.5 + 0.05 * longest) / height
+    )
     matrix(axes, shares, (lambda share: f"{share:.0f}") if n <= 15 else None)
     if n <= MAX_CLASSES:
         size = 8 if n <= 15 else 6

@@ -46,6 +46,7 @@ class StudyPart:
 
     section: Section
     title: str
+    state: str
     question: str
     method: str
     decision: str
@@ -128,6 +129,7 @@ def _context(facts: Facts, drawings: figures.Figures, out: Path) -> dict[str, An
 
 
 def _part(section: Section, drawings: Sequence[Drawing]) -> StudyPart:
+    status = section.status
     title = printable(f"{section.spec.section} {section.spec.title or section.name}".strip())
     inheritance = [
         Inheritance(
@@ -136,11 +138,13 @@ def _part(section: Section, drawings: Sequence[Drawing]) -> StudyPart:
             anchor=f"trial-{origin.trial.study}-{origin.trial.trial}" if origin.trial else "",
             values=", ".join(f"{name} {show_value(value)}" for name, value in values.items()),
         )
-        for origin, values in words.grouped_origins(section.context, section.origins)
+        for origin, values in words.grouped_origins(section)
     ]
     return StudyPart(
         section=section,
         title=title,
+        # `running` is the contract's word for a study that has begun; is anybody working on it?
+        state="idle" if status.state == "running" and not status.points["running"] else status.state,
         question=words.question(section),
         method=words.method(section),
         decision=words.decision_text(section),
@@ -155,15 +159,10 @@ def _final_config(facts: Facts) -> Table:
     """The final configuration, each value linked to the trial that it came from."""
     config: dict[str, Any] = facts.final["config"] if facts.final else {}
     origins: dict[str, Cell] = {}
-    for section in facts.chain:
-        decision = section.decision
-        for name, origin in section.origins.items():
-            if origin.text not in ("default", "fixed here") and not origin.trial:
-                origins.setdefault(name, Cell(origin.text))
-        if decision and decision.adopted and decision.winner:
-            source = decision.winner.source
-            cell = Cell(f"{source.study}/{source.trial}", link=f"trial-{source.study}-{source.trial}")
-            origins |= dict.fromkeys([*section.spec.search, *section.spec.fixed], cell)
+    for name, origin in facts.chain[-1].carried.items():
+        trial = f"{origin.trial.study}/{origin.trial.trial}" if origin.trial else ""
+        link = f"trial-{origin.trial.study}-{origin.trial.trial}" if origin.trial else ""
+        origins[name] = Cell(trial or origin.text, link=link)
     return tables.config_table(config, origins)
 
 

@@ -43,6 +43,7 @@ def curves(section: Section, without_norm: Sequence[Point]) -> Iterator[Drawing]
     points = [point for point in section.points if point.row.history]
     if not points:
         return
+    ranked = sorted(section.ranked[1:], key=lambda point: -(point.row.macro_f1 or 0.0))
     few = len(points) <= MAX_SERIES
     for name, key, axis, scale in PANELS:
         figure = canvas(3.4 if few else 3.5)
@@ -50,7 +51,7 @@ def curves(section: Section, without_norm: Sequence[Point]) -> Iterator[Drawing]
         handles = (
             _series(axes, section, points, without_norm, key, scale)
             if few
-            else _crowd(axes, section.ranked or points, key, scale)
+            else _crowd(axes, [*section.ranked[:1], *ranked] or points, key, scale)
         )
         search = list(section.spec.search)
         frame(figure, axes, axis, handles, search[0].replace("_", " ") if few and len(search) == 1 else "")
@@ -89,7 +90,7 @@ def _series(
             scale,
             color=style.GREY,
             linestyle=(0, (3, 2)),
-            label=label(f"control, {control.name}"),
+            label="control",
         )
     return handles
 
@@ -231,8 +232,7 @@ def gradients(section: Section) -> Iterator[Drawing]:
         panels = figure.subplots(1, 2, sharey=True)
         figure.subplots_adjust(left=0.125, right=0.975, top=0.83, bottom=0.235, wspace=0.08)
         for axes, point, word in zip(panels, (worst, healthy), ("worst", "best"), strict=True):
-            rate = show_value(point.config["learning_rate"])
-            axes.set_title(f"{word}: learning rate {rate}", fontsize=9)
+            axes.set_title(f"{word}: learning rate {point.config['learning_rate']:.3g}", fontsize=9)
             for i, layer in enumerate(layers):
                 values = [_health(epoch[0]["layers"].get(layer, {}), key) for epoch in point.row.history]
                 if not all(value is None for value in values):
@@ -288,6 +288,8 @@ def importance(section: Section) -> Iterator[Drawing]:
         name: main_effect([point.row.params[name] for point in points], scores)
         for name in section.spec.search
     }
+    if not any(found.values()):
+        return
     shares = dict(sorted(found.items(), key=lambda item: -item[1]))
     figure = canvas(0.75 + 0.34 * len(shares))
     axes = figure.subplots()

@@ -14,8 +14,6 @@ from hpo.report.facts import Facts, Point, Section
 from hpo.report.published import Comparison
 from hpo.text import harmless_cell, percent, printable, show_value
 
-FIGURES = ("macro_f1", "accuracy", "loss")
-
 
 @dataclass(frozen=True)
 class Cell:

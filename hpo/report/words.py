@@ -175,14 +175,12 @@ def decision_text(section: Section) -> str:
     return f"{text} The control, trial {trial}, reaches {percent(control.value)} %; {rule}."
 
 
-def grouped_origins(
-    context: Mapping[str, ParamValue], origins: Mapping[str, Origin]
-) -> list[tuple[Origin, dict[str, ParamValue]]]:
-    """The values of a configuration by where they come from, in order of appearance, defaults last."""
+def grouped_origins(section: Section) -> list[tuple[Origin, dict[str, ParamValue]]]:
+    """The values that a study did not search, by where they come from; defaults last."""
     groups: dict[Origin, dict[str, ParamValue]] = {}
-    for name, origin in origins.items():
-        if not _is_unused(name, context):
-            groups.setdefault(origin, {})[name] = context[name]
+    for name, value in section.context.items():
+        if name not in section.spec.search and not _is_unused(name, section.context):
+            groups.setdefault(section.origins[name], {})[name] = value
     return sorted(groups.items(), key=lambda group: group[0].text == "default")
 
 
@@ -262,8 +260,8 @@ def shrinkage(facts: Facts) -> str:
         return ""
     return (
         f"Macro F1 of this configuration: {percent(search)} % on validation in the search, "
-        f"{percent(fresh)} % on validation at fresh seeds, {percent(test)} % on the test set. What is lost "
-        "between the first two is the optimism of choosing the best of many, then that of choosing the epoch."
+        f"{percent(fresh)} % on validation at fresh seeds, {percent(test)} % on the test set. The first two "
+        "differ by the optimism of choosing the best of many, the last two by that of choosing the epoch."
     )
 
 
