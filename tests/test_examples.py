@@ -1,4 +1,4 @@
-"""The examples that no test runs: their documents parse, what they name is there, their commands are commands."""
+"""Examples that no test runs: their documents parse, what they name is there, their commands are commands."""
 
 from __future__ import annotations
 
@@ -98,8 +98,11 @@ def test_secrets_volumes_and_variables_are_there() -> None:
         spec = document["spec"]["template"]["spec"]
         volumes = {volume["name"] for volume in spec.get("volumes", [])}
         volumes |= {each["metadata"]["name"] for each in document["spec"].get("volumeClaimTemplates", [])}
-        claimed = {v["persistentVolumeClaim"]["claimName"] for v in spec.get("volumes", []) if len(v) == 2
-                   and "persistentVolumeClaim" in v}
+        claimed = {
+            v["persistentVolumeClaim"]["claimName"]
+            for v in spec.get("volumes", [])
+            if len(v) == 2 and "persistentVolumeClaim" in v
+        }
         assert claimed <= {claim["metadata"]["name"], "images"}
         for container in containers(document):
             assert {mount["name"] for mount in container.get("volumeMounts", [])} <= volumes

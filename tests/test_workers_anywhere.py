@@ -20,7 +20,7 @@ import hpo as library
 from hpo.advance import advance
 from hpo.errors import ConflictError
 from hpo.plan import FINAL, Plan
-from hpo.queue import Queue, Slots, SlotState
+from hpo.queue import Queue, Reason, Slots, SlotState, reason_of
 from hpo.storage import Storage
 from hpo.worker import Limits, work
 
@@ -202,6 +202,18 @@ def test_sigterm_ends_a_worker_within_ten_seconds_although_the_server_hangs(
     assert states(plan, "rate") == ["running"]  # nobody could be told; the next one finds the process dead
     Queue(plan.storage, "rate").close_lost()
     assert states(plan, "rate") == ["waiting"]
+
+
+def test_sigterm_that_comes_twice_is_one_request(tmp_path: Path) -> None:
+    """SLURM sends it to the script of a job and to all its processes, and the script passes it on."""
+    plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"}, epochs=100_000)
+    process = start_hpo("worker", "--out", tmp_path / "out", "--storage", plan.storage.url)
+    wait_for(lambda: any(t.intermediate_values for t in plan.trials("rate")), process)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert [reason_of(trial) for trial in plan.trials("rate")] == [Reason.RELEASED]
 
 
 def test_a_worker_that_was_paused_past_its_lease_takes_the_next_trial(tmp_path: Path) -> None:
