@@ -18,7 +18,7 @@ from hpo.compute import processor
 from hpo.config import ParamValue, TrialConfig
 from hpo.data import TrainingData
 from hpo.delivery import Delivery
-from hpo.errors import Diverged, Interrupted, RunError, StorageError
+from hpo.errors import Diverged, Interrupted, RunError, StorageError, TrialLost
 from hpo.plan import FINAL, Plan, versions
 from hpo.queue import Queue, Reason, slot_of
 from hpo.store import Store
@@ -86,8 +86,10 @@ def run_trial(plan: Plan, name: str, trial: FrozenTrial, place: Workplace, recor
     except RunError as error:  # no point could be drawn
         queue.close(trial._trial_id, Reason.ERROR, str(error))
     except OSError as error:
+        if not queue.close(trial._trial_id, Reason.RELEASED, str(error)):
+            # paused in the middle of a checkpoint while a successor ended the trial and cleared the folder
+            raise TrialLost(f"trial {trial._trial_id} was closed by somebody else") from error
         # the disk is full or not writable: not the trial's fault, and the next one would fare no better
-        queue.close(trial._trial_id, Reason.RELEASED, str(error))
         raise RunError(f"{name}/{trial.number}: {error}") from error
     return TrialState.FAIL
 

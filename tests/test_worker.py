@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.trial import FrozenTrial
 
 from hpo import results
+from hpo.data import TrainingData
 from hpo.decision import epoch_records
-from hpo.errors import RunError
+from hpo.errors import RunError, TrialLost
 from hpo.plan import Options, Plan, read_studies
 from hpo.queue import Queue, Slots, SlotState
 from hpo.run import identify
@@ -190,13 +192,10 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_result_is_the_same(tmp_path: 
     assert ends[0] == ends[1]
 
 
-def stop_after_two_epochs(plan: Plan, out: Path) -> None:
-    """Trains two epochs of the first trial and is then asked to stop, as by SIGTERM."""
+def claimed(plan: Plan) -> tuple[FrozenTrial, TrainingData]:
+    """The plan's first trial, ours, and what it trains on."""
     from hpo.advance import advance
     from hpo.data import load_training, prepare
-    from hpo.errors import Interrupted
-    from hpo.objective import Recorder, Workplace, run_trial
-    from hpo.store import open_store
 
     options = plan.options
     data = load_training(
@@ -205,14 +204,47 @@ def stop_after_two_epochs(plan: Plan, out: Path) -> None:
     advance(plan, ["rate"])
     trial = Queue(plan.storage, "rate").claim()
     assert trial is not None
+    return trial, data
+
+
+def stop_after_two_epochs(plan: Plan, out: Path) -> None:
+    """Trains two epochs of the first trial and is then asked to stop, as by SIGTERM."""
+    from hpo.errors import Interrupted
+    from hpo.objective import Recorder, Workplace, run_trial
+    from hpo.store import open_store
+
+    trial, data = claimed(plan)
 
     def should_stop() -> bool:
-        assert trial is not None
         return len(epoch_records(plan.storage.trial(trial._trial_id))) == 2
 
     place = Workplace(data, "cpu", open_store(out / "checkpoints"), should_stop)
     with pytest.raises(Interrupted):
         run_trial(plan, "rate", trial, place, Recorder())
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_a_checkpoint_that_cannot_be_written_is_the_disk_s_fault_or_a_successor_s(
+    is_lost: bool, tmp_path: Path
+) -> None:
+    from hpo.objective import Recorder, Workplace, run_trial
+    from hpo.queue import Reason
+    from hpo.store import FolderStore
+
+    plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"}, epochs=2)
+    trial, data = claimed(plan)
+
+    class Cleared(FolderStore):
+        def write(self, name: str, *parts: bytes | memoryview) -> None:
+            if is_lost:
+                Queue(plan.storage, "rate").close(trial._trial_id, Reason.LOST)
+            raise FileNotFoundError(name)
+
+    place = Workplace(data, "cpu", Cleared(tmp_path), lambda: False)
+    with pytest.raises(TrialLost if is_lost else RunError):
+        run_trial(plan, "rate", trial, place, Recorder())
+    (ended,) = plan.trials("rate")
+    assert ended.user_attrs["reason"].startswith("lost" if is_lost else "released")
 
 
 def test_a_point_retried_after_the_decision_survives_a_second_loss(tmp_path: Path) -> None:
