@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
@@ -103,21 +104,29 @@ def _refuse_what_is_not_shared(orders: Orders, hosts: set[str]) -> None:
 class Worker:
     """The actor: a worker process on the machine where Ray put it. Ray makes it anew if that is lost."""
 
-    def __init__(self, orders: Orders, number: int) -> None:
-        self._orders, self._number = orders, number
-        self._process = orders.start(number)
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
 
-    def poll(self) -> int | None:
-        """The worker's exit code; None while it works."""
+    def attend(self, orders: Orders, number: int) -> int | None:
+        """Starts the worker if there is none yet; its exit code, None while it works.
+
+        The orders hold the database's URL, which may hold a password: they are the argument of a call, which
+        goes from process to process. Ray keeps what a constructor is given with the cluster's state, and
+        shows the environment variables of a runtime_env in its dashboard and logs.
+        """
+        if self._process is None:
+            # the data may lie elsewhere on this machine; where, its administrator has said in HPO_DATA
+            self._process = orders.start(number, keep=("HPO_CACHE", "HPO_DATA"))
         return self._process.poll()
 
-    def last_words(self) -> str:
+    def last_words(self, orders: Orders, number: int) -> str:
         """What it said last, and where."""
-        return f"{self._orders.last_words(self._number)} on {socket.gethostname()}"
+        return f"{orders.last_words(number)} on {socket.gethostname()}"
 
     def terminate(self) -> None:
         """Asks it to put its trial back and end."""
-        self._process.terminate()
+        if self._process is not None:
+            self._process.terminate()
 
 
 class _RayCrew:
@@ -126,8 +135,6 @@ class _RayCrew:
         self._actors: dict[int, Any] = {}
         self._polls: dict[int, Any] = {}
         self._misses: dict[int, int] = {}
-        # The orders travel as an argument, which only Ray's own store sees. Environment variables of a
-        # runtime_env would be shown in its dashboard and logs, and one of them may hold a password.
         self._make: Callable[..., Any] = ray.remote(Worker).options(
             num_cpus=cpus, num_gpus=gpus, max_restarts=-1
         )
@@ -144,14 +151,16 @@ class _RayCrew:
     def start(self, number: int) -> None:
         if number in self._actors:
             self._ray.kill(self._actors[number])
-        self._actors[number] = self._make.remote(self._orders, number)  # type: ignore[attr-defined]
+        self._actors[number] = self._make.remote()  # type: ignore[attr-defined]
         self._polls.pop(number, None)
         self._misses[number] = 0
 
     def ended(self) -> dict[int, int]:
         codes = {}
         for number, actor in self._actors.items():
-            poll = self._polls.setdefault(number, actor.poll.remote())
+            poll = self._polls.get(number)
+            if poll is None:
+                poll = self._polls[number] = actor.attend.remote(self._orders, number)
             # an actor that waits for room, or is made anew, answers later
             ready, _ = self._ray.wait([poll], timeout=0)
             if not ready:
@@ -172,7 +181,8 @@ class _RayCrew:
 
     def last_words(self, number: int) -> str:
         try:
-            words: str = self._ray.get(self._actors[number].last_words.remote(), timeout=CONNECT_SECONDS)
+            said = self._actors[number].last_words.remote(self._orders, number)
+            words: str = self._ray.get(said, timeout=CONNECT_SECONDS)
         except (self._ray.exceptions.RayError, TimeoutError) as error:
             return f"Ray lost it: {str(error).strip().splitlines()[0]}"
         return words

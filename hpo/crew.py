@@ -63,12 +63,15 @@ class Orders:
         """Where the workers of a machine write."""
         return Path(self.out, "logs")
 
-    def start(self, number: int) -> subprocess.Popen[bytes]:
-        """Starts a worker on this machine; it stops when the process that called this is gone."""
-        # what the workers are to do the plan says, not the options of whoever started this process
-        inherited = {
-            key: value for key, value in os.environ.items() if key[:4] != "HPO_" or key == "HPO_CACHE"
-        }
+    def start(self, number: int, keep: Sequence[str] = ("HPO_CACHE",)) -> subprocess.Popen[bytes]:
+        """Starts a worker on this machine; it stops when the process that called this is gone.
+
+        Args:
+            number: of the worker, from 1.
+            keep: variables `HPO_…` of this process that are meant for workers. What else these are to do the
+                plan says, not the options of whoever started this process.
+        """
+        inherited = {key: value for key, value in os.environ.items() if key in keep or key[:4] != "HPO_"}
         log = self.log(number)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
