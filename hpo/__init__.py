@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from hpo.errors import InputError as InputError
     from hpo.model import load_model as load_model
     from hpo.plan import Plan as Plan
+    from hpo.records import epochs_frame as epochs_frame
+    from hpo.records import export as export
+    from hpo.records import export_epochs as export_epochs
+    from hpo.records import trials_frame as trials_frame
     from hpo.results import best as best
-    from hpo.results import export as export
     from hpo.results import final_result as final_result
     from hpo.results import rows as rows
     from hpo.results import status as status
@@ -37,8 +40,11 @@ _HOMES = {
     "InputError": "hpo.errors",
     "load_model": "hpo.model",
     "Plan": "hpo.plan",
+    "epochs_frame": "hpo.records",
+    "export": "hpo.records",
+    "export_epochs": "hpo.records",
+    "trials_frame": "hpo.records",
     "best": "hpo.results",
-    "export": "hpo.results",
     "final_result": "hpo.results",
     "rows": "hpo.results",
     "status": "hpo.results",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from statistics import fmean
 from typing import Any, Literal
 
@@ -18,8 +17,8 @@ from hpo.config import ParamValue
 from hpo.decision import Decision, Inherited, best_epoch, epoch_records
 from hpo.diagnostics import Finding, diagnose
 from hpo.errors import InputError, MissingError
-from hpo.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
-from hpo.queue import Queue, Slot, Slots, SlotState, reason_of
+from hpo.plan import FINAL, FINAL_SLOT, Plan
+from hpo.queue import Queue, Slot, Slots, SlotState
 
 FIGURES = ("macro_f1", "accuracy", "loss")
 StudyState = Literal["pending", "running", "done", "failed"]
@@ -318,35 +317,3 @@ def best(plan: Plan) -> dict[str, Any]:
         "params": decision.params,
         "decisions": {each: choice.text for each, choice in found},
     }
-
-
-def export(plan: Plan) -> list[dict[str, Any]]:
-    """Every trial of the plan as one flat record; parameters are prefixed with `param_`."""
-    records = []
-    for name in plan.all_names:
-        for trial in plan.trials(name):
-            attrs = trial.user_attrs
-            records.append(
-                {
-                    "study": name,
-                    "trial": trial.number,
-                    # lost, released and superseded attempts are no failures of the point
-                    "state": reason_of(trial) if trial.state == TrialState.FAIL else trial.state.name.lower(),
-                    "reason": attrs.get("reason", ""),
-                    "control": attrs.get("point") == CONTROL_SLOT.point,
-                    "point": attrs.get("point"),
-                    "attempt": attrs.get("attempt"),
-                    "seeds": " ".join(map(str, attrs.get("seeds", []))),
-                    "macro_f1": trial.value,
-                    "best_epoch": best_epoch(trial),
-                    "epochs_trained": len(trial.intermediate_values),
-                    "start": _iso(trial.datetime_start),
-                    "complete": _iso(trial.datetime_complete),
-                    **{f"param_{key}": value for key, value in attrs.get("config", {}).items()},
-                }
-            )
-    return records
-
-
-def _iso(time: datetime | None) -> str | None:
-    return time.isoformat(timespec="seconds") if time else None

@@ -6,9 +6,11 @@ whether by a terminal, a spreadsheet or a page.
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TextIO
 
 from hpo.config import ParamValue
 
@@ -58,3 +60,18 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
+
+
+def write_json(record: object, file: TextIO) -> None:
+    """Writes JSON on several lines; it has no infinity, so a gradient that became infinite is null."""
+    json.dump(finite(record), file, indent=2, allow_nan=False)
+    file.write("\n")
+
+
+def finite(record: Any) -> Any:
+    """A record as JSON can hold it."""
+    if isinstance(record, Mapping):
+        return {key: finite(value) for key, value in record.items()}
+    if isinstance(record, list | tuple):
+        return [finite(value) for value in record]
+    return None if isinstance(record, float) and not math.isfinite(record) else record

@@ -226,9 +226,9 @@ def test_what_is_not_needed_is_not_loaded(created: Path, arguments: list[str], u
 
 
 def test_csv_holds_no_formulas(capsys: pytest.CaptureFixture[str]) -> None:
-    from hpo.cli.tables import write_csv
+    from hpo.records import write_csv
 
-    write_csv([{"a": "=1+1", "b": "-2", "c": -2, "d": "@x", "e": "plain"}])
+    write_csv([{"a": "=1+1", "b": "-2", "c": -2, "d": "@x", "e": "plain"}], sys.stdout)
     assert capsys.readouterr().out.splitlines()[1] == "'=1+1,'-2,-2,'@x,plain"
 
 

@@ -127,7 +127,7 @@ def test_tables_and_csv(finished: Path, cli: Cli) -> None:
     assert "which validation chose" in cli("final", "--out", finished).out
     exported = list(csv.DictReader(io.StringIO(cli("export", "--out", finished).out)))
     assert [row["study"] for row in exported] == ["rate"] * 2 + ["shape"] * 3 + ["final"]
-    assert all(row["param_epochs"] == "3" for row in exported)
+    assert all(row["epochs"] == "3" for row in exported)
     as_json = json.loads(cli("export", "--json", "--out", finished).out)
     assert len(as_json) == 6
 

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +22,10 @@ from PIL import Image
 
 import hpo as library
 from hpo import ImageData, InputError, load_training, prepare
-from hpo.cli.tables import Screen, write_csv
+from hpo.cli.tables import Screen
 from hpo.decision import epoch_records
 from hpo.files import dump, load
+from hpo.records import write_csv
 from hpo.storage import Storage
 from hpo.text import printable
 from hpo.worker import work
@@ -284,7 +286,7 @@ def test_class_names_that_nothing_can_store_are_refused(name: str) -> None:
 @pytest.mark.parametrize("before", ["", " ", "\t", "\n", "\u00a0"])
 @pytest.mark.parametrize("start", "=+-@")
 def test_no_cell_is_a_formula(capsys: pytest.CaptureFixture[str], before: str, start: str) -> None:
-    write_csv([{"reason": f"{before}{start}cmd|' /C calc'!A0", "number": -2.5}])
+    write_csv([{"reason": f"{before}{start}cmd|' /C calc'!A0", "number": -2.5}], sys.stdout)
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert row["reason"].startswith("'")
     assert row["number"] == "-2.5"
@@ -292,7 +294,7 @@ def test_no_cell_is_a_formula(capsys: pytest.CaptureFixture[str], before: str, s
 
 @hostile
 def test_every_record_is_one_line(capsys: pytest.CaptureFixture[str], text: str) -> None:
-    write_csv([{"reason": text}, {"reason": "plain"}])
+    write_csv([{"reason": text}, {"reason": "plain"}], sys.stdout)
     out = capsys.readouterr().out
     assert not OBEYED.search(out)
     assert len(out.splitlines()) == 3

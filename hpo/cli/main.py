@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-import math
 import os
 import signal
 import sys
@@ -16,7 +14,7 @@ import click
 from hpo.cli import options as opt
 from hpo.cli.text import message, say
 from hpo.errors import HpoError, InputError
-from hpo.text import printable
+from hpo.text import printable, write_json
 
 SERVER_START_SECONDS = 60.0
 
@@ -221,7 +219,7 @@ def status(as_json: bool, **options: Any) -> None:
     _close_lost(plan, options)
     records = results.status(plan)
     if as_json:
-        _print_json({"studies": [_status_json(record.to_json()) for record in records]})
+        write_json({"studies": [_status_json(record.to_json()) for record in records]}, sys.stdout)
     else:
         show_status(records)
 
@@ -240,12 +238,13 @@ def show(study: str, as_json: bool, **options: Any) -> None:
     rows = results.rows(plan, study)
     if as_json:
         decision = plan.decision(study)
-        _print_json(
+        write_json(
             {
                 "study": study,
                 "points": [row.to_json() for row in rows],
                 "decision": decision.model_dump(mode="json") if decision else None,
-            }
+            },
+            sys.stdout,
         )
     else:
         show_study(plan, study, rows)
@@ -262,7 +261,7 @@ def best(as_json: bool, **options: Any) -> None:
 
     record = results.best(_read(options))
     if as_json:
-        _print_json(record)
+        write_json(record, sys.stdout)
     else:
         show_best(record)
 
@@ -287,7 +286,7 @@ def final(as_json: bool, **options: Any) -> int:
             return code
     record = results.final_result(plan)
     if as_json:
-        _print_json(record)
+        write_json(record, sys.stdout)
     else:
         show_final(record)
     return 0
@@ -320,8 +319,9 @@ def predict(model: Path, image: tuple[Path, ...], as_json: bool) -> None:
 
     predictions = load_model(model).classify(image)
     if as_json:
-        _print_json(
-            [{"image": str(p.path), "label": p.label, "probability": p.probability} for p in predictions]
+        write_json(
+            [{"image": str(p.path), "label": p.label, "probability": p.probability} for p in predictions],
+            sys.stdout,
         )
     else:
         for prediction in predictions:
@@ -329,19 +329,30 @@ def predict(model: Path, image: tuple[Path, ...], as_json: bool) -> None:
 
 
 @hpo.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--rows",
+    type=click.Choice(["trials", "epochs"]),
+    default="trials",
+    show_default=True,
+    help="One row a trial, or one a trial, epoch and seed.",
+)
 @opt.out
 @opt.storage
 @opt.as_json
-def export(as_json: bool, **options: Any) -> None:
-    """Every trial of the plan on stdout as CSV, one record each; with --json as JSON."""
-    from hpo import results
-    from hpo.cli.tables import write_csv
+def export(file: Path | None, rows: str, as_json: bool, **options: Any) -> None:
+    """Every trial of the plan, as CSV on stdout or into FILE: .csv, .json or .parquet."""
+    from hpo import records
 
-    records = results.export(_read(options))
-    if as_json:
-        _print_json(records)
-    else:
-        write_csv(records)
+    plan = _read(options)
+    if file is not None:
+        if as_json and file.suffix.lower() != ".json":
+            raise InputError(f"--json and {file}: leave --json out, the file's name says the format")
+        count = records.write_file(plan, rows, file)
+        say(f"{file}: {count:,} {rows}")
+        return
+    write = write_json if as_json else records.write_csv
+    write(records.ROWS[rows](plan), sys.stdout)
 
 
 @hpo.command()
@@ -370,7 +381,7 @@ def plan(study: tuple[str, ...], as_json: bool, **options: Any) -> None:
     specs = read_studies(options["studies"] or shipped_studies())
     lines = forecast(specs, Options.from_given(opt.given(options)), workers=options["workers"], names=study)
     if as_json:
-        _print_json([line.to_json() for line in lines])
+        write_json([line.to_json() for line in lines], sys.stdout)
     else:
         show_forecast(lines)
 
@@ -409,7 +420,7 @@ def doctor(as_json: bool, **options: Any) -> int:
     )
     is_well = all(check.state != "wrong" for check in checks)
     if as_json:
-        _print_json({"ok": is_well, "checks": [check.to_json() for check in checks]})
+        write_json({"ok": is_well, "checks": [check.to_json() for check in checks]}, sys.stdout)
     else:
         show_checks(checks)
     return 0 if is_well else 1
@@ -463,19 +474,6 @@ def _close_lost(plan: Plan, options: dict[str, Any]) -> None:
         close_lost(Plan.open(Storage(_storage_url(options))))
     except (RunError, InputError) as error:  # one who may only read is told what there is to read
         click.echo(f"hpo status: lost trials could not be put back: {error}", err=True)
-
-
-def _print_json(record: object) -> None:
-    click.echo(json.dumps(_finite(record), indent=2, allow_nan=False))
-
-
-def _finite(record: Any) -> Any:
-    """JSON has no infinity: a gradient that became infinite is null."""
-    if isinstance(record, dict):
-        return {key: _finite(value) for key, value in record.items()}
-    if isinstance(record, list | tuple):
-        return [_finite(value) for value in record]
-    return None if isinstance(record, float) and not math.isfinite(record) else record
 
 
 def _status_json(record: dict[str, Any]) -> dict[str, Any]:

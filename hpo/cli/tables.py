@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +14,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from hpo.text import duration, harmless_cell, params_text, percent, printable, show_value
+from hpo.text import duration, params_text, percent, printable, show_value
 
 if TYPE_CHECKING:
     from hpo.doctor import Check
@@ -260,18 +259,6 @@ def show_checks(checks: Sequence[Check]) -> None:
     for check in checks:
         state = (f"{check.state:8}", STATE_STYLES[check.state])
         screen.print(Text.assemble(state, f"{check.name:{width}}  ", printable(check.text)), soft_wrap=True)
-
-
-def write_csv(records: Sequence[Mapping[str, Any]]) -> None:
-    """Records on stdout; what a spreadsheet would take for a formula is quoted with an apostrophe.
-
-    Every record is one line, and nothing in it is obeyed by a terminal; JSON holds the text as it is.
-    """
-    names = list(dict.fromkeys(name for record in records for name in record))
-    writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
-    writer.writeheader()
-    for record in records:
-        writer.writerow({name: harmless_cell(value) for name, value in record.items()})
 
 
 def _table(*columns: str, numeric: Sequence[str] = ()) -> Table:

@@ -1,0 +1,198 @@
+"""Every trial and every epoch of a plan as flat records, for other programs: CSV, JSON, Parquet, pandas.
+
+Columns bear the names of the parameters and figures as they are named everywhere. Lost and superseded
+attempts are records too: `state` says what they are.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.config import PARAMETERS
+from hpo.decision import best_epoch, epoch_records
+from hpo.errors import InputError
+from hpo.plan import CONTROL_SLOT, Plan
+from hpo.queue import reason_of
+from hpo.text import harmless_cell, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Record = dict[str, Any]
+
+
+def export(plan: Plan) -> list[Record]:
+    """One record a trial; `macro_f1` is its value, the best epoch's mean over seeds on validation."""
+    return [
+        {
+            **_identity(name, trial),
+            "reason": trial.user_attrs.get("reason", ""),
+            "control": trial.user_attrs.get("point") == CONTROL_SLOT.point,
+            "point": trial.user_attrs.get("point"),
+            "attempt": trial.user_attrs.get("attempt"),
+            "seeds": " ".join(map(str, trial.user_attrs.get("seeds", []))),
+            "macro_f1": trial.value,
+            "best_epoch": best_epoch(trial),
+            "epochs_trained": len(trial.intermediate_values),
+            "start": _iso(trial.datetime_start),
+            "complete": _iso(trial.datetime_complete),
+            **_params(trial),
+        }
+        for name, trial in _trials(plan)
+    ]
+
+
+def export_epochs(plan: Plan) -> list[Record]:
+    """One record a trial, epoch and seed: what training recorded, gradients and dead units by layer.
+
+    Records of the final stage hold test figures as well, `test_accuracy`, `test_loss` and `test_macro_f1`.
+    """
+    records = []
+    for name, trial in _trials(plan):
+        for number, seeds in enumerate(epoch_records(trial), start=1):
+            tests = {test["seed"]: test for test in trial.user_attrs.get(f"test:{number}", [])}
+            for seed in seeds:
+                records.append(
+                    {
+                        **_identity(name, trial),
+                        "epoch": number,
+                        **{key: value for key, value in seed.items() if key != "layers"},
+                        **{
+                            f"{layer}_{figure}": value
+                            for layer, health in seed["layers"].items()
+                            for figure, value in health.items()
+                        },
+                        **{
+                            f"test_{figure}": value
+                            for figure, value in tests.get(seed["seed"], {}).items()
+                            if figure != "seed"
+                        },
+                        **_params(trial),
+                    }
+                )
+    return records
+
+
+def trials_frame(plan: Plan) -> pd.DataFrame:
+    """Every trial as a pandas DataFrame, one row each, columns as `export` has them; times are datetimes.
+
+    Raises:
+        InputError: pandas is not installed.
+    """
+    frame = _frame(export(plan))
+    times = frame.columns.intersection(["start", "complete"])
+    frame[times] = frame[times].apply(_pandas().to_datetime)
+    return frame
+
+
+def epochs_frame(plan: Plan) -> pd.DataFrame:
+    """Every epoch of every seed as a pandas DataFrame, one row each, columns as `export_epochs` has them.
+
+    Raises:
+        InputError: pandas is not installed.
+    """
+    return _frame(export_epochs(plan))
+
+
+def write_csv(records: Sequence[Record], file: TextIO) -> None:
+    """Writes records as CSV; what a spreadsheet would take for a formula is quoted with an apostrophe.
+
+    Every record is one line, and nothing in it is obeyed by a terminal; JSON holds the text as it is.
+    """
+    writer = csv.DictWriter(file, _columns(records), lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        writer.writerow({name: harmless_cell(value) for name, value in record.items()})
+
+
+def write_file(plan: Plan, rows: str, path: Path) -> int:
+    """Writes every trial or every epoch into a file, CSV, JSON or Parquet by its name.
+
+    Args:
+        rows: `trials` or `epochs`, a key of `ROWS`.
+        path: a file that exists is replaced.
+
+    Returns:
+        How many rows were written.
+
+    Raises:
+        InputError: a name of no known kind, a file that cannot be written, or Parquet without pandas.
+    """
+    kinds = {".csv": write_csv, ".json": write_json}
+    kind = path.suffix.lower()
+    if kind not in (*kinds, ".parquet"):
+        raise InputError(f"{path}: ends in none of .csv, .json, .parquet")
+    records = ROWS[rows](plan)
+    try:
+        if kind == ".parquet":
+            frame = trials_frame(plan) if rows == "trials" else epochs_frame(plan)
+            frame.to_parquet(path, index=False)
+        else:
+            with path.open("w", encoding="utf-8") as file:
+                kinds[kind](records, file)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    except ImportError:
+        raise InputError(f"{path}: Parquet needs pyarrow; pip install 'hpo-studies[parquet]'") from None
+    return len(records)
+
+
+ROWS: Mapping[str, Callable[[Plan], list[Record]]] = {"trials": export, "epochs": export_epochs}
+"""What one row of an export can be."""
+
+
+def _trials(plan: Plan) -> Iterator[tuple[str, FrozenTrial]]:
+    return ((name, trial) for name in plan.all_names for trial in plan.trials(name))
+
+
+def _identity(name: str, trial: FrozenTrial) -> Record:
+    return {
+        "study": name,
+        "trial": trial.number,
+        # lost, released and superseded attempts are no failures of the point
+        "state": reason_of(trial) if trial.state == TrialState.FAIL else trial.state.name.lower(),
+    }
+
+
+def _params(trial: FrozenTrial) -> Record:
+    config = trial.user_attrs.get("config", {})
+    return {name: config.get(name) for name in PARAMETERS}
+
+
+def _iso(time: datetime | None) -> str | None:
+    return time.isoformat(timespec="seconds") if time else None
+
+
+def _columns(records: Sequence[Record]) -> list[str]:
+    """The columns of all records; those that only some have stand where they first appear."""
+    return list(dict.fromkeys(name for record in records for name in record))
+
+
+def _frame(records: Sequence[Record]) -> pd.DataFrame:
+    pandas = _pandas()
+    columns = {name: [record.get(name) for record in records] for name in _columns(records)}
+    return pandas.DataFrame(
+        {name: pandas.Series(values, dtype=_dtype(values)) for name, values in columns.items()}
+    )
+
+
+def _dtype(values: Sequence[Any]) -> str:
+    """The type of a column by its values, of which some may be missing; pandas would turn 0.0 into 0."""
+    kinds = {type(value) for value in values if value is not None}
+    if not kinds or float in kinds:
+        return "float64"
+    return {int: "Int64", bool: "boolean"}.get(kinds.pop(), "string") if len(kinds) == 1 else "string"
+
+
+def _pandas() -> Any:
+    try:
+        import pandas  # half a second, and 60 MB that nothing else needs
+    except ImportError:
+        raise InputError("data frames need pandas; pip install 'hpo-studies[pandas]'") from None
+    return pandas

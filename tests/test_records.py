@@ -1,0 +1,110 @@
+"""Trials and epochs for other programs: the same figures as the database has, in every format."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import Result
+
+import hpo as library
+from hpo.config import PARAMETERS
+from hpo.decision import epoch_records
+from hpo.plan import Plan
+
+Cli = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def plan(finished: Path) -> Plan:
+    return library.find_plan(finished)
+
+
+def test_a_frame_of_trials_has_a_row_each_and_the_parameters_by_name(plan: Plan) -> None:
+    frame = library.trials_frame(plan)
+    assert list(frame["study"]) == ["rate"] * 2 + ["shape"] * 3 + ["final"]
+    assert list(frame.columns[-len(PARAMETERS) :]) == list(PARAMETERS)
+    for name in plan.all_names:
+        of_study = frame[frame["study"] == name].set_index("trial")
+        for trial in plan.trials(name):
+            row = of_study.loc[trial.number]
+            assert row["macro_f1"] == trial.value
+            assert {key: row[key] for key in PARAMETERS} == trial.user_attrs["config"]
+    assert (frame["complete"] >= frame["start"]).all()
+
+
+def test_a_frame_of_epochs_has_a_row_a_seed(plan: Plan) -> None:
+    frame = library.epochs_frame(plan)
+    assert len(frame) == (2 + 3) * 3 + 3 * 2  # the final stage has two seeds
+    (final,) = plan.trials("final")
+    rows = frame[frame["study"] == "final"]
+    for number, seeds in enumerate(epoch_records(final), start=1):
+        for seed in seeds:
+            ((_, row),) = rows[(rows["epoch"] == number) & (rows["seed"] == seed["seed"])].iterrows()
+            assert row["valid_loss"] == seed["valid_loss"]
+            assert row["hidden_dead_share"] == seed["layers"]["hidden"]["dead_share"]
+    result = library.final_result(plan)
+    assert rows[rows["epoch"] == result["selected_epoch"]]["test_macro_f1"].mean() == pytest.approx(
+        result["test"]["macro_f1"]
+    )
+    assert frame[frame["study"] != "final"]["test_macro_f1"].isna().all()
+
+
+def test_types_do_not_depend_on_the_values(plan: Plan) -> None:
+    kinds = library.trials_frame(plan).dtypes.astype(str)
+    assert kinds["l2"] == kinds["mixup_alpha"] == "float64"  # all of them 0.0
+    assert (kinds["batch_size"], kinds["batch_norm"], kinds["optimizer"]) == ("Int64", "boolean", "string")
+
+
+@pytest.mark.parametrize("rows", ["trials", "epochs"])
+def test_every_format_says_the_same(finished: Path, cli: Cli, tmp_path: Path, rows: str) -> None:
+    expected = library.export(library.find_plan(finished))
+    if rows == "epochs":
+        expected = library.export_epochs(library.find_plan(finished))
+    command = ("export", "--out", finished, "--rows", rows)
+    for name in ("x.csv", "x.json", "x.parquet"):
+        assert f"{len(expected)} {rows}" in cli(*command, tmp_path / name).out
+    assert (tmp_path / "x.csv").read_text() == cli(*command).out
+    assert (tmp_path / "x.json").read_text() == cli(*command, "--json").out
+    assert json.loads((tmp_path / "x.json").read_text()) == expected
+    table = list(csv.DictReader(io.StringIO((tmp_path / "x.csv").read_text())))
+    assert [row["study"] for row in table] == [record["study"] for record in expected]
+    figure = "macro_f1" if rows == "trials" else "valid_macro_f1"
+    assert [float(row[figure]) for row in table] == [record[figure] for record in expected]
+    frame = library.trials_frame if rows == "trials" else library.epochs_frame
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "x.parquet"), frame(library.find_plan(finished)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["x.xlsx"], ".parquet"),
+        (["nowhere/x.csv"], "nowhere/x.csv: cannot be written"),
+        (["x.csv", "--json"], "--json"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused(
+    finished: Path,
+    cli: Cli,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    says: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = cli("export", "--out", finished, *arguments)
+    assert result.code == 2
+    assert says in result.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_without_trials_has_no_rows(cli: Cli, small_studies: Path, tmp_path: Path) -> None:
+    cli("create", "--data=digits", "--limit-train=200", "--studies", small_studies, "--out", tmp_path)
+    plan = library.find_plan(tmp_path)
+    assert library.trials_frame(plan).empty
+    assert library.epochs_frame(plan).empty
