@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from hpo.config import canonical_json
-from hpo.files import dump, load
 from hpo.store import Store
+from hpo.tensors import dump, load
 
 KEPT = 2
 _NAME = re.compile(r"epoch-(\d+)-attempt-(\d+)\.checkpoint")

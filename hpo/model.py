@@ -15,8 +15,9 @@ from hpo.compute import predict_logits
 from hpo.config import TrialConfig
 from hpo.data.images import read_image
 from hpo.errors import InputError, MissingError
-from hpo.files import dump, load, write_durably
+from hpo.files import write_durably
 from hpo.network import ImageShape, Network, build_network
+from hpo.tensors import dump, load
 
 if TYPE_CHECKING:
     from hpo.data import TrainingData

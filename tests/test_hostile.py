@@ -24,9 +24,9 @@ import hpo as library
 from hpo import ImageData, InputError, load_training, prepare
 from hpo.cli.tables import Screen
 from hpo.decision import epoch_records
-from hpo.files import dump, load
 from hpo.records import write_csv
 from hpo.storage import Storage
+from hpo.tensors import dump, load
 from hpo.text import printable
 from hpo.worker import work
 
