@@ -22,6 +22,7 @@ from typing import Protocol
 from hpo.compute import n_cores
 from hpo.database import sqlite_file
 from hpo.errors import InputError, RunError
+from hpo.forkserver import ForkServer
 from hpo.plan import Plan
 from hpo.queue import Queue, SlotState
 from hpo.worker import PARENT_VARIABLE
@@ -71,19 +72,23 @@ class Orders:
             keep: variables `HPO_…` of this process that are meant for workers. What else these are to do the
                 plan says, not the options of whoever started this process.
         """
-        inherited = {key: value for key, value in os.environ.items() if key in keep or key[:4] != "HPO_"}
-        log = self.log(number)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as file:
+        self.logs.mkdir(parents=True, exist_ok=True)
+        with self.log(number).open("ab") as file:
             # a session of its own: Ctrl-C reaches `hpo run` alone, which then stops its workers in order
             return subprocess.Popen(
-                [sys.executable, "-m", "hpo", "worker", "--out", self.out, *self.studies],
-                env={**inherited, **self.settings, PARENT_VARIABLE: str(os.getpid())},
+                [sys.executable, "-m", "hpo", *self._arguments],
+                env={**self._environment(keep), PARENT_VARIABLE: str(os.getpid())},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
                 start_new_session=True,
             )
+
+    def fork_server(self) -> ForkServer:
+        """Starts what then starts workers on this machine quickly."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        environment = self._environment(("HPO_CACHE",))
+        return ForkServer(self._arguments, environment, PARENT_VARIABLE, self._server_log)
 
     def log(self, number: int) -> Path:
         """The file that a worker of this machine writes to."""
@@ -91,8 +96,21 @@ class Orders:
 
     def last_words(self, number: int) -> str:
         """The last line of a worker of this machine, and where there is more."""
-        lines = self.log(number).read_text(errors="replace").strip().splitlines()
-        return f"{lines[-1] if lines else 'it said nothing'} (see {self.log(number)})"
+        log = self.log(number) if self.log(number).exists() else self._server_log
+        lines = log.read_text(errors="replace").strip().splitlines()
+        return f"{lines[-1] if lines else 'it said nothing'} (see {log})"
+
+    @property
+    def _arguments(self) -> list[str]:
+        return ["worker", "--out", self.out, *self.studies]
+
+    @property
+    def _server_log(self) -> Path:
+        return self.logs / "workers.log"
+
+    def _environment(self, keep: Sequence[str]) -> dict[str, str]:
+        inherited = {key: value for key, value in os.environ.items() if key in keep or key[:4] != "HPO_"}
+        return {**inherited, **self.settings}
 
 
 class Crew(Protocol):
@@ -119,22 +137,69 @@ Engine = Callable[[Orders], AbstractContextManager[Crew]]
 
 
 @contextmanager
-def local_processes(orders: Orders) -> Iterator[Crew]:
-    """Workers as processes of this machine."""
-    crew = _LocalCrew(orders)
+def forked_processes(orders: Orders) -> Iterator[Crew]:
+    """Workers as copies of one process of this machine that has imported what they need."""
+    crew = _ForkedCrew(orders)
     try:
         yield crew
     finally:
         crew.kill()
 
 
+@contextmanager
+def spawned_processes(orders: Orders) -> Iterator[Crew]:
+    """Workers as processes of this machine, each started from nothing."""
+    crew = _SpawnedCrew(orders)
+    try:
+        yield crew
+    finally:
+        crew.kill()
+
+
+local_processes = forked_processes if sys.platform == "linux" else spawned_processes
+"""Workers on this machine, as this system starts them best."""
+
+
 class _LocalCrew:
     def __init__(self, orders: Orders) -> None:
         self._orders = orders
-        self._workers: dict[int, subprocess.Popen[bytes]] = {}
 
     def room(self) -> int:
         return max(1, n_cores() // self._orders.threads)
+
+    def last_words(self, number: int) -> str:
+        return self._orders.last_words(number)
+
+
+class _ForkedCrew(_LocalCrew):
+    def __init__(self, orders: Orders) -> None:
+        super().__init__(orders)
+        self._server = orders.fork_server()
+        self._died_with_server: dict[int, int] = {}
+
+    def start(self, number: int) -> None:
+        if not self._server.is_alive:
+            self._died_with_server |= self._server.ended()
+            self._server.kill()
+            self._server = self._orders.fork_server()
+        self._server.start(number, self._orders.log(number))
+
+    def ended(self) -> dict[int, int]:
+        codes = self._died_with_server | self._server.ended()
+        self._died_with_server = {}
+        return codes
+
+    def terminate(self) -> None:
+        self._server.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._server.kill()
+
+
+class _SpawnedCrew(_LocalCrew):
+    def __init__(self, orders: Orders) -> None:
+        super().__init__(orders)
+        self._workers: dict[int, subprocess.Popen[bytes]] = {}
 
     def start(self, number: int) -> None:
         self._workers[number] = self._orders.start(number)
@@ -145,9 +210,6 @@ class _LocalCrew:
         for number in ended:
             del self._workers[number]
         return ended
-
-    def last_words(self, number: int) -> str:
-        return self._orders.last_words(number)
 
     def terminate(self) -> None:
         for worker in self._workers.values():

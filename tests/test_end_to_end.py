@@ -260,23 +260,6 @@ def test_a_signal_puts_trials_back_and_the_run_goes_on(
     assert list(out.glob("checkpoints/**/*.checkpoint"))
 
 
-def test_workers_stop_when_their_parent_is_killed(small_studies: Path, tmp_path: Path) -> None:
-    import psutil
-
-    out = tmp_path / "out"
-    options = ("--data=digits", "--limit-train=1000", "--limit-valid=100", "--epochs=200")
-    process = start_hpo("run", "rate", "--studies", small_studies, "--out", out, "--workers=2", *options)
-    deadline = time.monotonic() + 60
-    while not list(out.glob("checkpoints/**/*.checkpoint")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    workers = psutil.Process(process.pid).children(recursive=True)
-    assert len(workers) == 2
-    process.kill()
-    process.communicate()
-    _, alive = psutil.wait_procs(workers, timeout=10)
-    assert not alive
-
-
 @pytest.mark.slow
 def test_runs_started_at_once_share_the_work(small_studies: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"

@@ -147,7 +147,7 @@ def test_the_password_is_in_no_file_and_no_argument(started_servers: Started, tm
         time.sleep(0.2)
     output, errors = process.communicate()
     assert process.returncode == 0, errors
-    assert any("hpo worker" in line for line in arguments)
+    assert any(f"worker --out {out}" in line for line in arguments)
     said = [output, errors, *arguments]
     said += [path.read_text(errors="replace") for path in out.rglob("*") if path.is_file()]
     plan = library.find_plan(out, storage=url)

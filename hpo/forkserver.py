@@ -1,0 +1,150 @@
+"""Workers as copies of one process that has imported what they need.
+
+Importing torch takes a process 2 CPU seconds, its first optimizer (torch._dynamo) 1.3 more, and they take
+0.7 GB: workers started from nothing each pay that while they share the cores. The server has one thread
+and computes nothing, so that its copies are sound; it takes orders by messages over a socket. On Linux
+alone: the system libraries of macOS do not bear being forked.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+PRELOADED = ("hpo.cli.main", "hpo.worker", "torch._dynamo")
+POLL_SECONDS = 0.05
+MAX_BYTES = 2**16
+END_SECONDS = 10.0
+
+
+class ForkServer:
+    """The server as seen by who starts it.
+
+    Args:
+        arguments: of `hpo`, the same for all workers.
+        environment: of all workers.
+        parent_variable: the environment variable that tells the workers which process must live for them.
+        log: where the server says what keeps it from starting.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], environment: Mapping[str, str], parent_variable: str, log: Path
+    ) -> None:
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, log.open("ab") as file:
+            self._process = subprocess.Popen(
+                # the workers' own arguments at the end are what `ps` shows
+                [sys.executable, "-m", __name__, str(theirs.fileno()), parent_variable, *arguments],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                pass_fds=[theirs.fileno()],
+                # a session of its own: Ctrl-C reaches who started it alone
+                start_new_session=True,
+            )
+        self._running: set[int] = set()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether workers can be started."""
+        return self._process.poll() is None
+
+    def start(self, number: int, log: Path) -> None:
+        """Starts a worker that appends what it says to a file."""
+        self._running.add(number)
+        self._send({"number": number, "log": str(log)})
+
+    def send_signal(self, number: int) -> None:
+        """Sends a signal to all workers."""
+        self._send({"signal": number})
+
+    def ended(self, timeout_seconds: float = 0.0) -> dict[int, int]:
+        """Exit codes of workers that ended since this was asked last, -N by signal N; waits for the first."""
+        codes: dict[int, int] = {}
+        while self._running and select.select([self._channel], [], [], 0.0 if codes else timeout_seconds)[0]:
+            message = b""
+            with suppress(ConnectionError):
+                message = self._channel.recv(MAX_BYTES)
+            if (
+                not message
+            ):  # it was killed, or could not even import; workers notice and put their trials back
+                codes |= dict.fromkeys(self._running, self._process.wait())
+            else:
+                answer = json.loads(message)
+                codes[answer["number"]] = answer["code"]
+            self._running -= codes.keys()
+        return codes
+
+    def kill(self) -> None:
+        """Kills all workers and the server; returns when they are gone."""
+        self.send_signal(signal.SIGKILL)
+        while self._running and self.ended(END_SECONDS):
+            pass
+        self._channel.close()
+        self._process.kill()
+        self._process.wait()
+
+    def _send(self, message: Mapping[str, object]) -> None:
+        with suppress(ConnectionError):  # `ended` tells that it is gone
+            self._channel.send(json.dumps(message).encode())
+
+
+def serve(channel: socket.socket) -> Path | None:
+    """Forks workers as it is told, and tells how they end, until who started it is gone.
+
+    Returns:
+        In a worker its log; in the server None, at its end.
+    """
+    numbers: dict[int, int] = {}
+    with suppress(ConnectionError):
+        while True:
+            if select.select([channel], [], [], POLL_SECONDS)[0]:
+                message = channel.recv(MAX_BYTES)
+                if not message:
+                    return None
+                order = json.loads(message)
+                if "signal" in order:
+                    for pid in numbers:  # none of them was waited for yet: their ids are still theirs
+                        os.kill(pid, order["signal"])
+                elif pid := os.fork():
+                    numbers[pid] = order["number"]
+                else:
+                    return Path(order["log"])
+            for pid in list(numbers):
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                if ended:
+                    answer = {"number": numbers.pop(pid), "code": os.waitstatus_to_exitcode(status)}
+                    channel.send(json.dumps(answer).encode())
+    return None
+
+
+def main(channel_fd: int, parent_variable: str, arguments: Sequence[str]) -> None:
+    """The server; in the copies that it makes of itself `hpo ARGUMENTS…`."""
+    for module in PRELOADED:
+        importlib.import_module(module)
+    os.environ[parent_variable] = str(os.getpid())
+    with socket.socket(fileno=channel_fd) as channel:
+        log = serve(channel)
+    if log is None:
+        return
+    os.setsid()
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    for standard in (sys.stdout, sys.stderr):
+        os.dup2(file, standard.fileno())
+    os.close(file)
+    sys.argv = ["hpo", *arguments]
+    importlib.import_module("hpo.cli").main()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3:])

@@ -1,0 +1,127 @@
+"""Workers kept at work on this machine, forked or spawned: real processes that are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import start_hpo
+from test_worker import SMALL, made_plan
+
+from hpo.crew import Engine, forked_processes, spawned_processes
+from hpo.errors import RunError
+from hpo.forkserver import ForkServer
+from hpo.plan import Plan
+from hpo.queue import Slots, SlotState
+from hpo.run import run
+
+RATES = {"rate": f"{SMALL}[search]\nlearning_rate = [0.01, 0.001, 0.0001]"}
+ENGINES = {
+    "forked": pytest.param(
+        forked_processes, marks=pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux alone")
+    ),
+    "spawned": pytest.param(spawned_processes, marks=pytest.mark.slow),
+}
+
+
+def at_work() -> list[psutil.Process]:
+    """The processes below this one that train; the fork server itself does not."""
+    workers = [p for p in psutil.Process().children(recursive=True) if "worker" in p.cmdline()]
+    return [worker for worker in workers if not worker.children()]
+
+
+def states(plan: Plan) -> set[SlotState]:
+    slots = Slots.of(plan.trials("rate"))
+    return {slots.state(slot) for slot in slots.attempts}
+
+
+def once(plan: Plan, what: Callable[[], None]) -> Callable[[], None]:
+    """Does something at the first tick at which a trial has reported."""
+    left = [what]
+
+    def on_tick() -> None:
+        if left and any(trial.intermediate_values for trial in plan.trials("rate")):
+            left.pop()()
+
+    return on_tick
+
+
+@pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
+def test_a_worker_that_was_killed_is_replaced_and_none_outlives_the_run(
+    engine: Engine, tmp_path: Path
+) -> None:
+    plan = made_plan(tmp_path, RATES, epochs=60)
+    seen: list[psutil.Process] = []
+
+    def kill_one() -> None:
+        seen.extend(at_work())
+        seen[0].kill()
+
+    on_tick = once(plan, kill_one)
+    assert run(plan, out=tmp_path, studies=["rate"], workers=1, engine=engine, on_tick=on_tick) is None
+    assert states(plan) == {SlotState.COMPLETE}
+    assert sum(trial.state.name == "FAIL" for trial in plan.trials("rate")) == 1
+    assert seen
+    assert not at_work()
+
+
+def test_a_fork_server_that_was_killed_is_replaced(tmp_path: Path) -> None:
+    plan = made_plan(tmp_path, RATES, epochs=60)
+
+    def kill_server() -> None:
+        (worker,) = at_work()
+        server = worker.parent()
+        assert server is not None
+        assert server.pid != os.getpid()
+        server.kill()
+
+    on_tick = once(plan, kill_server)
+    stopped_by = run(
+        plan, out=tmp_path, studies=["rate"], workers=1, engine=forked_processes, on_tick=on_tick
+    )
+    assert stopped_by is None
+    assert states(plan) == {SlotState.COMPLETE}
+
+
+def test_workers_that_cannot_even_start_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = made_plan(tmp_path, RATES)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "optuna.py").write_text("raise ImportError('this optuna is broken')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
+    with pytest.raises(
+        RunError, match=r"ended with code 1: ImportError: this optuna is broken \(see .*\.log"
+    ):
+        run(plan, out=tmp_path, studies=["rate"], workers=2, engine=forked_processes)
+
+
+def test_workers_stop_when_their_parent_is_killed(small_studies: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ("--data=digits", "--limit-train=1000", "--limit-valid=100", "--epochs=200")
+    process = start_hpo("run", "rate", "--studies", small_studies, "--out", out, "--workers=2", *options)
+    deadline = time.monotonic() + 60
+    while not list(out.glob("checkpoints/**/*.checkpoint")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert len(workers) >= 2
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive
+
+
+def test_how_a_forked_worker_ended_is_told(tmp_path: Path) -> None:
+    server = ForkServer(["no-such-command"], dict(os.environ), "HPO_PARENT_PID", tmp_path / "log")
+    server.start(1, tmp_path / "1.log")
+    assert server.ended(60) == {1: 2}
+    assert "no-such-command" in (tmp_path / "1.log").read_text()
+    server.start(2, tmp_path / "2.log")
+    server.send_signal(signal.SIGKILL)
+    assert server.ended(60) == {2: -signal.SIGKILL}
+    server.kill()
+    assert not server.is_alive
