@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +16,9 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "examples" / "benchmarks"))  # real servers are started there and here alike
 
 import servers  # noqa: E402
+
+if TYPE_CHECKING:
+    from hpo.plan import Plan
 
 SMALL_STUDIES = {
     "rate": """
@@ -38,7 +43,21 @@ SMALL_STUDIES = {
         name = "random"
     """,
 }
-SMALL_RUN = ("--data=digits", "--limit-train=200", "--limit-valid=100", "--epochs=3", "--final-seeds=2")
+SMALL_SIZES: dict[str, Any] = {
+    "data": "digits",
+    "limit_train": 200,
+    "limit_valid": 100,
+    "epochs": 3,
+    "final_seeds": 2,
+}
+
+
+def as_options(sizes: dict[str, Any]) -> list[str]:
+    """The command's options for what a plan is made of."""
+    return [f"--{name.replace('_', '-')}={value}" for name, value in sizes.items()]
+
+
+SMALL_RUN = as_options(SMALL_SIZES)
 
 
 @dataclass(frozen=True)
@@ -130,10 +149,26 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     return run
 
 
+def train(out: Path, *names: str, studies: Path | None = None, **given: Any) -> Plan:
+    """A plan written and worked on in this process: for tests of what comes after."""
+    from hpo.run import open_plan
+    from hpo.worker import work
+
+    plan = open_plan(out, studies=studies, names=names, given=given)
+    assert work(plan.storage, out=out, studies=names) is None
+    return plan
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, small_studies: Path) -> Path:
-    """The output folder of a small plan that ran undisturbed."""
-    out = tmp_path_factory.mktemp("finished") / "out"
-    result = hpo("run", "--studies", small_studies, "--out", out, "--workers=2", *SMALL_RUN)
-    assert result.code == 0, result.err
+    """The output folder of a small plan that ran undisturbed; tests read it alone."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # one for all test processes
+        base = base.parent
+    out = base / "finished"
+    with (base / "finished.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (out / "model.pt").exists():
+            result = hpo("run", "--studies", small_studies, "--out", out, "--workers=2", *SMALL_RUN)
+            assert result.code == 0, result.err
     return out

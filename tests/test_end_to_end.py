@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SMALL_RUN, Result, hpo, start_hpo
+from conftest import SMALL_RUN, SMALL_SIZES, Result, hpo, start_hpo, train
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -165,14 +165,16 @@ def test_run_again_trains_nothing_and_says_the_same(finished: Path) -> None:
     assert n_accepted(library.find_plan(finished)) == before == {"rate": 2, "shape": 3, "final": 1}
 
 
-def test_the_outcome_fits_a_narrow_terminal(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_outcome_fits_a_narrow_terminal(
+    finished: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for columns in (80, 140):
         monkeypatch.setenv("COLUMNS", str(columns))
         for command in (("status",), ("show", "shape"), ("final",), ("best",)):
-            result = hpo(*command, "--out", finished)
+            result = cli(*command, "--out", finished)
             assert max(map(len, result.out.splitlines())) <= columns
             assert "…" not in result.out
-        shown = hpo("show", "shape", "--out", finished).out
+        shown = cli("show", "shape", "--out", finished).out
         for row in library.rows(library.find_plan(finished), "shape"):
             table = shown.partition("─")[2]
             line = next(line for line in table.splitlines() if line.split()[:1] == [str(row.trial)])
@@ -298,6 +300,14 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     return ("--data=python:tiny:images", "--out=out", "--studies=studies", "--epochs=2", "--final-seeds=1")
 
 
+TINY: dict[str, Any] = {
+    "data": "python:tiny:images",
+    "studies": Path("studies"),
+    "epochs": 2,
+    "final_seeds": 1,
+}
+
+
 def write_study(name: str, text: str) -> None:
     Path("studies").mkdir(exist_ok=True)
     Path(f"studies/{name}.toml").write_text(text)
@@ -322,25 +332,24 @@ def test_the_search_never_opens_the_test_set(tiny: tuple[str, ...], monkeypatch:
 
 
 def test_other_data_are_refused_with_both_fingerprints(
-    tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    tiny: tuple[str, ...], cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_study("rate", "[search]\nlearning_rate = [0.01]")
-    assert hpo("create", *tiny).code == 0
+    assert cli("create", *tiny).code == 0
     ours = library.find_plan("out").identity.fingerprint
     monkeypatch.setenv("TINY_SEED", "1")
     for command in (("run", "--out=out"), ("worker", "--out=out")):
-        result = hpo(*command)
+        result = cli(*command)
         assert result.code == 2
         assert ours in result.err
         assert result.err.count("fingerprint") >= 2
         assert "Traceback" not in result.err
 
 
-def test_a_diverged_trial_is_a_result_and_never_the_best(tiny: tuple[str, ...]) -> None:
+@pytest.mark.usefixtures("tiny")
+def test_a_diverged_trial_is_a_result_and_never_the_best(cli: Cli) -> None:
     write_study("rate", '[base]\noptimizer = "sgd"\n[search]\nlearning_rate = [100.0, 0.001]')
-    result = hpo("run", "rate", *tiny, "--precision=fp32")
-    assert result.code == 0, result.err
-    plan = library.find_plan("out")
+    plan = train(Path("out"), "rate", **TINY, precision="fp32")
     diverged, fine = library.rows(plan, "rate")
     assert (diverged.state, fine.state) == ("pruned", "complete")
     assert diverged.reason.startswith("diverged")
@@ -348,7 +357,7 @@ def test_a_diverged_trial_is_a_result_and_never_the_best(tiny: tuple[str, ...]) 
     decision = plan.decision("rate")
     assert decision is not None
     assert decision.params["learning_rate"] == 0.001
-    assert "diverged" in hpo("show", "rate", "--out=out").out
+    assert "diverged" in cli("show", "rate", "--out=out").out
 
 
 def test_a_point_that_always_fails_is_given_up_and_can_be_retried(tiny: tuple[str, ...]) -> None:
@@ -378,10 +387,7 @@ def test_a_point_that_always_fails_is_given_up_and_can_be_retried(tiny: tuple[st
 
 
 def test_inherit_published_runs_one_section_alone_with_its_control(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    result = hpo("run", "l2", "--inherit=published", "--out", out, *SMALL_RUN, "--no-pruning")
-    assert result.code == 0, result.err
-    plan = library.find_plan(out)
+    plan = train(tmp_path / "out", "l2", inherit="published", pruning=False, **SMALL_SIZES)
     states = {study.name: study.state for study in library.status(plan)}
     assert states.pop("l2") == "done"
     assert set(states.values()) == {"pending"}
@@ -397,10 +403,7 @@ def test_inherit_published_runs_one_section_alone_with_its_control(tmp_path: Pat
 
 
 def test_published_batch_size_needs_no_extra_control(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    result = hpo("run", "batch-size", "--inherit=published", "--out", out, *SMALL_RUN, "--seeds=3")
-    assert result.code == 0, result.err
-    plan = library.find_plan(out)
+    plan = train(tmp_path / "out", "batch-size", inherit="published", seeds=3, **SMALL_SIZES)
     assert [row.params["batch_size"] for row in library.rows(plan, "batch-size")] == [20, 40, 80]
     decision = plan.decision("batch-size")
     assert decision is not None
@@ -409,15 +412,14 @@ def test_published_batch_size_needs_no_extra_control(tmp_path: Path) -> None:
     assert decision.control.params["batch_size"] == 20
 
 
-def test_median_pruning_prunes_and_says_so(tiny: tuple[str, ...]) -> None:
+@pytest.mark.usefixtures("tiny")
+def test_median_pruning_prunes_and_says_so() -> None:
     write_study(
         "rate",
         "[search]\nlearning_rate = [0.003, 0.002, 0.001, 1e-7]\n"
         '[pruner]\nname = "median"\nn_startup_trials = 2\nn_warmup_steps = 2',
     )
-    result = hpo("run", "rate", *tiny[:-2], "--epochs=4", "--workers=1")
-    assert result.code == 0, result.err
-    rows = library.rows(library.find_plan("out"), "rate")
+    rows = library.rows(train(Path("out"), "rate", **{**TINY, "epochs": 4}), "rate")
     assert rows[-1].state == "pruned"
     assert rows[-1].reason == "pruned: by median after epoch 2"
     assert rows[-1].epochs == 2

@@ -186,7 +186,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "studies" / "rate.toml").write_text(
         "[base]\nconv1_channels = 4\nconv2_channels = 4\nhidden_units = 8\n[search]\nlearning_rate = [0.01]"
     )
-    options = ("--image-size=8", "--epochs=1", "--final-seeds=1", "--workers=2")
+    options = ("--image-size=8", "--epochs=1", "--final-seeds=1", "--workers=1")
     result = hpo(
         *("run", "--studies", root / "studies", "--out", root / "out", "--data", f"folder:{pictures}"),
         *options,
