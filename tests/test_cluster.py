@@ -7,13 +7,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray_nodes
-from conftest import SMALL_RUN, hpo
+from conftest import SMALL_RUN, Result, hpo
 from test_end_to_end import accepted_epochs
 
 import hpo as library
@@ -87,10 +87,10 @@ def test_a_signal_puts_the_trials_back(
     [("127.0.0.1:1", "nobody answers"), ("nonsense", "HOST:PORT"), ("ray://127.0.0.1:1", "nobody answers")],
 )
 def test_a_cluster_that_is_not_there_is_named(
-    address: str, words: str, tmp_path: Path, small_studies: Path
+    address: str, words: str, cli: Callable[..., Result], tmp_path: Path, small_studies: Path
 ) -> None:
     options = ("--studies", small_studies, "--out", tmp_path, *SMALL_RUN)
-    result = hpo("run", *options, "--engine=ray", f"--address={address}")
+    result = cli("run", *options, "--engine=ray", f"--address={address}")
     assert result.code == 2
     assert address in result.err
     assert words in result.err
@@ -107,8 +107,8 @@ def test_more_than_the_cluster_has_is_refused(
     assert "--cpus-per-worker" in result.err
 
 
-def test_options_of_ray_need_ray(tmp_path: Path) -> None:
-    result = hpo("run", "--out", tmp_path, "--address=auto")
+def test_options_of_ray_need_ray(cli: Callable[..., Result], tmp_path: Path) -> None:
+    result = cli("run", "--out", tmp_path, "--address=auto")
     assert result.code == 2
     assert "--engine ray" in result.err
 
