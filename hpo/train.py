@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from hpo.compute import (
     DTYPES,
     Normaliser,
-    all_logits,
     as_tensor,
     batches,
     bf16_copy,
@@ -33,7 +32,7 @@ from hpo.compute import (
     resolve_precision,
 )
 from hpo.config import TrainingConfig, TrialConfig
-from hpo.diagnostics import dead_shares
+from hpo.diagnostics import logits_and_dead_shares
 from hpo.errors import Diverged, Interrupted
 from hpo.metrics import score
 from hpo.mixup import Mix, draw_mix
@@ -304,10 +303,9 @@ class _Task:
         start = time.perf_counter()
         train_loss, gradients = self._pass_over_training(learner, number)
         with evaluating(learner.network, self.precision) as runner:
-            logits = all_logits(runner, self.valid_images, self.normalise, self.precision)
-            watched = batches(self.valid_images[:HEALTH_IMAGES], self.normalise, self.precision)
-            dead = dead_shares(runner, watched)
-        scores = score(logits, self.valid_labels, self.n_classes)
+            images = batches(self.valid_images, self.normalise, self.precision)
+            logits, dead = logits_and_dead_shares(runner, images, HEALTH_IMAGES)
+        scores = score(torch.cat(logits), self.valid_labels, self.n_classes)
         if not (math.isfinite(train_loss) and math.isfinite(scores.loss)):
             losses = f"training loss {train_loss}, validation loss {scores.loss}"
             raise Diverged(f"seed {learner.seed}, epoch {number}: {losses}")

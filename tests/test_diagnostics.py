@@ -5,7 +5,7 @@ import torch
 from toy_images import toy_data
 
 from hpo.config import NetworkConfig, TrialConfig
-from hpo.diagnostics import dead_shares, diagnose
+from hpo.diagnostics import diagnose, logits_and_dead_shares
 from hpo.network import build_network
 from hpo.train import train
 
@@ -84,8 +84,17 @@ def test_dead_shares_count_units_that_no_image_wakes_anywhere():
         network.hidden.bias.fill_(1e6)
     asleep, awake = -torch.ones(4, 1, 8, 8), -torch.ones(4, 1, 8, 8)
     awake[3, 0, 7, 7] = 100.0
-    assert dead_shares(network, [asleep]) == {"conv1": 1.0, "conv2": 0.75, "hidden": 0.0}
-    assert dead_shares(network, [asleep, awake, asleep])["conv1"] == 0.25
+
+    def dead(*batches: torch.Tensor, n_watched: int = 100) -> dict[str, float]:
+        with torch.inference_mode():
+            logits, shares = logits_and_dead_shares(network, batches, n_watched)
+            assert all(torch.equal(part, network(batch)) for part, batch in zip(logits, batches, strict=True))
+        return shares
+
+    assert dead(asleep) == {"conv1": 1.0, "conv2": 0.75, "hidden": 0.0}
+    assert dead(asleep, awake, asleep)["conv1"] == 0.25
+    assert dead(asleep, awake, n_watched=7)["conv1"] == 1.0  # the one that wakes it is the eighth
+    assert dead(asleep, awake, n_watched=8)["conv1"] == 0.25
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
