@@ -1,0 +1,130 @@
+"""What a training step takes beside its convolutions alone, as oneDNN computes them: CPU.
+
+    python examples/benchmarks/step.py [--batch-sizes 20 40 80] [--processes 2] [--rounds 15]
+
+Claim: a bf16 step of the report's network (32@3×3 → 128@5×5) reaches at least 60 % of the rate that
+oneDNN alone reaches on the same convolutions: forward and both backwards, except that the first one
+needs no gradient of its images. Each process has one thread, as a worker of `hpo run` has; all are busy
+at once. A round times some steps of `hpo.train.Learner`, images gathered and normalised, and as many
+times the bare convolutions; the share is taken round by round. Medians over rounds and processes; CSV on
+stdout. Measured alone on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import platform
+import time
+from collections.abc import Callable
+from statistics import median
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hpo.compute import DTYPES, Normaliser, keep_freed_memory
+from hpo.config import TrialConfig
+from hpo.train import Learner
+
+IMAGE_SHAPE, N_CLASSES, N_IMAGES = (32, 32, 3), 10, 4000
+NETWORK = {"conv1_channels": 32, "conv1_kernel": 3, "conv2_channels": 128, "conv2_kernel": 5}
+Measured = list[tuple[float, float]]
+"""Seconds of a step, and of its convolutions, by round."""
+
+
+def steps(batch_size: int, precision: str) -> Callable[[], object]:
+    """A function that trains one batch."""
+    config = TrialConfig.from_params({**NETWORK, "batch_size": batch_size})
+    learner = Learner(config, IMAGE_SHAPE, N_CLASSES, seed=0, precision=precision)
+    normalise = Normaliser(np.full(3, 0.5), np.full(3, 0.25), IMAGE_SHAPE, "cpu")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (N_IMAGES, *IMAGE_SHAPE), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(N_CLASSES, (N_IMAGES,), generator=generator)
+
+    def step() -> None:
+        batch = torch.randint(N_IMAGES, (batch_size,), generator=generator)
+        learner.step(normalise(images[batch]), labels[batch])
+
+    return step
+
+
+def convolutions(batch_size: int, precision: str) -> Callable[[], object]:
+    """A function that computes the convolutions of one batch, forward and backward, and nothing else."""
+    config = TrialConfig.from_params(NETWORK).network
+    dtype = DTYPES[precision]
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape).to(dtype).contiguous(memory_format=torch.channels_last)
+
+    def convolution(
+        inputs: int, outputs: int, kernel: int, size: int, needs_input: bool
+    ) -> Callable[[], None]:
+        images, gradient = random(batch_size, inputs, size, size), random(batch_size, outputs, size, size)
+        weight, bias = random(outputs, inputs, kernel, kernel), torch.randn(outputs).to(dtype)
+        padding = [kernel // 2] * 2
+
+        def both_ways() -> None:
+            F.conv2d(images, weight, bias, padding=padding)
+            torch.ops.aten.convolution_backward(
+                *(gradient, images, weight, [outputs], [1, 1], padding, [1, 1], False, [0, 0], 1),
+                [needs_input, True, True],
+            )
+
+        return both_ways
+
+    height, _, channels = IMAGE_SHAPE
+    first = convolution(channels, config.conv1_channels, config.conv1_kernel, height, needs_input=False)
+    second = convolution(
+        config.conv1_channels, config.conv2_channels, config.conv2_kernel, height // 2, needs_input=True
+    )
+    return lambda: (first(), second())
+
+
+def seconds_each(work: Callable[[], object], repeats: int) -> float:
+    """Mean wall time of a call."""
+    began = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    return (time.perf_counter() - began) / repeats
+
+
+def measure(batch_size: int, precision: str, rounds: int) -> Measured:
+    """One process: rounds of both in turn, after one that is not counted."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    repeats = max(1, 400 // batch_size)
+    contenders = (steps(batch_size, precision), convolutions(batch_size, precision))
+    measured = [
+        (seconds_each(contenders[0], repeats), seconds_each(contenders[1], repeats))
+        for _ in range(rounds + 1)
+    ]
+    return measured[1:]
+
+
+def main() -> None:
+    """A line a batch size."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[20, 40, 80])
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--precision", choices=sorted(DTYPES), default="bf16")
+    options = parser.parse_args()
+    machine = platform.processor() or platform.machine()
+    print(f"# {time.strftime('%Y-%m-%d')}, {machine}, {os.cpu_count()} cores, torch {torch.__version__},")
+    print(f"# {options.precision}, {options.processes} processes of one thread, {options.rounds} rounds")
+    print("batch_size,images_per_second,step_ms,convolutions_ms,share_of_convolutions_rate")
+    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
+        for batch_size in options.batch_sizes:
+            order = [(batch_size, options.precision, options.rounds)] * options.processes
+            rounds = [pair for measured in pool.starmap(measure, order, chunksize=1) for pair in measured]
+            step, bare = (median(times) for times in zip(*rounds, strict=True))
+            share = median(bare / step for step, bare in rounds)
+            speed = options.processes * batch_size / step
+            print(f"{batch_size},{speed:.0f},{1000 * step:.2f},{1000 * bare:.2f},{share:.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
