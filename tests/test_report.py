@@ -229,7 +229,7 @@ def test_a_plan_that_has_only_been_written(tmp_path: Path, cli: Cli) -> None:
     assert cli("report", "--out", out).code == 0
     page = (out / "report" / "report.html").read_text("utf-8")
     assert "<h1>No answer yet</h1>" in page
-    assert "No of six studies have decided" in page
+    assert "None of six studies has decided" in page
     assert {row["published"] for row in rows(out, "published")} > {"0.71"}
     assert not any(row["ours"] for row in rows(out, "published"))
     assert [row["verdict"] for row in rows(out, "conclusions")] == ["open"] * 7

@@ -54,10 +54,11 @@ def answer(facts: Facts) -> Answer:
         )
     values = [s.decision.value for s in decided if s.decision and s.decision.value is not None]
     best_so_far = f" The best so far reaches {percent(values[-1])} % on validation." if values else ""
+    how_many = _count(len(decided)).capitalize() if decided else "None"
     return Answer(
         "No answer yet",
-        f"{_count(len(decided)).capitalize()} of {_count(len(facts.sections))} studies "
-        f"{'has' if len(decided) == 1 else 'have'} decided.{best_so_far} Data: {data}.",
+        f"{how_many} of {_count(len(facts.sections))} studies "
+        f"{'has' if len(decided) < 2 else 'have'} decided.{best_so_far} Data: {data}.",
     )
 
 
