@@ -1,0 +1,109 @@
+"""What a user waits for before anything happens: commands, and workers that are started.
+
+    python examples/benchmarks/startup.py [--rounds 7] [--workers 4]
+
+Claims: `hpo --help` answers in less than 0.3 s, and `hpo status` does not import torch. Workers that are
+copies of one process that has imported torch, as `hpo run` starts them on Linux, cost less CPU time than
+workers started from nothing; they find a plan that has ended, and leave. Medians over rounds, contenders
+in turn; CSV on stdout. Measured alone on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import hpo
+from hpo.crew import Engine, Orders, forked_processes, spawned_processes
+from hpo.plan import Plan
+
+STUDY = """
+[base]
+conv1_channels = 4
+conv2_channels = 4
+hidden_units = 8
+[search]
+learning_rate = [0.001]
+"""
+PYTHON = {
+    "python": "pass",
+    "python, import torch": "import torch",
+    "python, import optuna and sqlalchemy": "import optuna, sqlalchemy",
+}
+
+
+def cpu_seconds() -> float:
+    """CPU time of the processes that this one has started and waited for."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Wall and CPU seconds of the processes that a function starts and waits for."""
+    began, busy = time.perf_counter(), cpu_seconds()
+    work()
+    return time.perf_counter() - began, cpu_seconds() - busy
+
+
+def command(*arguments: str) -> Callable[[], object]:
+    """Python with these arguments, as a process."""
+    return lambda: subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, check=True)
+
+
+def workers(plan: Plan, folder: Path, engine: Engine, count: int) -> Callable[[], object]:
+    """So many workers, from the order to start until the last has left."""
+
+    def work() -> None:
+        with engine(Orders.of(plan, folder, (), None)) as crew:
+            for number in range(1, count + 1):
+                crew.start(number)
+            n_ended = 0
+            while n_ended < count:
+                ended = crew.ended()
+                assert not any(ended.values()), crew.last_words(min(ended))
+                n_ended += len(ended)
+                time.sleep(0.01)
+
+    return work
+
+
+def main() -> None:
+    """A line a contender."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--workers", type=int, default=4)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        (folder / "studies").mkdir()
+        (folder / "studies" / "rate.toml").write_text(STUDY)
+        sizes = {"limit_train": 200, "limit_valid": 100, "epochs": 1, "final_seeds": 1}
+        plan = hpo.run_plan(out=folder, studies=folder / "studies", data="digits", **sizes)
+        contenders: dict[str, Callable[[], object]] = {
+            **{name: command("-c", code) for name, code in PYTHON.items()},
+            "hpo --help": command("-m", "hpo", "--help"),
+            "hpo status": command("-m", "hpo", "status", "--out", text),
+            f"{options.workers} workers, forked": workers(plan, folder, forked_processes, options.workers),
+            f"{options.workers} workers, spawned": workers(plan, folder, spawned_processes, options.workers),
+        }
+        rounds = [
+            {name: timed(work) for name, work in contenders.items()} for _ in range(options.rounds + 1)
+        ][1:]
+    machine = platform.processor() or platform.machine()
+    print(f"# {time.strftime('%Y-%m-%d')}, {machine}, {os.cpu_count()} cores, {options.rounds} rounds")
+    print("what,wall_seconds,cpu_seconds")
+    for name in contenders:
+        wall, cpu = (median(each[name][i] for each in rounds) for i in range(2))
+        print(f'"{name}",{wall:.2f},{cpu:.2f}')
+
+
+if __name__ == "__main__":
+    main()
