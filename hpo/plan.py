@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hpo import sampling, spec
-from hpo.config import Params, ParamValue, TrialConfig, explain
+from hpo.config import Params, ParamValue, TrialConfig, demand
 from hpo.decision import Decision, Inherited
 from hpo.errors import ConflictError, InputError, MissingError, StudyFileError, did_you_mean
 from hpo.queue import LEASE_SECONDS, Slot, is_elsewhere
@@ -65,7 +65,9 @@ class Options(BaseModel):
         try:
             return cls.model_validate(dict(given))
         except ValidationError as error:
-            raise InputError(f"--{explain(error).replace('_', '-', 1)}") from None
+            first = error.errors()[0]
+            option = str(first["loc"][0]).replace("_", "-")
+            raise InputError(f"--{option} {first['input']}: {demand(first)}") from None
 
 
 class Identity(BaseModel):
@@ -157,10 +159,12 @@ class Plan:
         recorded = self.options.model_dump()
         for key, value in given.items():
             if value != recorded[key]:
+                # the one option that takes no value says the opposite of what is recorded
                 option = "no-pruning" if key == "pruning" else f"{key.replace('_', '-')} {value}"
+                without = recorded[key] is None or key == "pruning"
                 raise ConflictError(
                     f"--{option} contradicts the plan in {self.storage.name}, which "
-                    f"was created {'without it' if recorded[key] is None else f'with {recorded[key]}'}; "
+                    f"was created {'without it' if without else f'with {recorded[key]}'}; "
                     "leave the option out to go on, or start anew with another --out"
                 )
         for name in (specs or {}).keys() | (self.specs.keys() if specs is not None else set()):
