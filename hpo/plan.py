@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -153,6 +153,8 @@ class Plan:
     ) -> None:
         """Compares options and study files that the user gave now with those of the plan.
 
+        A study that is sampled may ask for more trials than before, until it has decided.
+
         Raises:
             ConflictError: one differs; the text names both sides.
         """
@@ -169,11 +171,34 @@ class Plan:
                 )
         for name in (specs or {}).keys() | (self.specs.keys() if specs is not None else set()):
             ours, theirs = self.specs.get(name), (specs or {}).get(name)
-            if ours != theirs:
+            if ours != theirs and not (_asks_for_more(ours, theirs) and self._is_open(name)):
                 raise ConflictError(
                     f"{where}: study {name!r} {_difference(ours, theirs)} the plan in "
                     f"{self.storage.name}; put the files back to go on, or start anew with another --out"
                 )
+
+    def with_more_trials(self, specs: Mapping[str, StudySpec]) -> Plan:
+        """The plan with the trials that study files now ask for; `refuse_contradiction` has passed them.
+
+        Raises:
+            ConflictError: a study has decided meanwhile.
+        """
+        for name, study in specs.items():
+            attrs, study_id = self.storage.study_attrs()[name], self.storage.study_id(name)
+            if study == self.specs[name]:
+                continue
+            expected = {key: attrs.get(key) for key in ("definition", "decision")}
+            if not self._is_open(name) or not self.storage.swap_study_attr(
+                study_id, "definition", study.to_json(), expected=expected
+            ):
+                raise ConflictError(
+                    f"{self.storage.name}: study {name!r} has decided or changed meanwhile; try again"
+                )
+        return replace(self, specs={name: specs[name] for name in self.specs})
+
+    def _is_open(self, name: str) -> bool:
+        decision = self.decision(name)
+        return decision is None or not decision.params  # one for want of any result is made again
 
     def refuse_other_data(self, fingerprint: str, source: str) -> None:
         """Compares the data at hand with those of the plan.
@@ -251,6 +276,11 @@ class Plan:
     def trials(self, name: str) -> list[FrozenTrial]:
         """Every Optuna trial of a study, lost and superseded attempts included, by number."""
         return self.storage.trials(self.storage.study_id(name))
+
+    def spec(self, name: str) -> StudySpec:
+        """A study as the database has it now: somebody may have asked for more trials of a sampled one."""
+        known = self.specs[name]
+        return known if known.is_grid else _parsed(self.storage.study_attrs()[name]["definition"])
 
     def decision(self, name: str) -> Decision | None:
         """What a study decided; None while it is open."""
@@ -366,6 +396,18 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{key: version(name) for key, name in packages.items()}}
 
 
+@cache
+def _parsed(definition: str) -> StudySpec:
+    return StudySpec.from_json(definition)
+
+
+def _asks_for_more(ours: StudySpec | None, theirs: StudySpec | None) -> bool:
+    """Whether two definitions of a sampled study differ in nothing but a higher number of trials."""
+    if ours is None or theirs is None or ours.trials is None or theirs.trials is None:
+        return False
+    return theirs.trials > ours.trials and theirs.model_copy(update={"trials": ours.trials}) == ours
+
+
 def _difference(ours: StudySpec | None, theirs: StudySpec | None) -> str:
     if ours is None:
         return "is not in"
@@ -373,4 +415,9 @@ def _difference(ours: StudySpec | None, theirs: StudySpec | None) -> str:
         return "is missing here, but is in"
     old, new = ours.model_dump(mode="json"), theirs.model_dump(mode="json")
     keys = [key for key in old if old[key] != new[key]] or ["search"]  # else only the order of axes differs
+    if keys == ["trials"]:
+        return (
+            f"has trials = {theirs.trials}, which can only be raised, and only until the study has decided; "
+            f"it is {ours.trials} in"
+        )
     return f"differs in {', '.join(keys)} from"

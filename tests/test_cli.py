@@ -129,6 +129,35 @@ def test_an_option_that_contradicts_the_plan_names_both_sides(
         assert all(side in result.err for side in both)
 
 
+def asking_for(folder: Path, small_studies: Path, trials: int) -> Path:
+    """A copy of the small study files in which the sampled study asks for so many trials."""
+    copy = shutil.copytree(small_studies, folder / f"studies-{trials}")
+    text = (copy / "shape.toml").read_text()
+    (copy / "shape.toml").write_text(text.replace("trials = 3", f"trials = {trials}"))
+    return copy
+
+
+def test_more_trials_are_taken_up_and_fewer_refused(
+    cli: Cli, created: Path, folder: Path, small_studies: Path
+) -> None:
+    assert cli("create", "--studies", asking_for(folder, small_studies, 5)).code == 0
+    points = {s["name"]: s["points"]["waiting"] for s in json.loads(cli("status", "--json").out)["studies"]}
+    assert points == {"rate": 2, "shape": 5, "final": 1}
+    assert cli("create").code == 0
+    fewer = cli("run", "--studies", asking_for(folder, small_studies, 4))
+    assert fewer.code == 2
+    assert "'shape' has trials = 4, which can only be raised" in fewer.err
+    assert "it is 5 in the plan in sqlite:///hpo-out/hpo.db" in fewer.err
+
+
+def test_a_refused_study_raises_no_other(cli: Cli, created: Path, folder: Path, small_studies: Path) -> None:
+    studies = asking_for(folder, small_studies, 5)
+    text = (studies / "rate.toml").read_text()
+    (studies / "rate.toml").write_text(text.replace("0.003", "0.004"))
+    assert cli("create", "--studies", studies).code == 2
+    assert find_plan("hpo-out").spec("shape").trials == 3
+
+
 def read_only(folder: Path) -> Path:
     """A folder whose files nobody may write, root neither once `hpo_as_reader` has dropped the right."""
     for path in (*folder.rglob("*"), folder):

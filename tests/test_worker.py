@@ -10,15 +10,16 @@ import pytest
 from optuna.trial import FrozenTrial
 
 from hpo import results
+from hpo.advance import advance
 from hpo.data import TrainingData
 from hpo.decision import epoch_records
-from hpo.errors import RunError, TrialLost
+from hpo.errors import ConflictError, RunError, TrialLost
 from hpo.plan import Options, Plan, read_studies
 from hpo.queue import Queue, Slots, SlotState
 from hpo.run import identify
 from hpo.sampling import PRUNERS, SAMPLERS
 from hpo.storage import Storage
-from hpo.worker import work
+from hpo.worker import Limits, work
 
 PRUNER_OPTIONS = {
     "none": {},
@@ -319,3 +320,32 @@ def test_checkpoints_that_cannot_be_written_stop_the_worker_and_cost_no_point(tm
     assert {row.state for row in results.rows(plan, "rate")} == {"waiting"}
     assert work(plan.storage, out=tmp_path, studies=["rate"]) is None
     assert {row.state for row in results.rows(plan, "rate")} == {"complete"}
+
+
+def test_trials_are_raised_under_a_worker_until_the_study_decides(tmp_path: Path) -> None:
+    plan = made_plan(tmp_path, {"shape": f"trials = 2\n{SAMPLED}"})
+    file = tmp_path / "studies" / "shape.toml"
+    file.write_text(file.read_text().replace("trials = 2", "trials = 3"))
+    more = read_studies(file.parent)
+    plan.refuse_contradiction({}, more, file.parent)
+    plan.with_more_trials(more)
+    # a worker that was there before: what it read then says two
+    assert plan.specs["shape"].trials == 2
+    while not advance(plan, ["shape"]):
+        work(plan.storage, out=tmp_path, studies=["shape"], limits=Limits(max_trials=1))
+    assert len(Queue(plan.storage, "shape").slots().attempts) == 3
+
+    file.write_text(file.read_text().replace("trials = 3", "trials = 4"))
+    with pytest.raises(ConflictError, match=r"trials = 4, .* until the study has decided; it is 3 in"):
+        Plan.open(plan.storage).refuse_contradiction({}, read_studies(file.parent), file.parent)
+
+
+def test_who_asks_for_more_trials_while_a_study_decides_is_told(tmp_path: Path) -> None:
+    plan = made_plan(tmp_path, {"shape": f"trials = 1\n{SAMPLED}"})
+    file = tmp_path / "studies" / "shape.toml"
+    file.write_text(file.read_text().replace("trials = 1", "trials = 2"))
+    work(plan.storage, out=tmp_path, studies=["shape"])
+    assert plan.decision("shape") is not None
+    with pytest.raises(ConflictError, match="decided"):
+        plan.with_more_trials(read_studies(file.parent))
+    assert Plan.open(plan.storage).specs["shape"].trials == 1
