@@ -361,11 +361,16 @@ def with_ancestors(specs: Mapping[str, StudySpec], names: Iterable[str], inherit
     for name in names:
         if name not in specs:
             raise InputError(f"{name} is not a study of this plan; {did_you_mean(name, specs)}")
-        study: str | None = name
-        while study is not None:
-            wanted.add(study)
-            study = specs[study].inherits if inherit == "winners" else None
+        wanted |= {study.name for study in lineage(specs, name)} if inherit == "winners" else {name}
     return [name for name in specs if name in wanted]
+
+
+def lineage(specs: Mapping[str, StudySpec], name: str) -> list[StudySpec]:
+    """A study and those before it that it inherits from, the study itself last."""
+    chain = [specs[name]]
+    while (parent := chain[0].inherits) is not None:
+        chain.insert(0, specs[parent])
+    return chain
 
 
 def published_config(specs: Mapping[str, StudySpec], name: str) -> TrialConfig:
@@ -374,13 +379,9 @@ def published_config(specs: Mapping[str, StudySpec], name: str) -> TrialConfig:
     Raises:
         InputError: a study on the way has no published choice.
     """
-    chain: list[StudySpec] = []
-    at: str | None = name
-    while at is not None:
-        chain.append(specs[at])
-        at = specs[at].inherits
-    params = {**TrialConfig().params(), **chain[-1].base}
-    for study in reversed(chain):
+    chain = lineage(specs, name)
+    params = {**TrialConfig().params(), **chain[0].base}
+    for study in chain:
         if study.published is None or not study.published.choice:
             raise StudyFileError(
                 f"{study.name}.toml", "has no published.choice, which --inherit published carries on"
