@@ -37,6 +37,7 @@ def advance(plan: Plan, names: Sequence[str] | None = None) -> bool:
 
 
 def _advance_study(plan: Plan, name: str) -> bool:
+    definition = plan.storage.study_attrs()[name]["definition"]
     queue = Queue(plan.storage, name)
     slots = queue.slots()
     decided = plan.decision(name)
@@ -64,8 +65,13 @@ def _advance_study(plan: Plan, name: str) -> bool:
         _control(plan, name, inherited, slots),
         always=plan.options.adopt == "always",
     )
-    plan.storage.set_study_attr(queue.study_id, "decision", decision.model_dump(mode="json"))
-    return True
+    # unless somebody has asked for more trials since
+    return plan.storage.swap_study_attr(
+        queue.study_id,
+        "decision",
+        decision.model_dump(mode="json"),
+        expected={"definition": definition},
+    )
 
 
 def _enqueue(plan: Plan, queue: Queue, jobs: Sequence[Job], slots: Slots) -> None:
@@ -101,7 +107,7 @@ def _advance_final(plan: Plan) -> bool:
 
 def study_jobs(plan: Plan, name: str, inherited: Inherited | None) -> list[Job]:
     """The ordered jobs of a study: its control first where it trains one, then its points."""
-    study = plan.specs[name]
+    study = plan.spec(name)
     if study.is_grid:
         axes = {axis: sampling.distribution(axis, values) for axis, values in study.search.items()}
         known = plan.context(name, inherited)

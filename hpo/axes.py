@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
-from hpo.config import PARAMETERS, ParamValue, check_param
+from hpo.config import PARAMETERS, ParamValue, as_written, check_param
 from hpo.constraints import NUMBERS, Bounds
 from hpo.errors import InputError, did_you_mean
 
@@ -120,7 +120,7 @@ def read_axis(name: str, axis: object) -> Axis:
     choices = tuple(read_param("search", name, value) for value in axis)
     for i, choice in enumerate(choices):
         if choice in choices[:i]:
-            raise InputError(f"{where} repeats {choice!r}; each value once")
+            raise InputError(f"{where} repeats {as_written(choice)}; each value once")
     return Choices(choices)
 
 
@@ -163,7 +163,7 @@ def _number(name: str, key: str, value: object) -> int | float:
 
 
 def _step(name: str, low: int | float, high: int | float, step: object) -> int | float:
-    where = f"search.{name}.step = {step!r}"
+    where = f"search.{name}.step = {as_written(step)}"
     kind = NUMBERS[name]
     if isinstance(step, bool) or not isinstance(step, int if kind is int else int | float) or step <= 0:
         raise InputError(f"{where}: must be {'a whole' if kind is int else 'a'} number above 0")

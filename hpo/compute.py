@@ -56,7 +56,7 @@ def resolve_device(name: str) -> str:
     if name == "cpu":
         return "cpu"
     if kind != "cuda" or not (index.isdecimal() or name == "cuda"):
-        raise InputError(f"device = {name!r}: {did_you_mean(name, ['auto', 'cpu', 'cuda', 'cuda:0'])}")
+        raise InputError(f"device = {name!r}: known: auto, cpu, cuda, cuda:1, …")
     count = torch.cuda.device_count()
     if not count:
         raise InputError(f"device = {name!r}: PyTorch sees no CUDA device here; use 'cpu' or 'auto'")

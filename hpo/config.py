@@ -8,6 +8,7 @@ mapping with one name per parameter (`TrialConfig.params`, `TrialConfig.from_par
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -20,6 +21,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from hpo.errors import InputError, did_you_mean
 
@@ -137,8 +139,7 @@ def check_param(name: str, value: object) -> ParamValue:
     try:
         checked: ParamValue = PARAMETERS[name].validate_python(value)
     except ValidationError as error:
-        message = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise InputError(f"{name} = {value!r}: {message}") from None
+        raise InputError(f"{name} = {as_written(value)}: {demand(error.errors()[0])}") from None
     return checked
 
 
@@ -146,8 +147,45 @@ def explain(error: ValidationError) -> str:
     """The first problem of a pydantic error as `key = value: what is wrong`."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{key} = {first['input']!r}: {message}" if key else message
+    return f"{key} = {as_written(first['input'])}: {demand(first)}" if key else demand(first)
+
+
+_DEMANDS = {
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text, in quotes",
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
+    "value_error": "{error}",
+}
+"""What pydantic demands, by the type of its complaint, in the words of study files."""
+_QUOTED = "'([^']*)'"
+_MAX_WRITTEN = 200
+
+
+def demand(problem: ErrorDetails) -> str:
+    """What a value must be, from one of pydantic's complaints about it."""
+    kind, context = problem["type"], problem.get("ctx", {})
+    if kind == "literal_error" and isinstance(problem["input"], str):
+        return f"is not known; {did_you_mean(problem['input'], re.findall(_QUOTED, context['expected']))}"
+    bounds = {key: f"{value:.15g}" if isinstance(value, float) else value for key, value in context.items()}
+    return _DEMANDS[kind].format(**bounds) if kind in _DEMANDS else problem["msg"]
+
+
+def as_written(value: object) -> str:
+    """A value as a study file writes it; of a long one its beginning."""
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= _MAX_WRITTEN else f"{text[:_MAX_WRITTEN]} …"
 
 
 def canonical_json(params: Mapping[str, object]) -> str:

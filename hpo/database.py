@@ -5,6 +5,7 @@ SQLite serves one machine; PostgreSQL and MySQL/MariaDB serve many. Nothing here
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import warnings
@@ -188,9 +189,14 @@ def is_passing(error: BaseException) -> bool:
         return False
     if isinstance(cause.orig, sqlite3.Error):
         # a full or read-only disk does not pass by itself
-        return "locked" in str(cause.orig) or "busy" in str(cause.orig)
+        return _is_busy(cause.orig)
     away = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError)
     return cause.connection_invalidated or isinstance(cause, away)
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    """Whether another process holds SQLite's lock."""
+    return "locked" in str(error) or "busy" in str(error)
 
 
 def _is_refusal(error: BaseException) -> bool:
@@ -252,14 +258,19 @@ def _server_lock(url: URL) -> Iterator[None]:
         engine.dispose()
 
 
-def _engine_arguments(url: URL, *, reader: bool = False) -> dict[str, Any]:
+def _engine_arguments(url: URL, *, reader: bool = False, impatient: bool = False) -> dict[str, Any]:
     """What `create_engine` is called with: dead connections are noticed, nothing waits for ever, UTC."""
     kind = url.get_backend_name()
     # Optuna reads a trial with several queries, which must agree for a reader; a writer's transaction has to
     # see what others committed meanwhile (MySQL's default is the other way round)
     isolation = "REPEATABLE READ" if reader else "READ COMMITTED"
     if kind == "sqlite":
-        return {"connect_args": {"timeout": SQLITE_BUSY_SECONDS}}
+        busy = CONNECT_SECONDS if impatient else SQLITE_BUSY_SECONDS
+        if not reader:
+            return {"connect_args": {"timeout": busy}}
+        # opened anew each time: how a file that cannot be written can be read, changes with its writer
+        pool = {} if _may_write_beside(url) else {"poolclass": sqlalchemy.NullPool}
+        return {"creator": lambda: _connect_reading(url, busy), **pool}
     if kind == "postgresql":
         settings = {
             "timezone": "UTC",  # heartbeats are compared in the session's time zone
@@ -285,14 +296,50 @@ def _engine_arguments(url: URL, *, reader: bool = False) -> dict[str, Any]:
     return {"pool_pre_ping": True, "connect_args": connect, "isolation_level": isolation}
 
 
+def _connect_reading(url: URL, busy_seconds: float) -> sqlite3.Connection:
+    """Opens a SQLite file that is only read, on a disk or in a folder that cannot be written too.
+
+    To read a file in WAL mode SQLite makes two others beside it. Where it may not, the file can be read as it
+    is, but only while no writer has left anything in the log beside it.
+    """
+    file = _file_of(url)
+
+    def connect(mode: str) -> sqlite3.Connection:
+        # the pool hands a connection to one thread at a time
+        return sqlite3.connect(
+            f"{file.as_uri()}?{mode}", uri=True, timeout=busy_seconds, check_same_thread=False
+        )
+
+    connection = connect("mode=ro")
+    try:
+        connection.execute("SELECT name FROM sqlite_master")
+        return connection
+    except sqlite3.OperationalError as error:
+        connection.close()
+        if _is_busy(error) or _may_write_beside(url):
+            raise
+    log = Path(f"{file}-wal")
+    if log.exists() and log.stat().st_size:
+        raise sqlite3.OperationalError(
+            f"its writer left changes in {log.name}, and nothing can be written here; "
+            "copy the folder to where you may write"
+        )
+    return connect("mode=ro&immutable=1")
+
+
+def _may_write_beside(url: URL) -> bool:
+    return os.access(_file_of(url).parent, os.W_OK)
+
+
+def _file_of(url: URL) -> Path:
+    return Path(url.database or "").resolve()
+
+
 @contextmanager
-def short_lived_engine(url: str) -> Iterator[sqlalchemy.Engine]:
+def short_lived_engine(url: str, *, reader: bool = False) -> Iterator[sqlalchemy.Engine]:
     """For a look that must not wait as long as a worker does."""
     parsed = parse(url)
-    arguments = _engine_arguments(parsed)
-    if parsed.get_backend_name() == "sqlite":
-        arguments["connect_args"]["timeout"] = CONNECT_SECONDS
-    engine = sqlalchemy.create_engine(parsed, **arguments)
+    engine = sqlalchemy.create_engine(parsed, **_engine_arguments(parsed, reader=reader, impatient=True))
     try:
         yield engine
     finally:
@@ -306,7 +353,7 @@ def _require_tables(url: URL) -> None:
         MissingError: they are not there, or not all of them yet.
     """
     with (
-        short_lived_engine(url.render_as_string(hide_password=False)) as engine,
+        short_lived_engine(url.render_as_string(hide_password=False), reader=True) as engine,
         engine.connect() as connection,
     ):
         # Optuna writes the version last

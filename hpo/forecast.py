@@ -12,7 +12,7 @@ import torch
 from hpo.compute import DTYPES, n_cores, resolve_device
 from hpo.config import ParamValue, TrialConfig, canonical_json
 from hpo.data import TrainingData
-from hpo.plan import FINAL, Identity, Options, published_config, with_ancestors
+from hpo.plan import FINAL, Identity, Options, lineage, published_config, with_ancestors
 from hpo.run import identify, threads_each, training_data
 from hpo.spec import StudySpec
 from hpo.train import Learner
@@ -98,7 +98,10 @@ def _inherited(specs: Mapping[str, StudySpec], name: str, options: Options) -> d
         return None
     if options.inherit == "published":
         return published_config(specs, parent).params()
-    return _start(specs, parent, options)
+    params: dict[str, ParamValue] | None = None
+    for study in lineage(specs, parent):
+        params = study.context(params)
+    return params
 
 
 def _configs(specs: Mapping[str, StudySpec], name: str, options: Options) -> list[TrialConfig]:

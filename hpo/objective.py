@@ -106,8 +106,14 @@ def _train_trial(
     if saved is not None:
         attrs, reports, recorder.state = saved["attrs"], saved["reports"], saved["recorder"]
         storage.write(trial_id, attrs={**attrs, "resumed_after_epoch": len(reports)}, reports=reports)
-    if checkpoints.notes:
-        storage.write(trial_id, attrs={"notes": checkpoints.notes})
+    here = f"{processor(place.device)} with torch {versions()['torch']}"
+    trained_on = list(dict.fromkeys([*(saved or {}).get("trained_on", []), here]))
+    notes = list(checkpoints.notes)
+    if len(trained_on) > 1:
+        # better than to begin anew on each new machine of a cluster; but it is said
+        notes.append(f"trained on {', then '.join(trained_on)}: its last bits are those of no single machine")
+    if notes:
+        storage.write(trial_id, attrs={"notes": notes})
     pruner = _pruner(plan, name, trial, config)
 
     study = storage.study(name, pruner) if pruner is not None else None
@@ -146,6 +152,7 @@ def _train_trial(
                     "attrs": attrs,
                     "reports": reports,
                     "recorder": recorder.state,
+                    "trained_on": trained_on,
                 }
                 checkpoints.save(trial.user_attrs["attempt"], epoch.number, state)
                 if delivered:  # an outage postpones the verdict; training goes on

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hpo import sampling, spec
-from hpo.config import Params, ParamValue, TrialConfig, explain
+from hpo.config import Params, ParamValue, TrialConfig, demand
 from hpo.decision import Decision, Inherited
 from hpo.errors import ConflictError, InputError, MissingError, StudyFileError, did_you_mean
 from hpo.queue import LEASE_SECONDS, Slot, is_elsewhere
@@ -65,7 +65,9 @@ class Options(BaseModel):
         try:
             return cls.model_validate(dict(given))
         except ValidationError as error:
-            raise InputError(f"--{explain(error).replace('_', '-', 1)}") from None
+            first = error.errors()[0]
+            option = str(first["loc"][0]).replace("_", "-")
+            raise InputError(f"--{option} {first['input']}: {demand(first)}") from None
 
 
 class Identity(BaseModel):
@@ -151,25 +153,52 @@ class Plan:
     ) -> None:
         """Compares options and study files that the user gave now with those of the plan.
 
+        A study that is sampled may ask for more trials than before, until it has decided.
+
         Raises:
             ConflictError: one differs; the text names both sides.
         """
         recorded = self.options.model_dump()
         for key, value in given.items():
             if value != recorded[key]:
+                # the one option that takes no value says the opposite of what is recorded
                 option = "no-pruning" if key == "pruning" else f"{key.replace('_', '-')} {value}"
+                without = recorded[key] is None or key == "pruning"
                 raise ConflictError(
                     f"--{option} contradicts the plan in {self.storage.name}, which "
-                    f"was created {'without it' if recorded[key] is None else f'with {recorded[key]}'}; "
+                    f"was created {'without it' if without else f'with {recorded[key]}'}; "
                     "leave the option out to go on, or start anew with another --out"
                 )
         for name in (specs or {}).keys() | (self.specs.keys() if specs is not None else set()):
             ours, theirs = self.specs.get(name), (specs or {}).get(name)
-            if ours != theirs:
+            if ours != theirs and not (_asks_for_more(ours, theirs) and self._is_open(name)):
                 raise ConflictError(
                     f"{where}: study {name!r} {_difference(ours, theirs)} the plan in "
                     f"{self.storage.name}; put the files back to go on, or start anew with another --out"
                 )
+
+    def with_more_trials(self, specs: Mapping[str, StudySpec]) -> Plan:
+        """The plan with the trials that study files now ask for; `refuse_contradiction` has passed them.
+
+        Raises:
+            ConflictError: a study has decided meanwhile.
+        """
+        for name, study in specs.items():
+            attrs, study_id = self.storage.study_attrs()[name], self.storage.study_id(name)
+            if study == self.specs[name]:
+                continue
+            expected = {key: attrs.get(key) for key in ("definition", "decision")}
+            if not self._is_open(name) or not self.storage.swap_study_attr(
+                study_id, "definition", study.to_json(), expected=expected
+            ):
+                raise ConflictError(
+                    f"{self.storage.name}: study {name!r} has decided or changed meanwhile; try again"
+                )
+        return replace(self, specs={name: specs[name] for name in self.specs})
+
+    def _is_open(self, name: str) -> bool:
+        decision = self.decision(name)
+        return decision is None or not decision.params  # one for want of any result is made again
 
     def refuse_other_data(self, fingerprint: str, source: str) -> None:
         """Compares the data at hand with those of the plan.
@@ -247,6 +276,11 @@ class Plan:
     def trials(self, name: str) -> list[FrozenTrial]:
         """Every Optuna trial of a study, lost and superseded attempts included, by number."""
         return self.storage.trials(self.storage.study_id(name))
+
+    def spec(self, name: str) -> StudySpec:
+        """A study as the database has it now: somebody may have asked for more trials of a sampled one."""
+        known = self.specs[name]
+        return known if known.is_grid else _parsed(self.storage.study_attrs()[name]["definition"])
 
     def decision(self, name: str) -> Decision | None:
         """What a study decided; None while it is open."""
@@ -327,11 +361,16 @@ def with_ancestors(specs: Mapping[str, StudySpec], names: Iterable[str], inherit
     for name in names:
         if name not in specs:
             raise InputError(f"{name} is not a study of this plan; {did_you_mean(name, specs)}")
-        study: str | None = name
-        while study is not None:
-            wanted.add(study)
-            study = specs[study].inherits if inherit == "winners" else None
+        wanted |= {study.name for study in lineage(specs, name)} if inherit == "winners" else {name}
     return [name for name in specs if name in wanted]
+
+
+def lineage(specs: Mapping[str, StudySpec], name: str) -> list[StudySpec]:
+    """A study and those before it that it inherits from, the study itself last."""
+    chain = [specs[name]]
+    while (parent := chain[0].inherits) is not None:
+        chain.insert(0, specs[parent])
+    return chain
 
 
 def published_config(specs: Mapping[str, StudySpec], name: str) -> TrialConfig:
@@ -340,13 +379,9 @@ def published_config(specs: Mapping[str, StudySpec], name: str) -> TrialConfig:
     Raises:
         InputError: a study on the way has no published choice.
     """
-    chain: list[StudySpec] = []
-    at: str | None = name
-    while at is not None:
-        chain.append(specs[at])
-        at = specs[at].inherits
-    params = {**TrialConfig().params(), **chain[-1].base}
-    for study in reversed(chain):
+    chain = lineage(specs, name)
+    params = {**TrialConfig().params(), **chain[0].base}
+    for study in chain:
         if study.published is None or not study.published.choice:
             raise StudyFileError(
                 f"{study.name}.toml", "has no published.choice, which --inherit published carries on"
@@ -362,6 +397,18 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{key: version(name) for key, name in packages.items()}}
 
 
+@cache
+def _parsed(definition: str) -> StudySpec:
+    return StudySpec.from_json(definition)
+
+
+def _asks_for_more(ours: StudySpec | None, theirs: StudySpec | None) -> bool:
+    """Whether two definitions of a sampled study differ in nothing but a higher number of trials."""
+    if ours is None or theirs is None or ours.trials is None or theirs.trials is None:
+        return False
+    return theirs.trials > ours.trials and theirs.model_copy(update={"trials": ours.trials}) == ours
+
+
 def _difference(ours: StudySpec | None, theirs: StudySpec | None) -> str:
     if ours is None:
         return "is not in"
@@ -369,4 +416,9 @@ def _difference(ours: StudySpec | None, theirs: StudySpec | None) -> str:
         return "is missing here, but is in"
     old, new = ours.model_dump(mode="json"), theirs.model_dump(mode="json")
     keys = [key for key in old if old[key] != new[key]] or ["search"]  # else only the order of axes differs
+    if keys == ["trials"]:
+        return (
+            f"has trials = {theirs.trials}, which can only be raised, and only until the study has decided; "
+            f"it is {ours.trials} in"
+        )
     return f"differs in {', '.join(keys)} from"

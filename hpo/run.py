@@ -43,7 +43,8 @@ def open_plan(
     Args:
         out: output folder.
         storage: database URL; default `out/hpo.db`.
-        studies: folder of study files; default the shipped ones. They must agree with a plan that exists.
+        studies: folder of study files; default the shipped ones. They must agree with a plan that exists,
+            but may ask for more trials of a sampled study that has not decided.
         names: studies that are going to be asked for, to be checked before anything is written.
         threads: threads that every worker is going to train with; None: one.
         given: the options that the user gave, of those in `Options`.
@@ -61,7 +62,7 @@ def open_plan(
     if plan is not None:
         plan.refuse_contradiction(given, specs if studies is not None else None, studies)
         plan.with_ancestors(names)
-        return plan
+        return plan.with_more_trials(specs) if studies is not None else plan
     # everything that can be refused is refused before anything is written: a mistake must leave no plan
     with_ancestors(specs, names, options.inherit)
     if options.inherit == "published":
@@ -77,7 +78,7 @@ def open_plan(
         if plan is None:
             return Plan.create(database, specs, options, identity)
     plan.refuse_contradiction(given, specs, studies or shipped_studies())
-    return plan
+    return plan.with_more_trials(specs)
 
 
 def refuse_searched_epochs(options: Options, specs: Mapping[str, StudySpec]) -> None:

@@ -31,7 +31,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import ConfigDict, Field, ValidationError, validate_call
 
 from hpo.axes import Axis, Choices
-from hpo.config import Params, ParamValue
+from hpo.config import Params, ParamValue, as_written, demand
 from hpo.constraints import NUMBERS
 from hpo.errors import InputError, RunError, StudyFileError, did_you_mean
 from hpo.spec import Component, StudySpec
@@ -340,7 +340,7 @@ def _build(where: str, table: Mapping[str, Callable[..., T]], component: Compone
         option = str(first["loc"][0])
         if first["type"] == "missing_keyword_only_argument":
             raise InputError(f"{where}.{option} is missing; {name!r} needs it") from None
-        raise InputError(f"{where}.{option} = {first['input']!r}: {first['msg']}") from None
+        raise InputError(f"{where}.{option} = {as_written(first['input'])}: {demand(first)}") from None
     except InputError as error:
         raise InputError(f"{where}.{error}") from None
 

@@ -367,7 +367,7 @@ def _explain(error: ValidationError) -> str:
         return f"{key} is not a key of a study file; {did_you_mean(path[-1], known)}"
     if first["type"] == "missing":
         return f"{key} is missing"
-    return explain(error).replace("valid dictionary", "table")
+    return explain(error)
 
 
 def _check_leaves(document: Mapping[str, Any]) -> None:

@@ -143,6 +143,27 @@ class Storage:
         """Writes one attribute of a study."""
         self.retry(lambda: self._cached.set_study_user_attr(study_id, key, value))
 
+    def swap_study_attr(self, study_id: int, key: str, value: object, *, expected: Mapping[str, Any]) -> bool:
+        """Writes one attribute if these are what the study still has (None: nothing); else returns False."""
+        model = models.StudyUserAttributeModel
+
+        def transaction(session: Session) -> bool:
+            # the lock that makes looking and writing one step
+            models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+            query = sqlalchemy.select(model).filter_by(study_id=study_id)
+            rows: dict[str, Any] = {str(row.key): row for row in session.scalars(query)}
+            held = {name: json.loads(row.value_json) for name, row in rows.items()}
+            if held.get(key) == value:
+                return True  # an earlier try of ours may have committed before its connection broke
+            if any(held.get(name) != before for name, before in expected.items()):
+                return False
+            row = rows.get(key) or model(study_id=study_id, key=key)
+            row.value_json = json.dumps(value)
+            session.add(row)
+            return True
+
+        return self._write(transaction)
+
     def trials(self, study_id: int) -> list[FrozenTrial]:
         """All trials of a study, by number. Finished ones come from memory: do not change them."""
         with database.reading():

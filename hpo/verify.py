@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from optuna.trial import FrozenTrial
 
-from hpo.compute import resolve_device
+from hpo.compute import processor, resolve_device
 from hpo.config import TrialConfig
 from hpo.decision import epoch_records
 from hpo.errors import Diverged, MissingError
-from hpo.plan import Plan
+from hpo.plan import Plan, versions
 from hpo.queue import Reason, reason_of
 from hpo.run import training_data
 from hpo.train import train
@@ -33,13 +33,15 @@ def verify(plan: Plan, name: str, trial: FrozenTrial) -> str | None:
     data = training_data(plan.options)
     plan.refuse_other_data(data.fingerprint, data.source)
     torch.set_num_threads(plan.identity.threads)
+    device = resolve_device("cpu" if plan.identity.device == "cpu" else plan.options.device)
     epochs = train(
         TrialConfig.from_params(trial.user_attrs["config"]),
         data,
         trial.user_attrs["seeds"],
-        device=resolve_device("cpu" if plan.identity.device == "cpu" else plan.options.device),
+        device=device,
         precision=plan.identity.precision,
     )
+    elsewhere = _elsewhere(trial, device)
     for number, before in enumerate(stored, start=1):
         try:
             now = [seed.to_dict() for seed in next(epochs).seeds]
@@ -48,7 +50,8 @@ def verify(plan: Plan, name: str, trial: FrozenTrial) -> str | None:
         for old, new in zip(before, now, strict=True):
             key = _first_difference(old, new)
             if key is not None:
-                return f"epoch {number}, seed {old['seed']} differs: {key} was {old[key]}, is {new[key]}"
+                found = f"epoch {number}, seed {old['seed']} differs: {key} was {old[key]}, is {new[key]}"
+                return found + elsewhere
     if reason_of(trial) == Reason.DIVERGED:
         try:
             next(epochs)
@@ -56,6 +59,14 @@ def verify(plan: Plan, name: str, trial: FrozenTrial) -> str | None:
             return None
         return f"epoch {len(stored) + 1} differs: it does not diverge any more"
     return None
+
+
+def _elsewhere(trial: FrozenTrial, device: str) -> str:
+    """What explains a difference: where the trial was trained, if that was not here."""
+    there = f"{trial.user_attrs['processor']} with torch {trial.user_attrs['versions']['torch']}"
+    here = f"{processor(device)} with torch {versions()['torch']}"
+    said = [] if there == here else [f"it was trained on {there}, this is {here}"]
+    return "".join(f" ({text})" for text in [*said, *trial.user_attrs.get("notes", [])])
 
 
 def _first_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import re
+import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -56,13 +60,15 @@ WRONG_OPTIONS = [
     (["run", "--data=fodler:x"], "did you mean 'folder'?"),
     (["run", "--data=folder:missing"], "missing"),
     (["run", "--data=python:nomodule:f"], "nomodule"),
-    (["run", "--data=digits", "--epochs=0"], "--epochs"),
-    (["run", "--data=digits", "--final-seeds=0"], "--final-seeds = 0"),
+    (["run", "--data=digits", "--epochs=0"], "--epochs 0: must be at least 1"),
+    (["run", "--data=digits", "--final-seeds=0"], "--final-seeds 0: must be at least 1"),
+    (["run", "--data=digits", "--seed=4294967296"], "--seed 4294967296: must be less than 4294967296"),
+    (["run", "--data=digits", "--lease-seconds=1e9"], "--lease-seconds 1000000000.0: must be at most 86400$"),
     (["run", "--data=digits", "--limit-train=5"], "5"),
     (["run", "--data=digits", "--limit-train=5000"], "5000|5,000"),
     (["run", "--data=digits", "--image-size=16"], "folder"),
     (["run", "--data=digits", "--device=cuda:99"], "device"),
-    (["run", "--data=digits", "--device=tpu"], "device"),
+    (["run", "--data=digits", "--device=gpu"], "device = 'gpu': known: auto, cpu, cuda"),
     (["run", "--workers=many"], "auto"),
     (["run", "--precision=fp8"], "fp32"),
     (["run", "--storage=nonsense"], "database URL"),
@@ -109,7 +115,7 @@ def test_create_writes_the_plan_and_no_trial(cli: Cli, created: Path) -> None:
         (["--epochs=4"], ("4", "3")),
         (["--data=cifar10"], ("cifar10", "digits")),
         (["--seeds=2"], ("2", "1")),
-        (["--no-pruning"], ("--no-pruning", "True")),
+        (["--no-pruning"], ("--no-pruning", "created without it")),
         (["--inherit=published"], ("published", "winners")),
     ],
 )
@@ -121,6 +127,83 @@ def test_an_option_that_contradicts_the_plan_names_both_sides(
         assert result.code == 2
         assert arguments[0].split("=")[0] in result.err
         assert all(side in result.err for side in both)
+
+
+def asking_for(folder: Path, small_studies: Path, trials: int) -> Path:
+    """A copy of the small study files in which the sampled study asks for so many trials."""
+    copy = shutil.copytree(small_studies, folder / f"studies-{trials}")
+    text = (copy / "shape.toml").read_text()
+    (copy / "shape.toml").write_text(text.replace("trials = 3", f"trials = {trials}"))
+    return copy
+
+
+def test_more_trials_are_taken_up_and_fewer_refused(
+    cli: Cli, created: Path, folder: Path, small_studies: Path
+) -> None:
+    assert cli("create", "--studies", asking_for(folder, small_studies, 5)).code == 0
+    points = {s["name"]: s["points"]["waiting"] for s in json.loads(cli("status", "--json").out)["studies"]}
+    assert points == {"rate": 2, "shape": 5, "final": 1}
+    assert cli("create").code == 0
+    fewer = cli("run", "--studies", asking_for(folder, small_studies, 4))
+    assert fewer.code == 2
+    assert "'shape' has trials = 4, which can only be raised" in fewer.err
+    assert "it is 5 in the plan in sqlite:///hpo-out/hpo.db" in fewer.err
+
+
+def test_a_refused_study_raises_no_other(cli: Cli, created: Path, folder: Path, small_studies: Path) -> None:
+    studies = asking_for(folder, small_studies, 5)
+    text = (studies / "rate.toml").read_text()
+    (studies / "rate.toml").write_text(text.replace("0.003", "0.004"))
+    assert cli("create", "--studies", studies).code == 2
+    assert find_plan("hpo-out").spec("shape").trials == 3
+
+
+def read_only(folder: Path) -> Path:
+    """A folder whose files nobody may write, root neither once `hpo_as_reader` has dropped the right."""
+    for path in (*folder.rglob("*"), folder):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    return folder
+
+
+def hpo_as_reader(*arguments: object) -> Result:
+    """The command without root's right to write everywhere, which tests in containers have."""
+
+    def drop_override() -> None:
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(24, 1)  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE
+
+    done = subprocess.run(
+        [sys.executable, "-m", "hpo", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=drop_override,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def test_a_plan_in_a_folder_that_nobody_may_write_is_read(cli: Cli, created: Path) -> None:
+    before = cli("status", "--json", "--out", created).out
+    files = sorted(created.rglob("*"))
+    read_only(created)
+    result = hpo_as_reader("status", "--json", "--out", created)
+    assert (result.code, result.err) == (0, "")
+    assert result.out == before
+    assert hpo_as_reader("export", "--out", created).code == 0
+    refused = hpo_as_reader("run", "--out", created)
+    assert refused.code == 2
+    assert "Permission denied" in refused.err
+    assert sorted(created.rglob("*")) == files
+
+
+def test_what_a_killed_writer_left_unread_is_said(created: Path, tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(created / "hpo.db", isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE more (n)")
+        copy = shutil.copytree(created, tmp_path / "copy", ignore=shutil.ignore_patterns("*-shm"))
+    result = hpo_as_reader("status", "--out", read_only(copy))
+    assert result.code == 2
+    assert "left changes in hpo.db-wal" in result.err
+    assert "copy the folder to where you may write" in result.err
 
 
 def test_the_same_options_again_are_no_contradiction(cli: Cli, created: Path, small_studies: Path) -> None:

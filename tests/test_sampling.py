@@ -134,22 +134,22 @@ REFUSED = [
     (
         "sampler",
         {"name": "tpe", "n_startup_trials": -1},
-        "sampler.n_startup_trials = -1: Input should be greater than or equal to 0",
+        "sampler.n_startup_trials = -1: must be at least 0",
     ),
     (
         "sampler",
         {"name": "tpe", "n_startup_trials": "5"},
-        "sampler.n_startup_trials = '5': Input should be a valid integer",
+        "sampler.n_startup_trials = '5': must be a whole number",
     ),
     (
         "sampler",
         {"name": "gp", "n_startup_trials": 0},
-        "sampler.n_startup_trials = 0: Input should be greater than or equal to 1",
+        "sampler.n_startup_trials = 0: must be at least 1",
     ),
     (
         "sampler",
         {"name": "qmc", "qmc_type": "lhs"},
-        "sampler.qmc_type = 'lhs': Input should be 'sobol' or 'halton'",
+        "sampler.qmc_type = 'lhs': is not known; known: sobol, halton",
     ),
     ("pruner", {"name": "medain"}, "pruner.name = 'medain' is not known; did you mean 'median'?"),
     ("pruner", {"name": "none", "patience": 1}, "pruner.patience is not an option of 'none'; it has none"),
@@ -161,18 +161,18 @@ REFUSED = [
     (
         "pruner",
         {"name": "median", "n_warmup_steps": 1.5},
-        "pruner.n_warmup_steps = 1.5: Input should be a valid integer",
+        "pruner.n_warmup_steps = 1.5: must be a whole number",
     ),
     ("pruner", {"name": "percentile"}, "pruner.percentile is missing; 'percentile' needs it"),
     (
         "pruner",
         {"name": "percentile", "percentile": 101},
-        "pruner.percentile = 101: Input should be less than or equal to 100",
+        "pruner.percentile = 101: must be at most 100",
     ),
     (
         "pruner",
         {"name": "successive-halving", "reduction_factor": 1},
-        "pruner.reduction_factor = 1: Input should be greater than or equal to 2",
+        "pruner.reduction_factor = 1: must be at least 2",
     ),
     (
         "pruner",

@@ -17,7 +17,6 @@ from hpo.store import FolderStore
 from hpo.train import (
     OPTIMIZERS,
     Learner,
-    SeedEpoch,
     predict_logits,
     resolve_device,
     resolve_precision,
@@ -188,7 +187,7 @@ def test_gradient_norms_are_those_of_autograd(precision):
     )
 
 
-def test_results_are_means_over_seeds_and_survive_json():
+def test_results_are_means_over_seeds_and_plain_json():
     (result,) = train(config(epochs=1), DATA, [0, 1])
     one, two = result.seeds
     assert result.number == 1
@@ -197,7 +196,7 @@ def test_results_are_means_over_seeds_and_survive_json():
     assert result.seconds == one.seconds + two.seconds > 0
     assert list(one.layers) == ["conv1", "conv2", "hidden", "output"]
     assert one.layers["output"].dead_share is None
-    assert SeedEpoch.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+    assert json.loads(json.dumps(one.to_dict())) == one.to_dict()
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,18 @@ import pytest
 from optuna.trial import FrozenTrial
 
 from hpo import results
+from hpo.advance import advance
 from hpo.data import TrainingData
 from hpo.decision import epoch_records
-from hpo.errors import RunError, TrialLost
+from hpo.errors import ConflictError, RunError, TrialLost
 from hpo.plan import Options, Plan, read_studies
 from hpo.queue import Queue, Slots, SlotState
 from hpo.run import identify
 from hpo.sampling import PRUNERS, SAMPLERS
 from hpo.storage import Storage
-from hpo.worker import work
+from hpo.tensors import dump, load
+from hpo.verify import verify
+from hpo.worker import Limits, work
 
 PRUNER_OPTIONS = {
     "none": {},
@@ -79,6 +83,46 @@ def test_every_sampler_fills_its_budget_with_feasible_points_beside_a_control(
     assert all(row.params["conv1_channels"] <= row.params["conv2_channels"] for row in rows[1:])
     assert len({row.params["learning_rate"] for row in rows[1:]}) >= 10  # GP may try an end of a range twice
     assert len(plan.trials("second")) == 13  # what broke the constraint cost no trial
+
+
+def test_always_adopts_what_is_behind_and_hands_it_on_to_the_final_stage(tmp_path: Path) -> None:
+    studies = {
+        "a": f"{SMALL}[search]\nlearning_rate = [0.01]",
+        "b": 'inherits = "a"\n[search]\nlearning_rate = [1e-6]',
+    }
+    final = {}
+    for adopt in ("better", "always"):
+        plan = made_plan(tmp_path / adopt, studies, adopt=adopt, epochs=2)
+        assert work(plan.storage, out=tmp_path / adopt) is None
+        decision = plan.decision("b")
+        assert decision is not None
+        assert decision.adopted is (adopt == "always")
+        (trial,) = plan.trials("final")
+        final[adopt] = trial.user_attrs["config"]["learning_rate"]
+    assert final == {"better": 0.01, "always": 1e-6}
+
+
+def test_of_several_last_studies_the_best_goes_to_the_final_stage(tmp_path: Path) -> None:
+    plan = made_plan(
+        tmp_path,
+        {
+            "a": f"{SMALL}[search]\nlearning_rate = [1e-6]",
+            "b": 'inherits = "a"\n[search]\nlearning_rate = [1e-5, 0.01]',
+            "c": 'inherits = "a"\n[search]\nbatch_size = [100]',
+            "alone": f"{SMALL}[search]\nlearning_rate = [1e-7]",
+        },
+        epochs=2,
+    )
+    assert plan.with_ancestors(["c"]) == ["a", "c"]
+    assert work(plan.storage, out=tmp_path, studies=["c"]) is None
+    assert plan.decision("b") is None
+    assert not plan.trials("final")
+    assert work(plan.storage, out=tmp_path) is None
+    best = plan.best_decided()
+    assert best is not None
+    assert (best.study, best.params["learning_rate"]) == ("b", 0.01)
+    (final,) = plan.trials("final")
+    assert final.user_attrs["config"] == best.params
 
 
 @pytest.mark.parametrize("pruner", PRUNERS)
@@ -190,6 +234,29 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_result_is_the_same(tmp_path: 
             assert trial.user_attrs["resumed_after_epoch"] == 1
             assert "put aside" in trial.user_attrs["notes"][0]
     assert ends[0] == ends[1]
+
+
+def test_a_trial_that_goes_on_from_another_machine_s_checkpoint_says_so(tmp_path: Path) -> None:
+    plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"})
+    stop_after_two_epochs(plan, tmp_path)
+    for file in tmp_path.glob("checkpoints/**/*.checkpoint"):
+        stored = load(file.read_bytes()[32:])
+        assert len(stored["state"]["trained_on"]) == 1
+        stored["state"]["trained_on"] = ["Another CPU with torch 2.10.0"]
+        stored["state"]["attrs"]["epoch:1"][0]["valid_loss"] += 1e-6  # as another machine may have it
+        content = bytes(dump(stored))
+        file.write_bytes(hashlib.sha256(content).digest() + content)
+    work(plan.storage, out=tmp_path, studies=["rate"])
+    first, second = plan.trials("rate")
+    assert second.user_attrs["resumed_after_epoch"] == 2
+    (row,) = results.rows(plan, "rate")
+    (note,) = row.checkpoint_notes
+    assert note.startswith("trial 1: trained on Another CPU with torch 2.10.0, then ")
+    assert verify(plan, "rate", first) is None
+    difference = verify(plan, "rate", second)
+    assert difference is not None
+    assert difference.startswith("epoch 1, seed 0 differs: valid_loss was ")
+    assert "trained on Another CPU with torch 2.10.0, then " in difference
 
 
 def claimed(plan: Plan) -> tuple[FrozenTrial, TrainingData]:
@@ -319,3 +386,32 @@ def test_checkpoints_that_cannot_be_written_stop_the_worker_and_cost_no_point(tm
     assert {row.state for row in results.rows(plan, "rate")} == {"waiting"}
     assert work(plan.storage, out=tmp_path, studies=["rate"]) is None
     assert {row.state for row in results.rows(plan, "rate")} == {"complete"}
+
+
+def test_trials_are_raised_under_a_worker_until_the_study_decides(tmp_path: Path) -> None:
+    plan = made_plan(tmp_path, {"shape": f"trials = 2\n{SAMPLED}"})
+    file = tmp_path / "studies" / "shape.toml"
+    file.write_text(file.read_text().replace("trials = 2", "trials = 3"))
+    more = read_studies(file.parent)
+    plan.refuse_contradiction({}, more, file.parent)
+    plan.with_more_trials(more)
+    # a worker that was there before: what it read then says two
+    assert plan.specs["shape"].trials == 2
+    while not advance(plan, ["shape"]):
+        work(plan.storage, out=tmp_path, studies=["shape"], limits=Limits(max_trials=1))
+    assert len(Queue(plan.storage, "shape").slots().attempts) == 3
+
+    file.write_text(file.read_text().replace("trials = 3", "trials = 4"))
+    with pytest.raises(ConflictError, match=r"trials = 4, .* until the study has decided; it is 3 in"):
+        Plan.open(plan.storage).refuse_contradiction({}, read_studies(file.parent), file.parent)
+
+
+def test_who_asks_for_more_trials_while_a_study_decides_is_told(tmp_path: Path) -> None:
+    plan = made_plan(tmp_path, {"shape": f"trials = 1\n{SAMPLED}"})
+    file = tmp_path / "studies" / "shape.toml"
+    file.write_text(file.read_text().replace("trials = 1", "trials = 2"))
+    work(plan.storage, out=tmp_path, studies=["shape"])
+    assert plan.decision("shape") is not None
+    with pytest.raises(ConflictError, match="decided"):
+        plan.with_more_trials(read_studies(file.parent))
+    assert Plan.open(plan.storage).specs["shape"].trials == 1
