@@ -14,10 +14,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from hpo.compute import n_cores
 from hpo.database import sqlite_file
@@ -27,7 +28,10 @@ from hpo.plan import Plan
 from hpo.queue import Queue, SlotState
 from hpo.worker import PARENT_VARIABLE
 
+T = TypeVar("T")
+
 TICK_SECONDS = 1.0
+POLL_SECONDS = 0.05
 STOP_SECONDS = 10.0
 MAX_RESTARTS = 20
 """Of workers in a row without a trial that ended meanwhile."""
@@ -247,18 +251,20 @@ def keep_at_work(
         for number in sorted(at_work):
             crew.start(number)
         while at_work and time.monotonic() < leave_at:
-            on_tick()
-            time.sleep(TICK_SECONDS)
+            _unless(lambda: bool(received), on_tick)
+            time.sleep(0.0 if received else TICK_SECONDS)
             if received:
                 _stop(crew, at_work, received)
-                on_tick()
+                _look_once_more(on_tick)
                 return received[0]
             for number, code in crew.ended().items():
                 at_work.discard(number)
                 if code == 0:  # all is done: one that still waits for a place has come too late
                     leave_at = min(leave_at, time.monotonic() + STOP_SECONDS)
                     continue
-                n_ended = _n_ended(plan, names)
+                n_ended = _unless(lambda: bool(received), lambda: _n_ended(plan, names))
+                if n_ended is None:
+                    break
                 n_restarts = n_restarts + 1 if n_ended == n_ended_before else 0
                 n_ended_before = n_ended
                 # one that was killed is replaced; one that gave up (1) or refused (2) would do so again
@@ -270,12 +276,35 @@ def keep_at_work(
     return None
 
 
+def _unless(given_up: Callable[[], bool], call: Callable[[], T]) -> T | None:
+    """What a call returns; None when it was given up first, as where it hangs in a database that is away."""
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    # no pool: nobody may wait at the end for a thread that hangs
+    threading.Thread(target=run, daemon=True).start()
+    while not wait([answer], POLL_SECONDS).done:
+        if given_up():
+            return None
+    return answer.result()
+
+
 def _stop(crew: Crew, at_work: set[int], received: Sequence[int]) -> None:
     crew.terminate()
     deadline = time.monotonic() + STOP_SECONDS
     while at_work and time.monotonic() < deadline and received[1:].count(signal.SIGINT) == 0:
         at_work -= crew.ended().keys()
-        time.sleep(0.05)
+        time.sleep(POLL_SECONDS)
+
+
+def _look_once_more(on_tick: Callable[[], None]) -> None:
+    deadline = time.monotonic() + TICK_SECONDS
+    _unless(lambda: time.monotonic() > deadline, on_tick)
 
 
 def _n_ended(plan: Plan, names: Sequence[str] | None) -> int:

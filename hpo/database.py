@@ -18,7 +18,7 @@ import optuna
 import psutil
 import sqlalchemy
 import tenacity
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
@@ -68,6 +68,9 @@ def parse(url: str) -> URL:
             "--storage is no database URL; like sqlite:///hpo.db or postgresql+psycopg://host/name"
         ) from None
     kind = parsed.get_backend_name()
+    if kind != "sqlite" and url.partition("?")[0].count("@") > 1:
+        # SQLAlchemy takes what follows the first @ for the host, and hosts are shown
+        raise InputError("--storage: more than one @; in a user name or a password write %40 for it")
     if kind not in DRIVERS:
         raise InputError(f"--storage {shown(parsed)}: {kind!r} is not a database for hpo; {_known()}")
     if parsed.drivername == kind:
@@ -90,12 +93,6 @@ def shown(url: URL | str) -> str:
     secret = [key for key in parsed.query if "pass" in key.lower() or "pwd" in key.lower()]
     parsed = parsed.update_query_dict(dict.fromkeys(secret, "***")) if secret else parsed
     return parsed.render_as_string(hide_password=True)
-
-
-def has_password(url: str) -> bool:
-    """Whether a URL shows a password."""
-    parsed = parse(url)
-    return parsed.password is not None or shown(parsed) != parsed.render_as_string(hide_password=False)
 
 
 def sqlite_file(url: str) -> Path | None:
@@ -226,11 +223,19 @@ def nullcontext_or(url: URL | None) -> Iterator[None]:
     if url is None:
         yield
     elif url.get_backend_name() == "sqlite":
-        with FileLock(f"{url.database}.lock"):
+        try:
+            held = FileLock(f"{url.database}.lock").acquire(timeout=LOCK_SECONDS)
+        except Timeout:
+            raise InputError(_lock_is_held(url)) from None
+        with held:
             yield
     else:
         with _server_lock(url):
             yield
+
+
+def _lock_is_held(url: URL) -> str:
+    return f"{shown(url)}: another process has held its lock for {LOCK_SECONDS} s"
 
 
 _SERVER_LOCKS = {
@@ -249,7 +254,7 @@ def _server_lock(url: URL) -> Iterator[None]:
         with engine.connect() as connection:
             taken = connection.exec_driver_sql(take).scalar()
             if taken == 0:  # MySQL's word for a time-out; PostgreSQL raises an error
-                raise InputError(f"{shown(url)}: another process has held its lock for {LOCK_SECONDS} s")
+                raise InputError(_lock_is_held(url))
             try:
                 yield
             finally:

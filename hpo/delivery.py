@@ -7,7 +7,7 @@ cannot be delivered within a few seconds waits here, and goes with the next epoc
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from hpo.errors import Interrupted
@@ -73,11 +73,9 @@ class Delivery:
                     self._storage.write, self._trial_id, attrs=self._attrs, reports=self._reports
                 )
                 self._attrs, self._reports = {}, {}
-            try:
-                self._under_way.result(patience_seconds)
-            except TimeoutError:
-                if self._under_way.done():
-                    raise
+            # not `result` with a time-out: what ends just when the time is up is no error
+            if not wait([self._under_way], patience_seconds).done:
                 return False
+            self._under_way.result()
             self._under_way = None
         return True

@@ -136,14 +136,14 @@ def main(channel_fd: int, parent_variable: str, arguments: Sequence[str]) -> Non
     with socket.socket(fileno=channel_fd) as channel:
         log = serve(channel)
     if log is None:
-        return
+        os._exit(0)  # workers wait for its end, and Python would take a second of CPU time to put torch away
     os.setsid()
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for standard in (sys.stdout, sys.stderr):
         os.dup2(file, standard.fileno())
     os.close(file)
     sys.argv = ["hpo", *arguments]
-    importlib.import_module("hpo.cli").main()
+    importlib.import_module("hpo.__main__").main()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ import logging
 import math
 import os
 import random
+import select
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -36,10 +38,12 @@ log = logging.getLogger(__name__)
 
 BEATS_PER_LEASE = 6
 POLL_SECONDS = 0.5
+HANDLED = (signal.SIGINT, signal.SIGTERM)
 LOW_WATER = 8
 """Who leaves so many trials waiting queues more: one of the workers, before the others find nothing."""
 STOP_SECONDS = 8.0
 """A worker that was asked to stop and still hangs, in a database that is away say, is ended after so long."""
+PARENT_SECONDS = 0.5
 PARENT_VARIABLE = "HPO_PARENT_PID"
 """Set by `hpo run` for its own workers: they stop when that process is gone."""
 
@@ -54,19 +58,22 @@ class StopRequest:
         self._deadline = math.inf if deadline_seconds is None else time.monotonic() + deadline_seconds
 
     def __call__(self) -> bool:
-        """Asked before every training step, so it must be cheap (getppid and clock: 0.1 µs each)."""
-        if self.signal is None and self._parent is not None and os.getppid() != self._parent:
-            self.signal = signal.SIGTERM
+        """Asked before every training step, so it must be cheap (the clock: 0.1 µs)."""
         return self.signal is not None or time.monotonic() >= self._deadline
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
         """Handles SIGINT and SIGTERM of the main thread while the context lasts."""
-        handled = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, self._on_signal) for number in handled}
+        heard, woken = socket.socketpair()
+        woken.setblocking(False)
+        wakes_before = signal.set_wakeup_fd(woken.fileno(), warn_on_full_buffer=False)
+        before = {number: signal.signal(number, self._on_signal) for number in HANDLED}
+        threading.Thread(target=self._watch, args=(heard,), name="stop watch", daemon=True).start()
         try:
             yield
         finally:
+            signal.set_wakeup_fd(wakes_before)
+            woken.close()
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -77,9 +84,22 @@ class StopRequest:
                 os._exit(128 + number)
             return
         self.signal = number
-        last_resort = threading.Timer(STOP_SECONDS, os._exit, (128 + number,))
-        last_resort.daemon = True
-        last_resort.start()
+
+    def _watch(self, heard: socket.socket) -> None:
+        """Ends a process that was asked to stop and hangs, or whose parent is gone.
+
+        A thread, because Python handles signals in the main thread, which may be in C code that waits for
+        a lock of SQLite's for a minute.
+        """
+        number = b""
+        with heard:
+            while not number or number[0] not in HANDLED:
+                if self._parent is not None and os.getppid() != self._parent:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                if select.select([heard], [], [], PARENT_SECONDS)[0] and not (number := heard.recv(1)):
+                    return  # the context was left
+        time.sleep(STOP_SECONDS)
+        os._exit(128 + number[0])
 
 
 @dataclass(frozen=True)

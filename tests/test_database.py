@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -31,6 +33,8 @@ SERVERS = ["postgresql", "mariadb"]
         f"postgresql+psycopg://127.0.0.1:1/hpo?password={SECRET}",
         f"oracle://me:{SECRET}@host/hpo",
         f"postgresql+pg8000://me:{SECRET}@host/hpo",
+        f"postgresql+psycopg://me:pass@{SECRET}@127.0.0.1:1/hpo",
+        f"postgresql+psycopg://me:pass@word/{SECRET}@127.0.0.1:1/hpo",
         f"not a url {SECRET}",
     ],
 )
@@ -62,6 +66,20 @@ def test_the_kind_of_a_real_file_system() -> None:
     if Path("/dev/shm").is_mount():
         assert database.filesystem_kind(Path("/dev/shm")) == "tmpfs"
     assert database.filesystem_kind(Path("/proc")) == "proc"
+
+
+def test_a_lock_that_is_never_given_back_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "LOCK_SECONDS", 1)
+    url = f"sqlite:///{tmp_path / 'hpo.db'}"
+    hold = "import sys, hpo.database as d\nwith d.exclusive(sys.argv[1]): print(flush=True); input()"
+    command, pipe = [sys.executable, "-c", hold, url], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(InputError, match=r"hpo\.db: another process has held its lock"):
+            Storage(url, create=True)
+        holder.communicate(b"\n")
+    Storage(url, create=True)
 
 
 def test_only_one_process_at_a_time_is_exclusive(database_url: str) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import servers
 from conftest import SMALL_RUN, Result, hpo, start_hpo
@@ -18,6 +21,7 @@ from test_worker import SMALL, made_plan
 
 import hpo as library
 from hpo.advance import advance
+from hpo.database import sqlite_file
 from hpo.errors import ConflictError
 from hpo.plan import FINAL, Plan
 from hpo.queue import Queue, Reason, Slots, SlotState, reason_of
@@ -123,6 +127,13 @@ def test_a_password_on_the_command_line_draws_a_warning_and_is_never_repeated(
         assert "127.0.0.1" in result.err
 
 
+@pytest.mark.parametrize(
+    "url", ["postgresql://me:gehe/im@127.0.0.1:1/hpo", "postgresql://127.0.0.1:1/hpo?password=geheim"]
+)
+def test_a_password_of_any_form_draws_the_warning(cli: Cli, url: str) -> None:
+    assert "can be seen" in cli("status", "--storage", url).err
+
+
 def test_a_storage_file_that_cannot_be_read(cli: Cli, tmp_path: Path) -> None:
     result = cli("status", "--storage", f"@{tmp_path / 'none'}")
     assert result.code == 2
@@ -203,6 +214,50 @@ def test_sigterm_ends_a_worker_within_ten_seconds_although_the_server_hangs(
     assert states(plan, "rate") == ["running"]  # nobody could be told; the next one finds the process dead
     Queue(plan.storage, "rate").close_lost()
     assert states(plan, "rate") == ["waiting"]
+
+
+def test_sigterm_ends_a_run_although_the_server_hangs(started_servers: Started, tmp_path: Path) -> None:
+    server = started_servers("postgresql")
+    url = server.new_database()
+    made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"}, url=url, epochs=100_000)
+    process = start_hpo("resume", "--workers=1", "--out", tmp_path / "out", "--storage", url)
+    wait_for(lambda: list((tmp_path / "out").glob("checkpoints/**/*.checkpoint")), process)
+    with server.paused():
+        time.sleep(2)  # by then it looks at the database, and waits for an answer
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=35)
+    assert process.returncode == 143
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc which signals are handled")
+@pytest.mark.parametrize("parent", ["killed", "alive"])
+def test_a_worker_that_waits_for_sqlite_s_lock_can_be_stopped(
+    parent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = made_plan(tmp_path, RATES)
+    if parent == "killed":
+        monkeypatch.setenv("HPO_PARENT_PID", "0")
+    with closing(sqlite3.connect(str(sqlite_file(plan.storage.url)), isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        process = start_hpo("worker", "--out", tmp_path / "out", "--storage", plan.storage.url)
+        if parent == "alive":
+            wait_for(lambda: handles_sigterm(process) and is_still(process), process)
+            process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=45)
+    assert process.returncode == 143
+
+
+def handles_sigterm(process: subprocess.Popen[Any]) -> bool:
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def is_still(process: subprocess.Popen[Any]) -> bool:
+    """Whether it uses no CPU: it waits for something."""
+    before = psutil.Process(process.pid).cpu_times()
+    time.sleep(2)
+    return psutil.Process(process.pid).cpu_times() == before
 
 
 def test_sigterm_that_comes_twice_is_one_request(tmp_path: Path) -> None:

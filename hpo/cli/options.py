@@ -96,8 +96,8 @@ class StorageUrl(click.ParamType[str | None]):
         is_argument = (
             ctx and param and ctx.get_parameter_source(str(param.name)) == ParameterSource.COMMANDLINE
         )
-        # user:password@ is all that a password in a URL looks like; SQLAlchemy takes 0.1 s to import
-        if is_argument and re.match(r"[^/@]*://[^/@]*:[^/@]+@", value):
+        # as database.shown finds it; SQLAlchemy takes 0.1 s to import
+        if is_argument and re.search(r"^(?!sqlite)[^/]*://[^/@]*:[^@]+@|[?&][^=&]*(pass|pwd)", value, re.I):
             click.echo(
                 "warning: the password in --storage can be seen by every user of this machine (ps); "
                 "put the URL into HPO_STORAGE, or into a file and give --storage @FILE",
