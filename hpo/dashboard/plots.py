@@ -63,7 +63,7 @@ class Plot:
             "font": {"color": INK},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
-            "margin": {"l": 60, "r": 20, "t": 60, "b": 50},
+            "margin": {"l": 60, "r": 20, "t": 72, "b": 50},
             "hovermode": "closest",
             "xaxis": {**AXIS, **self.x},
             "yaxis": {**AXIS, **self.y},

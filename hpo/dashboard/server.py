@@ -6,6 +6,7 @@ The main thread writes notes and figures, and again when trials have ended; requ
 from __future__ import annotations
 
 import contextlib
+import io
 import ipaddress
 import json
 import logging
@@ -29,6 +30,7 @@ from hpo.dashboard.publish import ArtifactFolder, publish, publish_pictures
 from hpo.errors import HpoError, InputError
 from hpo.plan import Plan
 from hpo.storage import Storage
+from hpo.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -182,20 +184,24 @@ def guarded(app: Wsgi, study_ids: frozenset[int], *, read_only: bool, names: fro
         refusal = _refusal(environ, study_ids, read_only=read_only, names=names)
         if refusal is not None:
             status, headers, reason = refusal
-            body = json.dumps({"reason": reason}).encode()
-            head = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+            text = json.dumps({"reason": reason}).encode()
+            head = [("Content-Type", "application/json"), ("Content-Length", str(len(text)))]
             start_response(status, [*head, *headers])
-            return [body]
+            return [text]
         is_artifact = environ["PATH_INFO"].startswith("/artifacts")
 
         def respond(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
             safe = harmless(headers) if is_artifact else [*headers, ("X-Content-Type-Options", "nosniff")]
             return start_response(status, safe, *rest)
 
-        if environ["REQUEST_METHOD"] in READING:
-            with database.reading():
-                return app(environ, respond)
-        return app(environ, respond)
+        with io.StringIO() as errors:
+            reads = environ["REQUEST_METHOD"] in READING
+            with database.reading() if reads else contextlib.nullcontext():
+                body = app({**environ, "wsgi.errors": errors}, respond)
+            if errors.getvalue():  # a traceback, of which our user needs the last line
+                last = errors.getvalue().rstrip().rpartition("\n")[2]
+                log.warning("%s: %s", printable(environ["PATH_INFO"]), printable(last))
+        return body
 
     return guard
 
