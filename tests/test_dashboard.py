@@ -215,24 +215,16 @@ def test_started_twice_it_changes_nothing_and_a_note_of_others_stays(out: Path, 
     assert written(copy)["shape"] == before["shape"]
 
 
-def test_notes_follow_the_plan(tmp_path: Path, small_studies: Path) -> None:
-    library_plan = train(tmp_path / "out", "rate", studies=small_studies, **SMALL_SIZES)
-    assert library_plan.decision("rate") is not None
+def test_notes_follow_a_plan_and_do_not_disturb_it(tmp_path: Path, small_studies: Path) -> None:
+    train(tmp_path / "out", "rate", studies=small_studies, **SMALL_SIZES)
     with serving(tmp_path / "out") as served:
         assert "Decision.** Chose" in served.detail("rate")["note"]["body"]
         assert "Decision.** Not begun" in served.detail("shape")["note"]["body"]
         assert served.detail(FINAL)["note"]["body"].startswith("# No answer yet")
-        train(tmp_path / "out", "shape", studies=small_studies, **SMALL_SIZES)
+        plan = train(tmp_path / "out", studies=small_studies, **SMALL_SIZES)
+        assert final_trial(plan) is not None
         until(lambda: "Not begun" not in served.detail("shape")["note"]["body"], served)
         until(lambda: len(served.detail("shape")["plotly_graph_objects"]) == 2, served)
-
-
-def test_metric_names_and_notes_do_not_disturb_the_queue(tmp_path: Path, small_studies: Path) -> None:
-    train(tmp_path / "out", "rate", studies=small_studies, **SMALL_SIZES)
-    with serving(tmp_path / "out"):
-        pass
-    plan = train(tmp_path / "out", studies=small_studies, **SMALL_SIZES)
-    assert final_trial(plan) is not None
 
 
 @pytest.mark.parametrize("database_url", ["postgresql", "mariadb"], indirect=True)
