@@ -197,6 +197,7 @@ def test_trials_carry_pictures(served: Served) -> None:
     assert artifact_names(served.detail("rate")) == {0: ["curves.png"], 1: ["curves.png"]}
 
 
+@pytest.mark.usefixtures("served")
 def test_started_twice_it_changes_nothing_and_a_note_of_others_stays(out: Path, tmp_path: Path) -> None:
     copy = copied(out, tmp_path)
     before, files = written(copy), sorted(path.name for path in (copy / "artifacts").iterdir())
@@ -318,6 +319,7 @@ def test_no_artifact_is_a_page(out: Path, served: Served, name: str, mimetype: s
     assert served.ask("GET", f"/artifacts/{study._study_id}/{artifact}").status in (404, 500)
 
 
+@pytest.mark.usefixtures("served")  # has written notes
 def test_a_database_that_takes_no_writes_is_served(out: Path, tmp_path: Path) -> None:
     copy = copied(out, tmp_path)
     (copy / "hpo.db.lock").unlink(missing_ok=True)
@@ -364,22 +366,27 @@ def test_where_it_listens(out: Path, tmp_path: Path, cli: Cli) -> None:
 
 @pytest.fixture
 def opened(browser: Any) -> Iterator[Callable[..., tuple[Any, list[str]]]]:
-    """Opens a page; gives it and what the browser complained of."""
+    """Opens a page, in the place of the last one; gives it and what the browser complained of."""
     pages = []
 
     def open_(address: str, **settings: Any) -> tuple[Any, list[str]]:
         seen: list[str] = []
+        close()
         page = browser.new_page(**settings)
         pages.append(page)
+        page.set_default_timeout(1000 * DEADLINE_SECONDS)
         page.on("console", lambda message: seen.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: seen.append(f"error: {error}"))
         page.on("dialog", lambda dialog: (seen.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         page.goto(address)
         return page, seen
 
+    def close() -> None:
+        while pages:
+            pages.pop().close()
+
     yield open_
-    for page in pages:
-        page.close()
+    close()
 
 
 def test_studies_notes_figures_and_pictures_are_seen(served: Served, opened: Any) -> None:
