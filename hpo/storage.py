@@ -41,6 +41,7 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 RETRY_SECONDS = 600  # an outage shorter than this costs nobody his trial
 MAX_WAIT_SECONDS = 1  # between two tries: heartbeats are back well within half a lease after an outage
+KEYS_PER_QUERY = 500  # SQLite takes so many arguments everywhere
 HANGING_SECONDS = 1.0  # no query of ours takes so long where nothing is wrong
 ATTEMPT_KEY = "attempt_key"
 SUSPICION_KEY = "suspected"
@@ -163,6 +164,41 @@ class Storage:
             return True
 
         return self._write(transaction)
+
+    def system_attrs(self, study_id: int) -> dict[str, Any]:
+        """Optuna's own attributes of a study, and those of its dashboard."""
+        with database.reading():
+            return self.retry(lambda: self._rdb.get_study_system_attrs(study_id))
+
+    def replace_system_attrs(self, study_id: int, owned: Sequence[str], attrs: Mapping[str, Any]) -> None:
+        """Replaces the system attributes of a study that begin with one of `owned`, in one transaction.
+
+        Two that do it at once leave what one of them wanted, never a mixture.
+        """
+        model = models.StudySystemAttributeModel
+
+        def transaction(session: Session) -> None:
+            models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+            rows = session.execute(
+                sqlalchemy.select(model.key, model.value_json).where(model.study_id == study_id)
+            )
+            there = {key: text for key, text in rows if key.startswith(tuple(owned))}
+            wanted = {key: json.dumps(value) for key, value in attrs.items()}
+            changed = [key for key in there.keys() | wanted.keys() if there.get(key) != wanted.get(key)]
+            for start in range(0, len(changed), KEYS_PER_QUERY):
+                some = changed[start : start + KEYS_PER_QUERY]
+                session.execute(
+                    sqlalchemy.delete(model).where(model.study_id == study_id, model.key.in_(some))
+                )
+            new = [
+                {"study_id": study_id, "key": key, "value_json": wanted[key]}
+                for key in changed
+                if key in wanted
+            ]
+            if new:
+                session.execute(sqlalchemy.insert(model), new)
+
+        self._write(transaction)
 
     def trials(self, study_id: int) -> list[FrozenTrial]:
         """All trials of a study, by number. Finished ones come from memory: do not change them."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -58,6 +59,9 @@ def as_options(sizes: dict[str, Any]) -> list[str]:
 
 
 SMALL_RUN = as_options(SMALL_SIZES)
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
 @dataclass(frozen=True)
@@ -172,3 +176,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory, small_studies: Path) -> P
             result = hpo("run", "--studies", small_studies, "--out", out, "--workers=2", *SMALL_RUN)
             assert result.code == 0, result.err
     return out
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A real browser without a window."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield browser
+        browser.close()

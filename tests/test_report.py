@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from conftest import Result, as_options, hpo, train
+from hostile_plan import HOSTILE_NAMES, train_hostile
 from PIL import Image
 
 import hpo as library
@@ -258,62 +258,12 @@ def test_missing_plan_and_unwritable_folder(tmp_path: Path, out: Path, cli: Cli)
 
 # --- what others named -------------------------------------------------------------------------------------
 
-HOSTILE_NAMES = (
-    "<script>alert(1)</script>",
-    "=cmd|' /C calc'!A0",
-    "</style><img src=x onerror=alert(1)>",
-    "$\\frac{1}{0}$ _x_ **b** `c` | d",
-    "\x1b[31mred\u202e",
-    "日本語",
-    "n" * 300,
-)
-HOSTILE_MODULE = f"""
-import numpy as np
-from hpo import ImageData
-
-NAMES = {HOSTILE_NAMES!r}
-
-def images():
-    generator = np.random.default_rng(0)
-    labels = np.arange(10 * len(NAMES)) % len(NAMES)
-    noise = generator.integers(0, 40, (len(labels), 8, 8, 1))
-    pixels = (noise + 30 * labels[:, None, None, None]).astype(np.uint8)
-    return ImageData(pixels, labels, pixels[:20], labels[:20], NAMES)
-"""
-HOSTILE_STUDY = """
-title = "<b>bold</b> ]]> & \\"quoted\\" {{ 7 * 7 }}"
-section = "=1+1"
-[search]
-learning_rate = [0.01, 0.001]
-[published]
-choice = {learning_rate = 0.01}
-[[published.results]]
-params = {learning_rate = 0.01}
-loss = 1.0
-note = "-2+3 <img src=x onerror=alert(2)>"
-"""
-NEXT_STUDY = """
-inherits = "rate"
-search.batch_size = [10, 40]
-published.choice = {batch_size = 40}
-"""
-
-
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run whose classes, titles and notes were named by somebody who means harm."""
-    folder = tmp_path_factory.mktemp("hostile")
-    (folder / "hostile.py").write_text(HOSTILE_MODULE, "utf-8")
-    (folder / "studies").mkdir()
-    (folder / "studies" / "rate.toml").write_text(HOSTILE_STUDY, "utf-8")
-    (folder / "studies" / "size.toml").write_text(NEXT_STUDY, "utf-8")
-    options = {"epochs": 1, "final_seeds": 1, "inherit": "published", "adopt": "always"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
-        train(folder / "out", studies=folder / "studies", data="python:hostile:images", **options)
-    done = hpo("report", "--out", folder / "out")
+    out = train_hostile(tmp_path_factory.mktemp("hostile"))
+    done = hpo("report", "--out", out)
     assert (done.code, "Warning" in done.err) == (0, False), done.err
-    return folder / "out"
+    return out
 
 
 def test_hostile_names_are_shown_and_not_obeyed(hostile: Path) -> None:
@@ -372,22 +322,6 @@ def test_main_effect() -> None:
 
 
 # --- in a browser ------------------------------------------------------------------------------------------
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
-
 
 @pytest.fixture
 def opened(browser: Any) -> Iterator[Callable[..., tuple[Any, list[str]]]]:

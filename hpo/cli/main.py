@@ -367,6 +367,38 @@ def report(**options: Any) -> None:
 
 
 @hpo.command()
+@opt.out
+@opt.storage
+@opt.server
+def dashboard(host: str, port: int | None, read_only: bool, no_browser: bool, **options: Any) -> int:
+    """Serve optuna-dashboard on the plan, with notes, figures and pictures of its own; until stopped."""
+    import webbrowser
+
+    from hpo.dashboard import is_loopback, serve
+
+    if not is_loopback(host):
+        what = "look at this plan" if read_only else "look at this plan and write into its database"
+        say(f"warning: --host {host}: there is no password, everybody who reaches it can {what}", err=True)
+
+    def on_ready(address: str) -> None:
+        say(address)
+        say("Ctrl-C ends it", err=True)
+        if sys.stdout.isatty() and not no_browser:
+            webbrowser.open(address)
+
+    stopped_by = serve(
+        _storage_url(options),
+        options["out"],
+        host=host,
+        port=port,
+        read_only=read_only,
+        say=lambda text: say(f"hpo dashboard: {text}", err=True),
+        on_ready=on_ready,
+    )
+    return 128 + stopped_by
+
+
+@hpo.command()
 @click.argument("study", nargs=-1)
 @opt.plan_options
 @opt.workers

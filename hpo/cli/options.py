@@ -53,6 +53,20 @@ class Workers(click.ParamType[int | None]):
         return number
 
 
+class Port(click.ParamType[int | None]):
+    """A TCP port, or `auto`."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """None for `auto`."""
+        if value == "auto" or value is None:
+            return None
+        if not str(value).isdecimal() or int(value) > 65_535:
+            self.fail(f"{value!r} is neither a port from 0 to 65535 nor 'auto'", param, ctx)
+        return int(value)
+
+
 class Duration(click.ParamType[float | None]):
     """Seconds, or a number with a unit: `45s`, `30m`, `2h`, `1d`."""
 
@@ -205,6 +219,32 @@ _LIMITS = (
 def limits(command: Command) -> Command:
     """Adds the options that say when a worker stops by itself."""
     for option in reversed(_LIMITS):
+        command = option(command)
+    return command
+
+
+_SERVER = (
+    _option(
+        "--host",
+        default="127.0.0.1",
+        show_default=True,
+        help="Address to listen on; there is no password, so any but this machine's own is everybody's.",
+    ),
+    _option(
+        "--port",
+        type=Port(),
+        default="auto",
+        show_default=True,
+        help="auto: 8080, or a free one where that is taken; 0: a free one.",
+    ),
+    _option("--read-only", is_flag=True, help="Refuse every request that could change something."),
+    _option("--no-browser", is_flag=True, help="Open no browser."),
+)
+
+
+def server(command: Command) -> Command:
+    """Adds the options of what is served."""
+    for option in reversed(_SERVER):
         command = option(command)
     return command
 

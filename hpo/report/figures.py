@@ -73,7 +73,7 @@ class Step:
 
 def waterfall(facts: Facts) -> Iterator[Drawing]:
     """What each study gained on validation, down to the test set."""
-    steps = _steps(facts)
+    steps = waterfall_steps(facts)
     if not steps:
         return
     figure = canvas(0.75 + 0.34 * len(steps))
@@ -117,7 +117,8 @@ def waterfall(facts: Facts) -> Iterator[Drawing]:
     )
 
 
-def _steps(facts: Facts) -> list[Step]:
+def waterfall_steps(facts: Facts) -> list[Step]:
+    """What led from the first study to the test set; none before the first decision."""
     steps = []
     for section in facts.chain:
         decision = section.decision

@@ -97,7 +97,7 @@ def _series(
 
 def _crowd(axes: Axes, points: Sequence[Point], key: str, scale: float) -> list[Line2D]:
     """Thin grey lines, the best and the worst run marked."""
-    points = _evenly(points, MAX_LINES)
+    points = evenly(points, MAX_LINES)
     for point in points[1:-1]:
         line(axes, point, key, scale, color=style.GREY, linewidth=0.7, alpha=0.7)
     handles = []
@@ -114,7 +114,7 @@ def _crowd(axes: Axes, points: Sequence[Point], key: str, scale: float) -> list[
     return handles[::-1]
 
 
-def _evenly(ranked: Sequence[Point], most: int) -> list[Point]:
+def evenly(ranked: Sequence[Point], most: int) -> list[Point]:
     """So many points at most, evenly by rank, the first and the last among them."""
     if len(ranked) <= most:
         return list(ranked)
@@ -166,27 +166,40 @@ def without_norm_of(section: Section, sections: Sequence[Section]) -> list[Point
     return [p for s in same for p in s.points if p.row.history and p.config.get("batch_norm") is False]
 
 
-def heat_map(section: Section) -> Iterator[Drawing]:
-    """Macro F1 over channels and kernels, for a study that searched both."""
+def channels_by_kernels(section: Section) -> tuple[list[str], list[str], Any] | None:
+    """Names of rows (channels) and columns (kernels), and macro F1 in % as (rows, columns) float64.
+
+    NaN where there is no result; None where the study is no grid over both, or has none at all.
+    """
     sides = [[name for name in section.spec.search if name.endswith(end)] for end in ("_channels", "_kernel")]
     if not all(sides) or not section.spec.is_grid or not section.ranked:
-        return
+        return None
     found = {
         tuple(tuple(point.config[name] for name in side) for side in sides): point for point in section.ranked
     }
     rows, columns = (sorted({key[side] for key in found}) for side in (0, 1))
     if len(rows) > 16 or len(columns) > 12 or set(sides[0] + sides[1]) != set(section.spec.search):
-        return
+        return None
     values = np.full((len(rows), len(columns)), np.nan)
     for (row, column), point in found.items():
         values[rows.index(row), columns.index(column)] = 100 * (point.row.macro_f1 or 0.0)
+    names = [" → ".join(map(str, row)) for row in rows]
+    return names, [" → ".join(f"{k}×{k}" for k in column) for column in columns], values
+
+
+def heat_map(section: Section) -> Iterator[Drawing]:
+    """Macro F1 over channels and kernels, for a study that searched both."""
+    grid = channels_by_kernels(section)
+    if grid is None:
+        return
+    rows, columns, values = grid
     figure = canvas(1.0 + 0.42 * len(rows))
     axes = figure.subplots()
     height = figure.get_figheight()
     figure.subplots_adjust(left=0.2, right=0.97, top=1 - 0.2 / height, bottom=0.62 / height)
     matrix(axes, values, lambda value: f"{value:.1f}")
-    axes.set_yticks(range(len(rows)), [" → ".join(map(str, row)) for row in rows])
-    axes.set_xticks(range(len(columns)), [" → ".join(f"{k}×{k}" for k in column) for column in columns])
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_xticks(range(len(columns)), columns)
     axes.set_ylabel("channels, C1 → C2")
     axes.set_xlabel("kernels, C1 → C2")
     best = section.ranked[0]
@@ -214,13 +227,20 @@ def matrix(axes: Axes, values: Any, text: Any) -> None:
             axes.text(column, row, text(value), ha="center", va="center", color=colour, fontsize=8)
 
 
+def worst_and_best(section: Section) -> tuple[Point, Point] | None:
+    """Of a study of learning rates: the run that died, or else the worst, and the best run."""
+    if "learning_rate" not in section.spec.search or len(section.ranked) < 2:
+        return None
+    best, *rest = section.ranked
+    return max(rest, key=lambda p: (p.n_dying, -(p.row.macro_f1 or 0.0))), best
+
+
 def gradients(section: Section) -> Iterator[Drawing]:
     """What reaches each layer in a run that died, or the one of the highest rate, beside a healthy run."""
-    if "learning_rate" not in section.spec.search or len(section.ranked) < 2:
+    pair = worst_and_best(section)
+    if pair is None:
         return
-    healthy = section.ranked[0]
-    rest = [point for point in section.ranked if point is not healthy]
-    worst = max(rest, key=lambda p: (p.n_dying, -(p.row.macro_f1 or 0.0)))
+    worst, healthy = pair
     layers = list(worst.row.history[0][0]["layers"])
     kinds = (
         ("weight_gradient", "gradients-weights", "Gradients of the weights", "norm of the gradient"),
@@ -234,7 +254,7 @@ def gradients(section: Section) -> Iterator[Drawing]:
         for axes, point, word in zip(panels, (worst, healthy), ("worst", "best"), strict=True):
             axes.set_title(f"{word}: learning rate {point.config['learning_rate']:.3g}", fontsize=9)
             for i, layer in enumerate(layers):
-                values = [_health(epoch[0]["layers"].get(layer, {}), key) for epoch in point.row.history]
+                values = [layer_health(epoch[0]["layers"].get(layer, {}), key) for epoch in point.row.history]
                 if not all(value is None for value in values):
                     axes.plot(
                         range(1, len(values) + 1),
@@ -265,7 +285,8 @@ def gradients(section: Section) -> Iterator[Drawing]:
         )
 
 
-def _health(layer: Mapping[str, Any], key: str) -> float | None:
+def layer_health(layer: Mapping[str, Any], key: str) -> float | None:
+    """A gradient's norm, or the share of dead units in %, as it can be drawn; None where there is none."""
     value = layer.get(key)
     if value is None or not math.isfinite(value):
         return None

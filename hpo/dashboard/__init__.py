@@ -1,0 +1,14 @@
+"""`hpo dashboard`: optuna-dashboard on a plan's database, with what the plan knows beside the trials.
+
+    from hpo.dashboard import serve
+
+    serve("sqlite:///hpo-out/hpo.db", Path("hpo-out"))   # until it is stopped
+
+`notes` says in Markdown what a study asks, starts from and decided; `plots` draws what the dashboard does
+not; `pictures` makes the PNGs of trials; `publish` writes all of it into the database, where doing it twice
+changes nothing; `server` serves, and guards what the dashboard leaves open.
+"""
+
+from hpo.dashboard.server import is_loopback, serve
+
+__all__ = ["is_loopback", "serve"]

@@ -1,0 +1,90 @@
+"""The note of each study: what it asks, what it starts from and what it decided, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hpo.decision import TrialRef
+from hpo.plan import FINAL
+from hpo.report import words
+from hpo.report.facts import Facts, Origin, Section
+from hpo.report.page import markdown_text as md
+from hpo.report.tables import notes as remarks
+from hpo.text import show_value
+
+StudyIds = Mapping[str, int]
+"""Optuna's ids of the studies, which the dashboard's addresses are made of."""
+MAX_REMARKS = 20
+
+
+def study_note(section: Section, ids: StudyIds) -> str:
+    """A study's section of the report in short."""
+    title = f"{section.spec.section} {section.spec.title or section.name}".strip()
+    parts = [
+        f"# {md(title)}",
+        md(words.question(section)),
+        f"**Decision.** {md(words.decision_text(section))}{_winner(section, ids)}",
+        f"**Search.** {md(words.method(section))}",
+    ]
+    origins = [
+        f"| {md(f'{name} {show_value(value)}')} | {_origin(origin, ids)} |"
+        for origin, values in words.grouped_origins(section)
+        for name, value in values.items()
+    ]
+    if origins:
+        parts.append("\n".join(["| fixed or inherited | from |", "| --- | --- |", *origins]))
+    found = remarks(section)
+    if found:
+        more = [f"- and {len(found) - MAX_REMARKS} more"] if len(found) > MAX_REMARKS else []
+        parts.append("\n".join(["**Remarks.**", "", *[f"- {md(x)}" for x in found[:MAX_REMARKS]], *more]))
+    return "\n\n".join(parts)
+
+
+def final_note(facts: Facts, ids: StudyIds) -> str:
+    """The plan's answer, and where the final configuration comes from."""
+    answer = words.answer(facts)
+    parts = [f"# {md(answer.headline)}", md(answer.sentence)]
+    if facts.final is not None:
+        origins = facts.chain[-1].carried
+        lines = [
+            f"| {md(f'{name} {show_value(value)}')} | {_origin(origins.get(name, Origin('default')), ids)} |"
+            for name, value in facts.final["config"].items()
+        ]
+        parts += [
+            md(words.shrinkage(facts)),
+            "\n".join(["| configuration | from |", "| --- | --- |", *lines]),
+        ]
+    decided = [section for section in facts.sections if section.decision]
+    if decided:
+        lines = [f"- {_link(s.label, s.name, ids)}: {md(words.decision_text(s))}" for s in decided]
+        parts.append("\n".join(["**Decisions.**", "", *lines]))
+    warned = [f"- {md(text)}" for text in words.warnings(facts)]
+    if warned:
+        parts.append("\n".join(["**Mind.**", "", *warned]))
+    return "\n\n".join(part for part in parts if part)
+
+
+def notes(facts: Facts, ids: StudyIds) -> dict[str, str]:
+    """The note of every study, the final stage's last."""
+    found = {section.name: study_note(section, ids) for section in facts.sections}
+    return {**found, FINAL: final_note(facts, ids)}
+
+
+def _winner(section: Section, ids: StudyIds) -> str:
+    decision = section.decision
+    return f" Carried on: {_trial(decision.source, ids)}." if decision and decision.source else ""
+
+
+def _origin(origin: Origin, ids: StudyIds) -> str:
+    text = md(origin.text)
+    return text if origin.trial is None else f"{text}: {_trial(origin.trial, ids)}"
+
+
+def _trial(trial: TrialRef, ids: StudyIds) -> str:
+    """A link to where the dashboard shows a trial."""
+    address = f"/dashboard/studies/{ids[trial.study]}/trials?numbers={trial.trial}"
+    return f"[{md(f'{trial.study}/{trial.trial}')}]({address})"
+
+
+def _link(text: str, study: str, ids: StudyIds) -> str:
+    return f"[{md(text)}](/dashboard/studies/{ids[study]}/note)"

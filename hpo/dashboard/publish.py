@@ -1,0 +1,175 @@
+"""Notes, figures, metric names and pictures, written into a plan's database where the dashboard finds them.
+
+All of it follows from the database, under names that stay the same: writing it again changes nothing. What
+the dashboard's own functions would write is first gathered in memory; then a study gets it in one
+transaction, so that two dashboards, or one that is killed, never leave half a figure. Every attribute stays
+far below what MySQL holds (64 kB): those functions cut a text into pieces of 2 kB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import uuid
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import bottle
+import optuna
+import optuna_dashboard
+from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta
+from optuna.artifacts.exceptions import ArtifactNotFound
+from optuna.storages import InMemoryStorage
+from optuna.trial import FrozenTrial
+
+from hpo.dashboard.notes import notes
+from hpo.dashboard.pictures import Picture, pictures
+from hpo.dashboard.plots import Plot, plots
+from hpo.files import write_durably
+from hpo.plan import Plan
+from hpo.report.facts import Facts, read
+from hpo.report.page import WRONG_IMAGES
+from hpo.results import final_trial
+from hpo.storage import Storage
+
+METRIC = "validation macro F1"
+METRIC_NAMES, NOTE, OUR_NOTE, OUR_PLOTS = (
+    "study:metric_names",
+    "dashboard:note_",
+    "hpo:note",
+    "dashboard:plot_data:hpo-",
+)
+OWNED = (METRIC_NAMES, NOTE, OUR_NOTE, OUR_PLOTS)
+"""What the system attributes begin with that are ours to replace."""
+
+DELETED = "null"
+"""What the dashboard writes in the place of an artifact that somebody has deleted there."""
+
+
+class ArtifactFolder(FileSystemArtifactStore):
+    """The artifacts of a plan: files that appear whole, and one that is not here is simply not found."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.folder = folder
+
+    def open_reader(self, artifact_id: str) -> BinaryIO:
+        """The file of an artifact.
+
+        Raises:
+            bottle.HTTPError: 404, it is not in this folder; another machine's has it.
+        """
+        try:
+            return super().open_reader(artifact_id)
+        except ArtifactNotFound:
+            raise bottle.HTTPError(404, f"no such file in {self.folder} on this machine") from None
+
+    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
+        """Stores an artifact; killed meanwhile, nothing is there."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_durably(self._get_filepath(artifact_id), content_body.read())
+
+    def has(self, artifact_id: str) -> bool:
+        """Whether its file is here."""
+        return bool(self._get_filepath(artifact_id).exists())
+
+
+def publish(plan: Plan, storage: Storage) -> Facts:
+    """Writes note, figures and metric name of every study that lacks them or whose have changed.
+
+    Args:
+        plan: to be read; a reader's storage is enough.
+        storage: to be written.
+
+    Returns:
+        What was published, for `publish_pictures`.
+
+    Raises:
+        StorageError: the database takes no writes.
+    """
+    facts = read(plan)
+    ids = {name: plan.storage.study_id(name) for name in plan.all_names}
+    bodies, figures = notes(facts, ids), plots(facts)
+    for name, id_ in ids.items():
+        there = storage.system_attrs(id_)
+        wanted = _system_attrs(there, bodies[name], figures[name])
+        if wanted != {key: value for key, value in there.items() if key.startswith(OWNED)}:
+            storage.replace_system_attrs(id_, OWNED, wanted)
+    return facts
+
+
+def _system_attrs(there: Mapping[str, Any], body: str, figures: Sequence[Plot]) -> dict[str, Any]:
+    """The attributes that Optuna and its dashboard would write for a study.
+
+    A note that somebody has edited is his from then on.
+    """
+    storage = InMemoryStorage()
+    study = optuna.create_study(storage=storage, direction="maximize")
+    for key, value in there.items():
+        if key.startswith((NOTE, OUR_NOTE)):
+            storage.set_study_system_attr(study._study_id, key, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names([METRIC])
+    old = optuna_dashboard.get_note(study)
+    is_ours = not old or there.get(OUR_NOTE) == _digest(old)
+    if is_ours and old != body:
+        optuna_dashboard.save_note(study, body)
+        storage.set_study_system_attr(study._study_id, OUR_NOTE, _digest(body))
+    for figure in figures:
+        optuna_dashboard.save_plotly_graph_object(study, figure, graph_object_id=figure.name)
+    return storage.get_study_system_attrs(study._study_id)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def publish_pictures(
+    plan: Plan, storage: Storage, facts: Facts, artifacts: ArtifactFolder, out: Path
+) -> None:
+    """Draws the pictures that are missing and attaches them to their trials.
+
+    Optuna refuses to attach anything to a trial that has ended; the dashboard also looks into the study's
+    attributes, which is where these are.
+
+    Raises:
+        StorageError: the database takes no writes.
+        OSError: the folder of artifacts cannot be written.
+    """
+    ids = {name: plan.storage.study_id(name) for name in plan.all_names}
+    there = {name: storage.system_attrs(id_) for name, id_ in ids.items()}
+    trials = {name: plan.trials(name) for name in plan.all_names}
+    for picture in pictures(facts):
+        trial = trials[picture.study][picture.trial]
+        artifact = _artifact_id(plan, picture, trial)
+        key = f"dashboard:artifacts:{trial._trial_id}:{artifact}"
+        meta = there[picture.study].get(key)
+        if meta == DELETED:
+            continue
+        if not artifacts.has(artifact):
+            artifacts.write(artifact, io.BytesIO(picture.draw()))
+        if meta is None:
+            about = {"artifact_id": artifact, "filename": picture.file_name, "mimetype": "image/png"}
+            attrs = {key: json.dumps({**about, "encoding": None})}
+            storage.replace_system_attrs(ids[picture.study], [key], attrs)
+    _find_worst_images(plan, artifacts, out)
+
+
+def _artifact_id(plan: Plan, picture: Picture, trial: FrozenTrial) -> str:
+    """The same on every machine and at every start; another in another plan."""
+    of_what = (plan.identity.fingerprint, str(trial.datetime_start), picture.study, trial.number)
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, json.dumps([*of_what, picture.file_name])))
+
+
+def _find_worst_images(plan: Plan, artifacts: ArtifactFolder, out: Path) -> None:
+    """The final stage attached its sheet to its trial, the file is on its machine; `hpo run` brings it."""
+    trial = final_trial(plan)
+    if trial is None or not (out / WRONG_IMAGES).is_file():
+        return
+    for meta in get_all_artifact_meta(trial, storage=plan.storage.for_optuna):
+        if meta.filename == WRONG_IMAGES and not artifacts.has(meta.artifact_id):
+            artifacts.write(meta.artifact_id, io.BytesIO((out / WRONG_IMAGES).read_bytes()))

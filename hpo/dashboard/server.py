@@ -1,0 +1,328 @@
+"""Serves the dashboard until a signal comes, and guards what it leaves open: it knows no passwords.
+
+The main thread writes notes and figures, and again when trials have ended; requests are answered by others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import ipaddress
+import json
+import logging
+import re
+import signal
+import socket
+import socketserver
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+import optuna_dashboard
+from optuna.trial import TrialState
+
+from hpo import database
+from hpo.dashboard.publish import ArtifactFolder, publish, publish_pictures
+from hpo.errors import HpoError, InputError
+from hpo.plan import Plan
+from hpo.storage import Storage
+from hpo.text import printable
+
+log = logging.getLogger(__name__)
+
+HOST, PORT = "127.0.0.1", 8080
+REFRESH_SECONDS = 10.0
+Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
+
+READING = ("GET", "HEAD")
+OF_THE_PLAN = re.compile(r"/api/(studies/(?P<study>\d+)(/rename)?|trials/\d+/(tell|user-attrs))/*")
+"""What deletes or renames a study, or ends a trial that a worker trains."""
+LOOPBACK_NAMES = frozenset(("localhost", "127.0.0.1", "::1"))
+SHOWN_TYPES = re.compile(r"(image/(png|jpeg|gif|webp)|audio/[\w.+-]+|video/[\w.+-]+|text/(plain|csv))\b")
+"""What a browser may show of an artifact. Whoever attached it chose its type: a page or an SVG would run
+scripts in the dashboard's name."""
+
+
+class Stopped(BaseException):
+    """A signal asked the server to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def serve(
+    url: str,
+    out: Path,
+    *,
+    host: str = HOST,
+    port: int | None = None,
+    read_only: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+    on_ready: Callable[[str], None] = lambda address: None,
+) -> int:
+    """Serves the dashboard of a plan until SIGINT or SIGTERM.
+
+    Args:
+        url: the plan's database; one that takes no writes is served as it is, read-only.
+        out: the plan's output folder; artifacts are in `out/artifacts`.
+        host: name or address to listen on.
+        port: 0: any that is free; None: 8080, or any free one where that is taken.
+        read_only: refuse every request that could change something.
+        say: takes what the user should know, a line at a time.
+        on_ready: called once with the dashboard's address, when it can be opened.
+
+    Returns:
+        The signal.
+
+    Raises:
+        MissingError: there is no plan.
+        InputError: host or port cannot be had.
+    """
+    with _signals_raise():
+        try:
+            plan = Plan.open(Storage(url, reader=True))
+            storage = _writable(url, say)
+            read_only = read_only or storage is None
+            artifacts = ArtifactFolder(out / "artifacts")
+            app = optuna_dashboard.wsgi((storage or plan.storage).for_optuna, artifacts)
+            names = None if not is_loopback(host) else LOOPBACK_NAMES | {host}
+            study_ids = frozenset(plan.storage.study_id(name) for name in plan.all_names)
+            with _serving(host, port, guarded(app, study_ids, read_only=read_only, names=names)) as server:
+                _keep_published(
+                    plan, storage, artifacts, out, say, lambda: on_ready(address(host, server.server_port))
+                )
+        except Stopped as stopped:
+            return stopped.number
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def address(host: str, port: int) -> str:
+    """The address that a browser opens; `0.0.0.0` listens everywhere, and is nowhere to go to."""
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(host).is_unspecified:
+            host = socket.gethostname()
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+
+
+# --- notes and figures -------------------------------------------------------------------------------------
+
+
+def _writable(url: str, say: Callable[[str], None]) -> Storage | None:
+    try:
+        return Storage(url)
+    except HpoError as error:
+        say(f"the database takes no writes, so it is served read-only, without new notes: {error}")
+        return None
+
+
+def _keep_published(
+    plan: Plan,
+    storage: Storage | None,
+    artifacts: ArtifactFolder,
+    out: Path,
+    say: Callable[[str], None],
+    on_ready: Callable[[], None],
+) -> NoReturn:
+    """Publishes now, and whenever a trial has ended or a study has decided."""
+    seen, said, is_ready = None, "", False
+    while True:
+        try:
+            state = _state(plan) if storage is not None else None
+            if storage is not None and state != seen:
+                seen = state
+                facts = publish(plan, storage)
+                if not is_ready:  # pictures take longer: they are drawn while people look already
+                    is_ready = True
+                    on_ready()
+                publish_pictures(plan, storage, facts, artifacts, out)
+        except (HpoError, OSError) as error:
+            seen = None  # tried again, but said once
+            if str(error) != said:
+                said = str(error)
+                say(f"notes and figures could not be written: {error}")
+        if not is_ready:
+            is_ready = True
+            on_ready()
+        time.sleep(REFRESH_SECONDS)
+
+
+def _state(plan: Plan) -> object:
+    """What notes and figures depend on: trials that have ended, and decisions. Not single epochs."""
+    ids = [plan.storage.study_id(name) for name in plan.all_names]
+    ended = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+    counts = {key: n for key, n in plan.storage.counts(ids).items() if key[1] in ended}
+    return counts, [attrs.get("decision") for attrs in plan.storage.study_attrs().values()]
+
+
+# --- the guard ---------------------------------------------------------------------------------------------
+
+
+def guarded(app: Wsgi, study_ids: frozenset[int], *, read_only: bool, names: frozenset[str] | None) -> Wsgi:
+    """The dashboard behind a guard.
+
+    Args:
+        app: the dashboard.
+        study_ids: Optuna's ids of the plan's studies.
+        read_only: refuse all methods but GET and HEAD.
+        names: hosts that a request may be addressed to: a page of others, whose name is made to lead
+            here, must not read or change anything. None: any.
+    """
+
+    def guard(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        refusal = _refusal(environ, study_ids, read_only=read_only, names=names)
+        if refusal is not None:
+            status, headers, reason = refusal
+            text = json.dumps({"reason": reason}).encode()
+            head = [("Content-Type", "application/json"), ("Content-Length", str(len(text)))]
+            start_response(status, [*head, *headers])
+            return [text]
+        is_artifact = environ["PATH_INFO"].startswith("/artifacts")
+
+        def respond(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            safe = harmless(headers) if is_artifact else [*headers, ("X-Content-Type-Options", "nosniff")]
+            return start_response(status, safe, *rest)
+
+        with io.StringIO() as errors:
+            reads = environ["REQUEST_METHOD"] in READING
+            with database.reading() if reads else contextlib.nullcontext():
+                body = app({**environ, "wsgi.errors": errors}, respond)
+            if errors.getvalue():  # a traceback, of which our user needs the last line
+                last = errors.getvalue().rstrip().rpartition("\n")[2]
+                log.warning("%s: %s", printable(environ["PATH_INFO"]), printable(last))
+        return body
+
+    return guard
+
+
+def _refusal(
+    environ: dict[str, Any], study_ids: frozenset[int], *, read_only: bool, names: frozenset[str] | None
+) -> tuple[str, list[tuple[str, str]], str] | None:
+    """Status, headers and words for a request that is not passed on."""
+    host = environ.get("HTTP_HOST", "")
+    if names is not None and _name(host) not in names:
+        reason = f"{host!r} is not this dashboard; `hpo dashboard --host` serves other names"
+        return "403 Forbidden", [], reason
+    if environ["REQUEST_METHOD"] in READING:
+        return None
+    if read_only:
+        return (
+            "405 Method Not Allowed",
+            [("Allow", ", ".join(READING))],
+            "this dashboard is read-only (hpo dashboard --read-only): it shows and changes nothing",
+        )
+    origin = environ.get("HTTP_ORIGIN")
+    if origin is not None and urlsplit(origin).netloc != host:
+        return "403 Forbidden", [], "another site's page may change nothing here"
+    found = OF_THE_PLAN.fullmatch(environ["PATH_INFO"])
+    if found and (found["study"] is None or int(found["study"]) in study_ids):
+        reason = "studies and trials of a plan are not deleted, renamed or ended here: hpo builds on them"
+        return "403 Forbidden", [], reason
+    return None
+
+
+def _name(host: str) -> str:
+    """The name in a Host header, without port and brackets."""
+    with contextlib.suppress(ValueError):
+        return urlsplit(f"//{host}").hostname or ""
+    return ""
+
+
+def harmless(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The headers of an artifact that no browser obeys: pictures are shown, everything else is saved."""
+    kept = [
+        (key, value)
+        for key, value in headers
+        if key.lower() not in ("access-control-allow-origin", "content-type", "content-disposition")
+    ]
+    kind = next((value for key, value in headers if key.lower() == "content-type"), "").strip().lower()
+    found = SHOWN_TYPES.match(kind)
+    if found is None:
+        kept.append(("Content-Disposition", "attachment"))
+    return [
+        *kept,
+        ("Content-Type", found[0] if found else "application/octet-stream"),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Content-Security-Policy", "sandbox; default-src 'none'; img-src 'self'; media-src 'self'"),
+    ]
+
+
+# --- the server --------------------------------------------------------------------------------------------
+
+
+class _Server(socketserver.ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+    def server_bind(self) -> None:
+        """As WSGIServer does, without asking the network for this machine's name."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+        self.setup_environ()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that leaves in the middle of an answer is nothing to report."""
+        log.debug("a request ended early", exc_info=True)
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Says nothing of each request."""
+
+
+@contextlib.contextmanager
+def _serving(host: str, port: int | None, app: Wsgi) -> Iterator[WSGIServer]:
+    """A server that answers in threads of its own while the context lasts."""
+    with _server(host, port, app) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+
+
+def _server(host: str, port: int | None, app: Wsgi) -> WSGIServer:
+    kind = _Server6 if ":" in host else _Server
+    wanted = (PORT, 0) if port is None else (port,)
+    for each in wanted:
+        try:
+            return make_server(host, each, app, server_class=kind, handler_class=_Quiet)
+        except (OSError, OverflowError, UnicodeError) as error:
+            if each == wanted[-1]:
+                why = getattr(error, "strerror", None) or error
+                raise InputError(f"--host {host} --port {each}: cannot listen there: {why}") from None
+    raise AssertionError("unreachable")
+
+
+@contextlib.contextmanager
+def _signals_raise() -> Iterator[None]:
+    """SIGINT and SIGTERM end what the main thread does; files and transactions are whole or not there."""
+
+    def on_signal(number: int, _frame: object) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        raise Stopped(number)
+
+    handled = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in handled}
+    for number in handled:
+        signal.signal(number, on_signal)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
