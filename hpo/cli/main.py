@@ -465,10 +465,9 @@ def _close_lost(plan: Plan, options: dict[str, Any]) -> None:
     from hpo.advance import close_lost
     from hpo.errors import RunError
     from hpo.plan import Plan
-    from hpo.results import running
     from hpo.storage import Storage
 
-    if not running(plan):
+    if not any(plan.storage.running(plan.storage.study_id(name)) for name in plan.all_names):
         return
     try:
         close_lost(Plan.open(Storage(_storage_url(options))))
