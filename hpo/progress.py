@@ -49,7 +49,7 @@ class Running:
     is_local: bool
     """Whether the worker is a process of this host."""
     silence: float
-    """Seconds since its last heartbeat; infinite where the process is known to be gone."""
+    """Seconds since its last heartbeat, 0 below half a lease; infinite where the process is gone."""
     flags: Sequence[str]
     """Names of findings (`hpo.diagnostics`)."""
 
@@ -110,7 +110,7 @@ class Progress:
 
     studies: Sequence[StudyProgress]
     current: int
-    """Which of `studies` is being worked on: the first that is not over, or else the last."""
+    """Which of `studies` is being worked on; else the first that is not over, or the last."""
     running: Sequence[Running]
     best: Best | None
     seconds_left: float | None
@@ -162,7 +162,9 @@ class Watch:
         """What the database says now."""
         attrs = self._plan.storage.study_attrs()
         studies = self._ends([self._study(name, attrs[name]) for name in self._names], attrs)
-        current = next((i for i, study in enumerate(studies) if not study.is_over), len(studies) - 1)
+        open_ = [index for index, study in enumerate(studies) if not study.is_over]
+        at_work = [index for index in open_ if studies[index].status.points["running"]]
+        current = (at_work or open_ or [len(studies) - 1])[0]
         running, best = self._running(), self._find_best(studies)
         busy = {each.study for each in running} | {studies[current].status.name}
         studies = [self._with_flags(study) if study.status.name in busy else study for study in studies]
@@ -262,7 +264,7 @@ class Watch:
             if "owner" in self._recorded[id_][1]
         ]
         now = time.monotonic()
-        self._seen |= {each.worker: now for each in found}
+        self._seen |= {each.worker: now for each in found if not each.silence}
         return sorted(found, key=lambda each: (not each.is_local, each.worker))
 
     def _find_best(self, studies: Sequence[StudyProgress]) -> Best | None:
@@ -387,6 +389,10 @@ def _running_trial(
 ) -> Running:
     epochs, owner, config = recorded_epochs(recorded), recorded["owner"], recorded.get("config", {})
     spec = plan.specs.get(name)
+    if is_dead(owner):
+        silence = math.inf
+    elif silence < plan.options.lease_seconds / 2:
+        silence = 0.0
     searched = spec.search if spec and outline.user_attrs["point"] != CONTROL_SLOT.point else {}
     return Running(
         study=name,
@@ -398,7 +404,7 @@ def _running_trial(
         seconds_per_epoch=fmean(_seconds(epochs)) if epochs else None,
         worker=f"{owner['host']}:{owner['pid']}",
         is_local=owner["host"] == this_process()["host"],
-        silence=math.inf if is_dead(owner) else silence,
+        silence=silence,
         flags=_flags(epochs, is_complete=False),
     )
 

@@ -142,7 +142,9 @@ def test_the_password_is_in_no_file_and_no_argument(started_servers: Started, tm
     process = start_hpo(*command, "--storage", f"@{tmp_path / 'url'}")
     arguments: set[str] = set()
     while process.poll() is None:
-        found = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        found = subprocess.run(
+            ["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True
+        ).stdout
         arguments |= {line for line in found.splitlines() if "hpo" in line}
         time.sleep(0.2)
     output, errors = process.communicate()

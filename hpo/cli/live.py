@@ -45,6 +45,7 @@ def watching(
             draw(progress)
             return progress
 
+        draw(watch.look())  # events count from here on
         yield tick
 
 

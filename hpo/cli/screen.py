@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -19,8 +19,6 @@ from hpo.progress import Best, Progress, Running, StudyProgress
 from hpo.text import duration, params_text, percent, printable
 
 BLOCKS = "▁▂▃▄▅▆▇█"
-SILENT_SECONDS = 30.0
-"""Workers are heard every few seconds; one that has been silent for so long is worth a word."""
 WIDE, VERY_WIDE = 110, 150
 """Columns from which there is room for more."""
 N_BAR = 11
@@ -30,8 +28,8 @@ N_NAMED = 6
 """Trials and reasons that one line names; of the rest it says how many."""
 
 # What is kept where not all fits, the last ones longest.
-SPACE, DECISION, PARAMS, MORE_WORKERS, SECOND_ROW, STUDY, BEST = range(7)
-LAST_DECISION, TROUBLE, WORKER, NOTE, CURRENT, FIRST = range(7, 13)
+SPACE, DECISION, PARAMS, MORE_WORKERS, STUDY, BEST = range(6)
+LAST_DECISION, TROUBLE, WORKER, NOTE, CURRENT, FIRST = range(6, 12)
 
 
 @dataclass(frozen=True)
@@ -56,17 +54,22 @@ class Display:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The lines, each on one row."""
         width, height = options.max_width, options.height or console.size.height
-        lines = [
-            _Line(FIRST, _first_line(self._progress, width)),
-            *(_Line(NOTE, Text(printable(note), "yellow")) for note in self._notes[-2:]),
-            _Line(SPACE, Text()),
-            *_tree(self._progress, console, width),
-            _Line(SPACE, Text()),
-            *_workers(self._progress, width),
-        ]
+        lines = self._lines(console, width, 2)
+        if len(lines) > height:
+            lines = self._lines(console, width, 1)
         for text in _fitted(lines, height):
             text.no_wrap, text.overflow = True, "ellipsis"
             yield text
+
+    def _lines(self, console: Console, width: int, n_decision_rows: int) -> list[_Line]:
+        return [
+            _Line(FIRST, _first_line(self._progress, width)),
+            *(_Line(NOTE, Text(printable(note), "yellow")) for note in self._notes[-2:]),
+            _Line(SPACE, Text()),
+            *_tree(self._progress, console, width, n_decision_rows),
+            _Line(SPACE, Text()),
+            *_workers(self._progress, width),
+        ]
 
 
 def _fitted(lines: Sequence[_Line], height: int) -> Iterator[Text]:
@@ -93,7 +96,7 @@ def _fitted(lines: Sequence[_Line], height: int) -> Iterator[Text]:
 
 
 def _first_line(progress: Progress, width: int) -> Text:
-    lines = [_summary(progress, n_details) for n_details in (2, 1, 0)]
+    lines = [_summary(progress, n_details) for n_details in (2, 1, 0, -1)]
     return next((line for line in lines if line.cell_len <= width), lines[-1])
 
 
@@ -109,8 +112,10 @@ def _summary(progress: Progress, n_details: int) -> Text:
     else:
         where = f"section {progress.current + 1} of {n_sections}"
     parts = [Text(where, "bold")]
-    if best is not None:
-        details = ["one seed" if best.n_seeds == 1 else f"{best.n_seeds} seeds", _name(best)][:n_details]
+    if best is not None and (n_details >= 0 or test is None):  # then the answer says more than it
+        details = ["one seed" if best.n_seeds == 1 else f"{best.n_seeds} seeds", _name(best)][
+            : max(0, n_details)
+        ]
         parts.append(
             Text.assemble(
                 "best F1 ",
@@ -127,7 +132,7 @@ def _summary(progress: Progress, n_details: int) -> Text:
         parts.append(Text.assemble("test F1 ", (figures, "bold green")))
     is_open = progress.is_test_open
     parts.append(Text.assemble("test set ", ("opened", "bold yellow") if is_open else ("locked", "bold")))
-    return Text(" · ", "dim").join(parts)
+    return Text.assemble(parts[0], *(piece for part in parts[1:] for piece in ((" · ", "dim"), part)))
 
 
 def _name(trial: Best | Running) -> str:
@@ -148,7 +153,7 @@ def _rough(seconds: float) -> str:
 # --- the plan as a tree ---------------------------------------------------------------------------
 
 
-def _tree(progress: Progress, console: Console, width: int) -> Iterator[_Line]:
+def _tree(progress: Progress, console: Console, width: int, n_decision_rows: int) -> Iterator[_Line]:
     studies = progress.studies
     n_bar = N_BAR if width < WIDE else 2 * N_BAR
     rows = [_study_row(study, n_bar) for study in studies]
@@ -164,13 +169,11 @@ def _tree(progress: Progress, console: Console, width: int) -> Iterator[_Line]:
         yield _Line(rank, Text.assemble(("└ " if is_last else "├ ", "dim"), line), "study")
         guide = "      " if is_last else "│     "
         room = max(10, width - len(guide))
-        is_latest = bool(decided) and index == decided[-1]
-        words = (
-            Text(printable(study.status.decision)).wrap(console, room)[:2] if study.status.decision else []
-        )
-        for number, text in enumerate(words):
-            rank = SECOND_ROW if number else LAST_DECISION if is_latest else DECISION
-            yield _Line(rank + 0.01 * index, Text.assemble((guide, "dim"), text))
+        decision = Text(printable(study.status.decision))
+        rank = LAST_DECISION if decided and index == decided[-1] else DECISION + 0.01 * index
+        for text in decision.wrap(console, room)[:n_decision_rows] if n_decision_rows > 1 else [decision]:
+            if text:
+                yield _Line(rank, Text.assemble((guide, "dim"), text))
         if is_current or study.status.name in {each.study for each in progress.running}:
             for text in _troubles(study):
                 yield _Line(TROUBLE, Text.assemble((guide, "dim"), text))
@@ -182,10 +185,7 @@ def _study_row(study: StudyProgress, n_bar: int) -> list[Text]:
     state = Text("idle", "dim") if idle else Text(status.state, STATE_STYLES[status.state])
     is_waiting = status.state == "pending"
     share = status.n_ended / status.n_points if status.n_points else 0.0
-    extra = [f"{status.points[each]} {each}" for each in ("pruned", "failed") if status.points[each]]
     count = Text(f"{status.n_ended}/{status.n_points}", "dim" if is_waiting else "")
-    if extra:
-        count.append(f" {', '.join(extra)}", "red" if status.points["failed"] else "yellow")
     bar = Text(" " * n_bar) if is_waiting else _bar(share, n_bar, STATE_STYLES[status.state])
     name = Text(printable(status.name), "dim" if is_waiting else "")
     name.truncate(24, overflow="ellipsis")
@@ -195,10 +195,18 @@ def _study_row(study: StudyProgress, n_bar: int) -> list[Text]:
 
 
 def _title(study: StudyProgress, before: str | None) -> Text:
-    text = Text(printable(study.title), "dim")
-    if study.inherits is not None and study.inherits != before:
-        text.append(f"{' ' if study.title else ''}(from {printable(study.inherits)})")
-    return text
+    """What a study is about; before that what ended badly, and its parent where that is not the one above."""
+    points = study.status.points
+    words = [
+        Text(f"{points[state]} {state}", STATE_STYLES[state])
+        for state in ("pruned", "failed")
+        if points[state]
+    ]
+    if study.inherits not in (None, before):
+        words.append(Text(f"from {printable(study.inherits or '')}", "dim"))
+    if study.title:
+        words.append(Text(printable(study.title), "dim"))
+    return Text(", ").join(words)
 
 
 def _troubles(study: StudyProgress) -> Iterator[Text]:
@@ -245,19 +253,25 @@ def _workers(progress: Progress, width: int) -> Iterator[_Line]:
         is_best = Text("best so far", "dim")
         rows.append([Text(_name(best)), is_best, Text(), curve, Text(percent(best.value)), *[Text()] * 3])
     rows += [_worker_row(each, best.curve if best else [], n_columns, scale, width) for each in running]
-    whats = [Text(params_text(best.params), "dim")] if best else []
-    whats += [Text(params_text(each.params) or printable(each.point), "dim") for each in running]
     lines = _aligned(rows, width)
-    room = width - max(line.cell_len for line in lines) - 2
+    at = max(line.cell_len for line in lines) + 2
+    whats = [Text(params_text(each.params) or printable(each.point), "dim") for each in running]
+    is_beside = max(what.cell_len for what in whats) <= width - at
     yield _Line(BEST, lines.pop(0))
-    for index, (line, what) in enumerate(zip(lines, whats, strict=True), start=0 if best is None else -1):
-        is_worker, is_beside = index >= 0, max(what.cell_len for what in whats) <= room
-        if is_beside:
-            line.append(" " * (width - room - line.cell_len)).append_text(what)
-        rank = BEST if not is_worker else WORKER - 0.01 * index if index < N_WORKERS else MORE_WORKERS
-        yield _Line(rank, line, "worker" if is_worker else "")
-        if not is_beside:
-            yield _Line(PARAMS, Text.assemble("  ", what))
+    if best is not None:
+        yield from _with_params(_Line(BEST, lines.pop(0)), Text(params_text(best.params), "dim"), at, width)
+    for index, (line, what) in enumerate(zip(lines, whats, strict=True)):
+        rank = WORKER - 0.01 * index if index < N_WORKERS else MORE_WORKERS
+        yield from _with_params(_Line(rank, line, "worker"), what, at if is_beside else width, width)
+
+
+def _with_params(line: _Line, what: Text, at: int, width: int) -> Iterator[_Line]:
+    """A line with parameters beside it, from a column on, where they have room; else below it."""
+    if what.cell_len > width - at:
+        yield line
+        yield _Line(PARAMS, Text.assemble("  ", what))
+    else:
+        yield replace(line, text=Text.assemble(line.text, " " * (at - line.text.cell_len), what))
 
 
 def _worker_row(
@@ -295,7 +309,7 @@ def _worker_name(each: Running, width: int) -> Text:
 def _warnings(each: Running) -> Iterator[str]:
     if math.isinf(each.silence):
         yield "its process is gone"
-    elif each.silence >= SILENT_SECONDS:
+    elif each.silence:
         yield f"silent for {duration(each.silence)}"
     yield from each.flags
 
