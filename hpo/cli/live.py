@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -35,10 +35,12 @@ def watching(
         plan: read from a storage of its own, which takes no locks.
         studies: as given to `hpo run`; empty: the whole plan.
         as_json: one JSON line an event, on stdout, and nothing else.
-        stderr: screen or plain lines go there, or else to stdout.
+        stderr: screen or plain lines go there; or else to stdout, where the last screen stays.
     """
     watch = Watch(plan, [*plan.with_ancestors(studies)] if studies else plan.all_names)
-    with _drawing(Screen(stderr=stderr), as_json=as_json) as draw:
+    console = Screen(stderr=stderr)
+    drawing = _screen(console, keeps=not stderr) if _can_draw(console) else _plain_lines(console)
+    with _json_lines() if as_json else drawing as draw:
 
         def tick() -> Progress:
             progress = watch.look()
@@ -55,27 +57,17 @@ def watch(plan: Plan, *, as_json: bool) -> None:
     Raises:
         SystemExit: stopped by SIGTERM, with the terminal as it was.
     """
-    progress: Progress | None = None
     before = signal.signal(signal.SIGTERM, _stop)
     try:
         with watching(plan, (), as_json=as_json, stderr=False) as tick:
-            while not (progress := tick()).is_over:
+            while not tick().is_over:
                 time.sleep(TICK_SECONDS)
     finally:
         signal.signal(signal.SIGTERM, before)
-        console = Screen()
-        if progress is not None and not as_json and _can_draw(console):
-            console.print(Display(progress))
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
-
-
-def _drawing(console: Screen, *, as_json: bool) -> AbstractContextManager[Draw]:
-    if as_json:
-        return _json_lines()
-    return _screen(console) if _can_draw(console) else _plain_lines(console)
 
 
 def _can_draw(console: Screen) -> bool:
@@ -88,9 +80,14 @@ def _can_draw(console: Screen) -> bool:
 
 
 @contextmanager
-def _screen(console: Screen) -> Iterator[Draw]:
-    """Draws on the terminal's other screen, which is put away afterwards: it may be resized as one likes."""
-    notes = _Notes()
+def _screen(console: Screen, *, keeps: bool) -> Iterator[Draw]:
+    """Draws on the terminal's other screen, which is put away afterwards: it may be resized as one likes.
+
+    Args:
+        console: of a terminal.
+        keeps: leave what was drawn last on the terminal's own screen.
+    """
+    notes, drawn = _Notes(), list[Progress]()
     ours = logging.getLogger("hpo")
     ours.addHandler(notes)
     try:
@@ -99,12 +96,15 @@ def _screen(console: Screen) -> Iterator[Draw]:
         ) as live:
 
             def draw(progress: Progress) -> None:
+                drawn[:] = [progress]
                 notes.on_note = lambda: live.update(Display(progress, notes.texts), refresh=True)
                 notes.on_note()
 
             yield draw
     finally:
         ours.removeHandler(notes)
+        if keeps and drawn:
+            console.print(Display(*drawn))
         for text in notes.texts:
             console.print(Text(printable(text)), soft_wrap=True)
 
