@@ -24,7 +24,7 @@ from hpo.cli.tables import Screen
 from hpo.progress import Progress, Watch
 
 COLUMNS, STUDY = 120, "batch-size"
-SIZES = ("--limit-train", "500", "--limit-valid", "200", "--epochs", "8", "--seeds", "3")
+SIZES = ("--limit-train", "250", "--limit-valid", "250", "--epochs", "8", "--seeds", "2")
 RUN = ("demo", *SIZES, "--workers", "2")
 THEME = TerminalTheme(
     (27, 31, 38),
@@ -40,7 +40,19 @@ def is_telling(progress: Progress) -> bool:
     """Whether there is something to see: a point has ended in the study, others are well under way."""
     study = progress.studies[progress.current].status
     n_epochs = sum(len(each.curve) for each in progress.running)
-    return study.name == STUDY and study.n_ended >= 1 and len(progress.running) > 1 and n_epochs >= 8
+    return study.name == STUDY and study.n_ended >= 1 and len(progress.running) > 1 and n_epochs >= 5
+
+
+def moment(out: Path, run: subprocess.Popen[bytes]) -> Progress:
+    """Waits for something to see; of a run that has ended, its end."""
+    while not (out / "hpo.db").exists() and run.poll() is None:
+        time.sleep(1)
+    time.sleep(2)  # the plan is being written
+    plan = find_plan(out)
+    watch = Watch(plan, plan.all_names)
+    while not is_telling(progress := watch.look()) and run.poll() is None:
+        time.sleep(0.3)
+    return progress
 
 
 def main() -> None:
@@ -49,14 +61,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="hpo-picture-") as name:
         out = Path(name)
         with subprocess.Popen([sys.executable, "-m", "hpo", *RUN, "--out", name, "--json"]) as run:
-            while not (out / "hpo.db").exists():
-                time.sleep(1)
-            time.sleep(1)
-            plan = find_plan(out)
-            watch = Watch(plan, plan.all_names)
-            while not is_telling(progress := watch.look()) and run.poll() is None:
-                time.sleep(0.5)
-            run.send_signal(signal.SIGINT)
+            try:
+                progress = moment(out, run)
+            finally:
+                run.send_signal(signal.SIGINT)
     console = Screen(file=io.StringIO(), record=True, width=COLUMNS, height=40, force_terminal=True)
     console.print(Display(progress))
     file.write_text(console.export_svg(title="hpo run", theme=THEME), encoding="utf-8")
