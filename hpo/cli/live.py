@@ -104,7 +104,7 @@ def _screen(console: Screen, *, keeps: bool) -> Iterator[Draw]:
     finally:
         ours.removeHandler(notes)
         if keeps and drawn:
-            console.print(Display(*drawn))
+            console.print(Display(drawn[0]))
         for text in notes.texts:
             console.print(Text(printable(text)), soft_wrap=True)
 
