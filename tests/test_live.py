@@ -334,7 +334,7 @@ def on_terminal(
     """Runs a command on a real terminal; returns what it wrote, at each size, and its exit code."""
     ours, theirs = pty.openpty()
     resize(theirs, *sizes[0])
-    # readline, which pytest imports, sets them behind Python's back, and they would stand for the terminal's size
+    # readline, which pytest imports, may set these behind Python's back; they override the real size
     env = {key: value for key, value in os.environ.items() if key not in ("LINES", "COLUMNS")}
     process = subprocess.Popen(
         command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, env=env
