@@ -226,7 +226,7 @@ class _SpawnedCrew(_LocalCrew):
 
 
 def keep_at_work(
-    crew: Crew, plan: Plan, names: Sequence[str] | None, count: int | None, on_tick: Callable[[], None]
+    crew: Crew, plan: Plan, names: Sequence[str] | None, count: int | None, on_tick: Callable[[], object]
 ) -> int | None:
     """Keeps workers alive until they end by themselves, which they do when the plan has ended.
 

@@ -5,7 +5,7 @@ Everything is read from the trials' attributes; nothing here writes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -82,8 +82,13 @@ class Decision(_Record):
 
 def epoch_records(trial: FrozenTrial) -> list[list[dict[str, Any]]]:
     """The stored epochs of a trial in order; each holds one record per seed (`SeedEpoch.to_dict`)."""
-    numbers = sorted(int(key[6:]) for key in trial.user_attrs if key.startswith("epoch:"))
-    return [trial.user_attrs[f"epoch:{number}"] for number in numbers]
+    return recorded_epochs(trial.user_attrs)
+
+
+def recorded_epochs(attrs: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
+    """The epochs among the user attributes of a trial, as `epoch_records` gives them."""
+    numbers = sorted(int(key[6:]) for key in attrs if key.startswith("epoch:"))
+    return [attrs[f"epoch:{number}"] for number in numbers]
 
 
 def best_epoch(trial: FrozenTrial) -> int | None:

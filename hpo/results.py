@@ -17,6 +17,7 @@ from hpo.config import ParamValue
 from hpo.decision import Decision, Inherited, best_epoch, epoch_records
 from hpo.diagnostics import Finding, diagnose
 from hpo.errors import InputError, MissingError
+from hpo.outlines import Outlines
 from hpo.plan import FINAL, FINAL_SLOT, Plan
 from hpo.queue import Queue, Slot, Slots, SlotState
 
@@ -56,23 +57,6 @@ class StudyStatus:
 
 
 @dataclass(frozen=True)
-class Running:
-    """A trial that is being trained now."""
-
-    study: str
-    trial: int
-    point: str
-    params: Mapping[str, ParamValue]
-    epoch: int
-    """Epochs finished."""
-    epochs: int
-    macro_f1: float | None
-    """Of the last finished epoch, on the validation set."""
-    seconds_per_epoch: float | None
-    worker: str
-
-
-@dataclass(frozen=True)
 class TrialRow:
     """One point of a study, as a table shows it. Figures are of the best epoch, means over seeds."""
 
@@ -102,12 +86,21 @@ class TrialRow:
 
 def status(plan: Plan) -> list[StudyStatus]:
     """Where every study stands, the final stage last."""
-    attrs = plan.storage.study_attrs()
-    return [_status(plan, name, attrs[name]) for name in plan.all_names]
+    attrs, outlines = plan.storage.study_attrs(), Outlines(plan.storage)
+    return [study_status(plan, name, attrs[name], outlines.of(name)) for name in plan.all_names]
 
 
-def _status(plan: Plan, name: str, attrs: Mapping[str, Any]) -> StudyStatus:
-    trials = plan.trials(name)
+def study_status(
+    plan: Plan, name: str, attrs: Mapping[str, Any], trials: Sequence[FrozenTrial]
+) -> StudyStatus:
+    """Where a study stands.
+
+    Args:
+        plan: that it belongs to.
+        name: of the study.
+        attrs: its user attributes.
+        trials: its trials, at least in outline.
+    """
     slots = Slots.of(trials)
     decision = Decision(**attrs["decision"]) if "decision" in attrs else None
     inherited = Inherited(**attrs["inherited"]) if "inherited" in attrs else None
@@ -120,7 +113,13 @@ def _status(plan: Plan, name: str, attrs: Mapping[str, Any]) -> StudyStatus:
         section=plan.specs[name].section if name in plan.specs else "",
         state=_state(name, states, slots, decision),
         points=points,
-        best=None if best is None else {"trial": best.number, "value": best.value, "params": _params(best)},
+        best=None
+        if best is None
+        else {
+            "trial": best.number,
+            "value": best.value,
+            "params": _params(plan.storage.trial(best._trial_id)),
+        },
         inherited=None
         if inherited is None
         else {
@@ -154,32 +153,6 @@ def _all_slots(plan: Plan, name: str, inherited: Inherited | None, slots: Slots)
 def _params(trial: FrozenTrial) -> Mapping[str, ParamValue]:
     # a control or the final trial searched nothing: its whole configuration is what it is
     return trial.params or trial.user_attrs.get("config", {})
-
-
-def running(plan: Plan) -> list[Running]:
-    """The trials that are being trained now, by worker."""
-    found = []
-    for name in plan.all_names:
-        for trial in plan.trials(name):
-            if trial.state != TrialState.RUNNING or "owner" not in trial.user_attrs:
-                continue
-            epochs = epoch_records(trial)
-            seconds = [sum(seed["seconds"] for seed in epoch) for epoch in epochs]
-            owner = trial.user_attrs["owner"]
-            found.append(
-                Running(
-                    study=name,
-                    trial=trial.number,
-                    point=trial.user_attrs["point"],
-                    params=trial.params,
-                    epoch=len(epochs),
-                    epochs=trial.user_attrs.get("config", {}).get("epochs", 0),
-                    macro_f1=trial.intermediate_values.get(len(epochs)),
-                    seconds_per_epoch=fmean(seconds) if seconds else None,
-                    worker=f"{owner['host']}:{owner['pid']}",
-                )
-            )
-    return sorted(found, key=lambda each: each.worker)
 
 
 def rows(plan: Plan, name: str) -> list[TrialRow]:
@@ -231,10 +204,20 @@ def _row(trial: FrozenTrial, slots: Slots) -> TrialRow:
 
 def findings_of(row: TrialRow) -> list[Finding]:
     """What is wrong with the runs of a point, seed by seed."""
-    n_seeds = len(row.history[0]) if row.history else 0
-    found = [f for seed in range(n_seeds) for f in diagnose([epoch[seed] for epoch in row.history])]
+    return findings(row.history, is_complete=row.state == "complete")
+
+
+def findings(history: Sequence[Sequence[Mapping[str, Any]]], *, is_complete: bool) -> list[Finding]:
+    """What is wrong with the runs of a trial, seed by seed.
+
+    Args:
+        history: per epoch, per seed, what training recorded.
+        is_complete: whether the runs came to their end.
+    """
+    n_seeds = len(history[0]) if history else 0
+    found = [f for seed in range(n_seeds) for f in diagnose([epoch[seed] for epoch in history])]
     # of a run that was cut short nobody asks whether it was still rising
-    return found if row.state == "complete" else [f for f in found if not f.name.startswith("still rising")]
+    return found if is_complete else [f for f in found if not f.name.startswith("still rising")]
 
 
 def remarks(plan: Plan) -> list[str]:

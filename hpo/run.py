@@ -190,7 +190,7 @@ def run(
     workers: int | None = None,
     checkpoints: str | Path | None = None,
     engine: Engine = local_processes,
-    on_tick: Callable[[], None] = lambda: None,
+    on_tick: Callable[[], object] = lambda: None,
 ) -> int | None:
     """Works on a plan until it has ended.
 

@@ -134,7 +134,7 @@ class Storage:
             .order_by(study.study_id)
         )
         attrs: dict[str, dict[str, Any]] = {}
-        for name, key, text in self._read(query):
+        for name, key, text in self.read(query):
             of_study = attrs.setdefault(name, {})
             if key is not None:
                 of_study[key] = json.loads(text)
@@ -247,7 +247,7 @@ class Storage:
             .order_by(trial.study_id, trial.number)
             .limit(limit)
         )
-        return [(study_id, trial_id) for study_id, trial_id in self._read(query)]
+        return [(study_id, trial_id) for study_id, trial_id in self.read(query)]
 
     def running(self, study_id: int) -> list[tuple[int, int, dict[str, Any]]]:
         """The RUNNING trials of a study as (trial id, number, owner); an owner may be empty."""
@@ -258,7 +258,7 @@ class Storage:
             .where(trial.study_id == study_id, trial.state == TrialState.RUNNING)
             .order_by(trial.number)
         )
-        return [(id_, number, json.loads(owner or "{}")) for id_, number, owner in self._read(query)]
+        return [(id_, number, json.loads(owner or "{}")) for id_, number, owner in self.read(query)]
 
     def counts(self, study_ids: Sequence[int]) -> dict[tuple[int, TrialState], int]:
         """How many trials there are, by study id and state."""
@@ -268,7 +268,7 @@ class Storage:
             .where(study_id.in_(study_ids))
             .group_by(study_id, state)
         )
-        return {(id_, state): count for id_, state, count in self._read(query)}
+        return {(id_, state): count for id_, state, count in self.read(query)}
 
     def claim(self, trial_id: int, owner: Mapping[str, Any]) -> bool:
         """Makes a WAITING trial ours, with owner and first heartbeat; False when somebody was quicker."""
@@ -437,7 +437,9 @@ class Storage:
             log.warning("%s: %s; trying again", self.name, database.first_line(error))
         self._disturbed_at = time.monotonic()
 
-    def _read(self, query: sqlalchemy.Select[Any]) -> Sequence[Any]:
+    def read(self, query: sqlalchemy.Select[Any]) -> Sequence[Any]:
+        """The rows of a query on Optuna's tables."""
+
         def attempt() -> Sequence[Any]:
             with _create_scoped_session(self._rdb.scoped_session) as session:
                 return session.execute(query).all()

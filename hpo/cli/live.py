@@ -1,115 +1,176 @@
-"""What is shown while a plan runs: a line a worker on a terminal, a line an event elsewhere.
-
-Everything comes from the database, so trials of workers on other machines are shown like local ones.
-"""
+"""What is shown while a plan is worked on: a screen on a terminal, a line an event elsewhere, JSON lines."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
 
-from rich.console import Console, Group
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
-from hpo import results
-from hpo.cli.tables import STATE_STYLES, Screen
-from hpo.plan import FINAL, Plan
-from hpo.results import Running, StudyStatus
-from hpo.text import duration, params_text, percent, printable
+from hpo.cli.screen import Display
+from hpo.cli.tables import Screen
+from hpo.plan import Plan
+from hpo.progress import Progress, Watch
+from hpo.text import finite, params_text, percent, printable
+
+TICK_SECONDS = 1.0
+Draw = Callable[[Progress], None]
 
 
 @contextmanager
-def watching(plan: Plan, studies: Sequence[str]) -> Iterator[Callable[[], None]]:
-    """Shows a plan while the context lasts; the function it gives is to be called about once a second.
+def watching(
+    plan: Plan, studies: Sequence[str], *, as_json: bool = False, stderr: bool = True
+) -> Iterator[Callable[[], Progress]]:
+    """Shows a plan while the context lasts; the function it gives looks once: call it about once a second.
 
     Args:
         plan: read from a storage of its own, which takes no locks.
         studies: as given to `hpo run`; empty: the whole plan.
+        as_json: one JSON line an event, on stdout, and nothing else.
+        stderr: screen or plain lines go there; or else to stdout, where the last screen stays.
     """
-    names = [*plan.with_ancestors(studies)] if studies else plan.all_names
-    console = Screen(stderr=True)
-    if not console.is_terminal:
-        yield _PlainLines(plan, names, console).tick
-        return
-    with Live(console=console, auto_refresh=False, transient=True) as live:
-        yield lambda: live.update(_screen(plan, names), refresh=True)
+    watch = Watch(plan, [*plan.with_ancestors(studies)] if studies else plan.all_names)
+    console = Screen(stderr=stderr)
+    drawing = _screen(console, keeps=not stderr) if _can_draw(console) else _plain_lines(console)
+    with _json_lines() if as_json else drawing as draw:
+
+        def tick() -> Progress:
+            progress = watch.look()
+            draw(progress)
+            return progress
+
+        draw(watch.look())  # events count from here on
+        yield tick
 
 
-def _screen(plan: Plan, names: Sequence[str]) -> Group:
-    records = [record for record in results.status(plan) if record.name in names]
-    running = [each for each in results.running(plan) if each.study in names]
-    return Group(_studies(records), _workers(running))
+def watch(plan: Plan, *, as_json: bool) -> None:
+    """Shows a plan on stdout until it has ended; what the screen showed last stays there.
+
+    Raises:
+        SystemExit: stopped by SIGTERM, with the terminal as it was.
+    """
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        with watching(plan, (), as_json=as_json, stderr=False) as tick:
+            while not tick().is_over:
+                time.sleep(TICK_SECONDS)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _studies(records: Sequence[StudyStatus]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    for record in records:
-        done, total = record.n_ended, record.n_points
-        table.add_row(
-            Text(printable(record.section), "dim"),
-            record.name,
-            Text(record.state, STATE_STYLES[record.state]),
-            ProgressBar(total=total or 1, completed=done, width=20),
-            f"{done}/{total}",
-            f"F1 {percent(record.best['value'])} %" if record.best and record.name != FINAL else "",
-        )
-    return table
+def _stop(number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
-def _workers(running: Sequence[Running]) -> Table:
-    table = Table.grid(padding=(0, 2), expand=True)
-    for _ in range(4):
-        table.add_column(no_wrap=True)
-    table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)  # what is too long is cut here alone
-    if not running:
-        table.add_row(Text("workers are starting …", "dim"))
-    for each in running:
-        epoch = f"epoch {each.epoch}/{each.epochs}" if each.epochs else "starting"
-        table.add_row(
-            Text(f"{each.study}/{each.trial}", "cyan"),
-            epoch,
-            "" if each.macro_f1 is None else f"F1 {percent(each.macro_f1)} %",
-            _time_left(each),
-            Text(params_text(each.params) or each.point, "dim"),
-        )
-    return table
+def _can_draw(console: Screen) -> bool:
+    # FORCE_COLOR makes rich take a file for a terminal
+    is_terminal = console.file.isatty() and not console.is_dumb_terminal
+    return is_terminal and console.encoding.startswith("utf")
 
 
-def _time_left(each: Running) -> str:
-    if each.seconds_per_epoch is None:
-        return ""
-    return f"{duration(each.seconds_per_epoch * (each.epochs - each.epoch))} left"
+# --- a screen -------------------------------------------------------------------------------------
 
 
-class _PlainLines:
+@contextmanager
+def _screen(console: Screen, *, keeps: bool) -> Iterator[Draw]:
+    """Draws on the terminal's other screen, which is put away afterwards: it may be resized as one likes.
+
+    Args:
+        console: of a terminal.
+        keeps: leave what was drawn last on the terminal's own screen.
+    """
+    notes, drawn = _Notes(), list[Progress]()
+    ours = logging.getLogger("hpo")
+    ours.addHandler(notes)
+    try:
+        with Live(
+            Text("reading the plan …", "dim"), console=console, screen=True, auto_refresh=False
+        ) as live:
+
+            def draw(progress: Progress) -> None:
+                drawn[:] = [progress]
+                notes.on_note = lambda: live.update(Display(progress, notes.texts), refresh=True)
+                notes.on_note()
+
+            yield draw
+    finally:
+        ours.removeHandler(notes)
+        if keeps and drawn:
+            console.print(Display(drawn[0]))
+        for text in notes.texts:
+            console.print(Text(printable(text)), soft_wrap=True)
+
+
+class _Notes(logging.Handler):
+    """Keeps what is logged meanwhile, an outage of the database say, and has it drawn at once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+        self.on_note: Callable[[], None] = lambda: None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+        self.on_note()
+
+
+# --- lines ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _plain_lines(console: Screen) -> Iterator[Draw]:
     """One line for every point that ended and every study that decided, since the command began."""
 
-    def __init__(self, plan: Plan, names: Sequence[str], console: Console) -> None:
-        self._plan, self._names, self._console = plan, names, console
-        self._said: set[str] = set(self._lines())
+    def draw(progress: Progress) -> None:
+        for event in progress.events:
+            console.print(Text(printable(_SENTENCES[event.event](event.study, event.record))), soft_wrap=True)
 
-    def tick(self) -> None:
-        """Prints what is new."""
-        for line in self._lines():
-            if line not in self._said:
-                self._said.add(line)
-                self._console.print(Text(printable(line)), soft_wrap=True)
+    yield draw
 
-    def _lines(self) -> list[str]:
-        lines = []
-        attrs = self._plan.storage.study_attrs()
-        for name in self._names:
-            for row in results.rows(self._plan, name):
-                if row.state in ("waiting", "running"):
-                    continue
-                f1 = f"macro F1 {percent(row.macro_f1)} %"
-                why = f" ({row.reason})" if row.reason else ""
-                what = params_text(row.params) or row.point
-                lines.append(f"{name}/{row.trial} {row.state}{why}: {f1}, {what}")
-            decision = attrs[name].get("decision")
-            if decision is not None:
-                lines.append(f"{name}: {decision['text']}")
-        return lines
+
+@contextmanager
+def _json_lines() -> Iterator[Draw]:
+    """One JSON object a line for every event since the command began."""
+
+    def draw(progress: Progress) -> None:
+        for event in progress.events:
+            json.dump(finite(event.to_json()), sys.stdout, allow_nan=False)
+            sys.stdout.write("\n")
+        sys.stdout.flush()
+
+    yield draw
+
+
+def _of_point(study: str, record: Mapping[str, Any]) -> str:
+    why = f" ({record['reason']})" if record["reason"] else ""
+    what = params_text(record["params"]) or record["point"]
+    return (
+        f"{study}/{record['trial']} {record['state']}{why}: macro F1 {percent(record['macro_f1'])} %, {what}"
+    )
+
+
+def _of_final(study: str, record: Mapping[str, Any]) -> str:
+    if not record["test"]:
+        return _of_point(study, record)
+    deviation = record["std"]["macro_f1"]
+    spread = "" if deviation is None else f" ± {100 * deviation:.1f}"
+    return (
+        f"{study}/{record['trial']} {record['state']}: test macro F1 {percent(record['test']['macro_f1'])}"
+        f"{spread} %, at epoch {record['selected_epoch']}"
+    )
+
+
+_SENTENCES: Mapping[str, Callable[[str, Mapping[str, Any]], str]] = {
+    "point": _of_point,
+    "study": lambda study, record: f"{study}: {record['text']}",
+    "final": _of_final,
+}
+"""How a line says what happened."""

@@ -63,6 +63,7 @@ def hpo() -> None:
 @opt.storage
 @opt.checkpoints
 @opt.workers
+@opt.as_json_lines
 def demo(**options: Any) -> int:
     """Run the report's whole plan on scikit-learn's handwritten digits."""
     options["data"] = options["data"] or "digits"
@@ -77,6 +78,7 @@ def demo(**options: Any) -> int:
 @opt.checkpoints
 @opt.workers
 @opt.engine
+@opt.as_json_lines
 def run(study: tuple[str, ...], **options: Any) -> int:
     """Run the plan, or only STUDY… and the earlier studies they need.
 
@@ -92,6 +94,7 @@ def run(study: tuple[str, ...], **options: Any) -> int:
 @opt.checkpoints
 @opt.workers
 @opt.engine
+@opt.as_json_lines
 def resume(study: tuple[str, ...], **options: Any) -> int:
     """Go on with a plan that exists; like `run`, but never creates one."""
     _read(options)  # MissingError where there is no plan
@@ -122,7 +125,7 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
     say(describe(plan), err=True)
     for remark in remarks(plan):
         say(remark, err=True)
-    with watching(reader, studies) as tick:
+    with watching(reader, studies, as_json=options["as_json"]) as tick:
         stopped_by = run(
             plan,
             out=out,
@@ -135,7 +138,8 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
     if stopped_by is not None:
         click.echo("stopped; nothing is lost, the same command goes on", err=True)
         return 128 + stopped_by
-    show_outcome(reader, out)
+    if not options["as_json"]:
+        show_outcome(reader, out)
     return 0
 
 
@@ -207,15 +211,24 @@ def retry(study: tuple[str, ...], **options: Any) -> None:
 
 
 @hpo.command()
+@click.option("--watch", "is_watch", is_flag=True, help="Look again every second, until the plan has ended.")
 @opt.out
 @opt.storage
 @opt.as_json
-def status(as_json: bool, **options: Any) -> None:
-    """Where every study stands."""
+def status(is_watch: bool, as_json: bool, **options: Any) -> None:
+    """Where every study stands.
+
+    With --watch and --json: a JSON line for every point that ends, study that decides, and the final stage.
+    """
     from hpo import results
     from hpo.cli.tables import show_status
 
     plan = _read(options)
+    if is_watch:
+        from hpo.cli.live import watch
+
+        watch(plan, as_json=as_json)
+        return
     _close_lost(plan, options)
     records = results.status(plan)
     if as_json:
@@ -497,10 +510,9 @@ def _close_lost(plan: Plan, options: dict[str, Any]) -> None:
     from hpo.advance import close_lost
     from hpo.errors import RunError
     from hpo.plan import Plan
-    from hpo.results import running
     from hpo.storage import Storage
 
-    if not running(plan):
+    if not any(plan.storage.running(plan.storage.study_id(name)) for name in plan.all_names):
         return
     try:
         close_lost(Plan.open(Storage(_storage_url(options))))

@@ -250,6 +250,9 @@ def server(command: Command) -> Command:
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, alone on stdout.")
+as_json_lines = click.option(
+    "--json", "as_json", is_flag=True, help="Print a JSON line for every event, alone on stdout; no screen."
+)
 
 _PLAN = (
     studies,

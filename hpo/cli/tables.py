@@ -43,9 +43,9 @@ WIDE_COLUMNS = 160
 class Screen(Console):
     """A console that shows text as it stands: no markup in it, nothing that the terminal would obey."""
 
-    def __init__(self, *, stderr: bool = False, width: int | None = None) -> None:
+    def __init__(self, **options: Any) -> None:
         # no highlighting: numbers in names are not numbers to look at
-        super().__init__(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+        super().__init__(**options, highlight=False, markup=False, emoji=False)
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Makes text printable before it wraps: afterwards its own line ends look like those of wrapping."""

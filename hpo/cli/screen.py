@@ -1,0 +1,374 @@
+"""One look at a plan as lines of a terminal, cut to its width and height.
+
+Where not all fits, what matters least goes first: old decisions, then studies; never the first line.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+
+from hpo.cli.tables import STATE_STYLES
+from hpo.plan import FINAL
+from hpo.progress import Best, Progress, Running, StudyProgress
+from hpo.text import duration, params_text, percent, printable
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+WIDE, VERY_WIDE = 110, 150
+"""Columns from which there is room for more."""
+N_BAR = 11
+N_WORKERS = 4
+"""Workers that matter more than what is said of studies."""
+N_NAMED = 6
+"""Trials and reasons that one line names; of the rest it says how many."""
+
+# What is kept where not all fits, the last ones longest.
+SPACE, DECISION, PARAMS, MORE_WORKERS, STUDY, BEST = range(6)
+LAST_DECISION, TROUBLE, WORKER, NOTE, CURRENT, FIRST = range(6, 12)
+
+
+@dataclass(frozen=True)
+class _Line:
+    rank: float
+    text: Text
+    kind: str = ""
+    """What there is one fewer of where the line has no room: "study" or "worker"."""
+
+
+class Display:
+    """What one look found, as rich prints it: as wide and high as there is room.
+
+    Args:
+        progress: what was found.
+        notes: what else has to be said, the last last.
+    """
+
+    def __init__(self, progress: Progress, notes: Sequence[str] = ()) -> None:
+        self._progress, self._notes = progress, notes
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The lines, each on one row."""
+        width, height = options.max_width, options.height or console.size.height
+        lines = self._lines(console, width, 2)
+        if len(lines) > height:
+            lines = self._lines(console, width, 1)
+        for text in _fitted(lines, height):
+            text.no_wrap, text.overflow = True, "ellipsis"
+            yield text
+
+    def _lines(self, console: Console, width: int, n_decision_rows: int) -> list[_Line]:
+        return [
+            _Line(FIRST, _first_line(self._progress, width)),
+            *(_Line(NOTE, Text(printable(note), "yellow")) for note in self._notes[-2:]),
+            _Line(SPACE, Text()),
+            *_tree(self._progress, console, width, n_decision_rows),
+            _Line(SPACE, Text()),
+            *_workers(self._progress, width),
+        ]
+
+
+def _fitted(lines: Sequence[_Line], height: int) -> Iterator[Text]:
+    """The lines that matter most, in order; of studies and workers that have no room it is said how many."""
+    kept = set(range(len(lines)))
+    by_rank = sorted(kept, key=lambda index: (lines[index].rank, -index))
+    said: dict[int, str] = {}
+    while len(kept) + len(said) > max(height, 1) and len(kept) > 1:
+        kept.discard(by_rank.pop(0))
+        hidden = [index for index in range(len(lines)) if index not in kept]
+        said = {}
+        for kind, plural in (("study", "studies"), ("worker", "workers")):
+            places = [index for index in hidden if lines[index].kind == kind]
+            if places:
+                said[places[-1]] = f"… {len(places)} more {kind if len(places) == 1 else plural}"
+    for index, line in enumerate(lines):
+        if index in kept:
+            yield line.text
+        elif index in said and len(kept) + len(said) <= height:
+            yield Text(said[index], "dim")
+
+
+# --- the first line -------------------------------------------------------------------------------
+
+
+def _first_line(progress: Progress, width: int) -> Text:
+    lines = [_summary(progress, n_details) for n_details in (2, 1, 0, -1)]
+    return next((line for line in lines if line.cell_len <= width), lines[-1])
+
+
+def _summary(progress: Progress, n_details: int) -> Text:
+    names = [study.status.name for study in progress.studies]
+    n_sections = len(names) - (FINAL in names)
+    study, best, test = progress.studies[progress.current], progress.best, progress.test
+    if progress.is_over:
+        n_decided = sum(each.status.state == "done" for each in progress.studies if each.status.name != FINAL)
+        where = f"{n_decided} of {n_sections} sections decided"
+    elif study.status.name == FINAL:
+        where = "final stage"
+    else:
+        where = f"section {progress.current + 1} of {n_sections}"
+    parts = [Text(where, "bold")]
+    if best is not None and (n_details >= 0 or test is None):  # then the answer says more than it
+        details = ["one seed" if best.n_seeds == 1 else f"{best.n_seeds} seeds", _name(best)][
+            : max(0, n_details)
+        ]
+        parts.append(
+            Text.assemble(
+                "best F1 ",
+                (f"{percent(best.value)}{_spread(best.deviation)} %", "bold green"),
+                (f" ({', '.join(details)})" if details else "", "dim"),
+            )
+        )
+    if progress.seconds_left is not None:
+        parts.append(Text(f"about {_rough(progress.seconds_left)} left"))
+    elif not progress.is_over:
+        parts.append(Text("time left not known yet" if progress.running else "no worker", "dim"))
+    if test is not None:
+        figures = f"{percent(test['test']['macro_f1'])}{_spread(test['std']['macro_f1'])} %"
+        parts.append(Text.assemble("test F1 ", (figures, "bold green")))
+    is_open = progress.is_test_open
+    parts.append(Text.assemble("test set ", ("opened", "bold yellow") if is_open else ("locked", "bold")))
+    return Text.assemble(parts[0], *(piece for part in parts[1:] for piece in ((" · ", "dim"), part)))
+
+
+def _name(trial: Best | Running) -> str:
+    return f"{printable(trial.study)}/{trial.trial}"
+
+
+def _spread(deviation: float | None) -> str:
+    return "" if deviation is None else f" ± {100 * deviation:.1f}"
+
+
+def _rough(seconds: float) -> str:
+    """An estimate, no more exact than it is."""
+    if seconds < 60:
+        return f"{max(5, 5 * round(seconds / 5))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else duration(60 * round(seconds / 60))
+
+
+# --- the plan as a tree ---------------------------------------------------------------------------
+
+
+def _tree(progress: Progress, console: Console, width: int, n_decision_rows: int) -> Iterator[_Line]:
+    studies = progress.studies
+    n_bar = N_BAR if width < WIDE else 2 * N_BAR
+    rows = [_study_row(study, n_bar) for study in studies]
+    before = [None, *(study.status.name for study in studies)]
+    titles = [_title(study, earlier) for study, earlier in zip(studies, before, strict=False)]
+    lines = _aligned([[*row, title] for row, title in zip(rows, titles, strict=True)], width - 2)
+    decided = [index for index, study in enumerate(studies) if study.status.decision]
+    for index, (study, line) in enumerate(zip(studies, lines, strict=True)):
+        is_last, is_current = index == len(studies) - 1, index == progress.current
+        if is_current:
+            line.stylize("bold")
+        rank = CURRENT if is_current else STUDY + (index > progress.current and -0.01 * index)
+        yield _Line(rank, Text.assemble(("└ " if is_last else "├ ", "dim"), line), "study")
+        guide = "      " if is_last else "│     "
+        room = max(10, width - len(guide))
+        decision = Text(printable(study.status.decision))
+        rank = LAST_DECISION if decided and index == decided[-1] else DECISION + 0.01 * index
+        for text in decision.wrap(console, room)[:n_decision_rows] if n_decision_rows > 1 else [decision]:
+            if text:
+                yield _Line(rank, Text.assemble((guide, "dim"), text))
+        if is_current or study.status.name in {each.study for each in progress.running}:
+            for text in _troubles(study):
+                yield _Line(TROUBLE, Text.assemble((guide, "dim"), text))
+
+
+def _study_row(study: StudyProgress, n_bar: int) -> list[Text]:
+    status = study.status
+    idle = status.state == "running" and not status.points["running"]
+    state = Text("idle", "dim") if idle else Text(status.state, STATE_STYLES[status.state])
+    is_waiting = status.state == "pending"
+    share = status.n_ended / status.n_points if status.n_points else 0.0
+    count = Text(f"{status.n_ended}/{status.n_points}", "dim" if is_waiting else "")
+    bar = Text(" " * n_bar) if is_waiting else _bar(share, n_bar, STATE_STYLES[status.state])
+    name = Text(printable(status.name), "dim" if is_waiting else "")
+    name.truncate(24, overflow="ellipsis")
+    section = Text(printable(status.section), "dim")
+    section.truncate(8, overflow="ellipsis")
+    return [section, name, state, bar, count]
+
+
+def _title(study: StudyProgress, before: str | None) -> Text:
+    """What a study is about; before that what ended badly, and its parent where that is not the one above."""
+    points = study.status.points
+    words = [
+        Text(f"{points[state]} {state}", STATE_STYLES[state])
+        for state in ("pruned", "failed")
+        if points[state]
+    ]
+    if study.inherits not in (None, before):
+        words.append(Text(f"from {printable(study.inherits or '')}", "dim"))
+    if study.title:
+        words.append(Text(printable(study.title), "dim"))
+    return Text(", ").join(words)
+
+
+def _troubles(study: StudyProgress) -> Iterator[Text]:
+    """Why points were pruned or failed, what was lost, and what was found in the runs."""
+    for state, reasons in study.reasons.items():
+        if reasons:
+            counted = sorted(reasons.items(), key=lambda item: -item[1])
+            why = "; ".join(f"{count} {printable(reason)}" for reason, count in counted[:N_NAMED])
+            yield Text(f"{state}: {why}{_more(len(counted) - N_NAMED)}", STATE_STYLES[state])
+    if study.n_lost:
+        attempts = "attempt" if study.n_lost == 1 else "attempts"
+        yield Text(f"{study.n_lost} {attempts} lost with their workers, tried again", "yellow")
+    for flag, trials in study.flags.items():
+        numbers = ", ".join(map(str, trials[:N_NAMED]))
+        plural = "trial" if len(trials) == 1 else "trials"
+        style = "dim" if flag.startswith("still rising") else "yellow"
+        yield Text(f"{flag}: {plural} {numbers}{_more(len(trials) - N_NAMED)}", style)
+
+
+def _more(count: int) -> str:
+    return f" and {count} more" if count > 0 else ""
+
+
+# --- the workers ----------------------------------------------------------------------------------
+
+
+def _workers(progress: Progress, width: int) -> Iterator[_Line]:
+    running, best = progress.running, progress.best
+    if not running:
+        if not progress.is_over:
+            yield _Line(WORKER, Text("no worker is training; one that starts is shown here", "dim"))
+        return
+    n_curve = 11 if width < WIDE else 24 if width < VERY_WIDE else 40
+    curves = [each.curve for each in running] + ([best.curve] if best else [])
+    n_epochs = max([len(curve) for curve in curves] + [each.epochs for each in running])
+    n_columns = min(n_curve, n_epochs)
+    values = [value for curve in curves for value in curve if math.isfinite(value)]
+    scale = (min(values), max(values)) if values else (0.0, 1.0)
+    rows = [
+        [Text(head, "dim") for head in ("trial", "", "epoch", "F1 by epoch", "F1 %", "vs best", "left", "")]
+    ]
+    if best is not None:
+        curve = _sparkline([], best.curve, len(best.curve) or 1, min(n_columns, len(best.curve)), scale)
+        is_best = Text("best so far", "dim")
+        rows.append([Text(_name(best)), is_best, Text(), curve, Text(percent(best.value)), *[Text()] * 3])
+    rows += [_worker_row(each, best.curve if best else [], n_columns, scale, width) for each in running]
+    lines = _aligned(rows, width)
+    at = max(line.cell_len for line in lines) + 2
+    whats = [Text(params_text(each.params) or printable(each.point), "dim") for each in running]
+    is_beside = max(what.cell_len for what in whats) <= width - at
+    yield _Line(BEST, lines.pop(0))
+    if best is not None:
+        yield from _with_params(_Line(BEST, lines.pop(0)), Text(params_text(best.params), "dim"), at, width)
+    for index, (line, what) in enumerate(zip(lines, whats, strict=True)):
+        rank = WORKER - 0.01 * index if index < N_WORKERS else MORE_WORKERS
+        yield from _with_params(_Line(rank, line, "worker"), what, at if is_beside else width, width)
+
+
+def _with_params(line: _Line, what: Text, at: int, width: int) -> Iterator[_Line]:
+    """A line with parameters beside it, from a column on, where they have room; else below it."""
+    if what.cell_len > width - at:
+        yield line
+        yield _Line(PARAMS, Text.assemble("  ", what))
+    else:
+        yield replace(line, text=Text.assemble(line.text, " " * (at - line.text.cell_len), what))
+
+
+def _worker_row(
+    each: Running, best: Sequence[float], n_columns: int, scale: tuple[float, float], width: int
+) -> list[Text]:
+    done = len(each.curve)
+    name = Text(_name(each), "cyan")
+    name.truncate(28, overflow="ellipsis")
+    warnings = Text(", ".join(_warnings(each)), "yellow")
+    where = Text(" ").join([text for text in (_worker_name(each, width), warnings) if text])
+    if not each.epochs:
+        return [name, Text("starting"), *[Text()] * 5, where]
+    ahead = each.curve[-1] - best[done - 1] if each.curve and len(best) >= done else None
+    left = None if each.seconds_per_epoch is None else each.seconds_per_epoch * (each.epochs - done)
+    return [
+        name,
+        _bar(done / each.epochs, N_BAR, "cyan"),
+        Text(f"{done}/{each.epochs}"),
+        _sparkline(each.curve, best, each.epochs, min(n_columns, each.epochs), scale),
+        Text(percent(each.curve[-1]) if each.curve else ""),
+        Text("" if ahead is None else f"{100 * ahead:+.1f}", "green" if (ahead or 0) >= 0 else "magenta"),
+        Text("" if left is None else duration(left)),
+        where,
+    ]
+
+
+def _worker_name(each: Running, width: int) -> Text:
+    if width < WIDE:
+        return Text("" if each.is_local else printable(each.worker.split(":")[0]), "dim")
+    return Text(
+        "process " + each.worker.rpartition(":")[2] if each.is_local else printable(each.worker), "dim"
+    )
+
+
+def _warnings(each: Running) -> Iterator[str]:
+    if math.isinf(each.silence):
+        yield "its process is gone"
+    elif each.silence:
+        yield f"silent for {duration(each.silence)}"
+    yield from each.flags
+
+
+# --- pieces ---------------------------------------------------------------------------------------
+
+
+def _bar(share: float, width: int, style: str) -> Text:
+    halves = min(2 * width, round(2 * width * share))
+    full = "━" * (halves // 2) + "╸" * (halves % 2)
+    # thick and thin, so that it can be read without colours
+    return Text.assemble((full, style), ("─" * (width - len(full)), "dim"))
+
+
+def _sparkline(
+    curve: Sequence[float], best: Sequence[float], n_epochs: int, width: int, scale: tuple[float, float]
+) -> Text:
+    """A curve over all epochs of its run; where it has none yet, that of the best trial, dim.
+
+    Args:
+        curve: macro F1 of the epochs so far.
+        best: macro F1 of the best trial's epochs.
+        n_epochs: that the run is going to have.
+        width: columns; fewer than epochs show the last epoch of each of as many parts.
+        scale: what is drawn lowest and highest.
+    """
+    line = Text()
+    for column in range(width):
+        epoch = (column + 1) * n_epochs // width
+        begun = column * n_epochs // width + 1
+        if curve and begun <= len(curve):
+            epoch = min(epoch, len(curve))
+            is_ahead = len(best) >= epoch and curve[epoch - 1] >= best[epoch - 1]
+            line.append(_block(curve[epoch - 1], scale), "green" if is_ahead or not best else "magenta")
+        elif len(best) >= epoch:
+            line.append(_block(best[epoch - 1], scale), "dim")
+        else:
+            line.append(" ")
+    return line
+
+
+def _block(value: float, scale: tuple[float, float]) -> str:
+    low, high = scale
+    if not math.isfinite(value) or high <= low:
+        return BLOCKS[0]
+    return BLOCKS[min(len(BLOCKS) - 1, int((value - low) / (high - low) * len(BLOCKS)))]
+
+
+def _aligned(rows: Sequence[Sequence[Text]], width: int) -> list[Text]:
+    """Cells under one another, columns that are empty left out; what is too long is cut at the end."""
+    columns = [column for column in zip(*rows, strict=True) if any(cell.plain.strip() for cell in column)]
+    widths = [max(cell_len(cell.plain) for cell in column) for column in columns]
+    lines = []
+    for row in zip(*columns, strict=True):
+        line = Text()
+        for cell, n_cells in zip(row, widths, strict=True):
+            line.append_text(cell)
+            line.append(" " * (n_cells - cell_len(cell.plain) + 2))
+        line.rstrip()
+        line.truncate(width, overflow="ellipsis")
+        lines.append(line)
+    return lines
