@@ -302,7 +302,7 @@ def _stop(crew: Crew, at_work: set[int], received: Sequence[int]) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _look_once_more(on_tick: Callable[[], None]) -> None:
+def _look_once_more(on_tick: Callable[[], object]) -> None:
     deadline = time.monotonic() + TICK_SECONDS
     _unless(lambda: time.monotonic() > deadline, on_tick)
 

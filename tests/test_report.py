@@ -258,6 +258,7 @@ def test_missing_plan_and_unwritable_folder(tmp_path: Path, out: Path, cli: Cli)
 
 # --- what others named -------------------------------------------------------------------------------------
 
+
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = train_hostile(tmp_path_factory.mktemp("hostile"))
@@ -322,6 +323,7 @@ def test_main_effect() -> None:
 
 
 # --- in a browser ------------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def opened(browser: Any) -> Iterator[Callable[..., tuple[Any, list[str]]]]:
