@@ -1,0 +1,34 @@
+"""The picture of `hpo report` in the README: the answer, what each study gained, the conclusions.
+
+    python examples/pictures/report.py hpo-out/report/report.html
+
+Needs the extra `test` (playwright) and Chromium.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+WIDTH, HEIGHT = 1200, 800
+COLORS = 128
+
+
+def main(page_file: str) -> None:
+    """Takes the top of the page, as it opens from disk."""
+    with sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+        page.goto(Path(page_file).resolve().as_uri())
+        picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+        browser.close()
+    picture.quantize(COLORS).save(Path(__file__).with_suffix(".png"), optimize=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
