@@ -1,0 +1,136 @@
+"""How costs grow with the trials in one storage, 10² to 10⁵: to read, look for work, claim, show.
+
+    python examples/benchmarks/growth.py [100 1000 10000] [--repeats 5]
+
+Claims: `hpo status` on 10,000 trials takes less than a second beyond its start-up; what a worker does
+again and again (look for work, claim, end a trial) does not grow with the trials that have ended. One
+trial of 11 epochs is written by the functions that workers use, and copied by SQL for every other point
+of a grid, as writing 10⁵ one by one would take hours; the last 64 points are left for `advance` to queue
+and to be claimed. SQLite. Medians over repeats; CSV on stdout. Measured alone on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from optuna.trial import TrialState
+from report_size import finish, plan_of
+from sqlalchemy import text
+
+from hpo.advance import advance, study_jobs
+from hpo.plan import Plan
+from hpo.queue import Queue
+from hpo.storage import Storage
+
+STUDY, EPOCHS, LEFT = "grid", 11, 64
+COPIES = (
+    "INSERT INTO trials (trial_id, number, study_id, state, datetime_start, datetime_complete) "
+    "SELECT :new, :number, study_id, state, datetime_start, datetime_complete "
+    "FROM trials WHERE trial_id = :old",
+    "INSERT INTO trial_values (trial_id, objective, value, value_type) "
+    "SELECT :new, objective, value, value_type FROM trial_values WHERE trial_id = :old",
+    "INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json) "
+    "SELECT :new, param_name, param_value, distribution_json FROM trial_params WHERE trial_id = :old",
+    "INSERT INTO trial_intermediate_values "
+    "(trial_id, step, intermediate_value, intermediate_value_type) "
+    "SELECT :new, step, intermediate_value, intermediate_value_type "
+    "FROM trial_intermediate_values WHERE trial_id = :old",
+    "INSERT INTO trial_user_attributes (trial_id, key, value_json) "
+    "SELECT :new, key, CASE key WHEN 'point' THEN :point WHEN 'index' THEN :place "
+    "WHEN 'attempt_key' THEN :attempt ELSE value_json END FROM trial_user_attributes WHERE trial_id = :old",
+)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long a call takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def fill(folder: Path, n_trials: int) -> Plan:
+    """A plan with so many ended trials, and `LEFT` points more."""
+    plan = plan_of(folder, n_trials + LEFT, EPOCHS)
+    advance(plan, [STUDY])
+    queue = Queue(plan.storage, STUDY)
+    trial = queue.claim()
+    assert trial is not None
+    finish(plan, trial, EPOCHS, random.Random(0))
+    with plan.storage._rdb.engine.begin() as connection:
+        # what `advance` has queued is queued again later, under the numbers that follow
+        for table in ("trial_params", "trial_user_attributes", "trial_system_attributes", "trials"):
+            connection.execute(text(f"DELETE FROM {table} WHERE trial_id <> :old"), {"old": trial._trial_id})
+        for number, job in enumerate(study_jobs(plan, STUDY, None)[1:n_trials], start=1):
+            values = {
+                "old": trial._trial_id,
+                "new": trial._trial_id + number,
+                "number": number,
+                "point": json.dumps(job.slot.point),
+                "place": json.dumps(job.index),
+                "attempt": json.dumps(f"{job.slot.point} {job.slot.replicate} 1"),
+            }
+            for statement in COPIES:
+                connection.execute(text(statement), values)
+    return Plan.open(Storage(plan.storage.url))
+
+
+def measure(n_trials: int, repeats: int) -> dict[str, float]:
+    """The costs on a storage with so many ended trials."""
+    with tempfile.TemporaryDirectory(prefix="hpo-growth-") as name:
+        plan = fill(Path(name), n_trials)
+        first_look = seconds(lambda: advance(plan, [STUDY]))
+        queue = Queue(plan.storage, STUDY)
+        looks, claims, ends = [], [], []
+        for _ in range(repeats):
+            looks.append(seconds(lambda: advance(plan, [STUDY])))
+            began = time.perf_counter()
+            trial = queue.claim()
+            claims.append(time.perf_counter() - began)
+            assert trial is not None
+            ends.append(
+                seconds(lambda trial=trial: plan.storage.finish(trial._trial_id, TrialState.COMPLETE, 0.5))
+            )
+        command = [sys.executable, "-m", "hpo", "status", "--out", name, "--json"]
+        shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        (study,) = (each for each in json.loads(shown)["studies"] if each["name"] == STUDY)
+        assert study["points"]["complete"] == n_trials + repeats, study["points"]
+        status = [
+            seconds(lambda: subprocess.run(command, check=True, capture_output=True)) for _ in range(repeats)
+        ]
+        return {
+            "trials": n_trials,
+            "first_look_s": first_look,
+            "look_s": median(looks),
+            "claim_s": median(claims),
+            "end_s": median(ends),
+            "status_s": median(status),
+            "database_mb": sum(file.stat().st_size for file in Path(name).glob("hpo.db*")) / 1e6,
+            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+        }
+
+
+def main() -> None:
+    """A line a size."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("trials", nargs="*", type=int, default=[100, 1000, 10_000])
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    for number, n_trials in enumerate(sorted(options.trials)):
+        record = measure(n_trials, options.repeats)
+        if number == 0:
+            print(",".join(record))
+        print(",".join(f"{value:.4g}" for value in record.values()), flush=True)
+
+
+if __name__ == "__main__":
+    main()
