@@ -7,6 +7,7 @@ The yardstick of `throughput.py`; also runs alone:
 PATH is an image folder (`train/CLASS/*`). The images are decoded into memory first, as torchvision's
 CIFAR10 has them; the clock starts after that. Same network, optimiser, batch size, images and metrics as
 the study of hpo: two convolutions, Adam, batches of 20, loss, accuracy and macro F1 after each epoch.
+`equality.py` trains one point of it with many seeds.
 """
 
 from __future__ import annotations
@@ -44,23 +45,29 @@ class Images(Dataset):
         return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
 
-def read(folder: Path, n_train: int, n_valid: int) -> tuple[Images, Images]:
-    """A stratified sample of a folder's training images."""
+def files_of(folder: Path) -> tuple[list[Path], list[int]]:
+    """The pictures of a folder by class, and the numbers of the classes."""
     classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    files = [
-        (path, label) for label, name in enumerate(classes) for path in sorted((folder / name).iterdir())
-    ]
-    labels = [label for _, label in files]
-    files, rest = train_test_split(files, train_size=n_train, stratify=labels, random_state=0)
-    valid, _ = train_test_split(
-        rest, train_size=n_valid, stratify=[label for _, label in rest], random_state=0
-    )
-    return tuple(  # type: ignore[return-value]
-        Images(
-            np.stack([np.asarray(Image.open(path).convert("RGB")) for path, _ in part]),
-            np.array([label for _, label in part]),
+    found = [(path, n) for n, name in enumerate(classes) for path in sorted((folder / name).iterdir())]
+    return [path for path, _ in found], [label for _, label in found]
+
+
+def read(folder: Path, n_train: int, n_valid: int) -> tuple[Images, Images]:
+    """Training and validation images: the folder has both parts, or one that is sampled for both."""
+    files, labels = files_of(folder / "train")
+    if (folder / "validation").exists():
+        parts = [(files, labels), files_of(folder / "validation")]
+    else:
+        train, rest, train_labels, rest_labels = train_test_split(
+            files, labels, train_size=n_train, stratify=labels, random_state=0
         )
-        for part in (files, valid)
+        valid, _, valid_labels, _ = train_test_split(
+            rest, rest_labels, train_size=n_valid, stratify=rest_labels, random_state=0
+        )
+        parts = [(train, train_labels), (valid, valid_labels)]
+    return tuple(  # type: ignore[return-value]
+        Images(np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths]), np.array(numbers))
+        for paths, numbers in parts
     )
 
 
@@ -96,7 +103,7 @@ def evaluate(model: nn.Module, loader: DataLoader) -> tuple[float, float, float]
 
 
 def main() -> None:
-    """Trains the four points one after the other."""
+    """Trains the points one after the other."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--limit-train", type=int, default=4000)
@@ -106,16 +113,18 @@ def main() -> None:
     parser.add_argument(
         "--points", type=int, nargs="+", default=list(range(len(L2))), help="which of the four"
     )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="each point is trained with each")
+    parser.add_argument("--learning-rate", type=float, default=1e-4)
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    train, valid = read(options.folder / "train", options.limit_train, options.limit_valid)
+    train, valid = read(options.folder, options.limit_train, options.limit_valid)
 
     def objective(trial: optuna.Trial) -> float:
-        torch.manual_seed(0)
+        torch.manual_seed(options.seeds[trial.number % len(options.seeds)])
         l2 = trial.suggest_categorical("l2", L2)
         model = network()
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, weight_decay=l2)
+        optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate, weight_decay=l2)
         best = 0.0
         for epoch in range(1, options.epochs + 1):
             for images, labels in DataLoader(train, batch_size=20, shuffle=True):
@@ -130,9 +139,10 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize")
     for point in options.points:
-        study.enqueue_trial({"l2": L2[point]})
+        for _ in options.seeds:
+            study.enqueue_trial({"l2": L2[point]})
     began = time.perf_counter()
-    study.optimize(objective, n_trials=len(options.points))
+    study.optimize(objective, n_trials=len(options.points) * len(options.seeds))
     seconds = time.perf_counter() - began
     print(json.dumps({"seconds": seconds, "macro_f1": [trial.value for trial in study.trials]}))
 

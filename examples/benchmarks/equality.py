@@ -1,0 +1,116 @@
+"""Whether hpo's networks are as good as those of the plain script: macro F1 of many seeds each.
+
+    python examples/benchmarks/equality.py PATH [--seeds 48] [--limit-train 4000] [--epochs 4]
+
+Claim: the means differ by less than half a point of macro F1, by two one-sided tests at 5 % (Schuirmann
+1987). hpo trains in the precision that it chooses, the plain script in fp32 through a DataLoader; same
+network, Adam, rate 1e-3, batches of 20, the same training and validation images, best epoch on
+validation on both sides. CSV on stdout. No times are taken: it may run beside other work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from statistics import fmean, stdev
+
+from plain_script import files_of
+from scipy.stats import t, ttest_ind
+from sklearn.model_selection import train_test_split
+
+import hpo
+from hpo.records import export_epochs
+
+MARGIN = 0.5
+"""Points of macro F1 within which the means count as equal."""
+STUDY, RATE = "one", 1e-3
+N_TEST = 100
+
+
+def sample(source: Path, target: Path, sizes: dict[str, int]) -> None:
+    """Links to a stratified sample of a folder's training images, as a folder of its own with these parts."""
+    files, labels = files_of(source / "train")
+    for part, size in sizes.items():
+        chosen, files, chosen_labels, labels = train_test_split(
+            files, labels, train_size=size, stratify=labels, random_state=0
+        )
+        for file, label in zip(chosen, chosen_labels, strict=True):
+            link = target / part / f"{label}" / file.name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file.resolve())
+
+
+def start_plain(images: Path, epochs: int, seeds: range) -> subprocess.Popen[bytes]:
+    """The plain script on these seeds, with one thread."""
+    script = Path(__file__).with_name("plain_script.py")
+    settings = (f"--epochs={epochs}", "--threads=1", f"--learning-rate={RATE}", "--points=3")
+    command = [sys.executable, str(script), str(images), *settings, "--seeds", *map(str, seeds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE)
+
+
+def train_hpo(images: Path, folder: Path, epochs: int, n_seeds: int) -> list[float]:
+    """The best epoch of every seed."""
+    (folder / "studies").mkdir()
+    text = f"[base]\nlearning_rate = {RATE}\n[search]\nl2 = [0.00001]\n"
+    (folder / "studies" / f"{STUDY}.toml").write_text(text)
+    plan = hpo.run_plan(
+        [STUDY],
+        out=folder / "out",
+        studies=folder / "studies",
+        data=f"folder:{images}",
+        epochs=epochs,
+        seeds=n_seeds,
+        workers=1,
+    )
+    best: dict[int, float] = defaultdict(float)
+    for record in export_epochs(plan):
+        best[record["seed"]] = max(best[record["seed"]], record["valid_macro_f1"])
+    return list(best.values())
+
+
+def main() -> None:
+    """Trains both, compares."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seeds", type=int, default=48)
+    parser.add_argument("--limit-train", type=int, default=4000)
+    parser.add_argument("--limit-valid", type=int, default=2000)
+    parser.add_argument("--epochs", type=int, default=4)
+    options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that this one starts
+    with tempfile.TemporaryDirectory(prefix="hpo-equality-") as name:
+        images, folder = Path(name) / "images", Path(name)
+        sizes = {"train": options.limit_train, "validation": options.limit_valid, "test": N_TEST}
+        sample(options.folder, images, sizes)
+        half = options.seeds // 2
+        plain = [
+            start_plain(images, options.epochs, seeds)
+            for seeds in (range(half), range(half, options.seeds))
+            if seeds
+        ]
+        found = {"hpo": train_hpo(images, folder, options.epochs, options.seeds)}
+        found["plain script"] = [f1 for each in plain for f1 in json.loads(each.communicate()[0])["macro_f1"]]
+    points = {name: [100 * value for value in values] for name, values in found.items()}
+    print("contender,seeds,macro_f1,deviation")
+    for name, values in points.items():
+        print(f"{name},{len(values)},{fmean(values):.2f},{stdev(values):.2f}")
+    ours, theirs = points.values()
+    lower = ttest_ind([value + MARGIN for value in ours], theirs, equal_var=False, alternative="greater")
+    upper = ttest_ind([value - MARGIN for value in ours], theirs, equal_var=False, alternative="less")
+    difference = fmean(ours) - fmean(theirs)
+    error = (stdev(ours) ** 2 / len(ours) + stdev(theirs) ** 2 / len(theirs)) ** 0.5
+    reach = t.ppf(0.95, lower.df) * error
+    p_value = max(lower.pvalue, upper.pvalue)
+    print(f"# difference {difference:+.2f} points, 90 % interval {difference - reach:+.2f} to", end=" ")
+    verdict = "equal" if p_value < 0.05 else "not shown to be equal"
+    print(f"{difference + reach:+.2f}; p = {p_value:.4f} for ±{MARGIN} points: {verdict}")
+
+
+if __name__ == "__main__":
+    main()
