@@ -209,10 +209,9 @@ def test_started_twice_it_changes_nothing_and_a_note_of_others_stays(out: Path, 
         assert again.ask("PUT", f"/api/studies/{study}/note", mine).status == 204
     (copy / "artifacts" / files[0]).unlink()  # as on another machine
     with serving(copy) as again:
-        until(lambda: len([*(copy / "artifacts").iterdir()]) == len(files), again)
+        until(lambda: sorted(path.name for path in (copy / "artifacts").iterdir()) == files, again)
         assert again.detail("rate")["note"]["body"] == "mine"
         assert again.detail("shape")["note"] == {**note, "body": again.detail("shape")["note"]["body"]}
-    assert sorted(path.name for path in (copy / "artifacts").iterdir()) == files
     assert written(copy)["shape"] == before["shape"]
 
 

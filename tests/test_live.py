@@ -337,7 +337,14 @@ def on_terminal(
     # readline, which pytest imports, may set these behind Python's back; they override the real size
     env = {key: value for key, value in os.environ.items() if key not in ("LINES", "COLUMNS")}
     process = subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, env=env
+        command,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        env=env,
+        # a shell that started the tests in the background has had SIGINT ignored, by their children too
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     os.close(theirs)
     parts, left = [""], list(sizes[1:])

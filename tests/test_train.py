@@ -265,7 +265,7 @@ def test_devices_are_named_exactly():
     count = torch.cuda.device_count()
     assert resolve_device("cpu") == "cpu"
     assert resolve_device("auto") == ("cuda:0" if count else "cpu")
-    with pytest.raises(InputError, match="did you mean 'cuda:0'"):
+    with pytest.raises(InputError, match="known: auto, cpu, cuda"):
         resolve_device("cuda0")
     for wrong in ("gpu", "cuda:", "cuda:-1", "cuda:x", "cpu:0", ""):
         with pytest.raises(InputError, match="device = "):
