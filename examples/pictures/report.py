@@ -2,7 +2,7 @@
 
     python examples/pictures/report.py hpo-out/report/report.html
 
-Needs the extra `test` (playwright) and Chromium.
+Of an image folder's path the last part is shown alone. Needs the extra `test` (playwright) and Chromium.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ def main(page_file: str) -> None:
         browser = started.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         page.goto(Path(page_file).resolve().as_uri())
+        page.evaluate(
+            r"document.body.innerHTML = document.body.innerHTML.replace(/folder:[^\s)<]*\//g, 'folder:')"
+        )
         picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
         browser.close()
     picture.quantize(COLORS).save(Path(__file__).with_suffix(".png"), optimize=True)
