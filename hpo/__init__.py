@@ -52,7 +52,7 @@ _HOMES = {
     "run_plan": "hpo.run",
 }
 
-__all__ = list(_HOMES)  # noqa: PLE0604 (the names are strings)
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
