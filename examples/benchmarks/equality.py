@@ -4,7 +4,7 @@
 
 Claim: the means differ by less than half a point of macro F1, by two one-sided tests at 5 % (Schuirmann
 1987). hpo trains in the precision that it chooses, the plain script in fp32 through a DataLoader; same
-network, Adam, rate 1e-3, batches of 20, the same training and validation images, best epoch on
+network, Adam, learning rate, batches of 20, the same training and validation images, best epoch on
 validation on both sides. CSV on stdout. No times are taken: it may run beside other work.
 """
 
@@ -20,44 +20,29 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import fmean, stdev
 
-from plain_script import files_of
+from sample import sample
 from scipy.stats import t, ttest_ind
-from sklearn.model_selection import train_test_split
 
 import hpo
 from hpo.records import export_epochs
 
 MARGIN = 0.5
 """Points of macro F1 within which the means count as equal."""
-STUDY, RATE = "one", 1e-3
-N_TEST = 100
+STUDY = "one"
 
 
-def sample(source: Path, target: Path, sizes: dict[str, int]) -> None:
-    """Links to a stratified sample of a folder's training images, as a folder of its own with these parts."""
-    files, labels = files_of(source / "train")
-    for part, size in sizes.items():
-        chosen, files, chosen_labels, labels = train_test_split(
-            files, labels, train_size=size, stratify=labels, random_state=0
-        )
-        for file, label in zip(chosen, chosen_labels, strict=True):
-            link = target / part / f"{label}" / file.name
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(file.resolve())
-
-
-def start_plain(images: Path, epochs: int, seeds: range) -> subprocess.Popen[bytes]:
+def start_plain(images: Path, epochs: int, rate: float, seeds: range) -> subprocess.Popen[bytes]:
     """The plain script on these seeds, with one thread."""
     script = Path(__file__).with_name("plain_script.py")
-    settings = (f"--epochs={epochs}", "--threads=1", f"--learning-rate={RATE}", "--points=3")
+    settings = (f"--epochs={epochs}", "--threads=1", f"--learning-rate={rate}", "--points=3")
     command = [sys.executable, str(script), str(images), *settings, "--seeds", *map(str, seeds)]
     return subprocess.Popen(command, stdout=subprocess.PIPE)
 
 
-def train_hpo(images: Path, folder: Path, epochs: int, n_seeds: int) -> list[float]:
+def train_hpo(images: Path, folder: Path, epochs: int, rate: float, n_seeds: int) -> list[float]:
     """The best epoch of every seed."""
     (folder / "studies").mkdir()
-    text = f"[base]\nlearning_rate = {RATE}\n[search]\nl2 = [0.00001]\n"
+    text = f"[base]\nlearning_rate = {rate}\n[search]\nl2 = [0.00001]\n"
     (folder / "studies" / f"{STUDY}.toml").write_text(text)
     plan = hpo.run_plan(
         [STUDY],
@@ -82,19 +67,20 @@ def main() -> None:
     parser.add_argument("--limit-train", type=int, default=4000)
     parser.add_argument("--limit-valid", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that this one starts
     with tempfile.TemporaryDirectory(prefix="hpo-equality-") as name:
         images, folder = Path(name) / "images", Path(name)
-        sizes = {"train": options.limit_train, "validation": options.limit_valid, "test": N_TEST}
-        sample(options.folder, images, sizes)
+        os.environ["HPO_CACHE"] = str(folder / "cache")
+        sample(options.folder, images, n_train=options.limit_train, n_valid=options.limit_valid)
         half = options.seeds // 2
         plain = [
-            start_plain(images, options.epochs, seeds)
+            start_plain(images, options.epochs, options.learning_rate, seeds)
             for seeds in (range(half), range(half, options.seeds))
             if seeds
         ]
-        found = {"hpo": train_hpo(images, folder, options.epochs, options.seeds)}
+        found = {"hpo": train_hpo(images, folder, options.epochs, options.learning_rate, options.seeds)}
         found["plain script"] = [f1 for each in plain for f1 in json.loads(each.communicate()[0])["macro_f1"]]
     points = {name: [100 * value for value in values] for name, values in found.items()}
     print("contender,seeds,macro_f1,deviation")

@@ -2,12 +2,12 @@
 
 The yardstick of `throughput.py`; also runs alone:
 
-    python examples/benchmarks/plain_script.py PATH --limit-train 4000 --limit-valid 1000 --epochs 2
+    python examples/benchmarks/plain_script.py PATH --epochs 2
 
-PATH is an image folder (`train/CLASS/*`). The images are decoded into memory first, as torchvision's
-CIFAR10 has them; the clock starts after that. Same network, optimiser, batch size, images and metrics as
-the study of hpo: two convolutions, Adam, batches of 20, loss, accuracy and macro F1 after each epoch.
-`equality.py` trains one point of it with many seeds.
+PATH has the parts train and validation, as `sample.py` makes them. The images are decoded into memory
+first, as torchvision's CIFAR10 has them; the clock starts after that. Same network, optimiser, batch
+size, images and metrics as the study of hpo: two convolutions, Adam, batches of 20, loss, accuracy and
+macro F1 after each epoch. `equality.py` trains one point of it with many seeds.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import numpy as np
 import optuna
 import torch
 from PIL import Image
+from sample import files_of
 from sklearn.metrics import f1_score
-from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
@@ -45,30 +45,10 @@ class Images(Dataset):
         return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
 
-def files_of(folder: Path) -> tuple[list[Path], list[int]]:
-    """The pictures of a folder by class, and the numbers of the classes."""
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    found = [(path, n) for n, name in enumerate(classes) for path in sorted((folder / name).iterdir())]
-    return [path for path, _ in found], [label for _, label in found]
-
-
-def read(folder: Path, n_train: int, n_valid: int) -> tuple[Images, Images]:
-    """Training and validation images: the folder has both parts, or one that is sampled for both."""
-    files, labels = files_of(folder / "train")
-    if (folder / "validation").exists():
-        parts = [(files, labels), files_of(folder / "validation")]
-    else:
-        train, rest, train_labels, rest_labels = train_test_split(
-            files, labels, train_size=n_train, stratify=labels, random_state=0
-        )
-        valid, _, valid_labels, _ = train_test_split(
-            rest, rest_labels, train_size=n_valid, stratify=rest_labels, random_state=0
-        )
-        parts = [(train, train_labels), (valid, valid_labels)]
-    return tuple(  # type: ignore[return-value]
-        Images(np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths]), np.array(numbers))
-        for paths, numbers in parts
-    )
+def read(folder: Path) -> Images:
+    """All pictures of a part, by class."""
+    files, labels = files_of(folder)
+    return Images(np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files]), np.array(labels))
 
 
 def network() -> nn.Sequential:
@@ -106,8 +86,6 @@ def main() -> None:
     """Trains the points one after the other."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--limit-train", type=int, default=4000)
-    parser.add_argument("--limit-valid", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--threads", type=int, help="default: PyTorch's own, one a core")
     parser.add_argument(
@@ -118,7 +96,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    train, valid = read(options.folder, options.limit_train, options.limit_valid)
+    train, valid = read(options.folder / "train"), read(options.folder / "validation")
 
     def objective(trial: optuna.Trial) -> float:
         torch.manual_seed(options.seeds[trial.number % len(options.seeds)])

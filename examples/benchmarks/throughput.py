@@ -6,7 +6,9 @@ Claim: on two cores without a GPU `hpo run` trains at least 2.2 times the images
 script (fp32, PyTorch's default of one thread a core). Four equal trials (`l2`: Adam, batches of 20, the
 network 32@3×3 → 128@5×5), validation after each epoch included on both sides, start-up and decoding on
 neither. Each round runs hpo, the plain script, and the plain script as two processes of one thread, which
-is what somebody would do by hand who knows that this is faster. Medians over the rounds; a table on stdout.
+is what somebody would do by hand who knows that this is faster, all on the same images and with the
+round's number as the seed. Medians over the rounds, and mean and deviation of the macro F1; a table on
+stdout. Whether the networks are equally good is what `equality.py` asks, with more seeds.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 
 import torch
+from sample import sample
 
 import hpo
 
@@ -35,7 +38,7 @@ l2 = [0.01, 0.001, 0.0001, 0.00001]
 Run = tuple[float, list[float]]
 
 
-def hpo_run(options: argparse.Namespace) -> Run:
+def hpo_run(images: Path, epochs: int, seed: int) -> Run:
     """Seconds from the first claim to the last result, by the database; macro F1 of the four points."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "l2.toml").write_text(STUDY)
@@ -43,11 +46,10 @@ def hpo_run(options: argparse.Namespace) -> Run:
             ["l2"],
             out=Path(folder) / "out",
             studies=Path(folder),
-            data=f"folder:{options.folder}",
-            limit_train=options.limit_train,
-            limit_valid=options.limit_valid,
-            epochs=options.epochs,
-            workers=options.workers,
+            data=f"folder:{images}",
+            epochs=epochs,
+            seed=seed,
+            workers=2,
         )
         trials = plan.trials("l2")
         begin = min(trial.datetime_start for trial in trials)
@@ -55,11 +57,10 @@ def hpo_run(options: argparse.Namespace) -> Run:
         return (end - begin).total_seconds(), [trial.value for trial in trials]
 
 
-def plain(options: argparse.Namespace, *arguments: str) -> subprocess.Popen[bytes]:
+def plain(images: Path, epochs: int, seed: int, *arguments: str) -> subprocess.Popen[bytes]:
     """The plain script as a process."""
     script = Path(__file__).with_name("plain_script.py")
-    sizes = [f"--limit-train={options.limit_train}", f"--limit-valid={options.limit_valid}"]
-    command = [sys.executable, str(script), str(options.folder), *sizes, f"--epochs={options.epochs}"]
+    command = [sys.executable, str(script), str(images), f"--epochs={epochs}", f"--seeds={seed}"]
     return subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE)
 
 
@@ -72,14 +73,15 @@ def result(process: subprocess.Popen[bytes]) -> Run:
     return record["seconds"], record["macro_f1"]
 
 
-def plain_one(options: argparse.Namespace) -> Run:
+def plain_one(images: Path, epochs: int, seed: int) -> Run:
     """One process with PyTorch's default threads."""
-    return result(plain(options))
+    return result(plain(images, epochs, seed))
 
 
-def plain_two(options: argparse.Namespace) -> Run:
+def plain_two(images: Path, epochs: int, seed: int) -> Run:
     """Two processes of one thread, two points each, side by side."""
-    processes = [plain(options, "--threads=1", "--points", *points) for points in (("0", "1"), ("2", "3"))]
+    halves = (("0", "1"), ("2", "3"))
+    processes = [plain(images, epochs, seed, "--threads=1", "--points", *points) for points in halves]
     runs = [result(process) for process in processes]
     return max(seconds for seconds, _ in runs), [f1 for _, values in runs for f1 in values]
 
@@ -99,28 +101,28 @@ def main() -> None:
     parser.add_argument("--limit-valid", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    images = 4 * options.epochs * options.limit_train
+    n_images = 4 * options.epochs * options.limit_train
     runs: dict[str, list[Run]] = {name: [] for name in CONTENDERS}
-    for number in range(options.rounds):
-        for name, contender in CONTENDERS.items():
-            run = contender(options)
-            runs[name].append(run)
-            print(f"round {number + 1}: {name}: {images / run[0]:,.0f} images/s", file=sys.stderr)
+    with tempfile.TemporaryDirectory(prefix="hpo-throughput-") as folder:
+        os.environ["HPO_CACHE"] = f"{folder}/cache"
+        images = Path(folder) / "images"
+        sample(options.folder, images, n_train=options.limit_train, n_valid=options.limit_valid)
+        for number in range(options.rounds):
+            for name, contender in CONTENDERS.items():
+                run = contender(images, options.epochs, number)
+                runs[name].append(run)
+                print(f"round {number + 1}: {name}: {n_images / run[0]:,.0f} images/s", file=sys.stderr)
     machine = platform.processor() or platform.machine()
     print(f"# {time.strftime('%Y-%m-%d')}, {machine}, {os.cpu_count()} cores,")
-    print(f"# torch {torch.__version__}, {options.rounds} rounds of {images:,} images, batches of 20")
-    print("contender,images_per_second,min,max,hpo_is_faster_by,macro_f1")
+    print(f"# torch {torch.__version__}, {options.rounds} rounds of {n_images:,} images, batches of 20")
+    print("contender,images_per_second,min,max,hpo_is_faster_by,macro_f1,macro_f1_deviation")
     for name, measured in runs.items():
-        speeds = [images / seconds for seconds, _ in measured]
-        ratios = [ours[0] / theirs[0] for ours, theirs in zip(measured, runs["hpo run"], strict=True)]
-        f1 = fmean(value for _, values in measured for value in values)
+        speeds = [n_images / seconds for seconds, _ in measured]
+        ratios = [theirs[0] / ours[0] for ours, theirs in zip(runs["hpo run"], measured, strict=True)]
+        f1 = [fmean(values) for _, values in measured]
         figures = f"{median(speeds):.0f},{min(speeds):.0f},{max(speeds):.0f},{median(ratios):.2f}"
-        print(f'"{name}",{figures},{f1:.4f}')
-    if options.rounds > 1:
-        spread = stdev(seconds for seconds, _ in runs["hpo run"])
-        print(f"# deviation of hpo's seconds over the rounds: {spread:.2f}")
+        print(f'"{name}",{figures},{fmean(f1):.4f},{stdev(f1) if len(f1) > 1 else 0:.4f}')
 
 
 if __name__ == "__main__":
