@@ -51,7 +51,7 @@ def train_hpo(images: Path, folder: Path, epochs: int, rate: float, n_seeds: int
         data=f"folder:{images}",
         epochs=epochs,
         seeds=n_seeds,
-        workers=1,
+        workers=2,  # one has nothing to do, but a thread each: two threads on busy cores wait for one another
     )
     best: dict[int, float] = defaultdict(float)
     for record in export_epochs(plan):
