@@ -39,7 +39,7 @@ REFRESH_SECONDS = 10.0
 Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 READING = ("GET", "HEAD")
-OF_THE_PLAN = re.compile(r"/api/(studies/(?P<study>\d+)(/rename)?|trials/\d+/(tell|user-attrs))/*")
+OF_THE_PLAN = re.compile(r"/api/(studies/0*(?P<study>\d{1,20})(/rename)?|trials/\d+/(tell|user-attrs))/*")
 """What deletes or renames a study, or ends a trial that a worker trains."""
 LOOPBACK_NAMES = frozenset(("localhost", "127.0.0.1", "::1"))
 SHOWN_TYPES = re.compile(r"(image/(png|jpeg|gif|webp)|audio/[\w.+-]+|video/[\w.+-]+|text/(plain|csv))\b")
@@ -210,6 +210,10 @@ def _refusal(
     environ: dict[str, Any], study_ids: frozenset[int], *, read_only: bool, names: frozenset[str] | None
 ) -> tuple[str, list[tuple[str, str]], str] | None:
     """Status, headers and words for a request that is not passed on."""
+    if not environ["PATH_INFO"].isascii():
+        # the dashboard leaves out bytes that are no UTF-8 and reads every script's digits: it would see
+        # another path than we look at
+        return "400 Bad Request", [], "no page of the dashboard has such an address"
     host = environ.get("HTTP_HOST", "")
     if names is not None and _name(host) not in names:
         reason = f"{host!r} is not this dashboard; `hpo dashboard --host` serves other names"
