@@ -275,7 +275,7 @@ def test_the_plan_is_not_damaged_even_where_writing_is_allowed(out: Path, tmp_pa
             ("POST", f"/api/trials/{trial}/tell", {"state": "Complete", "values": [1.0]}),
         ):
             assert served.ask(method, path, body).status == 403
-        # what the dashboard would take for the same: it leaves bytes out that are no UTF-8, and reads all digits
+        # the dashboard leaves out bytes that are no UTF-8, and reads the digits of every script
         for path in (f"/api/studies/{study}%FF", f"/api/studies/{quote(chr(0xFF10 + study))}"):
             assert served.ask("DELETE", path).status == 400
         other = served.ask("POST", "/api/studies", {"study_name": "x", "directions": ["maximize"]})
