@@ -10,6 +10,7 @@ from hpo.axes import Choices, Range
 from hpo.config import ParamValue
 from hpo.decision import MIN_SEEDS_TO_TEST
 from hpo.plan import Options
+from hpo.report.contrasts import ALPHA
 from hpo.report.facts import Facts, Origin, Section
 from hpo.report.tables import Cell, Column, Row, Table, data_text
 from hpo.text import duration, params_text, percent, printable, show_value
@@ -77,7 +78,7 @@ def warnings(facts: Facts) -> list[str]:
             points = "point" if failed == 1 else "points"
             found.append(f"{section.name}: {_count(failed)} {points} failed for good and count for nothing.")
         decision = section.decision
-        if decision and decision.adopted and decision.p_value is not None and decision.p_value >= 0.05:
+        if decision and decision.adopted and decision.p_value is not None and decision.p_value >= ALPHA:
             found.append(
                 f"{section.name}: the winner was adopted although seeds alone may explain its lead "
                 f"(p = {decision.p_value:.2g})."
