@@ -31,10 +31,11 @@ from hpo.advance import advance
 from hpo.cli.screen import Display
 from hpo.cli.tables import Screen
 from hpo.plan import Plan
-from hpo.progress import Progress, Watch
+from hpo.progress import Progress
 from hpo.queue import Queue, Reason, this_process
 from hpo.run import open_plan
 from hpo.train import LayerHealth, SeedEpoch
+from hpo.watch import Watch
 
 HOSTILE = "[red]x[/red] \x1b[2J\u202e<b> " + "n" * 300
 REMOTE = {**this_process(), "host": "node-7", "boot": "another machine"}

@@ -13,7 +13,7 @@ from hpo.plan import Options
 from hpo.report.contrasts import ALPHA
 from hpo.report.facts import Facts, Origin, Section
 from hpo.report.tables import Cell, Column, Row, Table, data_text
-from hpo.text import duration, params_text, percent, printable, show_value
+from hpo.text import duration, params_text, percent, printable, show_value, spread
 
 SMALL_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
@@ -32,13 +32,12 @@ def answer(facts: Facts) -> Answer:
     data = data_text(facts)
     if final is not None:
         test, deviation, n_seeds = final["test"], final["std"], len(final["seeds"])
-        spread = "" if deviation["macro_f1"] is None else f" ± {percent(deviation['macro_f1'])}"
         seeds = (
             "result of one fresh seed"
             if n_seeds == 1
             else f"mean and deviation over {_count(n_seeds)} fresh seeds"
         )
-        macro_f1 = f"{percent(test['macro_f1'])}{spread} %"
+        macro_f1 = f"{percent(test['macro_f1'])}{spread(deviation['macro_f1'])} %"
         return Answer(
             f"Test macro F1 {macro_f1}",
             f"The configuration that the studies chose reaches a macro F1 of {macro_f1}, an accuracy of "
