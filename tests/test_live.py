@@ -16,7 +16,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,26 +99,34 @@ class Worker:
         self.plan.storage.finish(trial._trial_id, TrialState.PRUNED, 0.3, {"reason": reason})
 
 
+def new_plan(folder: Path, studies: Mapping[str, str] = STUDIES, **given: Any) -> Plan:
+    """A plan of these studies, to be looked at in `folder`; nothing trained."""
+    (folder / "studies").mkdir()
+    for name, text in studies.items():
+        (folder / "studies" / f"{name}.toml").write_text(text)
+    return open_plan(folder, studies=folder / "studies", given={**SMALL_SIZES, "epochs": EPOCHS, **given})
+
+
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
-    """Three studies, the second of hostile title; nothing trained."""
-    (tmp_path / "studies").mkdir()
-    for name, text in STUDIES.items():
-        (tmp_path / "studies" / f"{name}.toml").write_text(text)
-    given = {**SMALL_SIZES, "epochs": EPOCHS}
-    return open_plan(tmp_path, studies=tmp_path / "studies", given=given)
+    """Three studies, the second of hostile title; nothing trained, the first is queued."""
+    plan = new_plan(tmp_path)
+    advance(plan)
+    return plan
 
 
 @pytest.fixture
 def worker(plan: Plan) -> Worker:
     """Who works on it."""
-    advance(plan)
     return Worker(plan)
 
 
-@pytest.fixture
-def under_way(plan: Plan, worker: Worker) -> Plan:
-    """The first study decided, the second amid all that can happen."""
+@pytest.fixture(scope="module")
+def under_way(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """The first study decided, the second amid all that can happen. Tests only look at it."""
+    plan = new_plan(tmp_path_factory.mktemp("under-way"))
+    advance(plan)
+    worker = Worker(plan)
     for curve in ([0.2, 0.6, 0.5, 0.4], [0.2, 0.5, 0.4, 0.4]):
         worker.finish(worker.claim("setup"), curve)
     advance(plan)
@@ -428,8 +436,8 @@ def test_run_with_json_prints_events_alone(tmp_path: Path, small_studies: Path) 
     assert hpo(*command, *SMALL_RUN).out == ""  # nothing more has happened
 
 
-def test_a_watch_that_is_interrupted_leaves_the_terminal_as_it_was(under_way: Plan, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hpo", "status", "--watch", "--out", str(tmp_path)]
+def test_a_watch_that_is_interrupted_leaves_the_terminal_as_it_was(under_way: Plan) -> None:
+    command = [sys.executable, "-m", "hpo", "status", "--watch", "--storage", under_way.storage.url]
     before = [t.state for t in under_way.trials("rate")]
     text, code = on_terminal(command, [(24, 80)], stop_after="section 2 of 3")
     assert code == "130"

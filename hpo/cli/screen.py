@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum, auto
 
 from rich.cells import cell_len
@@ -232,8 +232,8 @@ def _troubles(study: StudyProgress) -> Iterator[Text]:
             why = "; ".join(f"{count} {printable(reason)}" for reason, count in counted[:N_NAMED])
             yield Text(f"{state}: {why}{_more(len(counted) - N_NAMED)}", STATE_STYLES[state])
     if study.n_lost:
-        attempts = "attempt" if study.n_lost == 1 else "attempts"
-        yield Text(f"{study.n_lost} {attempts} lost with their workers, tried again", "yellow")
+        one, many = "1 attempt lost with its worker", f"{study.n_lost} attempts lost with their workers"
+        yield Text(f"{one if study.n_lost == 1 else many}, tried again", "yellow")
     for flag, trials in study.flags.items():
         numbers = ", ".join(map(str, trials[:N_NAMED]))
         plural = "trial" if len(trials) == 1 else "trials"
@@ -260,47 +260,41 @@ def _workers(progress: Progress, width: int) -> Iterator[_Line]:
     n_columns = min(n_curve, n_epochs)
     values = [value for curve in curves for value in curve if math.isfinite(value)]
     scale = (min(values), max(values)) if values else (0.0, 1.0)
-    rows = [
-        [Text(head, "dim") for head in ("trial", "", "epoch", "F1 by epoch", "F1 %", "vs best", "left", "")]
-    ]
+    rows = [[Text(head, "dim") for head in ("trial", "", "epoch", "F1 by epoch", "F1 %", "vs best", "left")]]
     if best is not None:
         curve = _sparkline([], best.curve, len(best.curve), min(n_columns, len(best.curve)), scale)
         is_best = Text("best so far", "dim")
-        rows.append([Text(_name(best)), is_best, Text(), curve, Text(percent(best.value)), *[Text()] * 3])
-    rows += [_worker_row(each, best.curve if best else [], n_columns, scale, width) for each in running]
+        rows.append([Text(_name(best)), is_best, Text(), curve, Text(percent(best.value)), Text(), Text()])
+    rows += [_worker_row(each, best.curve if best else [], n_columns, scale) for each in running]
     lines = _aligned(rows, width)
     at = max(line.cell_len for line in lines) + 2
-    whats = [Text(params_text(each.params) or printable(each.point), "dim") for each in running]
-    is_beside = max(what.cell_len for what in whats) <= width - at
+    details = [[_where(each, width), _what(each)] for each in running]
+    # one below the other their columns help; each below its own row they do not
+    beside = _aligned(details, 2 * width)
+    has_room = max(text.cell_len for text in beside) <= width - at
     yield _Line(_Rank.BEST, lines.pop(0))
     if best is not None:
-        yield from _with_params(
-            _Line(_Rank.BEST, lines.pop(0)), Text(params_text(best.params), "dim"), at, width
-        )
-    for index, (line, what) in enumerate(zip(lines, whats, strict=True)):
-        rank = _Rank.WORKER if index < N_WORKERS else _Rank.MORE_WORKERS
-        yield from _with_params(_Line(rank, line, "worker"), what, at if is_beside else width, width)
-
-
-def _with_params(line: _Line, what: Text, at: int, width: int) -> Iterator[_Line]:
-    """A line with parameters beside it, from a column on, where they have room; else below it."""
-    if what.cell_len > width - at:
-        yield line
-        yield _Line(_Rank.PARAMS, Text.assemble("  ", what))
-    else:
-        yield replace(line, text=Text.assemble(line.text, " " * (at - line.text.cell_len), what))
+        yield _Line(_Rank.BEST, lines.pop(0))
+        yield _Line(_Rank.PARAMS, Text(f"  {params_text(best.params)}", "dim"))
+    for index, (each, line) in enumerate(zip(running, lines, strict=True)):
+        is_first = index < N_WORKERS
+        rank = _Rank.WORKER if is_first else _Rank.MORE_WORKERS
+        if has_room:
+            line = Text.assemble(line, " " * (at - line.cell_len), beside[index])
+        yield _Line(rank, line, "worker")
+        if not has_room:
+            rank = _Rank.TROUBLE if is_first and [*_warnings(each)] else _Rank.PARAMS
+            yield _Line(rank, Text.assemble("  ", _joined(details[index])))
 
 
 def _worker_row(
-    each: Running, best: Sequence[float], n_columns: int, scale: tuple[float, float], width: int
+    each: Running, best: Sequence[float], n_columns: int, scale: tuple[float, float]
 ) -> list[Text]:
     done = len(each.curve)
     name = Text(_name(each), "cyan")
     name.truncate(28, overflow="ellipsis")
-    warnings = Text(", ".join(_warnings(each)), "yellow")
-    where = Text(" ").join([text for text in (_worker_name(each, width), warnings) if text])
     if not each.epochs:
-        return [name, Text("starting"), *[Text()] * 5, where]
+        return [name, Text("starting"), *[Text()] * 5]
     ahead = each.curve[-1] - best[done - 1] if each.curve and len(best) >= done else None
     left = None if each.seconds_per_epoch is None else each.seconds_per_epoch * (each.epochs - done)
     return [
@@ -311,14 +305,20 @@ def _worker_row(
         Text(percent(each.curve[-1]) if each.curve else ""),
         Text("" if ahead is None else f"{100 * ahead:+.1f}", "magenta" if (ahead or 0) < 0 else "green"),
         Text("" if left is None else duration(left)),
-        where,
     ]
 
 
-def _worker_name(each: Running, width: int) -> Text:
+def _what(each: Running) -> Text:
+    return Text(params_text(each.params) or printable(each.point), "dim")
+
+
+def _where(each: Running, width: int) -> Text:
+    """The worker, and what is wrong with it or its trial."""
     if width < WIDE:
-        return Text("" if each.is_local else printable(each.host), "dim")
-    return Text(f"process {each.pid}" if each.is_local else printable(each.worker), "dim")
+        name = "" if each.is_local else each.host
+    else:
+        name = f"process {each.pid}" if each.is_local else each.worker
+    return _joined([Text(printable(name), "dim"), Text(", ".join(_warnings(each)), "yellow")])
 
 
 def _warnings(each: Running) -> Iterator[str]:
@@ -330,6 +330,11 @@ def _warnings(each: Running) -> Iterator[str]:
 
 
 # --- pieces ---------------------------------------------------------------------------------------
+
+
+def _joined(texts: Sequence[Text]) -> Text:
+    """Those that say something, side by side."""
+    return Text("  ").join([text for text in texts if text])
 
 
 def _bar(share: float, width: int, style: str) -> Text:
