@@ -184,9 +184,11 @@ def _tree(progress: Progress, console: Console, width: int, *, is_short: bool) -
         is_current = index == progress.current
         if is_current:
             line.stylize("bold")
-        rank = _Rank.CURRENT_STUDY if is_current else _Rank.STUDY
+        is_last_decided = index == last_decided
+        rank = _Rank.LAST_DECISION if is_last_decided else _Rank.STUDY  # a decision keeps its study
+        rank = _Rank.CURRENT_STUDY if is_current else rank
         yield _Line(rank, Text.assemble((branch, "dim"), line), "study")
-        rank = _Rank.LAST_DECISION if index == last_decided else _Rank.OLD_DECISION
+        rank = _Rank.LAST_DECISION if is_last_decided else _Rank.OLD_DECISION
         decision = Text(printable(study.status.decision))
         wrapped = [decision] if is_short else decision.wrap(console, max(10, width - len(guide)))[:2]
         for text in wrapped if decision else ():
