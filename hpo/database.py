@@ -54,6 +54,11 @@ NETWORK_FILE_SYSTEMS = frozenset(
 """Kinds on which SQLite's locks or its shared memory do not work between machines."""
 
 
+def default_url(out: Path) -> str:
+    """The URL of the database in an output folder."""
+    return f"sqlite:///{out / 'hpo.db'}"
+
+
 def parse(url: str) -> URL:
     """The parts of a database URL; the driver that hpo uses is filled in.
 

@@ -98,6 +98,10 @@ class Slots:
         done = (TrialState.COMPLETE, TrialState.PRUNED)
         return next((trial for trial in self.attempts.get(slot, []) if trial.state in done), None)
 
+    def accepted_or_latest(self, slot: Slot) -> FrozenTrial:
+        """The trial that stands for a slot which has been tried."""
+        return self.accepted(slot) or self.attempts[slot][-1]
+
     def state(self, slot: Slot) -> SlotState:
         """Where the slot stands."""
         accepted = self.accepted(slot)

@@ -118,7 +118,7 @@ def study_status(
         else {
             "trial": best.number,
             "value": best.value,
-            "params": _params(plan.storage.trial(best._trial_id)),
+            "params": own_params(plan.storage.trial(best._trial_id)),
         },
         inherited=None
         if inherited is None
@@ -150,7 +150,8 @@ def _all_slots(plan: Plan, name: str, inherited: Inherited | None, slots: Slots)
     return list(dict.fromkeys([*planned, *slots.attempts]))
 
 
-def _params(trial: FrozenTrial) -> Mapping[str, ParamValue]:
+def own_params(trial: FrozenTrial) -> Mapping[str, ParamValue]:
+    """What tells a trial from the others of its study."""
     # a control or the final trial searched nothing: its whole configuration is what it is
     return trial.params or trial.user_attrs.get("config", {})
 
@@ -164,7 +165,7 @@ def rows(plan: Plan, name: str) -> list[TrialRow]:
     if name != FINAL:
         plan.with_ancestors([name])
     slots = Queue(plan.storage, name).slots()
-    chosen = [slots.accepted(slot) or attempts[-1] for slot, attempts in slots.attempts.items()]
+    chosen = map(slots.accepted_or_latest, slots.attempts)
     return [_row(trial, slots) for trial in sorted(chosen, key=lambda t: t.user_attrs["index"])]
 
 

@@ -13,7 +13,7 @@ from hpo.compute import n_cores, resolve_device, resolve_precision
 from hpo.config import NetworkConfig
 from hpo.crew import Engine, Orders, keep_at_work, local_processes
 from hpo.data import TrainingData, load_training, prepare
-from hpo.database import sqlite_file
+from hpo.database import default_url, sqlite_file
 from hpo.errors import InputError, did_you_mean
 from hpo.final import fetch_files
 from hpo.network import build_network
@@ -22,11 +22,6 @@ from hpo.results import final_result
 from hpo.spec import StudySpec, shipped_studies
 from hpo.storage import Storage
 from hpo.store import open_store
-
-
-def default_storage(out: Path) -> str:
-    """The URL of the database in an output folder."""
-    return f"sqlite:///{out / 'hpo.db'}"
 
 
 def open_plan(
@@ -57,7 +52,7 @@ def open_plan(
         given["data"] = _absolute(given["data"])
     options = Options.from_given(given)
     specs = read_studies(studies or shipped_studies())
-    url = storage or default_storage(out)
+    url = storage or default_url(out)
     plan = _existing_plan(url)
     if plan is not None:
         plan.refuse_contradiction(given, specs if studies is not None else None, studies)
@@ -179,7 +174,7 @@ def find_plan(out: Path | str = "hpo-out", *, storage: str | None = None) -> Pla
     Raises:
         MissingError: there is none.
     """
-    return Plan.open(Storage(storage or default_storage(Path(out)), reader=True))
+    return Plan.open(Storage(storage or default_url(Path(out)), reader=True))
 
 
 def run(

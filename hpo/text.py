@@ -53,6 +53,11 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
+def spread(deviation: float | None) -> str:
+    """A standard deviation as it follows a percentage; nothing where there is none."""
+    return "" if deviation is None else f" ± {percent(deviation)}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person says them."""
     if seconds < 60:

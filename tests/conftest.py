@@ -178,6 +178,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory, small_studies: Path) -> P
     return out
 
 
+@pytest.fixture(scope="session")
+def under_way(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """A plan amid all that can happen, of `scripted_worker`; tests only look at it."""
+    from scripted_worker import plan_under_way
+
+    return plan_under_way(tmp_path_factory.mktemp("under-way"))
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A real browser without a window."""

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from hpo.config import TrialConfig
-from hpo.report.conclusions import CLAIMS, Cells, Evidence, seed_noise
+from hpo.report.conclusions import CLAIMS, Evidence
+from hpo.report.contrasts import Cells, seed_noise
 from hpo.report.facts import Point
 from hpo.results import TrialRow
 

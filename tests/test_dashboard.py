@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import optuna_dashboard
 import pytest
@@ -268,11 +268,16 @@ def test_the_plan_is_not_damaged_even_where_writing_is_allowed(out: Path, tmp_pa
         study, trial = served.studies()["rate"], served.detail("rate")["trials"][0]["trial_id"]
         for method, path, body in (
             ("DELETE", f"/api/studies/{study}", None),
-            ("DELETE", f"/api/studies/{study}/", None),
+            ("DELETE", f"/api/studies/{study}//", None),
+            ("delete", f"/api/studies/{study}", None),
+            ("DELETE", f"/api/studies/00{study}", None),
             ("POST", f"/api/studies/{study}/rename", {"study_name": "x"}),
             ("POST", f"/api/trials/{trial}/tell", {"state": "Complete", "values": [1.0]}),
         ):
             assert served.ask(method, path, body).status == 403
+        # the dashboard leaves out bytes that are no UTF-8, and reads the digits of every script
+        for path in (f"/api/studies/{study}%FF", f"/api/studies/{quote(chr(0xFF10 + study))}"):
+            assert served.ask("DELETE", path).status == 400
         other = served.ask("POST", "/api/studies", {"study_name": "x", "directions": ["maximize"]})
         assert other.status == 201
         assert served.ask("DELETE", f"/api/studies/{served.studies()['x']}").status == 204
@@ -313,6 +318,7 @@ def test_no_artifact_is_a_page(out: Path, served: Served, name: str, mimetype: s
         assert answer.headers["content-disposition"] == "attachment"
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["content-security-policy"].startswith("sandbox")
+    assert served.ask("GET", f"/arti%FFfacts/{study._study_id}/{artifact}").status == 400
     assert "access-control-allow-origin" not in answer.headers
     (out / "artifacts" / artifact).unlink()
     assert served.ask("GET", f"/artifacts/{study._study_id}/{artifact}").status in (404, 500)

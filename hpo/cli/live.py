@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -18,8 +18,9 @@ from rich.text import Text
 from hpo.cli.screen import Display
 from hpo.cli.tables import Screen
 from hpo.plan import Plan
-from hpo.progress import Progress, Watch
-from hpo.text import finite, params_text, percent, printable
+from hpo.progress import Progress
+from hpo.text import finite, params_text, percent, printable, spread
+from hpo.watch import Watch
 
 TICK_SECONDS = 1.0
 Draw = Callable[[Progress], None]
@@ -37,17 +38,15 @@ def watching(
         as_json: one JSON line an event, on stdout, and nothing else.
         stderr: screen or plain lines go there; or else to stdout, where the last screen stays.
     """
-    watch = Watch(plan, [*plan.with_ancestors(studies)] if studies else plan.all_names)
-    console = Screen(stderr=stderr)
-    drawing = _screen(console, keeps=not stderr) if _can_draw(console) else _plain_lines(console)
-    with _json_lines() if as_json else drawing as draw:
+    eyes = Watch(plan, plan.with_ancestors(studies) if studies else plan.all_names)
+    with _drawing(as_json=as_json, stderr=stderr) as draw:
 
         def tick() -> Progress:
-            progress = watch.look()
+            progress = eyes.look()
             draw(progress)
             return progress
 
-        draw(watch.look())  # events count from here on
+        tick()  # events count from here on
         yield tick
 
 
@@ -70,6 +69,13 @@ def _stop(number: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
 
+def _drawing(*, as_json: bool, stderr: bool) -> AbstractContextManager[Draw]:
+    if as_json:
+        return _json_lines()
+    console = Screen(stderr=stderr)
+    return _screen(console, keeps=not stderr) if _can_draw(console) else _plain_lines(console)
+
+
 def _can_draw(console: Screen) -> bool:
     # FORCE_COLOR makes rich take a file for a terminal
     is_terminal = console.file.isatty() and not console.is_dumb_terminal
@@ -87,7 +93,8 @@ def _screen(console: Screen, *, keeps: bool) -> Iterator[Draw]:
         console: of a terminal.
         keeps: leave what was drawn last on the terminal's own screen.
     """
-    notes, drawn = _Notes(), list[Progress]()
+    notes = _Notes()
+    last: Progress | None = None
     ours = logging.getLogger("hpo")
     ours.addHandler(notes)
     try:
@@ -96,15 +103,16 @@ def _screen(console: Screen, *, keeps: bool) -> Iterator[Draw]:
         ) as live:
 
             def draw(progress: Progress) -> None:
-                drawn[:] = [progress]
+                nonlocal last
+                last = progress
                 notes.on_note = lambda: live.update(Display(progress, notes.texts), refresh=True)
                 notes.on_note()
 
             yield draw
     finally:
         ours.removeHandler(notes)
-        if keeps and drawn:
-            console.print(Display(drawn[0]))
+        if keeps and last is not None:
+            console.print(Display(last))
         for text in notes.texts:
             console.print(Text(printable(text)), soft_wrap=True)
 
@@ -160,12 +168,9 @@ def _of_point(study: str, record: Mapping[str, Any]) -> str:
 def _of_final(study: str, record: Mapping[str, Any]) -> str:
     if not record["test"]:
         return _of_point(study, record)
-    deviation = record["std"]["macro_f1"]
-    spread = "" if deviation is None else f" ± {100 * deviation:.1f}"
-    return (
-        f"{study}/{record['trial']} {record['state']}: test macro F1 {percent(record['test']['macro_f1'])}"
-        f"{spread} %, at epoch {record['selected_epoch']}"
-    )
+    macro_f1 = f"{percent(record['test']['macro_f1'])}{spread(record['std']['macro_f1'])} %"
+    at = f"at epoch {record['selected_epoch']}"
+    return f"{study}/{record['trial']} {record['state']}: test macro F1 {macro_f1}, {at}"
 
 
 _SENTENCES: Mapping[str, Callable[[str, Mapping[str, Any]], str]] = {

@@ -10,10 +10,13 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
+
+if TYPE_CHECKING:
+    from hpo.plan import Plan
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -297,3 +300,22 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the options that change results which the user gave."""
     found = {name: options[name] for name in PLAN_OPTIONS if options.get(name) is not None}
     return {**found, "pruning": False} if options.get("no_pruning") else found
+
+
+def storage_url(options: Mapping[str, Any]) -> str:
+    """The database that `--storage` or else `--out` names."""
+    from hpo.database import default_url
+
+    return options["storage"] or default_url(options["out"])
+
+
+def read_plan(options: Mapping[str, Any]) -> Plan:
+    """The plan of that database, to be read.
+
+    Raises:
+        MissingError: there is none.
+    """
+    from hpo.plan import Plan
+    from hpo.storage import Storage
+
+    return Plan.open(Storage(storage_url(options), reader=True))

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from enum import IntEnum, auto
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from hpo.cli.tables import STATE_STYLES
+from hpo.cli.tables import STATE_STYLES, state_text
 from hpo.plan import FINAL
 from hpo.progress import Best, Progress, Running, StudyProgress
-from hpo.text import duration, params_text, percent, printable
+from hpo.text import duration, params_text, percent, printable, spread
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDE, VERY_WIDE = 110, 150
@@ -27,14 +28,27 @@ N_WORKERS = 4
 N_NAMED = 6
 """Trials and reasons that one line names; of the rest it says how many."""
 
-# What is kept where not all fits, the last ones longest.
-SPACE, DECISION, PARAMS, MORE_WORKERS, STUDY, BEST = range(6)
-LAST_DECISION, TROUBLE, WORKER, NOTE, CURRENT, FIRST = range(6, 12)
+
+class _Rank(IntEnum):
+    """What is kept where not all fits, the last ones longest."""
+
+    SPACE = auto()
+    OLD_DECISION = auto()
+    PARAMS = auto()
+    MORE_WORKERS = auto()
+    STUDY = auto()
+    BEST = auto()
+    LAST_DECISION = auto()
+    TROUBLE = auto()
+    WORKER = auto()
+    NOTE = auto()
+    CURRENT_STUDY = auto()
+    FIRST_LINE = auto()
 
 
 @dataclass(frozen=True)
 class _Line:
-    rank: float
+    rank: _Rank
     text: Text
     kind: str = ""
     """What there is one fewer of where the line has no room: "study" or "worker"."""
@@ -54,20 +68,20 @@ class Display:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The lines, each on one row."""
         width, height = options.max_width, options.height or console.size.height
-        lines = self._lines(console, width, 2)
+        lines = self._lines(console, width, is_short=False)
         if len(lines) > height:
-            lines = self._lines(console, width, 1)
+            lines = self._lines(console, width, is_short=True)
         for text in _fitted(lines, height):
             text.no_wrap, text.overflow = True, "ellipsis"
             yield text
 
-    def _lines(self, console: Console, width: int, n_decision_rows: int) -> list[_Line]:
+    def _lines(self, console: Console, width: int, *, is_short: bool) -> list[_Line]:
         return [
-            _Line(FIRST, _first_line(self._progress, width)),
-            *(_Line(NOTE, Text(printable(note), "yellow")) for note in self._notes[-2:]),
-            _Line(SPACE, Text()),
-            *_tree(self._progress, console, width, n_decision_rows),
-            _Line(SPACE, Text()),
+            _Line(_Rank.FIRST_LINE, _first_line(self._progress, width)),
+            *(_Line(_Rank.NOTE, Text(printable(note), "yellow")) for note in self._notes[-2:]),
+            _Line(_Rank.SPACE, Text()),
+            *_tree(self._progress, console, width, is_short=is_short),
+            _Line(_Rank.SPACE, Text()),
             *_workers(self._progress, width),
         ]
 
@@ -75,7 +89,13 @@ class Display:
 def _fitted(lines: Sequence[_Line], height: int) -> Iterator[Text]:
     """The lines that matter most, in order; of studies and workers that have no room it is said how many."""
     kept = set(range(len(lines)))
-    by_rank = sorted(kept, key=lambda index: (lines[index].rank, -index))
+
+    def order(index: int) -> tuple[_Rank, int]:
+        """Of equal rank the lower goes first, of decisions the older."""
+        rank = lines[index].rank
+        return rank, index if rank == _Rank.OLD_DECISION else -index
+
+    by_rank = sorted(kept, key=order)
     said: dict[int, str] = {}
     while len(kept) + len(said) > max(height, 1) and len(kept) > 1:
         kept.discard(by_rank.pop(0))
@@ -119,7 +139,7 @@ def _summary(progress: Progress, n_details: int) -> Text:
         parts.append(
             Text.assemble(
                 "best F1 ",
-                (f"{percent(best.value)}{_spread(best.deviation)} %", "bold green"),
+                (f"{percent(best.value)}{spread(best.deviation)} %", "bold green"),
                 (f" ({', '.join(details)})" if details else "", "dim"),
             )
         )
@@ -128,7 +148,7 @@ def _summary(progress: Progress, n_details: int) -> Text:
     elif not progress.is_over:
         parts.append(Text("time left not known yet" if progress.running else "no worker", "dim"))
     if test is not None:
-        figures = f"{percent(test['test']['macro_f1'])}{_spread(test['std']['macro_f1'])} %"
+        figures = f"{percent(test['test']['macro_f1'])}{spread(test['std']['macro_f1'])} %"
         parts.append(Text.assemble("test F1 ", (figures, "bold green")))
     is_open = progress.is_test_open
     parts.append(Text.assemble("test set ", ("opened", "bold yellow") if is_open else ("locked", "bold")))
@@ -137,10 +157,6 @@ def _summary(progress: Progress, n_details: int) -> Text:
 
 def _name(trial: Best | Running) -> str:
     return f"{printable(trial.study)}/{trial.trial}"
-
-
-def _spread(deviation: float | None) -> str:
-    return "" if deviation is None else f" ± {100 * deviation:.1f}"
 
 
 def _rough(seconds: float) -> str:
@@ -153,36 +169,37 @@ def _rough(seconds: float) -> str:
 # --- the plan as a tree ---------------------------------------------------------------------------
 
 
-def _tree(progress: Progress, console: Console, width: int, n_decision_rows: int) -> Iterator[_Line]:
+def _tree(progress: Progress, console: Console, width: int, *, is_short: bool) -> Iterator[_Line]:
+    """Every study with its decision, on two rows or, where it `is_short`, on one, and what ended badly."""
     studies = progress.studies
     n_bar = N_BAR if width < WIDE else 2 * N_BAR
-    rows = [_study_row(study, n_bar) for study in studies]
-    before = [None, *(study.status.name for study in studies)]
-    titles = [_title(study, earlier) for study, earlier in zip(studies, before, strict=False)]
-    lines = _aligned([[*row, title] for row, title in zip(rows, titles, strict=True)], width - 2)
-    decided = [index for index, study in enumerate(studies) if study.status.decision]
-    for index, (study, line) in enumerate(zip(studies, lines, strict=True)):
-        is_last, is_current = index == len(studies) - 1, index == progress.current
+    above = [None, *(study.status.name for study in studies[:-1])]
+    rows = [
+        [*_study_row(study, n_bar), _title(study, name)] for study, name in zip(studies, above, strict=True)
+    ]
+    busy = {each.study for each in progress.running} | {studies[progress.current].status.name}
+    last_decided = max((index for index, study in enumerate(studies) if study.status.decision), default=None)
+    for index, (study, line) in enumerate(zip(studies, _aligned(rows, width - 2), strict=True)):
+        branch, guide = ("└ ", "      ") if index == len(studies) - 1 else ("├ ", "│     ")
+        is_current = index == progress.current
         if is_current:
             line.stylize("bold")
-        rank = CURRENT if is_current else STUDY + (index > progress.current and -0.01 * index)
-        yield _Line(rank, Text.assemble(("└ " if is_last else "├ ", "dim"), line), "study")
-        guide = "      " if is_last else "│     "
-        room = max(10, width - len(guide))
+        is_last_decided = index == last_decided
+        rank = _Rank.LAST_DECISION if is_last_decided else _Rank.STUDY  # a decision keeps its study
+        rank = _Rank.CURRENT_STUDY if is_current else rank
+        yield _Line(rank, Text.assemble((branch, "dim"), line), "study")
+        rank = _Rank.LAST_DECISION if is_last_decided else _Rank.OLD_DECISION
         decision = Text(printable(study.status.decision))
-        rank = LAST_DECISION if decided and index == decided[-1] else DECISION + 0.01 * index
-        for text in decision.wrap(console, room)[:n_decision_rows] if n_decision_rows > 1 else [decision]:
-            if text:
-                yield _Line(rank, Text.assemble((guide, "dim"), text))
-        if is_current or study.status.name in {each.study for each in progress.running}:
+        wrapped = [decision] if is_short else decision.wrap(console, max(10, width - len(guide)))[:2]
+        for text in wrapped if decision else ():
+            yield _Line(rank, Text.assemble((guide, "dim"), text))
+        if study.status.name in busy:
             for text in _troubles(study):
-                yield _Line(TROUBLE, Text.assemble((guide, "dim"), text))
+                yield _Line(_Rank.TROUBLE, Text.assemble((guide, "dim"), text))
 
 
 def _study_row(study: StudyProgress, n_bar: int) -> list[Text]:
     status = study.status
-    idle = status.state == "running" and not status.points["running"]
-    state = Text("idle", "dim") if idle else Text(status.state, STATE_STYLES[status.state])
     is_waiting = status.state == "pending"
     share = status.n_ended / status.n_points if status.n_points else 0.0
     count = Text(f"{status.n_ended}/{status.n_points}", "dim" if is_waiting else "")
@@ -191,10 +208,10 @@ def _study_row(study: StudyProgress, n_bar: int) -> list[Text]:
     name.truncate(24, overflow="ellipsis")
     section = Text(printable(status.section), "dim")
     section.truncate(8, overflow="ellipsis")
-    return [section, name, state, bar, count]
+    return [section, name, state_text(status), bar, count]
 
 
-def _title(study: StudyProgress, before: str | None) -> Text:
+def _title(study: StudyProgress, above: str | None) -> Text:
     """What a study is about; before that what ended badly, and its parent where that is not the one above."""
     points = study.status.points
     words = [
@@ -202,8 +219,8 @@ def _title(study: StudyProgress, before: str | None) -> Text:
         for state in ("pruned", "failed")
         if points[state]
     ]
-    if study.inherits not in (None, before):
-        words.append(Text(f"from {printable(study.inherits or '')}", "dim"))
+    if study.inherits is not None and study.inherits != above:
+        words.append(Text(f"from {printable(study.inherits)}", "dim"))
     if study.title:
         words.append(Text(printable(study.title), "dim"))
     return Text(", ").join(words)
@@ -217,8 +234,8 @@ def _troubles(study: StudyProgress) -> Iterator[Text]:
             why = "; ".join(f"{count} {printable(reason)}" for reason, count in counted[:N_NAMED])
             yield Text(f"{state}: {why}{_more(len(counted) - N_NAMED)}", STATE_STYLES[state])
     if study.n_lost:
-        attempts = "attempt" if study.n_lost == 1 else "attempts"
-        yield Text(f"{study.n_lost} {attempts} lost with their workers, tried again", "yellow")
+        one, many = "1 attempt lost with its worker", f"{study.n_lost} attempts lost with their workers"
+        yield Text(f"{one if study.n_lost == 1 else many}, tried again", "yellow")
     for flag, trials in study.flags.items():
         numbers = ", ".join(map(str, trials[:N_NAMED]))
         plural = "trial" if len(trials) == 1 else "trials"
@@ -237,7 +254,7 @@ def _workers(progress: Progress, width: int) -> Iterator[_Line]:
     running, best = progress.running, progress.best
     if not running:
         if not progress.is_over:
-            yield _Line(WORKER, Text("no worker is training; one that starts is shown here", "dim"))
+            yield _Line(_Rank.WORKER, Text("no worker is training; one that starts is shown here", "dim"))
         return
     n_curve = 11 if width < WIDE else 24 if width < VERY_WIDE else 40
     curves = [each.curve for each in running] + ([best.curve] if best else [])
@@ -245,45 +262,41 @@ def _workers(progress: Progress, width: int) -> Iterator[_Line]:
     n_columns = min(n_curve, n_epochs)
     values = [value for curve in curves for value in curve if math.isfinite(value)]
     scale = (min(values), max(values)) if values else (0.0, 1.0)
-    rows = [
-        [Text(head, "dim") for head in ("trial", "", "epoch", "F1 by epoch", "F1 %", "vs best", "left", "")]
-    ]
+    rows = [[Text(head, "dim") for head in ("trial", "", "epoch", "F1 by epoch", "F1 %", "vs best", "left")]]
     if best is not None:
-        curve = _sparkline([], best.curve, len(best.curve) or 1, min(n_columns, len(best.curve)), scale)
+        curve = _sparkline([], best.curve, len(best.curve), min(n_columns, len(best.curve)), scale)
         is_best = Text("best so far", "dim")
-        rows.append([Text(_name(best)), is_best, Text(), curve, Text(percent(best.value)), *[Text()] * 3])
-    rows += [_worker_row(each, best.curve if best else [], n_columns, scale, width) for each in running]
+        rows.append([Text(_name(best)), is_best, Text(), curve, Text(percent(best.value)), Text(), Text()])
+    rows += [_worker_row(each, best.curve if best else [], n_columns, scale) for each in running]
     lines = _aligned(rows, width)
     at = max(line.cell_len for line in lines) + 2
-    whats = [Text(params_text(each.params) or printable(each.point), "dim") for each in running]
-    is_beside = max(what.cell_len for what in whats) <= width - at
-    yield _Line(BEST, lines.pop(0))
+    details = [[_where(each, width), _what(each)] for each in running]
+    # one below the other their columns help; each below its own row they do not
+    beside = _aligned(details, 2 * width)
+    has_room = max(text.cell_len for text in beside) <= width - at
+    yield _Line(_Rank.BEST, lines.pop(0))
     if best is not None:
-        yield from _with_params(_Line(BEST, lines.pop(0)), Text(params_text(best.params), "dim"), at, width)
-    for index, (line, what) in enumerate(zip(lines, whats, strict=True)):
-        rank = WORKER - 0.01 * index if index < N_WORKERS else MORE_WORKERS
-        yield from _with_params(_Line(rank, line, "worker"), what, at if is_beside else width, width)
-
-
-def _with_params(line: _Line, what: Text, at: int, width: int) -> Iterator[_Line]:
-    """A line with parameters beside it, from a column on, where they have room; else below it."""
-    if what.cell_len > width - at:
-        yield line
-        yield _Line(PARAMS, Text.assemble("  ", what))
-    else:
-        yield replace(line, text=Text.assemble(line.text, " " * (at - line.text.cell_len), what))
+        yield _Line(_Rank.BEST, lines.pop(0))
+        yield _Line(_Rank.PARAMS, Text(f"  {params_text(best.params)}", "dim"))
+    for index, (each, line) in enumerate(zip(running, lines, strict=True)):
+        is_first = index < N_WORKERS
+        rank = _Rank.WORKER if is_first else _Rank.MORE_WORKERS
+        if has_room:
+            line = Text.assemble(line, " " * (at - line.cell_len), beside[index])
+        yield _Line(rank, line, "worker")
+        if not has_room:
+            rank = _Rank.TROUBLE if is_first and [*_warnings(each)] else _Rank.PARAMS
+            yield _Line(rank, Text.assemble("  ", _joined(details[index])))
 
 
 def _worker_row(
-    each: Running, best: Sequence[float], n_columns: int, scale: tuple[float, float], width: int
+    each: Running, best: Sequence[float], n_columns: int, scale: tuple[float, float]
 ) -> list[Text]:
     done = len(each.curve)
     name = Text(_name(each), "cyan")
     name.truncate(28, overflow="ellipsis")
-    warnings = Text(", ".join(_warnings(each)), "yellow")
-    where = Text(" ").join([text for text in (_worker_name(each, width), warnings) if text])
     if not each.epochs:
-        return [name, Text("starting"), *[Text()] * 5, where]
+        return [name, Text("starting"), *[Text()] * 5]
     ahead = each.curve[-1] - best[done - 1] if each.curve and len(best) >= done else None
     left = None if each.seconds_per_epoch is None else each.seconds_per_epoch * (each.epochs - done)
     return [
@@ -292,18 +305,22 @@ def _worker_row(
         Text(f"{done}/{each.epochs}"),
         _sparkline(each.curve, best, each.epochs, min(n_columns, each.epochs), scale),
         Text(percent(each.curve[-1]) if each.curve else ""),
-        Text("" if ahead is None else f"{100 * ahead:+.1f}", "green" if (ahead or 0) >= 0 else "magenta"),
+        Text("" if ahead is None else f"{100 * ahead:+.1f}", "magenta" if (ahead or 0) < 0 else "green"),
         Text("" if left is None else duration(left)),
-        where,
     ]
 
 
-def _worker_name(each: Running, width: int) -> Text:
+def _what(each: Running) -> Text:
+    return Text(params_text(each.params) or printable(each.point), "dim")
+
+
+def _where(each: Running, width: int) -> Text:
+    """The worker, and what is wrong with it or its trial."""
     if width < WIDE:
-        return Text("" if each.is_local else printable(each.worker.split(":")[0]), "dim")
-    return Text(
-        "process " + each.worker.rpartition(":")[2] if each.is_local else printable(each.worker), "dim"
-    )
+        name = "" if each.is_local else each.host
+    else:
+        name = f"process {each.pid}" if each.is_local else each.worker
+    return _joined([Text(printable(name), "dim"), Text(", ".join(_warnings(each)), "yellow")])
 
 
 def _warnings(each: Running) -> Iterator[str]:
@@ -315,6 +332,11 @@ def _warnings(each: Running) -> Iterator[str]:
 
 
 # --- pieces ---------------------------------------------------------------------------------------
+
+
+def _joined(texts: Sequence[Text]) -> Text:
+    """Those that say something, side by side."""
+    return Text("  ").join([text for text in texts if text])
 
 
 def _bar(share: float, width: int, style: str) -> Text:
@@ -342,8 +364,8 @@ def _sparkline(
         begun = column * n_epochs // width + 1
         if curve and begun <= len(curve):
             epoch = min(epoch, len(curve))
-            is_ahead = len(best) >= epoch and curve[epoch - 1] >= best[epoch - 1]
-            line.append(_block(curve[epoch - 1], scale), "green" if is_ahead or not best else "magenta")
+            is_behind = len(best) >= epoch and curve[epoch - 1] < best[epoch - 1]
+            line.append(_block(curve[epoch - 1], scale), "magenta" if is_behind else "green")
         elif len(best) >= epoch:
             line.append(_block(best[epoch - 1], scale), "dim")
         else:

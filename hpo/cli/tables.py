@@ -14,7 +14,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from hpo.text import duration, params_text, percent, printable, show_value
+from hpo.text import duration, params_text, percent, printable, show_value, spread
 
 if TYPE_CHECKING:
     from hpo.doctor import Check
@@ -87,7 +87,7 @@ def show_status(records: Sequence[StudyStatus]) -> None:
         table.add_row(
             printable(record.section),
             record.name,
-            _state(record),
+            state_text(record),
             f"{ended} ({', '.join(extra)})" if extra else ended,
             percent(record.best["value"] if record.best else None),
             printable(record.decision),
@@ -95,7 +95,8 @@ def show_status(records: Sequence[StudyStatus]) -> None:
     console().print(table)
 
 
-def _state(record: StudyStatus) -> Text:
+def state_text(record: StudyStatus) -> Text:
+    """The state of a study, as a person is told it."""
     # `running` is the contract's word for a study that has begun; a person asks whether anybody works on it
     idle = record.state == "running" and not record.points["running"]
     return Text("idle", "dim") if idle else Text(record.state, STATE_STYLES[record.state])
@@ -175,11 +176,10 @@ def show_final(record: Mapping[str, Any]) -> None:
     """The answer of the final stage."""
     screen = console()
     test, deviation, n_seeds = record["test"], record["std"], len(record["seeds"])
-    spread = "" if deviation["macro_f1"] is None else f" ± {100 * deviation['macro_f1']:.1f}"
     screen.print(
         Text(
-            f"test macro F1 {percent(test['macro_f1'])}{spread} %, accuracy {percent(test['accuracy'])} %, "
-            f"loss {test['loss']:.3f}",
+            f"test macro F1 {percent(test['macro_f1'])}{spread(deviation['macro_f1'])} %, "
+            f"accuracy {percent(test['accuracy'])} %, loss {test['loss']:.3f}",
             "bold green",
         )
     )

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from matplotlib.ticker import MaxNLocator
 
 from hpo.plan import FINAL
 from hpo.report import figures, style
 from hpo.report.facts import Facts, Point
-from hpo.report.study_figures import PANELS
+from hpo.report.study_figures import ACCURACY, LOSS, MACRO_F1
 
 MAX_PICTURES = 50
 """So many runs of a study, the best, have a picture of their curves."""
-FIGURES = (*PANELS, ("macro-f1", "valid_macro_f1", "validation macro F1, %", 100))
 
 
 @dataclass(frozen=True)
@@ -35,36 +35,36 @@ def pictures(facts: Facts) -> Iterator[Picture]:
             yield Picture(FINAL, point.row.trial, name, draw)
     for section in facts.sections:
         for each in section.ranked[:MAX_PICTURES]:
-            yield Picture(section.name, each.row.trial, "curves.png", lambda each=each: curves(each))  # type: ignore[misc]
+            yield Picture(section.name, each.row.trial, "curves.png", partial(curves, each))
 
 
 def _final_drawings(facts: Facts, final: Mapping[str, object]) -> dict[str, Callable[[], bytes]]:
-    def png(drawings: Callable[[], Iterator[style.Drawing]], index: int = 0) -> Callable[[], bytes]:
-        def draw() -> bytes:
-            with style.styled():
-                return list(drawings())[index].png
-
-        return draw
-
     return {
-        "confusion-matrix.png": png(lambda: figures.confusion(final)),
-        "f1-per-class.png": png(lambda: figures.per_class(final)),
-        "test-accuracy.png": png(lambda: figures.test_curves(facts), 0),
-        "test-loss.png": png(lambda: figures.test_curves(facts), 1),
+        "confusion-matrix.png": partial(_png, figures.confusion, final),
+        "f1-per-class.png": partial(_png, figures.per_class, final),
+        "test-accuracy.png": partial(_png, figures.test_curves, facts, [ACCURACY]),
+        "test-loss.png": partial(_png, figures.test_curves, facts, [LOSS]),
     }
+
+
+def _png(draw: Callable[..., Iterator[style.Drawing]], *what: object) -> bytes:
+    """The first drawing of what draws."""
+    with style.styled():
+        return next(draw(*what)).png
 
 
 def curves(point: Point) -> bytes:
     """Accuracy, loss and macro F1 of a run per epoch, a line a seed."""
     with style.styled():
         figure = style.canvas(2.6, width=2 * style.WIDTH)
-        panels = figure.subplots(1, len(FIGURES))
+        panels = (ACCURACY, LOSS, MACRO_F1)
+        parts = figure.subplots(1, len(panels))
         figure.subplots_adjust(left=0.05, right=0.985, top=0.87, bottom=0.15, wspace=0.18)
-        for axes, (_, key, title, scale) in zip(panels, FIGURES, strict=True):
+        for axes, panel in zip(parts, panels, strict=True):
             for i in range(len(point.seeds)):
-                values = [scale * epoch[i][key] for epoch in point.row.history]
+                values = [panel.scale * epoch[i][panel.key] for epoch in point.row.history]
                 axes.plot(range(1, len(values) + 1), values, "o-", color=style.SERIES[i % len(style.SERIES)])
-            axes.set_title(title, fontweight="normal", fontsize=9)
+            axes.set_title(panel.label, fontweight="normal", fontsize=9)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-        panels[-1].set_xlabel("epoch", loc="right", labelpad=2)
+        parts[-1].set_xlabel("epoch", loc="right", labelpad=2)
         return style.drawn(figure, "curves", "", "").png

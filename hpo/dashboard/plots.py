@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import html
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,49 +92,47 @@ def shown(text: str) -> str:
 
 def curves(section: Section) -> Iterator[Plot]:
     """Accuracy and loss per epoch of every run, the best marked; macro F1 the dashboard shows itself."""
-    points = [point for point in section.points if point.row.history]
-    if not points:
+    others = [point for point in section.points if point.row.history and not point.has_result]
+    drawn = evenly([*section.ranked, *others], MAX_LINES)
+    if not drawn:
         return
-    best, *rest = [*section.ranked, *[point for point in points if point not in section.ranked]]
-    drawn = [best, *evenly(rest, MAX_LINES)]
+    best = section.ranked[0] if section.ranked else None
     few = len(drawn) <= len(COLOURS)
-    for name, key, axis, scale in PANELS:
+    for panel in PANELS:
         traces = []
         for i, point in enumerate(drawn):
-            colour = COLOURS[i] if few else COLOURS[0] if point is best else INK
-            line = {"color": colour, "width": 3 if point is best else 1.5}
+            is_best = point is best
+            colour = COLOURS[i] if few else COLOURS[0] if is_best else INK
             traces.append(
                 _line(
                     point,
-                    point.curve(key),
-                    scale,
-                    line=line,
-                    opacity=1.0 if few or point is best else 0.5,
-                    name=f"{point.row.trial}{' (best)' if point is best else ''}",
+                    point.curve(panel.key),
+                    panel.scale,
+                    line={"color": colour, "width": 3 if is_best else 1.5},
+                    opacity=1.0 if few or is_best else 0.5,
+                    name=f"{point.row.trial}{' (best)' if is_best else ''}",
                     text=shown(params_text(point.row.params) or point.row.point),
                 )
             )
         # the last trace lies on top
         traces = [{**trace, "legendrank": i} for i, trace in enumerate(traces)][::-1]
         yield Plot(
-            f"hpo-{name}",
-            f"{axis[0].upper()}{axis[1:].removesuffix(', %')} per epoch",
+            f"hpo-{panel.name}",
+            panel.caption,
             traces,
             x=_epochs(traces),
-            y={"title": {"text": axis}},
+            y={"title": {"text": panel.label}},
             layout={"legend": {"title": {"text": "trial"}}, "showlegend": few or len(drawn) <= 20},
         )
 
 
 def _line(point: Point, values: Sequence[float | None], scale: float, **settings: Any) -> dict[str, Any]:
-    step = max(1, math.ceil(len(values) / MAX_EPOCHS))
-    epochs = [*range(1, len(values) + 1)][::step]
-    y = [None if values[n - 1] is None else _short(scale * float(values[n - 1] or 0.0)) for n in epochs]
+    drawn = evenly([*enumerate(values, start=1)], MAX_EPOCHS)
     return {
         "type": "scatter",
-        "mode": "lines+markers" if len(epochs) < 25 else "lines",
-        "x": epochs,
-        "y": y,
+        "mode": "lines+markers" if len(drawn) < 25 else "lines",
+        "x": [epoch for epoch, _ in drawn],
+        "y": [None if value is None else _short(scale * value) for _, value in drawn],
         "hovertemplate": f"trial {point.row.trial}, epoch %{{x}}: %{{y}}<br>%{{text}}<extra></extra>",
         **settings,
     }
@@ -192,7 +189,7 @@ def _matrix(
 
 
 def layers(section: Section) -> Iterator[Plot]:
-    """Gradients and dead units per layer, of the worst run (dashed) beside the best."""
+    """Gradients and dead units per layer, of the worst run beside the best."""
     pair = worst_and_best(section)
     if pair is None:
         return

@@ -36,15 +36,9 @@ from hpo.results import final_trial
 from hpo.storage import Storage
 
 METRIC = "validation macro F1"
-METRIC_NAMES, NOTE, OUR_NOTE, OUR_PLOTS = (
-    "study:metric_names",
-    "dashboard:note_",
-    "hpo:note",
-    "dashboard:plot_data:hpo-",
-)
-OWNED = (METRIC_NAMES, NOTE, OUR_NOTE, OUR_PLOTS)
+NOTE, OUR_NOTE = "dashboard:note_", "hpo:note"
+OWNED = ("study:metric_names", NOTE, OUR_NOTE, "dashboard:plot_data:hpo-")
 """What the system attributes begin with that are ours to replace."""
-
 DELETED = "null"
 """What the dashboard writes in the place of an artifact that somebody has deleted there."""
 
@@ -55,6 +49,11 @@ class ArtifactFolder(FileSystemArtifactStore):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.folder = folder
+
+    @classmethod
+    def of(cls, out: Path) -> ArtifactFolder:
+        """The artifacts of the plan of an output folder."""
+        return cls(out / "artifacts")
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         """The file of an artifact.
@@ -77,28 +76,76 @@ class ArtifactFolder(FileSystemArtifactStore):
         return bool(self._get_filepath(artifact_id).exists())
 
 
-def publish(plan: Plan, storage: Storage) -> Facts:
-    """Writes note, figures and metric name of every study that lacks them or whose have changed.
+class Publisher:
+    """Writes what the dashboard shows beside the trials, and again whenever it has changed.
 
     Args:
         plan: to be read; a reader's storage is enough.
         storage: to be written.
-
-    Returns:
-        What was published, for `publish_pictures`.
-
-    Raises:
-        StorageError: the database takes no writes.
+        out: the plan's output folder; artifacts are in `out/artifacts`.
     """
-    facts = read(plan)
-    ids = {name: plan.storage.study_id(name) for name in plan.all_names}
-    bodies, figures = notes(facts, ids), plots(facts)
-    for name, id_ in ids.items():
-        there = storage.system_attrs(id_)
-        wanted = _system_attrs(there, bodies[name], figures[name])
-        if wanted != {key: value for key, value in there.items() if key.startswith(OWNED)}:
-            storage.replace_system_attrs(id_, OWNED, wanted)
-    return facts
+
+    def __init__(self, plan: Plan, storage: Storage, out: Path) -> None:
+        self._plan, self._storage, self._out = plan, storage, out
+        self._artifacts = ArtifactFolder.of(out)
+        self._ids = {name: plan.storage.study_id(name) for name in plan.all_names}
+        self._published: object = None
+        self._facts: Facts | None = None
+
+    def notes_and_figures(self) -> None:
+        """Writes note, figures and metric name of every study that lacks them or whose have changed.
+
+        Raises:
+            StorageError: the database is away or takes no writes.
+        """
+        state = _state(self._plan)
+        if state == self._published:
+            return
+        facts = read(self._plan)
+        bodies, figures = notes(facts, self._ids), plots(facts)
+        for name, id_ in self._ids.items():
+            there = self._storage.system_attrs(id_)
+            wanted = _system_attrs(there, bodies[name], figures[name])
+            if wanted != {key: value for key, value in there.items() if key.startswith(OWNED)}:
+                self._storage.replace_system_attrs(id_, OWNED, wanted)
+        self._published, self._facts = state, facts
+
+    def pictures(self) -> None:
+        """Draws the pictures that are missing of what was published last, and attaches them to their trials.
+
+        Optuna refuses to attach anything to a trial that has ended; the dashboard also looks into the study's
+        attributes, which is where these are.
+
+        Raises:
+            StorageError: the database is away or takes no writes.
+            OSError: the folder of artifacts cannot be written.
+        """
+        if self._facts is None:
+            return
+        there = {name: self._storage.system_attrs(id_) for name, id_ in self._ids.items()}
+        trials = {name: self._plan.trials(name) for name in self._ids}
+        for picture in pictures(self._facts):
+            trial = trials[picture.study][picture.trial]
+            artifact = _artifact_id(self._plan, picture, trial)
+            key = f"dashboard:artifacts:{trial._trial_id}:{artifact}"
+            meta = there[picture.study].get(key)
+            if meta == DELETED:
+                continue
+            if not self._artifacts.has(artifact):
+                self._artifacts.write(artifact, io.BytesIO(picture.draw()))
+            if meta is None:
+                about = {"artifact_id": artifact, "filename": picture.file_name, "mimetype": "image/png"}
+                attrs = {key: json.dumps({**about, "encoding": None})}
+                self._storage.replace_system_attrs(self._ids[picture.study], [key], attrs)
+        _find_worst_images(self._plan, self._artifacts, self._out)
+        self._facts = None
+
+
+def _state(plan: Plan) -> object:
+    """What notes and figures depend on: trials that have ended, and decisions. Not single epochs."""
+    ids = [plan.storage.study_id(name) for name in plan.all_names]
+    counts = {key: n for key, n in plan.storage.counts(ids).items() if key[1].is_finished()}
+    return counts, [attrs.get("decision") for attrs in plan.storage.study_attrs().values()]
 
 
 def _system_attrs(there: Mapping[str, Any], body: str, figures: Sequence[Plot]) -> dict[str, Any]:
@@ -126,37 +173,6 @@ def _system_attrs(there: Mapping[str, Any], body: str, figures: Sequence[Plot]) 
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def publish_pictures(
-    plan: Plan, storage: Storage, facts: Facts, artifacts: ArtifactFolder, out: Path
-) -> None:
-    """Draws the pictures that are missing and attaches them to their trials.
-
-    Optuna refuses to attach anything to a trial that has ended; the dashboard also looks into the study's
-    attributes, which is where these are.
-
-    Raises:
-        StorageError: the database takes no writes.
-        OSError: the folder of artifacts cannot be written.
-    """
-    ids = {name: plan.storage.study_id(name) for name in plan.all_names}
-    there = {name: storage.system_attrs(id_) for name, id_ in ids.items()}
-    trials = {name: plan.trials(name) for name in plan.all_names}
-    for picture in pictures(facts):
-        trial = trials[picture.study][picture.trial]
-        artifact = _artifact_id(plan, picture, trial)
-        key = f"dashboard:artifacts:{trial._trial_id}:{artifact}"
-        meta = there[picture.study].get(key)
-        if meta == DELETED:
-            continue
-        if not artifacts.has(artifact):
-            artifacts.write(artifact, io.BytesIO(picture.draw()))
-        if meta is None:
-            about = {"artifact_id": artifact, "filename": picture.file_name, "mimetype": "image/png"}
-            attrs = {key: json.dumps({**about, "encoding": None})}
-            storage.replace_system_attrs(ids[picture.study], [key], attrs)
-    _find_worst_images(plan, artifacts, out)
 
 
 def _artifact_id(plan: Plan, picture: Picture, trial: FrozenTrial) -> str:

@@ -23,10 +23,9 @@ from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna_dashboard
-from optuna.trial import TrialState
 
 from hpo import database
-from hpo.dashboard.publish import ArtifactFolder, publish, publish_pictures
+from hpo.dashboard.publish import ArtifactFolder, Publisher
 from hpo.errors import HpoError, InputError
 from hpo.plan import Plan
 from hpo.storage import Storage
@@ -39,7 +38,7 @@ REFRESH_SECONDS = 10.0
 Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 READING = ("GET", "HEAD")
-OF_THE_PLAN = re.compile(r"/api/(studies/(?P<study>\d+)(/rename)?|trials/\d+/(tell|user-attrs))/*")
+OF_THE_PLAN = re.compile(r"/api/(studies/0*(?P<study>\d{1,20})(/rename)?|trials/\d+/(tell|user-attrs))/*")
 """What deletes or renames a study, or ends a trial that a worker trains."""
 LOOPBACK_NAMES = frozenset(("localhost", "127.0.0.1", "::1"))
 SHOWN_TYPES = re.compile(r"(image/(png|jpeg|gif|webp)|audio/[\w.+-]+|video/[\w.+-]+|text/(plain|csv))\b")
@@ -87,15 +86,16 @@ def serve(
         try:
             plan = Plan.open(Storage(url, reader=True))
             storage = _writable(url, say)
-            read_only = read_only or storage is None
-            artifacts = ArtifactFolder(out / "artifacts")
-            app = optuna_dashboard.wsgi((storage or plan.storage).for_optuna, artifacts)
-            names = None if not is_loopback(host) else LOOPBACK_NAMES | {host}
-            study_ids = frozenset(plan.storage.study_id(name) for name in plan.all_names)
-            with _serving(host, port, guarded(app, study_ids, read_only=read_only, names=names)) as server:
-                _keep_published(
-                    plan, storage, artifacts, out, say, lambda: on_ready(address(host, server.server_port))
-                )
+            publisher = Publisher(plan, storage, out) if storage is not None else None
+            app = optuna_dashboard.wsgi((storage or plan.storage).for_optuna, ArtifactFolder.of(out))
+            guarded_app = guarded(
+                app,
+                frozenset(plan.storage.study_id(name) for name in plan.all_names),
+                read_only=read_only or storage is None,
+                names=LOOPBACK_NAMES | {host} if is_loopback(host) else None,
+            )
+            with _serving(host, port, guarded_app) as server:
+                _keep_published(publisher, say, lambda: on_ready(address(host, server.server_port)))
         except Stopped as stopped:
             return stopped.number
 
@@ -128,42 +128,30 @@ def _writable(url: str, say: Callable[[str], None]) -> Storage | None:
 
 
 def _keep_published(
-    plan: Plan,
-    storage: Storage | None,
-    artifacts: ArtifactFolder,
-    out: Path,
-    say: Callable[[str], None],
-    on_ready: Callable[[], None],
+    publisher: Publisher | None, say: Callable[[str], None], on_ready: Callable[[], None]
 ) -> NoReturn:
-    """Publishes now, and whenever a trial has ended or a study has decided."""
-    seen, said, is_ready = None, "", False
-    while True:
+    """Publishes now and whenever something has changed; what goes wrong is tried again, but said once."""
+    said = ""
+
+    def attempt(publish: Callable[[], None]) -> None:
+        nonlocal said
         try:
-            state = _state(plan) if storage is not None else None
-            if storage is not None and state != seen:
-                seen = state
-                facts = publish(plan, storage)
-                if not is_ready:  # pictures take longer: they are drawn while people look already
-                    is_ready = True
-                    on_ready()
-                publish_pictures(plan, storage, facts, artifacts, out)
+            publish()
         except (HpoError, OSError) as error:
-            seen = None  # tried again, but said once
             if str(error) != said:
                 said = str(error)
                 say(f"notes and figures could not be written: {error}")
+
+    is_ready = False
+    while True:
+        if publisher is not None:
+            attempt(publisher.notes_and_figures)
         if not is_ready:
             is_ready = True
             on_ready()
+        if publisher is not None:  # pictures take longer: they are drawn while people look already
+            attempt(publisher.pictures)
         time.sleep(REFRESH_SECONDS)
-
-
-def _state(plan: Plan) -> object:
-    """What notes and figures depend on: trials that have ended, and decisions. Not single epochs."""
-    ids = [plan.storage.study_id(name) for name in plan.all_names]
-    ended = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-    counts = {key: n for key, n in plan.storage.counts(ids).items() if key[1] in ended}
-    return counts, [attrs.get("decision") for attrs in plan.storage.study_attrs().values()]
 
 
 # --- the guard ---------------------------------------------------------------------------------------------
@@ -210,6 +198,10 @@ def _refusal(
     environ: dict[str, Any], study_ids: frozenset[int], *, read_only: bool, names: frozenset[str] | None
 ) -> tuple[str, list[tuple[str, str]], str] | None:
     """Status, headers and words for a request that is not passed on."""
+    if not environ["PATH_INFO"].isascii():
+        # the dashboard leaves out bytes that are no UTF-8 and reads every script's digits: it would see
+        # another path than we look at
+        return "400 Bad Request", [], "no page of the dashboard has such an address"
     host = environ.get("HTTP_HOST", "")
     if names is not None and _name(host) not in names:
         reason = f"{host!r} is not this dashboard; `hpo dashboard --host` serves other names"
@@ -297,15 +289,15 @@ def _serving(host: str, port: int | None, app: Wsgi) -> Iterator[WSGIServer]:
 
 def _server(host: str, port: int | None, app: Wsgi) -> WSGIServer:
     kind = _Server6 if ":" in host else _Server
-    wanted = (PORT, 0) if port is None else (port,)
-    for each in wanted:
-        try:
-            return make_server(host, each, app, server_class=kind, handler_class=_Quiet)
-        except (OSError, OverflowError, UnicodeError) as error:
-            if each == wanted[-1]:
-                why = getattr(error, "strerror", None) or error
-                raise InputError(f"--host {host} --port {each}: cannot listen there: {why}") from None
-    raise AssertionError("unreachable")
+    if port is None:
+        with contextlib.suppress(OSError, UnicodeError):
+            return make_server(host, PORT, app, server_class=kind, handler_class=_Quiet)
+        port = 0
+    try:
+        return make_server(host, port, app, server_class=kind, handler_class=_Quiet)
+    except (OSError, OverflowError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"--host {host} --port {port}: cannot listen there: {why}") from None
 
 
 @contextlib.contextmanager

@@ -1,63 +1,31 @@
 """The report's seven conclusions, each confirmed, denied or open, with the numbers that say so.
 
-Open is the default. A claim is judged by contrasts: cells (configurations with a result) that differ in
-nothing but what the claim is about. The difference counts where seeds alone would not make it: a t-test at
-5 %, its standard error from the deviation between seeds of one configuration, pooled over all that have two
-or more. Pruned cells are compared over the epochs that both sides have.
+Open is the default. A claim is judged by contrasts (`hpo.report.contrasts`): cells that differ in nothing
+but what the claim is about.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Literal
 
-from hpo.config import ParamValue, canonical_json
 from hpo.diagnostics import DEAD_SHARE
+from hpo.report.contrasts import (
+    Block,
+    Cells,
+    Verdict,
+    best_f1,
+    low_high_pairs,
+    seed_noise,
+    widest_interaction,
+)
 from hpo.report.facts import Facts, Point
 from hpo.text import show_value
 
-Verdict = Literal["confirmed", "denied", "open"]
-ALPHA = 0.05
 TOO_FEW_CHANNELS = 16
 """What the report names as too few; its own study does not have it."""
 REPORT_EPOCHS = 11
-
-
-@dataclass(frozen=True)
-class Noise:
-    """How far seeds of one configuration differ in macro F1."""
-
-    deviation: float | None
-    """Pooled standard deviation; None where no configuration has two seeds."""
-    df: int
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """A difference in macro F1 that a claim predicts to be positive."""
-
-    difference: float
-    n_pairs: int
-    standard_error: float | None
-    p_value: float | None
-    points: tuple[Point, ...]
-
-    @property
-    def verdict(self) -> Verdict:
-        """What it says of a claim that predicts it to be positive."""
-        if self.p_value is None or self.p_value >= ALPHA:
-            return "open"
-        return "confirmed" if self.difference > 0 else "denied"
-
-    def __str__(self) -> str:
-        many = f", mean of {self.n_pairs} contrasts" if self.n_pairs > 1 else ""
-        if self.standard_error is None:
-            return f"{_points(self.difference)}{many}, no seeds to tell it from noise"
-        p_value = "p < 0.001" if (self.p_value or 0) < 0.001 else f"p = {self.p_value:.2g}"
-        return f"{_points(self.difference)}{many} (standard error {100 * self.standard_error:.1f}, {p_value})"
 
 
 @dataclass(frozen=True)
@@ -78,46 +46,6 @@ class Conclusion:
     verdict: Verdict
     text: str
     points: tuple[Point, ...]
-
-
-class Cells:
-    """Points with results, each configuration once, to be contrasted."""
-
-    def __init__(self, points: Iterable[Point], noise: Noise, n_classes: int) -> None:
-        self.noise = noise
-        self.chance = 1 / n_classes
-        self._cells: dict[str, Point] = {}
-        for point in points:
-            if point.has_result:
-                key = canonical_json(_effective(point.config))
-                rival = self._cells.get(key)
-                if rival is None or _rank(point) > _rank(rival):
-                    self._cells[key] = point
-
-    def groups(self, *params: str) -> list[list[Point]]:
-        """Cells that differ in nothing but these parameters; groups of two or more."""
-        groups: dict[str, list[Point]] = {}
-        for point in self._cells.values():
-            rest = {k: v for k, v in _effective(point.config).items() if k not in params}
-            groups.setdefault(canonical_json(rest), []).append(point)
-        return [group for group in groups.values() if len(group) > 1]
-
-    def contrast(self, blocks: Sequence[Sequence[tuple[int, Point]]]) -> Contrast:
-        """The mean over blocks of the signed sum of each block's macro F1."""
-        differences, weights, involved = [], dict[str, float](), dict[str, Point]()
-        for block in blocks:
-            epochs = min(len(point.row.history) for _, point in block)
-            differences.append(sum(sign * best_f1(point, epochs) for sign, point in block))
-            for sign, point in block:
-                weights[point.name] = weights.get(point.name, 0.0) + sign / len(blocks)
-                involved[point.name] = point
-        difference = fmean(differences)
-        error = p_value = None
-        if self.noise.deviation:
-            total = sum(weight**2 / len(involved[name].seeds) for name, weight in weights.items())
-            error = self.noise.deviation * math.sqrt(total)
-            p_value = _two_sided(difference / error, self.noise.df) if error else None
-        return Contrast(difference, len(blocks), error, p_value, tuple(involved.values()))
 
 
 def conclusions(facts: Facts) -> list[Conclusion]:
@@ -158,32 +86,13 @@ def not_the_reports(facts: Facts) -> list[str]:
     return reasons
 
 
-def seed_noise(points: Iterable[Point]) -> Noise:
-    """The deviation between seeds, pooled over configurations with two seeds or more."""
-    squares, df = 0.0, 0
-    for point in points:
-        # networks that answer the same to everything agree perfectly, which says nothing of the others
-        if not point.has_result or len(point.seeds) < 2 or point.has_collapsed:
-            continue
-        means = point.curve("valid_macro_f1")
-        seeds = [seed["valid_macro_f1"] for seed in point.row.history[means.index(max(means))]]
-        squares += sum((value - fmean(seeds)) ** 2 for value in seeds)
-        df += len(seeds) - 1
-    return Noise(math.sqrt(squares / df) if df else None, df)
-
-
-def best_f1(point: Point, epochs: int) -> float:
-    """The best macro F1, mean over seeds, of the first so many epochs."""
-    return max(point.curve("valid_macro_f1")[:epochs])
-
-
 # --- the claims ------------------------------------------------------------------------------------------
 
 
 def _channels(cells: Cells) -> Evidence:
     enough, fewer = [], []
     for group in cells.groups("conv1_channels"):
-        for low, high in _pairs(group, "conv1_channels"):
+        for low, high in low_high_pairs(group, "conv1_channels"):
             c1_low, c1_high, c2 = (
                 low.config["conv1_channels"],
                 high.config["conv1_channels"],
@@ -243,16 +152,13 @@ def _dying(cells: Cells) -> Evidence:
         elif _dead_share(top) < DEAD_SHARE and contrast.verdict == "confirmed":
             verdict = "denied"  # too high it is, and yet units live in every layer
         verdicts.append(Evidence(verdict, text, (top, best)))
-    decided = [each for each in verdicts if each.verdict != "open"]
     if not verdicts:
         return Evidence("open", "No two cells differ in the learning rate alone.")
+    decided = [each for each in verdicts if each.verdict != "open"]
     chosen = (decided or verdicts)[0]
-    contradicted = len({each.verdict for each in decided}) > 1
-    return (
-        replace(chosen, verdict="open", text=f"Cells contradict each other. {chosen.text}")
-        if contradicted
-        else chosen
-    )
+    if any(each.verdict != chosen.verdict for each in decided):
+        return replace(chosen, verdict="open", text=f"Cells contradict each other. {chosen.text}")
+    return chosen
 
 
 def _dead_share(point: Point) -> float:
@@ -265,7 +171,7 @@ def _small_batches(cells: Cells) -> Evidence:
     blocks = []
     for group in cells.groups("batch_size", "learning_rate"):
         alive = [point for point in group if not point.n_dying]  # a dead network prefers nothing
-        blocks += _interaction(alive, "batch_size", "learning_rate")
+        blocks += widest_interaction(alive, "batch_size", "learning_rate")
     return _all_of(
         (
             "What the small rate gains over the large one, at small batches beyond large ones",
@@ -279,7 +185,7 @@ def _small_batches(cells: Cells) -> Evidence:
 def _l2(cells: Cells) -> Evidence:
     blocks = []
     for group in cells.groups("l2"):
-        pairs = _pairs([point for point in group if float(point.config["l2"]) > 0], "l2")
+        pairs = low_high_pairs([point for point in group if float(point.config["l2"]) > 0], "l2")
         widest = max(pairs, key=lambda p: float(p[1].config["l2"]) / float(p[0].config["l2"]), default=None)
         blocks += [[(1, widest[0]), (-1, widest[1])]] if widest else []
     return _all_of(
@@ -291,7 +197,7 @@ def _l2(cells: Cells) -> Evidence:
 def _batch_norm(cells: Cells) -> Evidence:
     blocks = []
     for group in cells.groups("batch_norm", "batch_size"):
-        blocks += _interaction(group, "batch_size", "batch_norm")
+        blocks += widest_interaction(group, "batch_size", "batch_norm")
     return _all_of(
         (
             "What batch norm gains at the largest batches beyond what it gains at the smallest",
@@ -344,7 +250,7 @@ CLAIMS: Mapping[str, Callable[[Cells], Evidence]] = {
 # --- helpers ---------------------------------------------------------------------------------------------
 
 
-def _all_of(*parts: tuple[str, list[list[tuple[int, Point]]], str], cells: Cells) -> Evidence:
+def _all_of(*parts: tuple[str, list[Block], str], cells: Cells) -> Evidence:
     """A claim of several parts: denied if one is, confirmed if all are."""
     verdicts: list[Verdict] = []
     texts, points = [], dict[str, Point]()
@@ -363,51 +269,3 @@ def _all_of(*parts: tuple[str, list[list[tuple[int, Point]]], str], cells: Cells
     elif all(each == "confirmed" for each in verdicts):
         verdict = "confirmed"
     return Evidence(verdict, " ".join(texts), tuple(points.values()))
-
-
-def _interaction(group: Sequence[Point], outer: str, inner: str) -> list[list[tuple[int, Point]]]:
-    """The widest two by two cells of a group: (inner low − high at outer low) − (the same at outer high)."""
-    by_values = {(point.config[outer], point.config[inner]): point for point in group}
-    outers, inners = sorted({o for o, _ in by_values}), sorted({i for _, i in by_values})
-    found = [
-        [
-            (1, by_values[o1, i1]),
-            (-1, by_values[o1, i2]),
-            (-1, by_values[o2, i1]),
-            (1, by_values[o2, i2]),
-        ]
-        for o1 in outers
-        for o2 in reversed(outers)
-        if outers.index(o1) < outers.index(o2)
-        for i1 in inners
-        for i2 in reversed(inners)
-        if inners.index(i1) < inners.index(i2)
-        and all(pair in by_values for pair in ((o1, i1), (o1, i2), (o2, i1), (o2, i2)))
-    ]
-    return found[:1]
-
-
-def _pairs(group: Sequence[Point], axis: str) -> list[tuple[Point, Point]]:
-    """Every two points of a group, the lower value first."""
-    ordered = sorted(group, key=lambda point: float(point.config[axis]))
-    return [(low, high) for i, low in enumerate(ordered) for high in ordered[i + 1 :]]
-
-
-def _effective(config: Mapping[str, ParamValue]) -> dict[str, ParamValue]:
-    """A configuration without what has no effect in it: when mixup would begin, where there is none."""
-    unused = () if config.get("mixup_alpha") else ("mixup_first_epoch", "mixup_last_epoch")
-    return {name: value for name, value in config.items() if name not in unused}
-
-
-def _rank(point: Point) -> tuple[bool, int]:
-    return point.row.state == "complete", len(point.seeds)
-
-
-def _two_sided(t: float, df: int) -> float:
-    from scipy.special import stdtr  # most plans that are just begun have no use for scipy
-
-    return float(2 * stdtr(df, -abs(t)))
-
-
-def _points(difference: float) -> str:
-    return f"{100 * difference:+.1f} points"

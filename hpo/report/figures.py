@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from hpo.report import style
 from hpo.report.facts import Facts
 from hpo.report.study_figures import (
+    PANELS,
+    Panel,
     curves,
     frame,
     gradients,
@@ -50,7 +52,11 @@ def draw(facts: Facts) -> Figures:
                 *importance(section),
             ]
         if facts.final is not None:
-            figures["final"] += [*test_curves(facts), *per_class(facts.final), *confusion(facts.final)]
+            figures["final"] += [
+                *test_curves(facts, PANELS),
+                *per_class(facts.final),
+                *confusion(facts.final),
+            ]
         figures["provenance"] += time_line(facts)
     return figures
 
@@ -153,12 +159,14 @@ def _gain(points: float) -> str:
 # --- the final stage -------------------------------------------------------------------------------------
 
 
-def test_curves(facts: Facts) -> Iterator[Drawing]:
+def test_curves(facts: Facts, panels: Iterable[Panel]) -> Iterator[Drawing]:
     """Accuracy and loss on the test set per epoch, beside those on validation."""
     final, epochs = facts.final or {}, facts.test_epochs
     chosen = final["selected_epoch"]
-    for name, axis, scale in (("accuracy", "accuracy, %", 100), ("loss", "loss", 1)):
-        values = scale * np.array([[seed[name] for seed in epoch] for epoch in epochs], dtype=float)
+    for panel in panels:
+        values = panel.scale * np.array(
+            [[seed[panel.name] for seed in epoch] for epoch in epochs], dtype=float
+        )
         if not values.size:
             return
         numbers = range(1, len(values) + 1)
@@ -173,8 +181,7 @@ def test_curves(facts: Facts) -> Iterator[Drawing]:
             handles += line(
                 axes,
                 facts.final_point,
-                f"valid_{name}",
-                scale,
+                panel,
                 color=style.ORANGE,
                 linestyle=(0, (3, 2)),
                 marker="s",
@@ -190,13 +197,13 @@ def test_curves(facts: Facts) -> Iterator[Drawing]:
             linestyle="",
             label="chosen epoch",
         )
-        frame(figure, axes, axis, handles)
+        frame(figure, axes, panel.label.removeprefix("validation "), handles)
         yield drawn(
             figure,
-            f"final-{name}",
-            f"{'Accuracy' if name == 'accuracy' else 'Loss'} on the test set",
-            f"Test {name} per epoch: mean over seeds, and from the lowest to the highest; the ring is the "
-            "epoch that validation chose.",
+            f"final-{panel.name}",
+            f"{panel.name.capitalize()} on the test set",
+            f"Test {panel.name} per epoch: mean over seeds, and from the lowest to the highest; the ring is "
+            "the epoch that validation chose.",
         )
 
 

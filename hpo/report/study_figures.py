@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,6 +17,8 @@ from hpo.report import style
 from hpo.report.facts import Point, Section
 from hpo.report.style import Drawing, canvas, drawn, label
 from hpo.text import params_text, percent, show_value
+
+T = TypeVar("T")
 
 MAX_SERIES = 6
 """So many runs have colours of their own; of more only the best and the worst have."""
@@ -32,10 +34,30 @@ LEGEND_COLUMNS = {4: 9, 3: 15, 2: 28}
 NO_GRADIENT = 1e-10
 """A logarithmic axis has no zero; gradients below this are drawn here."""
 
-PANELS = (
-    ("accuracy", "valid_accuracy", "validation accuracy, %", 100),
-    ("loss", "valid_loss", "validation loss", 1),
-)
+
+class Panel(NamedTuple):
+    """A figure of every epoch, as it is drawn over the epochs."""
+
+    name: str
+    """In file names and ids."""
+    key: str
+    """As epochs are stored (`SeedEpoch.to_dict`)."""
+    label: str
+    """Of its axis, with the unit."""
+    scale: int
+    """Times so much it has that unit."""
+
+    @property
+    def caption(self) -> str:
+        """What there is to see."""
+        return f"{self.label[0].upper()}{self.label[1:].removesuffix(', %')} per epoch"
+
+
+ACCURACY = Panel("accuracy", "valid_accuracy", "validation accuracy, %", 100)
+LOSS = Panel("loss", "valid_loss", "validation loss", 1)
+MACRO_F1 = Panel("macro-f1", "valid_macro_f1", "validation macro F1, %", 100)
+PANELS = (ACCURACY, LOSS)
+"""What the report draws, and the dashboard, which has macro F1 itself."""
 
 
 def curves(section: Section, without_norm: Sequence[Point]) -> Iterator[Drawing]:
@@ -45,30 +67,30 @@ def curves(section: Section, without_norm: Sequence[Point]) -> Iterator[Drawing]
         return
     ranked = sorted(section.ranked[1:], key=lambda point: -(point.row.macro_f1 or 0.0))
     few = len(points) <= MAX_SERIES
-    for name, key, axis, scale in PANELS:
+    for panel in PANELS:
         figure = canvas(3.4 if few else 3.5)
         axes = figure.subplots()
         handles = (
-            _series(axes, section, points, without_norm, key, scale)
+            _series(axes, section, points, without_norm, panel)
             if few
-            else _crowd(axes, [*section.ranked[:1], *ranked] or points, key, scale)
+            else _crowd(axes, [*section.ranked[:1], *ranked] or points, panel)
         )
         search = list(section.spec.search)
-        frame(figure, axes, axis, handles, search[0].replace("_", " ") if few and len(search) == 1 else "")
+        title = search[0].replace("_", " ") if few and len(search) == 1 else ""
+        frame(figure, axes, panel.label, handles, title)
         shown = min(len(points), MAX_LINES)
         some = f" ({shown} of {len(points):,} runs, evenly by rank)" if shown < len(points) else ""
         dashed = " Dashed: the same without batch norm." if without_norm else ""
         yield drawn(
             figure,
-            f"{section.name}-{name}",
-            f"{'Accuracy' if name == 'accuracy' else 'Loss'} per epoch",
-            f"{axis[0].upper()}{axis[1:].removesuffix(', %')} per epoch of every run of "
-            f"{section.name}{some}; means over seeds.{dashed}",
+            f"{section.name}-{panel.name}",
+            f"{panel.name.capitalize()} per epoch",
+            f"{panel.caption} of every run of {section.name}{some}; means over seeds.{dashed}",
         )
 
 
 def _series(
-    axes: Axes, section: Section, points: Sequence[Point], dashed: Sequence[Point], key: str, scale: float
+    axes: Axes, section: Section, points: Sequence[Point], dashed: Sequence[Point], panel: Panel
 ) -> list[Line2D]:
     """Each run in its own colour, the control or the counterparts dashed."""
     handles = []
@@ -77,29 +99,21 @@ def _series(
         name = params_text(point.row.params) or "control"
         if len(point.row.params) == 1:  # the legend's title says which parameter it is
             name = show_value(*point.row.params.values())
-        handles += line(axes, point, key, scale, label=label(name), **settings)
+        handles += line(axes, point, panel, label=label(name), **settings)
         for other in dashed:
             if all(other.config.get(axis) == value for axis, value in point.row.params.items()):
-                line(axes, other, key, scale, linestyle=(0, (3, 2)), linewidth=1.2, color=style.SERIES[i])
+                line(axes, other, panel, linestyle=(0, (3, 2)), linewidth=1.2, color=style.SERIES[i])
     control = section.control
     if control and all(control.config != point.config for point in points) and not dashed:
-        handles += line(
-            axes,
-            control,
-            key,
-            scale,
-            color=style.GREY,
-            linestyle=(0, (3, 2)),
-            label="control",
-        )
+        handles += line(axes, control, panel, color=style.GREY, linestyle=(0, (3, 2)), label="control")
     return handles
 
 
-def _crowd(axes: Axes, points: Sequence[Point], key: str, scale: float) -> list[Line2D]:
+def _crowd(axes: Axes, points: Sequence[Point], panel: Panel) -> list[Line2D]:
     """Thin grey lines, the best and the worst run marked."""
     points = evenly(points, MAX_LINES)
     for point in points[1:-1]:
-        line(axes, point, key, scale, color=style.GREY, linewidth=0.7, alpha=0.7)
+        line(axes, point, panel, color=style.GREY, linewidth=0.7, alpha=0.7)
     handles = []
     for point, word, colour, dash in (
         (points[-1], "worst", style.RED, (0, (3, 2))),
@@ -109,21 +123,26 @@ def _crowd(axes: Axes, points: Sequence[Point], key: str, scale: float) -> list[
             f"{word}: {params_text(point.row.params) or point.row.point}", LEGEND_LENGTH, max_lines=3
         )
         handles += line(
-            axes, point, key, scale, color=colour, linestyle=dash, marker="o", linewidth=2.2, label=text
+            axes, point, panel, color=colour, linestyle=dash, marker="o", linewidth=2.2, label=text
         )
     return handles[::-1]
 
 
-def evenly(ranked: Sequence[Point], most: int) -> list[Point]:
-    """So many points at most, evenly by rank, the first and the last among them."""
-    if len(ranked) <= most:
-        return list(ranked)
-    return [ranked[round(i * (len(ranked) - 1) / (most - 1))] for i in range(most)]
+def evenly(things: Sequence[T], most: int) -> list[T]:
+    """So many of them at most, evenly by their place, the first and the last among them.
+
+    Args:
+        things: in order.
+        most: two or more.
+    """
+    if len(things) <= most:
+        return list(things)
+    return [things[round(i * (len(things) - 1) / (most - 1))] for i in range(most)]
 
 
-def line(axes: Axes, point: Point, key: str, scale: float, **settings: Any) -> list[Line2D]:
-    """Draws a figure of every epoch of a point, mean over seeds, times `scale`; returns the line."""
-    values = [scale * value if math.isfinite(value) else math.nan for value in point.curve(key)]
+def line(axes: Axes, point: Point, panel: Panel, **settings: Any) -> list[Line2D]:
+    """Draws a figure of every epoch of a point, mean over seeds; returns the line."""
+    values = [panel.scale * value if math.isfinite(value) else math.nan for value in point.curve(panel.key)]
     if len(values) == 1:
         settings.setdefault("marker", "o")
     if len(values) > 25:

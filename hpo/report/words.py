@@ -10,9 +10,10 @@ from hpo.axes import Choices, Range
 from hpo.config import ParamValue
 from hpo.decision import MIN_SEEDS_TO_TEST
 from hpo.plan import Options
+from hpo.report.contrasts import ALPHA
 from hpo.report.facts import Facts, Origin, Section
 from hpo.report.tables import Cell, Column, Row, Table, data_text
-from hpo.text import duration, params_text, percent, printable, show_value
+from hpo.text import duration, params_text, percent, printable, show_value, spread
 
 SMALL_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
@@ -31,13 +32,12 @@ def answer(facts: Facts) -> Answer:
     data = data_text(facts)
     if final is not None:
         test, deviation, n_seeds = final["test"], final["std"], len(final["seeds"])
-        spread = "" if deviation["macro_f1"] is None else f" ± {percent(deviation['macro_f1'])}"
         seeds = (
             "result of one fresh seed"
             if n_seeds == 1
             else f"mean and deviation over {_count(n_seeds)} fresh seeds"
         )
-        macro_f1 = f"{percent(test['macro_f1'])}{spread} %"
+        macro_f1 = f"{percent(test['macro_f1'])}{spread(deviation['macro_f1'])} %"
         return Answer(
             f"Test macro F1 {macro_f1}",
             f"The configuration that the studies chose reaches a macro F1 of {macro_f1}, an accuracy of "
@@ -77,7 +77,7 @@ def warnings(facts: Facts) -> list[str]:
             points = "point" if failed == 1 else "points"
             found.append(f"{section.name}: {_count(failed)} {points} failed for good and count for nothing.")
         decision = section.decision
-        if decision and decision.adopted and decision.p_value is not None and decision.p_value >= 0.05:
+        if decision and decision.adopted and decision.p_value is not None and decision.p_value >= ALPHA:
             found.append(
                 f"{section.name}: the winner was adopted although seeds alone may explain its lead "
                 f"(p = {decision.p_value:.2g})."

@@ -1,0 +1,247 @@
+"""The commands that only look: at a plan, its results, study files, pictures, or this machine.
+
+Each imports what it needs when it runs: `hpo --help` loads neither torch nor optuna.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpo.cli import options as opt
+from hpo.cli.text import say
+from hpo.errors import InputError
+from hpo.text import write_json
+
+if TYPE_CHECKING:
+    from hpo.plan import Plan
+
+
+@click.command()
+@click.option("--watch", "is_watch", is_flag=True, help="Look again every second, until the plan has ended.")
+@opt.out
+@opt.storage
+@opt.as_json
+def status(is_watch: bool, as_json: bool, **options: Any) -> None:
+    """Where every study stands.
+
+    With --watch and --json: a JSON line for every point that ends, study that decides, and the final stage.
+    """
+    from hpo import results
+    from hpo.cli.tables import show_status
+
+    plan = opt.read_plan(options)
+    if is_watch:
+        from hpo.cli.live import watch
+
+        watch(plan, as_json=as_json)
+        return
+    _close_lost(plan, options)
+    records = results.status(plan)
+    if as_json:
+        write_json({"studies": [_status_json(record.to_json()) for record in records]}, sys.stdout)
+    else:
+        show_status(records)
+
+
+def _close_lost(plan: Plan, options: dict[str, Any]) -> None:
+    """Puts trials back whose worker is gone, so that `running` means what it says."""
+    from hpo.advance import close_lost
+    from hpo.errors import RunError
+    from hpo.plan import Plan
+    from hpo.storage import Storage
+
+    if not any(plan.storage.running(plan.storage.study_id(name)) for name in plan.all_names):
+        return
+    try:
+        close_lost(Plan.open(Storage(opt.storage_url(options))))
+    except (RunError, InputError) as error:  # one who may only read is told what there is to read
+        click.echo(f"hpo status: lost trials could not be put back: {error}", err=True)
+
+
+def _status_json(record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: record[key] for key in ("name", "section", "state", "points", "best", "inherited", "decision")
+    }
+
+
+@click.command()
+@click.argument("study")
+@opt.out
+@opt.storage
+@opt.as_json
+def show(study: str, as_json: bool, **options: Any) -> None:
+    """The points of a study with their results, the decision, and what went wrong."""
+    from hpo import results
+    from hpo.cli.tables import show_study
+
+    plan = opt.read_plan(options)
+    rows = results.rows(plan, study)
+    if as_json:
+        decision = plan.decision(study)
+        write_json(
+            {
+                "study": study,
+                "points": [row.to_json() for row in rows],
+                "decision": decision.model_dump(mode="json") if decision else None,
+            },
+            sys.stdout,
+        )
+    else:
+        show_study(plan, study, rows)
+
+
+@click.command()
+@opt.out
+@opt.storage
+@opt.as_json
+def best(as_json: bool, **options: Any) -> None:
+    """The best configuration decided so far, and the decisions that led to it."""
+    from hpo import results
+    from hpo.cli.tables import show_best
+
+    record = results.best(opt.read_plan(options))
+    if as_json:
+        write_json(record, sys.stdout)
+    else:
+        show_best(record)
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("image", nargs=-1, required=True, type=click.Path(path_type=Path))
+@opt.as_json
+def predict(model: Path, image: tuple[Path, ...], as_json: bool) -> None:
+    """Classify pictures with the model that the final stage saved."""
+    from hpo.model import load_model
+
+    predictions = load_model(model).classify(image)
+    if as_json:
+        write_json(
+            [{"image": str(p.path), "label": p.label, "probability": p.probability} for p in predictions],
+            sys.stdout,
+        )
+    else:
+        for prediction in predictions:
+            say(f"{prediction.path}: {prediction.label} ({100 * prediction.probability:.1f} %)")
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--rows",
+    type=click.Choice(["trials", "epochs"]),
+    default="trials",
+    show_default=True,
+    help="One row a trial, or one a trial, epoch and seed.",
+)
+@opt.out
+@opt.storage
+@opt.as_json
+def export(file: Path | None, rows: str, as_json: bool, **options: Any) -> None:
+    """Every trial of the plan, as CSV on stdout or into FILE: .csv, .json or .parquet."""
+    from hpo import records
+
+    plan = opt.read_plan(options)
+    if file is not None:
+        if as_json and file.suffix.lower() != ".json":
+            raise InputError(f"--json and {file}: leave --json out, the file's name says the format")
+        count = records.write_file(plan, rows, file)
+        say(f"{file}: {count:,} {rows}")
+        return
+    write = write_json if as_json else records.write_csv
+    write(records.ROWS[rows](plan), sys.stdout)
+
+
+@click.command()
+@opt.out
+@opt.storage
+def report(**options: Any) -> None:
+    """Write OUT/report/: a page with tables, figures and conclusions; also of a plan that is under way."""
+    from hpo.report import write_report
+
+    page = write_report(opt.read_plan(options), options["out"])
+    say(str(page))
+
+
+@click.command()
+@opt.out
+@opt.storage
+@opt.server
+def dashboard(host: str, port: int | None, read_only: bool, no_browser: bool, **options: Any) -> int:
+    """Serve optuna-dashboard on the plan, with notes, figures and pictures of its own; until stopped."""
+    import webbrowser
+
+    from hpo.dashboard import is_loopback, serve
+
+    if not is_loopback(host):
+        what = "look at this plan" if read_only else "look at this plan and write into its database"
+        say(f"warning: --host {host}: there is no password, everybody who reaches it can {what}", err=True)
+
+    def on_ready(address: str) -> None:
+        say(address)
+        say("Ctrl-C ends it", err=True)
+        if sys.stdout.isatty() and not no_browser:
+            webbrowser.open(address)
+
+    stopped_by = serve(
+        opt.storage_url(options),
+        options["out"],
+        host=host,
+        port=port,
+        read_only=read_only,
+        say=lambda text: say(f"hpo dashboard: {text}", err=True),
+        on_ready=on_ready,
+    )
+    return 128 + stopped_by
+
+
+@click.command()
+@click.argument("study", nargs=-1)
+@opt.plan_options
+@opt.workers
+@opt.as_json
+def plan(study: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """What a run would train: points, seeds, epochs, predicted time. Runs no trial, writes no database."""
+    from hpo.cli.tables import show_forecast
+    from hpo.forecast import forecast
+    from hpo.plan import Options, read_studies
+    from hpo.spec import shipped_studies
+
+    specs = read_studies(options["studies"] or shipped_studies())
+    lines = forecast(specs, Options.from_given(opt.given(options)), workers=options["workers"], names=study)
+    if as_json:
+        write_json([line.to_json() for line in lines], sys.stdout)
+    else:
+        show_forecast(lines)
+
+
+@click.command()
+@opt.out
+@opt.storage
+@opt.checkpoints
+@opt.worker_data
+@opt.as_json
+def doctor(as_json: bool, **options: Any) -> int:
+    """Whether database, data, checkpoints and this machine are fit for work; leaves nothing behind."""
+    from hpo.cli.tables import show_checks
+    from hpo.doctor import examine
+
+    checks = examine(
+        opt.storage_url(options),
+        out=options["out"],
+        checkpoints=options["checkpoints"],
+        data=options["data"],
+    )
+    is_well = all(check.state != "wrong" for check in checks)
+    if as_json:
+        write_json({"ok": is_well, "checks": [check.to_json() for check in checks]}, sys.stdout)
+    else:
+        show_checks(checks)
+    return 0 if is_well else 1
+
+
+COMMANDS = (status, show, best, predict, export, report, dashboard, plan, doctor)

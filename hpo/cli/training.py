@@ -1,0 +1,253 @@
+"""The commands that train, or that make a plan or its points ready to be trained.
+
+Each imports what it needs when it runs: `hpo --help` loads neither torch nor optuna.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpo.cli import options as opt
+from hpo.cli.text import say
+from hpo.errors import InputError
+from hpo.text import write_json
+
+if TYPE_CHECKING:
+    from hpo.crew import Engine
+
+SERVER_START_SECONDS = 60.0
+
+
+@click.command()
+@opt.plan_options
+@opt.demo_out
+@opt.storage
+@opt.checkpoints
+@opt.workers
+@opt.as_json_lines
+def demo(**options: Any) -> int:
+    """Run the report's whole plan on scikit-learn's handwritten digits."""
+    options["data"] = options["data"] or "digits"
+    return _run((), options)
+
+
+@click.command()
+@click.argument("study", nargs=-1)
+@opt.plan_options
+@opt.out
+@opt.storage
+@opt.checkpoints
+@opt.workers
+@opt.engine
+@opt.as_json_lines
+def run(study: tuple[str, ...], **options: Any) -> int:
+    """Run the plan, or only STUDY… and the earlier studies they need.
+
+    Goes on where an earlier run stopped. Started several times on one --out, the runs share the work.
+    """
+    return _run(study, options)
+
+
+@click.command()
+@click.argument("study", nargs=-1)
+@opt.out
+@opt.storage
+@opt.checkpoints
+@opt.workers
+@opt.engine
+@opt.as_json_lines
+def resume(study: tuple[str, ...], **options: Any) -> int:
+    """Go on with a plan that exists; like `run`, but never creates one."""
+    opt.read_plan(options)  # MissingError where there is no plan
+    return _run(study, options)
+
+
+def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
+    from hpo.cli.live import watching
+    from hpo.cli.tables import describe, show_outcome
+    from hpo.crew import local_processes
+    from hpo.results import remarks
+    from hpo.run import open_plan, run, threads_each
+
+    out, engine = options["out"], _engine(options)
+    if sys.stderr.isatty():  # torch takes seconds to load, a first look at many pictures half a minute
+        click.echo("loading data and plan …", err=True)
+    if engine is local_processes:
+        threads = threads_each(options["workers"])
+    else:  # a worker on a cluster may use the CPUs it asks for, however many there are here
+        threads = max(1, int(options["cpus_per_worker"] or 1))
+    plan = open_plan(
+        out,
+        storage=options["storage"],
+        studies=options.get("studies"),
+        names=studies,
+        threads=threads,
+        given=opt.given(options),
+    )
+    reader = opt.read_plan(options)
+    say(describe(plan), err=True)
+    for remark in remarks(plan):
+        say(remark, err=True)
+    with watching(reader, studies, as_json=options["as_json"]) as tick:
+        stopped_by = run(
+            plan,
+            out=out,
+            studies=studies,
+            workers=options["workers"],
+            checkpoints=options["checkpoints"],
+            engine=engine,
+            on_tick=tick,
+        )
+    if stopped_by is not None:
+        click.echo("stopped; nothing is lost, the same command goes on", err=True)
+        return 128 + stopped_by
+    if not options["as_json"]:
+        show_outcome(reader, out)
+    return 0
+
+
+def _engine(options: dict[str, Any]) -> Engine:
+    """Who places the workers.
+
+    Raises:
+        InputError: an option of Ray's without it.
+    """
+    from hpo.cluster import ray_cluster
+    from hpo.crew import local_processes
+
+    if options.get("engine", "local") == "ray":
+        return ray_cluster(
+            options["address"] or "auto", cpus=options["cpus_per_worker"], gpus=options["gpus_per_worker"]
+        )
+    for name in ("address", "cpus_per_worker", "gpus_per_worker"):
+        if options.get(name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} {options[name]} goes with --engine ray")
+    return local_processes
+
+
+@click.command()
+@opt.plan_options
+@opt.out
+@opt.storage
+@opt.workers
+def create(**options: Any) -> None:
+    """Write the plan into the database and train nothing."""
+    from hpo.run import open_plan, threads_each
+
+    plan = open_plan(
+        options["out"],
+        storage=options["storage"],
+        studies=options["studies"],
+        threads=threads_each(options["workers"]),
+        given=opt.given(options),
+    )
+    say(f"{plan.storage.name}: {', '.join(plan.specs)}, then the final stage")
+    click.echo("`hpo run` or `hpo worker` trains it")
+
+
+@click.command()
+@click.argument("study", nargs=-1)
+@opt.out
+@opt.storage
+@opt.worker_data
+@opt.checkpoints
+@opt.limits
+def worker(study: tuple[str, ...], **options: Any) -> int:
+    """Serve a plan with one process until it has ended; as many as you like, on any machine."""
+    import logging
+
+    from hpo.storage import Storage
+    from hpo.worker import Limits, work
+
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
+    logging.getLogger("optuna").setLevel(logging.ERROR)
+    stopped_by = work(
+        # a job may start before its server does
+        Storage(opt.storage_url(options), patience_seconds=SERVER_START_SECONDS),
+        out=options["out"],
+        studies=study,
+        data=options["data"],
+        checkpoints=options["checkpoints"],
+        limits=Limits(options["idle_timeout"], options["max_trials"], options["deadline"]),
+    )
+    return 0 if stopped_by is None else 128 + stopped_by
+
+
+@click.command()
+@click.argument("study", nargs=-1)
+@opt.out
+@opt.storage
+def retry(study: tuple[str, ...], **options: Any) -> None:
+    """Queue the points that failed for good once more."""
+    from hpo.advance import retry as queue_again
+    from hpo.plan import FINAL, Plan
+    from hpo.storage import Storage
+
+    plan = Plan.open(Storage(opt.storage_url(options)))
+    plan.with_ancestors(name for name in study if name != FINAL)  # refuses unknown names
+    count = queue_again(plan, study or None)
+    click.echo(f"{count} queued again; `hpo run` trains them" if count else "nothing has failed for good")
+
+
+@click.command()
+@opt.out
+@opt.storage
+@opt.checkpoints
+@opt.as_json
+def final(as_json: bool, **options: Any) -> int:
+    """The test set's answer; trains the final stage first if every study has decided."""
+    from hpo import results
+    from hpo.cli.tables import show_final
+
+    plan = opt.read_plan(options)
+    undecided = [name for name in plan.specs if plan.decision(name) is None]
+    if undecided:
+        raise InputError(f"no final stage before every study has decided; open: {', '.join(undecided)}")
+    if results.final_trial(plan) is None:
+        code = _train_final(options)
+        if code:
+            return code
+    record = results.final_result(plan)
+    if as_json:
+        write_json(record, sys.stdout)
+    else:
+        show_final(record)
+    return 0
+
+
+def _train_final(options: dict[str, Any]) -> int:
+    from hpo.cli.live import watching
+    from hpo.plan import Plan
+    from hpo.run import run
+    from hpo.storage import Storage
+
+    with watching(opt.read_plan(options), ()) as tick:
+        stopped_by = run(
+            Plan.open(Storage(opt.storage_url(options))),
+            out=options["out"],
+            workers=1,
+            checkpoints=options["checkpoints"],
+            on_tick=tick,
+        )
+    return 0 if stopped_by is None else 128 + stopped_by
+
+
+@click.command()
+@click.argument("trial")
+@opt.out
+@opt.storage
+def verify(trial: str, **options: Any) -> int:
+    """Train TRIAL (STUDY/NUMBER) again from nothing: equal to the bit, or the first epoch that differs."""
+    from hpo import results
+    from hpo.verify import verify as train_again
+
+    plan = opt.read_plan(options)
+    difference = train_again(plan, *results.find_trial(plan, trial))
+    say(f"{trial}: {difference or 'equal to the bit in every epoch'}")
+    return 1 if difference else 0
+
+
+COMMANDS = (demo, run, resume, create, worker, retry, final, verify)

@@ -1,0 +1,101 @@
+"""What happens to a plan, told once: points that end, studies that decide, the answer of the final stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from optuna.trial import FrozenTrial
+
+from hpo.decision import best_epoch
+from hpo.plan import FINAL, Plan
+from hpo.queue import Slot, Slots, SlotState
+from hpo.results import own_params
+
+ENDED = (SlotState.COMPLETE, SlotState.PRUNED, SlotState.FAILED)
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened: a point ended, a study decided, the final stage ended."""
+
+    event: Literal["point", "study", "final"]
+    study: str
+    record: Mapping[str, Any]
+    """The rest, in plain types."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The event as a JSON line has it."""
+        return {"event": self.event, "study": self.study, **self.record}
+
+
+@dataclass
+class _Told:
+    """What is known of a study already."""
+
+    slots: Slots | None = None
+    ended: dict[Slot, int] = field(default_factory=dict)
+    """By slot the number of the trial with which it ended last: a point that failed may end again."""
+    decision: str = ""
+
+    def ends(self, slots: Slots) -> list[tuple[SlotState, FrozenTrial]]:
+        """The slots that have ended since, each with its trial; they are known then."""
+        if slots is self.slots:
+            return []
+        self.slots, found = slots, []
+        for slot in slots.attempts:
+            state, trial = slots.state(slot), slots.accepted_or_latest(slot)
+            if state in ENDED and self.ended.get(slot) != trial.number:
+                self.ended[slot] = trial.number
+                found.append((state, trial))
+        return found
+
+    def is_new(self, decision: str) -> bool:
+        """Whether this has been decided since; it is known then."""
+        before, self.decision = self.decision, decision
+        return bool(decision) and decision != before
+
+
+class Events:
+    """Finds what is new of a plan's studies since they were looked at last."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._told: dict[str, _Told] = {}
+
+    def of(self, study: str, slots: Slots, attrs: Mapping[str, Any]) -> list[Event]:
+        """What has happened to a study since the call before; of the first call: nothing.
+
+        Args:
+            study: its name.
+            slots: its trials, at least in outline; the same object where nothing has changed.
+            attrs: its user attributes.
+        """
+        is_first = study not in self._told
+        told = self._told.setdefault(study, _Told())
+        ends, decision = told.ends(slots), attrs.get("decision", {})
+        is_decided = told.is_new(decision.get("text", ""))
+        if is_first:
+            return []
+        events = [self._end(study, state, trial) for state, trial in ends]
+        return [*events, Event("study", study, decision)] if is_decided else events
+
+    def _end(self, study: str, state: SlotState, outline: FrozenTrial) -> Event:
+        trial = self._plan.storage.trial(outline._trial_id)
+        epoch = best_epoch(trial)
+        record = {
+            "trial": trial.number,
+            "point": trial.user_attrs["point"],
+            "params": own_params(trial),
+            "state": state.value,
+            "reason": trial.user_attrs.get("reason", ""),
+            "macro_f1": trial.intermediate_values.get(epoch) if epoch else None,
+            "best_epoch": epoch,
+            "epochs": len(trial.intermediate_values),
+        }
+        if study != FINAL:
+            return Event("point", study, record)
+        result = trial.user_attrs.get("final", {})
+        answer = {key: result.get(key) for key in ("selected_epoch", "seeds", "test", "std")}
+        return Event("final", study, record | answer)

@@ -1,0 +1,170 @@
+"""Contrasts: what a difference between configurations says, judged against what seeds alone would make.
+
+A contrast compares cells (configurations with a result) that differ in nothing but what is asked. The
+difference counts where seeds alone would not make it: a t-test at 5 %, its standard error from the deviation
+between seeds of one configuration, pooled over all that have two or more. Pruned cells are compared over the
+epochs that both sides have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
+
+from hpo.config import ParamValue, canonical_json
+from hpo.report.facts import Point
+
+Verdict = Literal["confirmed", "denied", "open"]
+Block = list[tuple[int, Point]]
+"""Cells with the signs that their macro F1 has in a difference."""
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How far seeds of one configuration differ in macro F1."""
+
+    deviation: float | None
+    """Pooled standard deviation; None where no configuration has two seeds."""
+    df: int
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A difference in macro F1 that a claim predicts to be positive."""
+
+    difference: float
+    n_pairs: int
+    standard_error: float | None
+    p_value: float | None
+    points: tuple[Point, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """What it says of a claim that predicts it to be positive."""
+        if self.p_value is None or self.p_value >= ALPHA:
+            return "open"
+        return "confirmed" if self.difference > 0 else "denied"
+
+    def __str__(self) -> str:
+        many = f", mean of {self.n_pairs} contrasts" if self.n_pairs > 1 else ""
+        if self.standard_error is None:
+            return f"{_points(self.difference)}{many}, no seeds to tell it from noise"
+        p_value = "p < 0.001" if (self.p_value or 0) < 0.001 else f"p = {self.p_value:.2g}"
+        return f"{_points(self.difference)}{many} (standard error {100 * self.standard_error:.1f}, {p_value})"
+
+
+class Cells:
+    """Points with results, each configuration once, to be contrasted."""
+
+    def __init__(self, points: Iterable[Point], noise: Noise, n_classes: int) -> None:
+        self.noise = noise
+        self.chance = 1 / n_classes
+        self._cells: dict[str, Point] = {}
+        for point in points:
+            if point.has_result:
+                key = canonical_json(_effective(point.config))
+                rival = self._cells.get(key)
+                if rival is None or _rank(point) > _rank(rival):
+                    self._cells[key] = point
+
+    def groups(self, *params: str) -> list[list[Point]]:
+        """Cells that differ in nothing but these parameters; groups of two or more."""
+        groups: dict[str, list[Point]] = {}
+        for point in self._cells.values():
+            rest = {k: v for k, v in _effective(point.config).items() if k not in params}
+            groups.setdefault(canonical_json(rest), []).append(point)
+        return [group for group in groups.values() if len(group) > 1]
+
+    def contrast(self, blocks: Sequence[Block]) -> Contrast:
+        """The mean over blocks of the signed sum of each block's macro F1."""
+        differences, weights, involved = [], dict[str, float](), dict[str, Point]()
+        for block in blocks:
+            epochs = min(len(point.row.history) for _, point in block)
+            differences.append(sum(sign * best_f1(point, epochs) for sign, point in block))
+            for sign, point in block:
+                weights[point.name] = weights.get(point.name, 0.0) + sign / len(blocks)
+                involved[point.name] = point
+        difference = fmean(differences)
+        error = p_value = None
+        if self.noise.deviation:
+            total = sum(weight**2 / len(involved[name].seeds) for name, weight in weights.items())
+            error = self.noise.deviation * math.sqrt(total)
+            p_value = _two_sided(difference / error, self.noise.df) if error else None
+        return Contrast(difference, len(blocks), error, p_value, tuple(involved.values()))
+
+
+def seed_noise(points: Iterable[Point]) -> Noise:
+    """The deviation between seeds, pooled over configurations with two seeds or more."""
+    squares, df = 0.0, 0
+    for point in points:
+        # networks that answer the same to everything agree perfectly, which says nothing of the others
+        if not point.has_result or len(point.seeds) < 2 or point.has_collapsed:
+            continue
+        means = point.curve("valid_macro_f1")
+        seeds = [seed["valid_macro_f1"] for seed in point.row.history[means.index(max(means))]]
+        squares += sum((value - fmean(seeds)) ** 2 for value in seeds)
+        df += len(seeds) - 1
+    return Noise(math.sqrt(squares / df) if df else None, df)
+
+
+def best_f1(point: Point, epochs: int) -> float:
+    """The best macro F1, mean over seeds, of the first so many epochs."""
+    return max(point.curve("valid_macro_f1")[:epochs])
+
+
+def widest_interaction(group: Sequence[Point], outer: str, inner: str) -> list[Block]:
+    """The widest two by two cells of a group: (inner low − high at outer low) − (the same at outer high).
+
+    At most one block: none where the group has no such four cells.
+    """
+    by_values = {(point.config[outer], point.config[inner]): point for point in group}
+    outers, inners = sorted({o for o, _ in by_values}), sorted({i for _, i in by_values})
+    found = [
+        [
+            (1, by_values[o1, i1]),
+            (-1, by_values[o1, i2]),
+            (-1, by_values[o2, i1]),
+            (1, by_values[o2, i2]),
+        ]
+        for o1 in outers
+        for o2 in reversed(outers)
+        if outers.index(o1) < outers.index(o2)
+        for i1 in inners
+        for i2 in reversed(inners)
+        if inners.index(i1) < inners.index(i2)
+        and all(pair in by_values for pair in ((o1, i1), (o1, i2), (o2, i1), (o2, i2)))
+    ]
+    return found[:1]
+
+
+def low_high_pairs(group: Sequence[Point], axis: str) -> list[tuple[Point, Point]]:
+    """Every two points of a group, the lower value first."""
+    ordered = sorted(group, key=lambda point: float(point.config[axis]))
+    return [(low, high) for i, low in enumerate(ordered) for high in ordered[i + 1 :]]
+
+
+# --- helpers ---------------------------------------------------------------------------------------------
+
+
+def _effective(config: Mapping[str, ParamValue]) -> dict[str, ParamValue]:
+    """A configuration without what has no effect in it: when mixup would begin, where there is none."""
+    unused = () if config.get("mixup_alpha") else ("mixup_first_epoch", "mixup_last_epoch")
+    return {name: value for name, value in config.items() if name not in unused}
+
+
+def _rank(point: Point) -> tuple[bool, int]:
+    return point.row.state == "complete", len(point.seeds)
+
+
+def _two_sided(t: float, df: int) -> float:
+    from scipy.special import stdtr  # most plans that are just begun have no use for scipy
+
+    return float(2 * stdtr(df, -abs(t)))
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:+.1f} points"

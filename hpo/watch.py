@@ -1,0 +1,286 @@
+"""Looks at a plan again and again: what it finds are the records of `hpo.progress`.
+
+Everything comes from the database, so workers on other machines are seen like local ones. Only what is new is
+read, and what a look has to read is bounded, however many trials there are.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, stdev
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.decision import best_epoch, epoch_records, recorded_epochs
+from hpo.events import Events
+from hpo.outlines import Outlines
+from hpo.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
+from hpo.progress import Best, Progress, Running, StudyProgress, seconds_left
+from hpo.queue import Reason, Slots, is_dead, reason_of, this_process
+from hpo.results import findings, study_status
+
+CATCH_UP = 40
+"""Ended trials that one look examines for flags; the latest first, until all have been."""
+SEEN_SECONDS = 20.0
+"""A worker that trained so recently counts as one for the time that is left: it may be between two trials."""
+FINAL_TITLE = "The best configuration on fresh seeds, and the test set"
+
+
+@dataclass(frozen=True)
+class _Examined:
+    """What is remembered of an ended trial."""
+
+    number: int
+    flags: Sequence[str]
+    seconds: float
+
+
+class Watch:
+    """Looks at a plan again and again; remembers what cannot change.
+
+    Args:
+        plan: read from a storage of its own, which takes no locks.
+        names: the studies to look at, parents first; the final stage may be the last.
+    """
+
+    def __init__(self, plan: Plan, names: Sequence[str]) -> None:
+        self._plan, self._names = plan, names
+        self._outlines, self._events = Outlines(plan.storage), Events(plan)
+        self._trials: dict[str, list[FrozenTrial]] = {}
+        self._slots: dict[str, tuple[int, Slots]] = {}
+        self._studies: dict[str, tuple[object, StudyProgress]] = {}
+        self._recorded: dict[int, tuple[Mapping[int, float], Mapping[str, Any]]] = {}
+        self._examined: dict[str, dict[int, _Examined]] = {name: {} for name in names}
+        self._best: tuple[int, Best] | None = None
+        self._test: Mapping[str, Any] | None = None
+        self._seen: dict[str, float] = {}
+
+    def look(self) -> Progress:
+        """What the database says now."""
+        attrs = self._plan.storage.study_attrs()
+        for name in dict.fromkeys([*self._names, FINAL]):
+            self._read(name)
+        studies = self._ends([self._study(name, attrs[name]) for name in self._names], attrs)
+        open_ = [index for index, study in enumerate(studies) if not study.is_over]
+        at_work = [index for index in open_ if studies[index].status.points["running"]]
+        current = (at_work or open_ or [len(studies) - 1])[0]
+        running, best = self._running(), self._find_best(studies)
+        busy = {each.study for each in running} | {studies[current].status.name}
+        studies = [self._with_flags(study) if study.status.name in busy else study for study in studies]
+        return Progress(
+            studies=studies,
+            current=current,
+            running=running,
+            best=best,
+            seconds_left=seconds_left(
+                self._plan,
+                studies,
+                running,
+                best,
+                n_workers=self._count_workers(),
+                trial_seconds=self._trial_seconds(),
+            ),
+            is_test_open=any(trial.state != TrialState.WAITING for trial in self._trials[FINAL]),
+            test=self._test_result(),
+            events=[
+                event
+                for name in self._names
+                for event in self._events.of(name, self._slots[name][1], attrs[name])
+            ],
+        )
+
+    def _read(self, name: str) -> None:
+        self._trials[name] = self._outlines.of(name)
+        revision = self._outlines.revisions[name]
+        if name not in self._slots or self._slots[name][0] != revision:
+            self._slots[name] = revision, Slots.of(self._trials[name])
+
+    # --- studies -----------------------------------------------------------------------------------------
+
+    def _study(self, name: str, attrs: Mapping[str, Any]) -> StudyProgress:
+        revision, slots = self._slots[name]
+        if name not in self._studies or self._studies[name][0] != (revision, attrs):
+            trials, spec = self._trials[name], self._plan.specs.get(name)
+            progress = StudyProgress(
+                status=study_status(self._plan, name, attrs, trials),
+                title=spec.title if spec else FINAL_TITLE,
+                inherits=spec.inherits if spec else None,
+                is_over=False,
+                reasons=_reasons(slots),
+                n_lost=sum(reason_of(trial) == Reason.LOST for trial in trials),
+            )
+            self._studies[name] = (revision, attrs), progress
+        return self._studies[name][1]
+
+    def _ends(
+        self, studies: Sequence[StudyProgress], attrs: Mapping[str, Mapping[str, Any]]
+    ) -> list[StudyProgress]:
+        """Says of each study whether it is over; parents come before children."""
+        over: dict[str, bool] = {}
+        for study in studies:
+            name, points = study.status.name, study.status.points
+            if name == FINAL:
+                has_ended = study.status.state in ("done", "failed")
+                over[name] = has_ended or (all(over.values()) and self._plan.best_decided() is None)
+            elif self._is_orphaned(study, over, attrs):
+                over[name] = True
+            else:
+                over[name] = "decision" in attrs[name] and not points["waiting"] + points["running"]
+        return [replace(study, is_over=over[study.status.name]) for study in studies]
+
+    def _is_orphaned(
+        self, study: StudyProgress, over: Mapping[str, bool], attrs: Mapping[str, Mapping[str, Any]]
+    ) -> bool:
+        """Whether its parent has ended and decided nothing that it could go on from."""
+        parent = study.inherits
+        if parent is None or self._plan.options.inherit != "winners":
+            return False
+        return over[parent] and not attrs[parent].get("decision", {}).get("params")
+
+    def _with_flags(self, study: StudyProgress) -> StudyProgress:
+        """Adds what was found in its ended trials; examines some more of them."""
+        examined, (_, slots) = self._examined[study.status.name], self._slots[study.status.name]
+        ended = [trial for slot in slots.attempts if (trial := slots.accepted(slot))]
+        todo = [trial for trial in ended if trial._trial_id not in examined][-CATCH_UP:]
+        recorded = self._outlines.recorded([trial._trial_id for trial in todo])
+        for trial in todo:
+            epochs = recorded_epochs(recorded.get(trial._trial_id, {}))
+            flags = _flags(epochs, is_complete=trial.state == TrialState.COMPLETE)
+            if reason_of(trial) == Reason.DIVERGED:
+                flags.append("diverged")
+            examined[trial._trial_id] = _Examined(trial.number, flags, sum(_seconds(epochs)))
+        by_flag: dict[str, list[int]] = {}
+        for each in sorted(examined.values(), key=lambda each: each.number):
+            for flag in each.flags:
+                by_flag.setdefault(flag, []).append(each.number)
+        return replace(study, flags=by_flag)
+
+    # --- trials ------------------------------------------------------------------------------------------
+
+    def _running(self) -> list[Running]:
+        trials = {
+            trial._trial_id: (name, trial)
+            for name in self._names
+            for trial in self._trials[name]
+            if trial.state == TrialState.RUNNING
+        }
+        recorded = self._what_they_recorded([trial for _, trial in trials.values()])
+        silences = self._outlines.silences(trials)
+        found = [
+            _running_trial(self._plan, name, trial, recorded[id_], silences.get(id_, 0.0))
+            for id_, (name, trial) in trials.items()
+            if "owner" in recorded[id_]
+        ]
+        now = time.monotonic()
+        self._seen |= {each.worker: now for each in found if not each.silence}
+        return sorted(found, key=lambda each: (not each.is_local, each.worker))
+
+    def _what_they_recorded(self, running: Sequence[FrozenTrial]) -> dict[int, Mapping[str, Any]]:
+        """The attributes of running trials by id, read again once one has reported another epoch."""
+        kept = {
+            trial._trial_id: self._recorded[trial._trial_id]
+            for trial in running
+            if trial.intermediate_values  # before the first report its configuration may be new
+            and self._recorded.get(trial._trial_id, ({}, {}))[0] == trial.intermediate_values
+        }
+        news = [trial for trial in running if trial._trial_id not in kept]
+        read = self._outlines.recorded([trial._trial_id for trial in news])
+        new = {t._trial_id: (t.intermediate_values, read.get(t._trial_id, {})) for t in news}
+        self._recorded = kept | new
+        return {id_: attrs for id_, (_, attrs) in self._recorded.items()}
+
+    def _count_workers(self) -> int:
+        now = time.monotonic()
+        return sum(now - seen <= SEEN_SECONDS for seen in self._seen.values())
+
+    def _trial_seconds(self) -> dict[str, float]:
+        """What an ended trial of each study took, on average over those that have been examined."""
+        return {
+            name: fmean(each.seconds for each in examined.values())
+            for name, examined in self._examined.items()
+            if examined
+        }
+
+    def _find_best(self, studies: Sequence[StudyProgress]) -> Best | None:
+        found = [study.status for study in studies if study.status.best and study.status.name != FINAL]
+        if not found:
+            return None
+        status = max(found, key=lambda status: (status.best or {})["value"])
+        number = (status.best or {})["trial"]
+        trial_id = next(trial._trial_id for trial in self._trials[status.name] if trial.number == number)
+        if self._best is None or self._best[0] != trial_id:
+            self._best = trial_id, _best_trial(status.name, self._plan.storage.trial(trial_id))
+        return self._best[1]
+
+    def _test_result(self) -> Mapping[str, Any] | None:
+        accepted = self._slots[FINAL][1].accepted(FINAL_SLOT)
+        if accepted is not None and self._test is None:
+            self._test = self._plan.storage.trial(accepted._trial_id).user_attrs.get("final")
+        return self._test
+
+
+def _reasons(slots: Slots) -> dict[str, Counter[str]]:
+    """Why points were pruned or failed, and how many."""
+    reasons: dict[str, Counter[str]] = {"pruned": Counter(), "failed": Counter()}
+    for slot in slots.attempts:
+        state = slots.state(slot).value
+        if state in reasons:
+            reason = slots.accepted_or_latest(slot).user_attrs.get("reason", "")
+            reasons[state][reason.removeprefix("pruned: ")] += 1
+    return reasons
+
+
+def _flags(epochs: Sequence[Sequence[Mapping[str, Any]]], *, is_complete: bool) -> list[str]:
+    return list(dict.fromkeys(found.name for found in findings(epochs, is_complete=is_complete)))
+
+
+def _running_trial(
+    plan: Plan, name: str, outline: FrozenTrial, recorded: Mapping[str, Any], silence: float
+) -> Running:
+    epochs, owner, config = recorded_epochs(recorded), recorded["owner"], recorded.get("config", {})
+    spec = plan.specs.get(name)
+    if is_dead(owner):
+        silence = math.inf
+    elif silence < plan.options.lease_seconds / 2:
+        silence = 0.0
+    searched = spec.search if spec and outline.user_attrs["point"] != CONTROL_SLOT.point else {}
+    return Running(
+        study=name,
+        trial=outline.number,
+        point=outline.user_attrs["point"],
+        params={axis: config[axis] for axis in searched if axis in config},
+        epochs=config.get("epochs", 0),
+        curve=[f1 for _, f1 in sorted(outline.intermediate_values.items())][: len(epochs)],
+        seconds_per_epoch=fmean(_seconds(epochs)) if epochs else None,
+        host=owner["host"],
+        pid=owner["pid"],
+        is_local=owner["host"] == this_process()["host"],
+        silence=silence,
+        flags=_flags(epochs, is_complete=False),
+    )
+
+
+def _best_trial(name: str, trial: FrozenTrial) -> Best:
+    epochs, epoch = epoch_records(trial), best_epoch(trial)
+    seeds = [seed["valid_macro_f1"] for seed in epochs[epoch - 1]] if epoch else []
+    return Best(
+        study=name,
+        trial=trial.number,
+        params=trial.params,
+        config=trial.user_attrs["config"],
+        value=trial.value or 0.0,
+        deviation=stdev(seeds) if len(seeds) > 1 else None,
+        n_seeds=len(seeds),
+        curve=[f1 for _, f1 in sorted(trial.intermediate_values.items())],
+        seconds_per_epoch=fmean(_seconds(epochs)) if epochs else 0.0,
+    )
+
+
+def _seconds(epochs: Sequence[Sequence[Mapping[str, Any]]]) -> list[float]:
+    """How long each epoch took, its seeds together."""
+    return [sum(seed["seconds"] for seed in epoch) for epoch in epochs]
