@@ -161,7 +161,9 @@ def _file_system(file: Path | None) -> Check:
 
 
 def _data(plan: Plan | None, given: str | None) -> tuple[State, str]:
-    from hpo.data import load_training, prepare  # torch, which the processes that race do without
+    # torch, which the processes that race do without
+    from hpo.data import load_training, prepare
+    from hpo.worker import load_plan_data
 
     if plan is None:
         if given is None:
@@ -171,10 +173,7 @@ def _data(plan: Plan | None, given: str | None) -> tuple[State, str]:
             "ok",
             f"{training.source}: can be read, fingerprint {training.fingerprint}; no plan to compare with",
         )
-    options = plan.options
-    entry = prepare(given or options.data, image_size=options.image_size)
-    training = load_training(entry, limit_train=options.limit_train, limit_valid=options.limit_valid)
-    plan.refuse_other_data(training.fingerprint, training.source)
+    _, training = load_plan_data(plan, given)
     return "ok", f"{training.source}: fingerprint {training.fingerprint}, as in the plan"
 
 

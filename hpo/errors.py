@@ -7,6 +7,7 @@ HpoError                     caught by the CLI: one line, no traceback
 │   ├── ConflictError        an option, a study or data contradicts what the plan recorded
 │   └── MissingError         a plan, study, trial or result that does not exist (yet)
 └── RunError                 the work itself failed; exit 1
+    ├── PointsFailedError    everything has ended, and points failed for good
     └── StorageError         the database was away for too long, or takes no more writes
 TrialEnd                     control flow inside a worker, never shown as an error
 ├── Interrupted              asked to stop in the middle of an epoch; the trial goes back to the queue
@@ -56,6 +57,10 @@ class MissingError(InputError):
 
 class RunError(HpoError):
     """The work itself failed; everything finished until then is kept."""
+
+
+class PointsFailedError(RunError):
+    """Everything asked for has ended, and points failed for good; the text names them."""
 
 
 class StorageError(RunError):

@@ -25,8 +25,8 @@ from optuna.trial import TrialState
 
 from hpo.advance import advance, close_lost
 from hpo.compute import keep_freed_memory, n_cores, resolve_device, resolve_precision
-from hpo.data import load_training, prepare
-from hpo.errors import ConflictError, Interrupted, TrialLost
+from hpo.data import TrainingData, load_training, prepare
+from hpo.errors import ConflictError, DataError, Interrupted, TrialLost
 from hpo.final import TestRecorder
 from hpo.objective import Recorder, Workplace, run_trial
 from hpo.plan import FINAL, Plan
@@ -204,12 +204,34 @@ def _set_up(plan: Plan, data: str | None, store: Store, stop: StopRequest) -> tu
             f"the plan trains in bf16, which this machine's {device} does not compute natively (fp32 here); "
             "create plans for mixed machines with --precision fp32"
         )
-    entry = prepare(data or plan.options.data, image_size=plan.options.image_size)
-    training = load_training(
-        entry, limit_train=plan.options.limit_train, limit_valid=plan.options.limit_valid
-    )
-    plan.refuse_other_data(training.fingerprint, training.source)
+    entry, training = load_plan_data(plan, data)
     return entry, Workplace(training, device, store, stop)
+
+
+def load_plan_data(plan: Plan, place: str | None = None) -> tuple[Path, TrainingData]:
+    """Brings in the plan's data, and checks that they are what it was created on.
+
+    Args:
+        plan: whose data.
+        place: where they are on this machine, if elsewhere than where the plan was created.
+
+    Returns:
+        The prepared data, the test set among them unopened; and those to train on.
+
+    Raises:
+        ConflictError: the fingerprints differ.
+        DataError: the data cannot be read.
+    """
+    options = plan.options
+    try:
+        entry = prepare(place or options.data, image_size=options.image_size)
+        training = load_training(entry, limit_train=options.limit_train, limit_valid=options.limit_valid)
+    except DataError as error:
+        if place is not None:
+            raise
+        raise DataError(f"{error}; --data says where the plan's data are on this machine") from None
+    plan.refuse_other_data(training.fingerprint, training.source)
+    return entry, training
 
 
 def _close_lost_and_advance(plan: Plan, names: Sequence[str] | None) -> bool:

@@ -91,6 +91,7 @@ def run(study: tuple[str, ...], **options: Any) -> int:
 @click.argument("study", nargs=-1)
 @opt.out
 @opt.storage
+@opt.worker_data
 @opt.checkpoints
 @opt.workers
 @opt.engine
@@ -104,6 +105,7 @@ def resume(study: tuple[str, ...], **options: Any) -> int:
 def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
     from hpo.cli.live import watching
     from hpo.cli.tables import describe, show_outcome
+    from hpo.errors import PointsFailedError
     from hpo.results import remarks
     from hpo.run import open_plan, run, threads_each
 
@@ -125,16 +127,22 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
     say(describe(plan), err=True)
     for remark in remarks(plan):
         say(remark, err=True)
-    with watching(reader, studies, as_json=options["as_json"]) as tick:
-        stopped_by = run(
-            plan,
-            out=out,
-            studies=studies,
-            workers=options["workers"],
-            checkpoints=options["checkpoints"],
-            engine=engine,
-            on_tick=tick,
-        )
+    try:
+        with watching(reader, studies, as_json=options["as_json"]) as tick:
+            stopped_by = run(
+                plan,
+                out=out,
+                studies=studies,
+                workers=options["workers"],
+                checkpoints=options["checkpoints"],
+                data=options["data"],
+                engine=engine,
+                on_tick=tick,
+            )
+    except PointsFailedError:
+        if not options["as_json"]:
+            show_outcome(reader, out)
+        raise
     if stopped_by is not None:
         click.echo("stopped; nothing is lost, the same command goes on", err=True)
         return 128 + stopped_by
@@ -282,6 +290,7 @@ def best(as_json: bool, **options: Any) -> None:
 @hpo.command()
 @opt.out
 @opt.storage
+@opt.worker_data
 @opt.checkpoints
 @opt.as_json
 def final(as_json: bool, **options: Any) -> int:
@@ -317,6 +326,7 @@ def _train_final(options: dict[str, Any]) -> int:
             out=options["out"],
             workers=1,
             checkpoints=options["checkpoints"],
+            data=options["data"],
             on_tick=tick,
         )
     return 0 if stopped_by is None else 128 + stopped_by
@@ -435,13 +445,14 @@ def plan(study: tuple[str, ...], as_json: bool, **options: Any) -> None:
 @click.argument("trial")
 @opt.out
 @opt.storage
+@opt.worker_data
 def verify(trial: str, **options: Any) -> int:
     """Train TRIAL (STUDY/NUMBER) again from nothing: equal to the bit, or the first epoch that differs."""
     from hpo import results
     from hpo.verify import verify as train_again
 
     plan = _read(options)
-    difference = train_again(plan, *results.find_trial(plan, trial))
+    difference = train_again(plan, *results.find_trial(plan, trial), options["data"])
     say(f"{trial}: {difference or 'equal to the bit in every epoch'}")
     return 1 if difference else 0
 
