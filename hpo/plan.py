@@ -249,6 +249,15 @@ class Plan:
                         "machine; for several create the plan on a server: --storage postgresql+psycopg://HOST/NAME"
                     )
 
+    def unshared_checkpoints(self, out: Path, given: str | Path | None) -> str | None:
+        """What to say of checkpoints that other machines may not reach; None where there is no need."""
+        if self.storage.is_sqlite or given is not None:
+            return None
+        return (
+            f"checkpoints stay in {(out / 'checkpoints').absolute()}: where other machines work on this plan "
+            "too, give all of them the same --checkpoints, or a trial that changes machines begins anew"
+        )
+
     # --- names ---------------------------------------------------------------------------------------
 
     def with_ancestors(self, names: Iterable[str]) -> list[str]:

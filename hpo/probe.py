@@ -161,7 +161,7 @@ def latency(storage: Storage, trial_id: int) -> tuple[State, str]:
     """How long it takes to read and to write a trial."""
     reads = [_seconds(lambda: storage.trial(trial_id)) for _ in range(N_READS)]
     writes = [_seconds(lambda n=n: storage.write(trial_id, attrs={"n": n})) for n in range(N_WRITES)]  # type: ignore[misc]
-    text = f"read {_milliseconds(reads)}, write {_milliseconds(writes)} (median, 95 %)"
+    text = f"a read takes {_milliseconds(reads)}, a write {_milliseconds(writes)}"
     if max(median(reads), median(writes)) > SLOW_SECONDS:
         return "warning", f"{text}: slow; use a database that is nearer, or a disk that is faster"
     return "ok", text
@@ -175,7 +175,7 @@ def _seconds(call: Callable[[], object]) -> float:
 
 def _milliseconds(times: Sequence[float]) -> str:
     p95 = sorted(times)[math.ceil(0.95 * len(times)) - 1]
-    return f"{1000 * median(times):.1f} ms, {1000 * p95:.1f} ms"
+    return f"{1000 * median(times):.1f} ms (19 of 20 at most {1000 * p95:.1f})"
 
 
 _CLOCKS = {

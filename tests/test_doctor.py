@@ -242,6 +242,8 @@ def test_a_plan_on_a_server(kind: str, started_servers: Started, small_studies: 
     code, checks = examined(hpo, "--storage", url)
     assert code == 0
     assert states(checks, "storage", "claims", "clock", "plan", "data") == ["ok"] * 5
+    assert checks["checkpoints"]["state"] == "warning"  # those in ./hpo-out: who else reaches them?
+    assert "--checkpoints" in checks["checkpoints"]["text"]
     assert checks["file system"]["state"] == "skipped"
     tables = ("studies", "trials", "trial_heartbeats", "trial_user_attributes")
     counts = ", ".join(f"(SELECT count(*) FROM {table})" for table in tables)

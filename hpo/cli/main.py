@@ -125,7 +125,8 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
     )
     reader = _read(options)
     say(describe(plan), err=True)
-    for remark in remarks(plan):
+    unshared = plan.unshared_checkpoints(out, options["checkpoints"])
+    for remark in [*remarks(plan), *([unshared] if unshared else [])]:
         say(remark, err=True)
     try:
         with watching(reader, studies, as_json=options["as_json"]) as tick:
@@ -464,7 +465,11 @@ def verify(trial: str, **options: Any) -> int:
 @opt.worker_data
 @opt.as_json
 def doctor(as_json: bool, **options: Any) -> int:
-    """Whether database, data, checkpoints and this machine are fit for work; leaves nothing behind."""
+    """Whether database, data, checkpoints and this machine are fit for work.
+
+    Tries them, which takes some seconds. Leaves nothing behind; only of a server's empty database it makes
+    the tables.
+    """
     from hpo.cli.tables import show_checks
     from hpo.doctor import examine
 
@@ -474,11 +479,10 @@ def doctor(as_json: bool, **options: Any) -> int:
         checkpoints=options["checkpoints"],
         data=options["data"],
     )
-    is_well = all(check.state != "wrong" for check in checks)
+    found = list(checks) if as_json else show_checks(checks)
+    is_well = all(check.state != "wrong" for check in found)
     if as_json:
-        write_json({"ok": is_well, "checks": [check.to_json() for check in checks]}, sys.stdout)
-    else:
-        show_checks(checks)
+        write_json({"ok": is_well, "checks": [check.to_json() for check in found]}, sys.stdout)
     return 0 if is_well else 1
 
 

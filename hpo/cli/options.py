@@ -103,10 +103,13 @@ class StorageUrl(click.ParamType[str | None]):
             try:
                 lines = Path(value[1:]).expanduser().read_text("utf-8").split()
             except (OSError, UnicodeDecodeError) as error:
-                self.fail(f"{value[1:]} cannot be read: {error}", param, ctx)
+                why = error.strerror if isinstance(error, OSError) else error
+                self.fail(f"{value[1:]} cannot be read: {why}", param, ctx)
             if len(lines) != 1:
                 self.fail(f"{value[1:]} must hold one database URL and nothing else", param, ctx)
             return lines[0]
+        if "://" not in value and Path(value).is_file():
+            self.fail(f"{value} is a file; if it holds the database's URL, write @{value}", param, ctx)
         is_argument = (
             ctx and param and ctx.get_parameter_source(str(param.name)) == ParameterSource.COMMANDLINE
         )
