@@ -156,7 +156,7 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
 @opt.plan_options
 @opt.out
 @opt.storage
-@opt.workers
+@opt.planned_workers
 def create(**options: Any) -> None:
     """Write the plan into the database and train nothing."""
     from hpo.run import open_plan, threads_each

@@ -166,12 +166,15 @@ checkpoints = _option(
     metavar="URL",
     help="Folder of checkpoints that all workers share, or s3://…, gs://…  [default: OUT/checkpoints]",
 )
-workers = _option(
-    "--workers",
-    type=Workers(),
-    default="auto",
-    show_default=True,
-    help="Worker processes; auto: one a core, or as many as the cluster has room for.",
+
+
+def _workers(text: str) -> Callable[[Command], Command]:
+    return _option("--workers", type=Workers(), default="auto", show_default=True, help=text)
+
+
+workers = _workers("Worker processes; auto: one a core, or as many as the cluster has room for.")
+planned_workers = _workers(
+    "Workers that will share a machine like this one: each trains with its part of the cores; auto: with one."
 )
 _ENGINE = (
     _option(
