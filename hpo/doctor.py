@@ -13,7 +13,6 @@ from hpo import database, probe
 from hpo.errors import HpoError
 from hpo.plan import FINAL, MAJOR_VERSIONS, Plan, versions
 from hpo.probe import State
-from hpo.queue import LEASE_SECONDS
 from hpo.storage import Storage
 from hpo.store import FolderStore, open_store
 
@@ -94,7 +93,7 @@ def _database(url: str) -> Generator[Check, None, Plan | None]:
     made = "; its tables were missing and have been made" if is_new else ""
     yield Check("storage", "ok", f"{name}: reachable{made}")
     plan, found = _plan(reader)
-    yield from _tried(url, plan.options.lease_seconds if plan is not None else LEASE_SECONDS)
+    yield from _tried(url)
     yield from (_file_system(file), found)
     return plan
 
@@ -128,7 +127,7 @@ def _in_temporary_database(file: Path) -> list[Check]:
         with tempfile.TemporaryDirectory(prefix=".doctor-", dir=folder) as temporary:
             url = f"sqlite:///{temporary}/hpo.db"
             Storage(url, create=True)
-            checks = _tried(url, LEASE_SECONDS)
+            checks = _tried(url)
     except probe.FAILURES as error:
         why = f"no database here, and none can be made in {folder}: {probe.why(error)}; name another --out"
         return _no_database(f"{file}: {why}")
@@ -136,8 +135,8 @@ def _in_temporary_database(file: Path) -> list[Check]:
     return [Check("storage", "ok", text), *checks]
 
 
-def _tried(url: str, lease_seconds: float) -> list[Check]:
-    clock = _checked("clock", lambda: probe.clock(url, lease_seconds))
+def _tried(url: str) -> list[Check]:
+    clock = _checked("clock", lambda: probe.clock(url))
     writable = _checked("writable", lambda: probe.writable(url))
     if writable.state == "wrong":
         return [writable, *_skipped("not writable", "claims", "latency"), clock]
