@@ -13,9 +13,10 @@ from optuna.trial import FrozenTrial
 from hpo import sampling
 from hpo.config import canonical_json
 from hpo.decision import Candidate, Inherited, candidate, decide
-from hpo.errors import RunError
+from hpo.errors import PointsFailedError
 from hpo.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
 from hpo.queue import Job, Queue, Slot, Slots, SlotState
+from hpo.text import params_text
 
 MIN_WAITING = 32
 """Optuna reads every unfinished trial at each query: 3,000 WAITING ones made a claim take 487 ms."""
@@ -189,15 +190,18 @@ def require_result(plan: Plan, names: Sequence[str] | None) -> None:
     """Checks that a finished run has something to show for every study asked for.
 
     Raises:
-        RunError: points failed for good, or a study could decide nothing; the text names them.
+        PointsFailedError: points failed for good, or a study could decide nothing; the text names them.
     """
     failed = []
     for name in plan.all_names if names is None else names:
         slots = Queue(plan.storage, name).slots()
         broken = [slot for slot in slots.attempts if slots.state(slot) == SlotState.FAILED]
-        failed += [f"{name} {slot.point}" for slot in broken]
+        last = {slot: slots.attempts[slot][-1] for slot in broken}
+        failed += [f"{name}/{t.number} ({params_text(t.params) or slot.point})" for slot, t in last.items()]
         decision = plan.decision(name) if name != FINAL else None
         if name != FINAL and (decision is None or not decision.params):
             failed.append(f"{name}: no point has a result")
     if failed:
-        raise RunError(f"failed for good: {'; '.join(failed)}. `hpo show` says why, `hpo retry` tries again")
+        raise PointsFailedError(
+            f"failed for good: {'; '.join(failed)}. `hpo show STUDY` says why, `hpo retry` tries again"
+        )

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 from hpo.crew import Crew, Engine, Orders
-from hpo.errors import InputError
+from hpo.errors import InputError, install
 
 CONNECT_SECONDS = 20.0
 GONE = -9
@@ -47,7 +47,7 @@ def _connected(address: str, orders: Orders, cpus: float, gpus: float) -> Iterat
     try:
         ray: Any = importlib.import_module("ray")
     except ImportError:
-        raise InputError("--engine ray: Ray is not installed; pip install 'hpo-studies[ray]'") from None
+        raise InputError(f"--engine ray: Ray is not installed; {install('ray')}") from None
     _refuse_unreachable(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)

@@ -50,8 +50,15 @@ class Orders:
     """Environment variables; the database URL is one: it may hold a password, and arguments are public."""
 
     @classmethod
-    def of(cls, plan: Plan, out: Path, studies: Sequence[str], checkpoints: str | Path | None) -> Orders:
-        """The orders that serve a plan."""
+    def of(
+        cls,
+        plan: Plan,
+        out: Path,
+        studies: Sequence[str],
+        checkpoints: str | Path | None,
+        data: str | None = None,
+    ) -> Orders:
+        """The orders that serve a plan; `data`: where its data are here, if not where it was created."""
         file = sqlite_file(plan.storage.url)
         settings = {
             "HPO_STORAGE": plan.storage.url if file is None else f"sqlite:///{file.resolve()}",
@@ -61,6 +68,8 @@ class Orders:
         if checkpoints is not None:
             place = str(checkpoints)
             settings["HPO_CHECKPOINTS"] = place if "://" in place else str(Path(place).resolve())
+        if data is not None:
+            settings["HPO_DATA"] = data
         return cls(str(out.resolve()), tuple(studies), plan.identity.threads, plan.identity.device, settings)
 
     @property
@@ -73,8 +82,8 @@ class Orders:
 
         Args:
             number: of the worker, from 1.
-            keep: variables `HPO_…` of this process that are meant for workers. What else these are to do the
-                plan says, not the options of whoever started this process.
+            keep: variables `HPO_…` of this process that are meant for workers, before what is ordered. What
+                else these are to do the plan says, not the options of whoever started this process.
         """
         self.logs.mkdir(parents=True, exist_ok=True)
         with self.log(number).open("ab") as file:
@@ -113,8 +122,9 @@ class Orders:
         return self.logs / "workers.log"
 
     def _environment(self, keep: Sequence[str]) -> dict[str, str]:
-        inherited = {key: value for key, value in os.environ.items() if key in keep or key[:4] != "HPO_"}
-        return {**inherited, **self.settings}
+        kept = {key: os.environ[key] for key in keep if key in os.environ}
+        others = {key: value for key, value in os.environ.items() if key[:4] != "HPO_"}
+        return {**others, **self.settings, **kept}
 
 
 class Crew(Protocol):

@@ -25,7 +25,7 @@ from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from sqlalchemy.engine import URL, make_url
 
-from hpo.errors import InputError, MissingError
+from hpo.errors import InputError, MissingError, install
 
 DRIVERS = {
     "sqlite": "sqlite",
@@ -144,7 +144,7 @@ def open_rdb(url: str, *, create: bool, reader: bool, patience_seconds: float = 
     except ImportError as error:
         extra = EXTRAS[parsed.get_backend_name()]
         raise InputError(
-            f"{shown(parsed)}: the driver is not installed ({error}); pip install 'hpo-studies[{extra}]'"
+            f"{shown(parsed)}: the driver is not installed ({error}); {install(extra)}"
         ) from None
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
         raise InputError(f"{shown(parsed)}: cannot be opened: {first_line(error)}") from None
@@ -382,7 +382,8 @@ def _check_file(file: Path, *, create: bool) -> None:
     if not exists:
         if not create:
             raise MissingError(
-                f"{file}: no database here; `hpo run` or `hpo create` makes one, --out names another"
+                f"{file}: no database here; `hpo run` or `hpo create` makes one, --out or --storage "
+                "(HPO_STORAGE) names another"
             )
         try:
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from hpo import database, probe
 from hpo.errors import HpoError
 from hpo.plan import FINAL, MAJOR_VERSIONS, Plan, versions
 from hpo.probe import State
-from hpo.queue import LEASE_SECONDS
 from hpo.storage import Storage
 from hpo.store import FolderStore, open_store
 
@@ -35,8 +34,10 @@ class Check:
         return asdict(self)
 
 
-def examine(url: str, *, out: Path, checkpoints: str | None = None, data: str | None = None) -> list[Check]:
-    """Looks at everything that a worker started here would need.
+def examine(
+    url: str, *, out: Path, checkpoints: str | None = None, data: str | None = None
+) -> Iterator[Check]:
+    """Looks at everything that a worker started here would need, one thing after the other.
 
     Without a plan it looks at what can be looked at; a SQLite database that does not exist is not made, one
     in a temporary folder beside its place is tried instead. Of a server's empty database the tables are made.
@@ -50,15 +51,12 @@ def examine(url: str, *, out: Path, checkpoints: str | None = None, data: str | 
     Raises:
         InputError: the URL is none of a database that several processes can share.
     """
-    plan, checks = _database(url)
-    return [
-        *checks,
-        _checked("data", lambda: _data(plan, data)),
-        _checked("devices", lambda: _devices(plan)),
-        _versions(plan),
-        _checked("checkpoints", lambda: _checkpoints(checkpoints or str(out / "checkpoints"))),
-        _space(out),
-    ]
+    plan = yield from _database(url)
+    yield _checked("data", lambda: _data(plan, data))
+    yield _checked("devices", lambda: _devices(plan))
+    yield _versions(plan)
+    yield _checked("checkpoints", lambda: _checkpoints(plan, out, checkpoints))
+    yield _space(out)
 
 
 def _checked(name: str, look: Callable[[], tuple[State, str]]) -> Check:
@@ -72,33 +70,44 @@ def _checked(name: str, look: Callable[[], tuple[State, str]]) -> Check:
 # --- the database --------------------------------------------------------------------------------------
 
 
-def _database(url: str) -> tuple[Plan | None, list[Check]]:
+def _database(url: str) -> Generator[Check, None, Plan | None]:
+    """Looks at the database; gives the plan that is in it."""
     file, name = database.sqlite_file(url), database.shown(url)
-    where, no_plan = _file_system(file), Check("plan", "skipped", f"none in {name} yet")
     try:
         is_new = (file is not None and not file.exists()) or not probe.has_tables(url)
         if is_new and file is not None:
             # nor in a file that is there: it may be somebody else's
-            return None, [*_in_temporary_database(file), where, no_plan]
+            yield from _in_temporary_database(file)
+            yield from (_file_system(file), Check("plan", "skipped", f"none in {name} yet"))
+            return None
         if is_new:
             Storage(url, create=True)
         reader = Storage(url, reader=True)  # a plan can be read while somebody holds the lock to write
-    except HpoError as error:
-        return None, [*_no_database(probe.why(error)), where, no_plan]
     except probe.FAILURES as error:
-        text = f"{name}: cannot be reached: {probe.why(error)}; start the server, or correct --storage"
-        return None, [*_no_database(text), where, no_plan]
-    plan, found = None, no_plan
+        text = probe.why(error)
+        if not isinstance(error, HpoError):
+            text = f"{name}: cannot be reached: {text}; start the server, or correct --storage"
+        yield from _no_database(text)
+        yield from (_file_system(file), *_skipped("no database", "plan"))
+        return None
+    made = "; its tables were missing and have been made" if is_new else ""
+    yield Check("storage", "ok", f"{name}: reachable{made}")
+    plan, found = _plan(reader)
+    yield from _tried(url)
+    yield from (_file_system(file), found)
+    return plan
+
+
+def _plan(reader: Storage) -> tuple[Plan | None, Check]:
+    plan = None
     try:
         plan = Plan.find(reader)
+        if plan is None:
+            return None, Check("plan", "skipped", f"none in {reader.name} yet")
+        plan.refuse_sqlite_between_machines()
     except HpoError as error:
-        found = Check("plan", "wrong", probe.why(error))
-    if plan is not None:
-        found = Check("plan", "ok", f"{len(plan.specs)} studies, then the final stage")
-    lease_seconds = plan.options.lease_seconds if plan is not None else LEASE_SECONDS
-    made = "; its tables were missing and have been made" if is_new else ""
-    storage = Check("storage", "ok", f"{name}: reachable{made}")
-    return plan, [storage, *_tried(url, lease_seconds), where, found]
+        return plan, Check("plan", "wrong", probe.why(error))
+    return plan, Check("plan", "ok", f"{len(plan.specs)} studies, then the final stage")
 
 
 def _no_database(why: str) -> list[Check]:
@@ -118,7 +127,7 @@ def _in_temporary_database(file: Path) -> list[Check]:
         with tempfile.TemporaryDirectory(prefix=".doctor-", dir=folder) as temporary:
             url = f"sqlite:///{temporary}/hpo.db"
             Storage(url, create=True)
-            checks = _tried(url, LEASE_SECONDS)
+            checks = _tried(url)
     except probe.FAILURES as error:
         why = f"no database here, and none can be made in {folder}: {probe.why(error)}; name another --out"
         return _no_database(f"{file}: {why}")
@@ -126,8 +135,8 @@ def _in_temporary_database(file: Path) -> list[Check]:
     return [Check("storage", "ok", text), *checks]
 
 
-def _tried(url: str, lease_seconds: float) -> list[Check]:
-    clock = _checked("clock", lambda: probe.clock(url, lease_seconds))
+def _tried(url: str) -> list[Check]:
+    clock = _checked("clock", lambda: probe.clock(url))
     writable = _checked("writable", lambda: probe.writable(url))
     if writable.state == "wrong":
         return [writable, *_skipped("not writable", "claims", "latency"), clock]
@@ -161,7 +170,9 @@ def _file_system(file: Path | None) -> Check:
 
 
 def _data(plan: Plan | None, given: str | None) -> tuple[State, str]:
-    from hpo.data import load_training, prepare  # torch, which the processes that race do without
+    # torch, which the processes that race do without
+    from hpo.data import load_training, prepare
+    from hpo.worker import load_plan_data
 
     if plan is None:
         if given is None:
@@ -171,10 +182,7 @@ def _data(plan: Plan | None, given: str | None) -> tuple[State, str]:
             "ok",
             f"{training.source}: can be read, fingerprint {training.fingerprint}; no plan to compare with",
         )
-    options = plan.options
-    entry = prepare(given or options.data, image_size=options.image_size)
-    training = load_training(entry, limit_train=options.limit_train, limit_valid=options.limit_valid)
-    plan.refuse_other_data(training.fingerprint, training.source)
+    _, training = load_plan_data(plan, given)
     return "ok", f"{training.source}: fingerprint {training.fingerprint}, as in the plan"
 
 
@@ -219,7 +227,15 @@ def _versions(plan: Plan | None) -> Check:
     return Check("versions", "ok", text)
 
 
-def _checkpoints(url: str) -> tuple[State, str]:
+def _checkpoints(plan: Plan | None, out: Path, given: str | None) -> tuple[State, str]:
+    state, text = _tried_store(given or str(out / "checkpoints"))
+    unshared = plan.unshared_checkpoints(out, given) if plan is not None else None
+    if unshared is None or state == "wrong":
+        return state, text
+    return "warning", f"{text}; {unshared}"
+
+
+def _tried_store(url: str) -> tuple[State, str]:
     store = open_store(url)
     if not isinstance(store, FolderStore):
         state, text = probe.checkpoint_store(store)
@@ -227,7 +243,8 @@ def _checkpoints(url: str) -> tuple[State, str]:
     there = _nearest_folder(store.root)  # a folder that is to be made is made by the first worker
     state, text = probe.checkpoint_store(FolderStore(there))
     room, free = _free(there)
-    return (state, f"{there}: {text}") if state == "wrong" else (room, f"{there}: {text}; {free}")
+    where = f"{there}" if there == store.root.absolute() else f"{url}: is still to be made; in {there}"
+    return (state, f"{where}: {text}") if state == "wrong" else (room, f"{where}: {text}; {free}")
 
 
 def _space(out: Path) -> Check:

@@ -7,6 +7,7 @@ HpoError                     caught by the CLI: one line, no traceback
 │   ├── ConflictError        an option, a study or data contradicts what the plan recorded
 │   └── MissingError         a plan, study, trial or result that does not exist (yet)
 └── RunError                 the work itself failed; exit 1
+    ├── PointsFailedError    everything has ended, and points failed for good
     └── StorageError         the database was away for too long, or takes no more writes
 TrialEnd                     control flow inside a worker, never shown as an error
 ├── Interrupted              asked to stop in the middle of an epoch; the trial goes back to the queue
@@ -58,6 +59,10 @@ class RunError(HpoError):
     """The work itself failed; everything finished until then is kept."""
 
 
+class PointsFailedError(RunError):
+    """Everything asked for has ended, and points failed for good; the text names them."""
+
+
 class StorageError(RunError):
     """The database was away for too long, or takes no more writes; the lease gives the trial at hand back."""
 
@@ -79,6 +84,11 @@ class TrialLost(TrialEnd):
 
 
 MAX_NAMES = 20
+
+
+def install(extra: str) -> str:
+    """How what an extra brings is installed; hpo comes from its clone, not from PyPI."""
+    return f"in hpo's clone: pip install -e '.[{extra}]'"
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:

@@ -153,13 +153,17 @@ class Plan:
     ) -> None:
         """Compares options and study files that the user gave now with those of the plan.
 
-        A study that is sampled may ask for more trials than before, until it has decided.
+        A study that is sampled may ask for more trials than before, until it has decided. Data of the same
+        kind may lie elsewhere on this machine: whether they are the same, `refuse_other_data` tells.
 
         Raises:
             ConflictError: one differs; the text names both sides.
         """
         recorded = self.options.model_dump()
+        anew = "start anew with another --out" if self.storage.is_sqlite else "use another database"
         for key, value in given.items():
+            if key == "data" and value.partition(":")[0] == self.options.data.partition(":")[0]:
+                continue
             if value != recorded[key]:
                 # the one option that takes no value says the opposite of what is recorded
                 option = "no-pruning" if key == "pruning" else f"{key.replace('_', '-')} {value}"
@@ -167,14 +171,14 @@ class Plan:
                 raise ConflictError(
                     f"--{option} contradicts the plan in {self.storage.name}, which "
                     f"was created {'without it' if without else f'with {recorded[key]}'}; "
-                    "leave the option out to go on, or start anew with another --out"
+                    f"leave the option out to go on, or {anew}"
                 )
         for name in (specs or {}).keys() | (self.specs.keys() if specs is not None else set()):
             ours, theirs = self.specs.get(name), (specs or {}).get(name)
             if ours != theirs and not (_asks_for_more(ours, theirs) and self._is_open(name)):
                 raise ConflictError(
                     f"{where}: study {name!r} {_difference(ours, theirs)} the plan in "
-                    f"{self.storage.name}; put the files back to go on, or start anew with another --out"
+                    f"{self.storage.name}; put the files back to go on, or {anew}"
                 )
 
     def with_more_trials(self, specs: Mapping[str, StudySpec]) -> Plan:
@@ -244,6 +248,15 @@ class Plan:
                         f"{self.storage.name}: {owner['host']} is working on it, and SQLite serves one "
                         "machine; for several create the plan on a server: --storage postgresql+psycopg://HOST/NAME"
                     )
+
+    def unshared_checkpoints(self, out: Path, given: str | Path | None) -> str | None:
+        """What to say of checkpoints that other machines may not reach; None where there is no need."""
+        if self.storage.is_sqlite or given is not None:
+            return None
+        return (
+            f"checkpoints stay in {(out / 'checkpoints').absolute()}: where other machines work on this plan "
+            "too, give all of them the same --checkpoints, or a trial that changes machines begins anew"
+        )
 
     # --- names ---------------------------------------------------------------------------------------
 

@@ -161,7 +161,7 @@ def latency(storage: Storage, trial_id: int) -> tuple[State, str]:
     """How long it takes to read and to write a trial."""
     reads = [_seconds(lambda: storage.trial(trial_id)) for _ in range(N_READS)]
     writes = [_seconds(lambda n=n: storage.write(trial_id, attrs={"n": n})) for n in range(N_WRITES)]  # type: ignore[misc]
-    text = f"read {_milliseconds(reads)}, write {_milliseconds(writes)} (median, 95 %)"
+    text = f"a read takes {_milliseconds(reads)}, a write {_milliseconds(writes)}"
     if max(median(reads), median(writes)) > SLOW_SECONDS:
         return "warning", f"{text}: slow; use a database that is nearer, or a disk that is faster"
     return "ok", text
@@ -175,7 +175,7 @@ def _seconds(call: Callable[[], object]) -> float:
 
 def _milliseconds(times: Sequence[float]) -> str:
     p95 = sorted(times)[math.ceil(0.95 * len(times)) - 1]
-    return f"{1000 * median(times):.1f} ms, {1000 * p95:.1f} ms"
+    return f"{1000 * median(times):.1f} ms (19 of 20 at most {1000 * p95:.1f})"
 
 
 _CLOCKS = {
@@ -185,8 +185,8 @@ _CLOCKS = {
 }
 
 
-def clock(url: str, lease_seconds: float) -> tuple[State, str]:
-    """How far the clocks of server and machine differ; leases are counted by the server's."""
+def clock(url: str) -> tuple[State, str]:
+    """How far the clocks of server and machine differ. Leases are counted by the server's alone."""
     query = _CLOCKS.get(database.parse(url).get_backend_name())
     if query is None:
         return "ok", "the database uses this machine's clock"
@@ -199,10 +199,8 @@ def clock(url: str, lease_seconds: float) -> tuple[State, str]:
             looks.append((ended - began, theirs - (began + ended) / 2))
     difference = min(looks)[1]  # of the quickest answer
     text = f"the server's is {abs(difference):.1f} s {'ahead' if difference > 0 else 'behind'}"
-    if abs(difference) > lease_seconds / 2:
-        return "wrong", f"{text}; set both by NTP: a lease of {lease_seconds:g} s means nothing so"
     if abs(difference) > CLOCK_WARN_SECONDS:
-        return "warning", f"{text}; set both by NTP"
+        return "warning", f"{text}: work is safe, times that are shown may be wrong; set both by NTP"
     return "ok", text
 
 

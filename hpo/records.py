@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config import PARAMETERS
 from hpo.decision import best_epoch, epoch_records
-from hpo.errors import InputError
+from hpo.errors import InputError, install
 from hpo.plan import CONTROL_SLOT, Plan
 from hpo.queue import reason_of
 from hpo.text import harmless_cell, write_json
@@ -139,7 +139,7 @@ def write_file(plan: Plan, rows: str, path: Path) -> int:
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
     except ImportError:
-        raise InputError(f"{path}: Parquet needs pyarrow; pip install 'hpo-studies[parquet]'") from None
+        raise InputError(f"{path}: Parquet needs pyarrow; {install('parquet')}") from None
     return len(records)
 
 
@@ -194,5 +194,5 @@ def _pandas() -> Any:
     try:
         import pandas  # half a second, and 60 MB that nothing else needs
     except ImportError:
-        raise InputError("data frames need pandas; pip install 'hpo-studies[pandas]'") from None
+        raise InputError(f"data frames need pandas; {install('pandas')}") from None
     return pandas

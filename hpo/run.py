@@ -18,10 +18,11 @@ from hpo.errors import InputError, did_you_mean
 from hpo.final import fetch_files
 from hpo.network import build_network
 from hpo.plan import Identity, Options, Plan, published_config, read_studies, with_ancestors
-from hpo.results import final_result
+from hpo.results import final_result, final_trial
 from hpo.spec import StudySpec, shipped_studies
 from hpo.storage import Storage
 from hpo.store import open_store
+from hpo.worker import load_plan_data
 
 
 def open_plan(
@@ -49,7 +50,7 @@ def open_plan(
     """
     given = dict(given or {})
     if "data" in given:
-        given["data"] = _absolute(given["data"])
+        given["data"] = absolute_source(given["data"])
     options = Options.from_given(given)
     specs = read_studies(studies or shipped_studies())
     url = storage or default_url(out)
@@ -57,6 +58,8 @@ def open_plan(
     if plan is not None:
         plan.refuse_contradiction(given, specs if studies is not None else None, studies)
         plan.with_ancestors(names)
+        if given.get("data", plan.options.data) != plan.options.data:
+            load_plan_data(plan, given["data"])
         return plan.with_more_trials(specs) if studies is not None else plan
     # everything that can be refused is refused before anything is written: a mistake must leave no plan
     with_ancestors(specs, names, options.inherit)
@@ -153,7 +156,8 @@ def run_plan(
 
     Raises:
         InputError: something given cannot be used, or contradicts the plan that is there.
-        RunError: points failed for good, or workers cannot be kept alive.
+        PointsFailedError: everything has ended, and points failed for good.
+        RunError: workers cannot be kept alive.
         KeyboardInterrupt: stopped by a signal; the same call goes on.
     """
     for key in options:
@@ -163,7 +167,8 @@ def run_plan(
     plan = open_plan(
         Path(out), storage=storage, studies=folder, names=names, threads=threads_each(workers), given=options
     )
-    if run(plan, out=Path(out), studies=names, workers=workers) is not None:
+    place = options.get("data")
+    if run(plan, out=Path(out), studies=names, workers=workers, data=place) is not None:
         raise KeyboardInterrupt
     return plan
 
@@ -184,6 +189,7 @@ def run(
     studies: Sequence[str] = (),
     workers: int | None = None,
     checkpoints: str | Path | None = None,
+    data: str | None = None,
     engine: Engine = local_processes,
     on_tick: Callable[[], object] = lambda: None,
 ) -> int | None:
@@ -195,6 +201,7 @@ def run(
         studies: only these and the earlier ones they need, without a final stage; empty: the whole plan.
         workers: how many processes; None: as many as the engine has room for.
         checkpoints: folder or fsspec URL of the checkpoints; default `out/checkpoints`.
+        data: where the plan's data are on this machine, if elsewhere than where it was created.
         engine: who places the workers; default: processes of this machine.
         on_tick: called about once a second, to show what the database says.
 
@@ -202,37 +209,31 @@ def run(
         The signal that stopped it, or None.
 
     Raises:
-        InputError: an unknown study.
-        RunError: points failed for good, or workers cannot be kept alive.
+        InputError: an unknown study; or the plan cannot be worked on from here.
+        PointsFailedError: everything has ended, and points failed for good.
+        RunError: workers cannot be kept alive.
     """
     names = plan.with_ancestors(studies) if studies else None
-    refuse_changed_data(plan)
+    # what every worker would refuse, before there is any
+    plan.refuse_other_versions()
+    plan.refuse_sqlite_between_machines()
+    data = absolute_source(data) if data is not None else None
+    load_plan_data(plan, data)
     close_lost(plan)
     if not advance(plan, names):
-        orders = Orders.of(plan, out, studies, checkpoints)
+        orders = Orders.of(plan, out, studies, checkpoints, data)
         with engine(orders) as crew:
             stopped_by = keep_at_work(crew, plan, names, workers, on_tick)
         if stopped_by is not None:
             return stopped_by
     on_tick()
-    require_result(plan, names)
-    if names is None:
+    if names is None and final_trial(plan) is not None:
         fetch_files(final_result(plan), open_store(checkpoints or out / "checkpoints"), out)
+    require_result(plan, names)
     return None
 
 
-def refuse_changed_data(plan: Plan) -> None:
-    """Checks that the plan's data are still what they were.
-
-    Raises:
-        ConflictError: the fingerprints differ.
-        DataError: the data cannot be read any more.
-    """
-    data = training_data(plan.options)
-    plan.refuse_other_data(data.fingerprint, data.source)
-
-
-def _absolute(data: str) -> str:
+def absolute_source(data: str) -> str:
     """The same source from every folder."""
     kind, _, path = data.partition(":")
     return f"{kind}:{Path(path).expanduser().resolve()}" if kind in ("folder", "cifar10") and path else data

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 import tenacity
 
-from hpo.errors import InputError
+from hpo.errors import InputError, install
 from hpo.files import write_durably
 
 P = ParamSpec("P")
@@ -61,8 +61,8 @@ def open_store(url: str | Path) -> Store:
         filesystem, path = fsspec.url_to_fs(text)
     except (ImportError, ValueError) as error:
         raise InputError(
-            f"--checkpoints {kind}://…: {error}; known are folders and what fsspec has installed, as s3:// "
-            "by pip install 'hpo-studies[s3]'"
+            f"--checkpoints {kind}://…: {error}; known are folders and what fsspec has installed; s3:// "
+            f"{install('s3')}"
         ) from None
     return RemoteStore(filesystem, path)
 

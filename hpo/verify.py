@@ -13,12 +13,18 @@ from hpo.decision import epoch_records
 from hpo.errors import Diverged, MissingError
 from hpo.plan import Plan, versions
 from hpo.queue import Reason, reason_of
-from hpo.run import training_data
 from hpo.train import train
+from hpo.worker import load_plan_data
 
 
-def verify(plan: Plan, name: str, trial: FrozenTrial) -> str | None:
+def verify(plan: Plan, name: str, trial: FrozenTrial, place: str | None = None) -> str | None:
     """Trains a trial again from nothing, with its seeds, precision and number of threads.
+
+    Args:
+        plan: of the trial.
+        name: its study's.
+        trial: a trial with stored epochs.
+        place: where the plan's data are on this machine, if elsewhere than where it was created.
 
     Returns:
         None when every stored epoch is equal to the bit (seconds aside), or what differs first.
@@ -30,8 +36,7 @@ def verify(plan: Plan, name: str, trial: FrozenTrial) -> str | None:
     stored = epoch_records(trial)
     if not stored:
         raise MissingError(f"{name}/{trial.number} has no finished epoch to compare with")
-    data = training_data(plan.options)
-    plan.refuse_other_data(data.fingerprint, data.source)
+    _, data = load_plan_data(plan, place)
     torch.set_num_threads(plan.identity.threads)
     device = resolve_device("cpu" if plan.identity.device == "cpu" else plan.options.device)
     epochs = train(

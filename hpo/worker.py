@@ -23,10 +23,10 @@ from pathlib import Path
 import torch
 from optuna.trial import TrialState
 
-from hpo.advance import advance, close_lost
+from hpo.advance import advance, close_lost, require_result
 from hpo.compute import keep_freed_memory, n_cores, resolve_device, resolve_precision
-from hpo.data import load_training, prepare
-from hpo.errors import ConflictError, Interrupted, TrialLost
+from hpo.data import TrainingData, load_training, prepare
+from hpo.errors import ConflictError, DataError, Interrupted, PointsFailedError, TrialLost
 from hpo.final import TestRecorder
 from hpo.objective import Recorder, Workplace, run_trial
 from hpo.plan import FINAL, Plan
@@ -147,7 +147,12 @@ def work(
         names = plan.with_ancestors(studies) if studies else None
         served = plan.all_names if names is None else names
         entry, place = _set_up(plan, data, open_store(checkpoints or out / "checkpoints"), stop)
-        n_trained, idle_since = 0, time.monotonic()
+        how = f"{plan.identity.precision} on {place.device}, threads: {plan.identity.threads}"
+        log.info("serving %s: %s, %s", plan.storage.name, place.data.source, how)
+        unshared = plan.unshared_checkpoints(out, checkpoints)
+        if unshared:
+            log.warning(unshared)
+        n_trained, idle_since, ended = 0, time.monotonic(), False
         with _Heart(plan, names) as heart:
             ended, pulse = _close_lost_and_advance(plan, names), _Pulse(plan, served)
             while not stop() and n_trained != limits.max_trials:
@@ -169,7 +174,7 @@ def work(
                 )
                 try:
                     end = run_trial(plan, name, trial, place, recorder)
-                    log.info("%s/%d: %s", name, trial.number, end.name.lower())
+                    log.info("%s/%d: %s", name, trial.number, _said(plan, trial._trial_id, end))
                 except Interrupted:
                     log.info("%s/%d: released", name, trial.number)
                 except TrialLost:
@@ -177,7 +182,31 @@ def work(
                 finally:
                     heart.trial_id = None
                 n_trained, idle_since = n_trained + 1, time.monotonic()
+        log.info("leaving: %s; trials: %d", _why(stop, ended, n_trained, limits), n_trained)
+        if ended:
+            try:
+                require_result(plan, names)
+            except PointsFailedError as error:  # `hpo run` fails by it; this worker has done its work
+                log.warning("%s", error)
         return stop.signal
+
+
+def _said(plan: Plan, trial_id: int, end: TrialState) -> str:
+    """How a trial ended, in words; why, where it has no result."""
+    if end == TrialState.COMPLETE:
+        return "complete"
+    return str(plan.storage.trial(trial_id).user_attrs.get("reason", end.name.lower()))
+
+
+def _why(stop: StopRequest, ended: bool, n_trained: int, limits: Limits) -> str:
+    """Why a worker leaves."""
+    if stop.signal is not None:
+        return f"asked to by {signal.Signals(stop.signal).name}"
+    if stop():
+        return "--deadline"
+    if ended:
+        return "the plan has ended"
+    return "--max-trials" if n_trained == limits.max_trials else "--idle-timeout"
 
 
 def _set_up(plan: Plan, data: str | None, store: Store, stop: StopRequest) -> tuple[Path, Workplace]:
@@ -204,12 +233,34 @@ def _set_up(plan: Plan, data: str | None, store: Store, stop: StopRequest) -> tu
             f"the plan trains in bf16, which this machine's {device} does not compute natively (fp32 here); "
             "create plans for mixed machines with --precision fp32"
         )
-    entry = prepare(data or plan.options.data, image_size=plan.options.image_size)
-    training = load_training(
-        entry, limit_train=plan.options.limit_train, limit_valid=plan.options.limit_valid
-    )
-    plan.refuse_other_data(training.fingerprint, training.source)
+    entry, training = load_plan_data(plan, data)
     return entry, Workplace(training, device, store, stop)
+
+
+def load_plan_data(plan: Plan, place: str | None = None) -> tuple[Path, TrainingData]:
+    """Brings in the plan's data, and checks that they are what it was created on.
+
+    Args:
+        plan: whose data.
+        place: where they are on this machine, if elsewhere than where the plan was created.
+
+    Returns:
+        The prepared data, the test set among them unopened; and those to train on.
+
+    Raises:
+        ConflictError: the fingerprints differ.
+        DataError: the data cannot be read.
+    """
+    options = plan.options
+    try:
+        entry = prepare(place or options.data, image_size=options.image_size)
+        training = load_training(entry, limit_train=options.limit_train, limit_valid=options.limit_valid)
+    except DataError as error:
+        if place is not None:
+            raise
+        raise DataError(f"{error}; --data says where the plan's data are on this machine") from None
+    plan.refuse_other_data(training.fingerprint, training.source)
+    return entry, training
 
 
 def _close_lost_and_advance(plan: Plan, names: Sequence[str] | None) -> bool:

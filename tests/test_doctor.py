@@ -242,14 +242,16 @@ def test_a_plan_on_a_server(kind: str, started_servers: Started, small_studies: 
     code, checks = examined(hpo, "--storage", url)
     assert code == 0
     assert states(checks, "storage", "claims", "clock", "plan", "data") == ["ok"] * 5
+    assert checks["checkpoints"]["state"] == "warning"  # those in ./hpo-out: who else reaches them?
+    assert "--checkpoints" in checks["checkpoints"]["text"]
     assert checks["file system"]["state"] == "skipped"
     tables = ("studies", "trials", "trial_heartbeats", "trial_user_attributes")
     counts = ", ".join(f"(SELECT count(*) FROM {table})" for table in tables)
     assert [tuple(row) for row in run_sql(url, f"SELECT {counts}")] == [(3, 0, 0, 0)]
 
 
-@pytest.mark.parametrize(("seconds", "state"), [(8, "warning"), (-45, "wrong")])
-def test_the_clock_of_the_server(started_servers: Started, seconds: int, state: str) -> None:
+@pytest.mark.parametrize("seconds", [8, -45])
+def test_a_clock_that_differs_is_said_and_does_no_harm(started_servers: Started, seconds: int) -> None:
     url = started_servers("postgresql").new_database()
     run_sql(
         url,
@@ -259,9 +261,8 @@ def test_the_clock_of_the_server(started_servers: Started, seconds: int, state: 
         f"ALTER DATABASE {url.rpartition('/')[2]} SET search_path = public, late, pg_catalog",
     )
     code, checks = examined(hpo, "--storage", url)
-    assert checks["clock"]["state"] == state
+    assert (code, checks["clock"]["state"]) == (0, "warning")
     assert ("ahead" in checks["clock"]["text"]) is (seconds > 0)
-    assert code == (1 if state == "wrong" else 0)
 
 
 # --- data, versions, disks ---------------------------------------------------------------------------------

@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import SMALL_RUN, SMALL_SIZES, Result, hpo, start_hpo, train
+from picture_folder import write_folder
 from PIL import Image
 from sklearn.datasets import load_digits
+from test_worker import SMALL
 
 import hpo as library
 from hpo.decision import epoch_records
@@ -346,6 +348,32 @@ def test_other_data_are_refused_with_both_fingerprints(
         assert "Traceback" not in result.err
 
 
+def test_a_plan_s_data_may_lie_elsewhere_on_another_machine(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HPO_CACHE", "cache-there")
+    write_study("rate", f"{SMALL}[search]\nlearning_rate = [0.01]")
+    there = write_folder(tmp_path / "there", train=8, test=2, validation=2)
+    size = ("--image-size=8", "--epochs=1", "--final-seeds=1", "--studies=studies")
+    assert cli("create", f"--data=folder:{there}", *size).code == 0
+    here = there.rename(tmp_path / "here")
+    monkeypatch.setenv("HPO_CACHE", "cache-here")
+    lost = cli("run")
+    assert lost.code == 2
+    assert "--data says where" in lost.err
+    other = write_folder(tmp_path / "other", train=9, test=2, validation=2)
+    for command in ("run", "resume", "create"):
+        refused = cli(command, f"--data=folder:{other}")
+        assert refused.code == 2
+        assert "not the same images" in refused.err
+    assert hpo("run", "--data=folder:here", "--workers=1").code == 0
+    monkeypatch.setenv("HPO_DATA", f"folder:{here}")
+    for command in (("run",), ("resume",), ("final",), ("worker",), ("verify", "rate/0")):
+        result = hpo(*command)
+        assert result.code == 0, result.err
+
+
 @pytest.mark.usefixtures("tiny")
 def test_a_diverged_trial_is_a_result_and_never_the_best(cli: Cli) -> None:
     write_study("rate", '[base]\noptimizer = "sgd"\n[search]\nlearning_rate = [100.0, 0.001]')
@@ -369,8 +397,9 @@ def test_a_point_that_always_fails_is_given_up_and_can_be_retried(tiny: tuple[st
     )
     result = hpo("run", "width", *tiny, "--epochs=1", max_bytes=2**36)
     assert result.code == 1, result.err
-    assert "failed for good: width" in result.err
+    assert "failed for good: width/2 (conv1_channels 4096)" in result.err
     assert "Traceback" not in result.err
+    assert "2/2 (1 failed)" in result.out  # and what the others found is shown as ever
     rows = library.rows(library.find_plan("out"), "width")
     assert [row.state for row in rows] == ["complete", "failed"]
     assert "memory" in rows[1].reason

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -22,9 +23,11 @@ from test_worker import SMALL, made_plan
 import hpo as library
 from hpo.advance import advance
 from hpo.database import sqlite_file
+from hpo.doctor import examine
 from hpo.errors import ConflictError
 from hpo.plan import FINAL, Plan
 from hpo.queue import Queue, Reason, Slots, SlotState, reason_of
+from hpo.run import run
 from hpo.storage import Storage
 from hpo.worker import Limits, work
 
@@ -70,6 +73,17 @@ def test_a_duration_that_is_none(cli: Cli, wrong: str) -> None:
     assert "30m" in result.err
 
 
+def test_a_worker_says_what_it_serves_what_became_of_it_and_why_it_leaves(tmp_path: Path) -> None:
+    plan = made_plan(tmp_path, RATES)
+    out = f"--out={tmp_path}"
+    first = hpo("worker", out, "--max-trials=1")
+    assert first.code == 0
+    lines = [line.split(" ", 2)[2] for line in first.err.splitlines()]
+    assert lines[0].startswith(f"serving {plan.storage.name}: digits")
+    assert lines[1:] == ["rate/0: complete", "leaving: --max-trials; trials: 1"]
+    assert "leaving: the plan has ended; trials: 3" in hpo("worker", out).err
+
+
 # --- the identity of the work -----------------------------------------------------------------------------
 
 
@@ -101,8 +115,15 @@ def test_sqlite_serves_one_machine(tmp_path: Path) -> None:
     assert trial is not None
     elsewhere = {**trial.user_attrs["owner"], "host": "node7", "boot": "another boot"}
     plan.storage.write(trial._trial_id, attrs={"owner": elsewhere})
-    with pytest.raises(ConflictError, match=r"node7.*SQLite serves one machine.*postgresql"):
+    refused = pytest.raises(ConflictError, match=r"node7.*SQLite serves one machine.*postgresql")
+    with refused:
         work(plan.storage, out=tmp_path)
+    with refused:
+        run(plan, out=tmp_path)
+    assert not (tmp_path / "logs").exists()  # no worker was started for it
+    checks = {check.name: check for check in examine(plan.storage.url, out=tmp_path)}
+    assert checks["plan"].state == "wrong"
+    assert "node7" in checks["plan"].text
 
 
 # --- secrets ------------------------------------------------------------------------------------------------
@@ -140,6 +161,7 @@ def test_a_storage_file_that_cannot_be_read(cli: Cli, tmp_path: Path) -> None:
     assert "cannot be read" in result.err
     (tmp_path / "two").write_text("a b")
     assert "one database URL" in cli("status", "--storage", f"@{tmp_path / 'two'}").err
+    assert f"write @{tmp_path / 'two'}" in cli("status", "--storage", tmp_path / "two").err
 
 
 def test_the_password_is_in_no_file_and_no_argument(started_servers: Started, tmp_path: Path) -> None:
@@ -338,6 +360,11 @@ def test_a_run_on_a_server_ends_like_one_on_sqlite(
     assert result.code == 0, result.err
     for name in ("model.pt", "most-confidently-wrong.png"):
         assert (elsewhere / name).read_bytes() == (out / name).read_bytes()
+    # and where they cannot, it is said who has them
+    unshared = hpo("run", "--out", tmp_path / "third", "--storage", url)
+    assert "checkpoints stay in" in unshared.err
+    assert f"model.pt is on {socket.gethostname()}" in unshared.out
+    assert "predict" not in unshared.out
 
 
 @pytest.mark.slow

@@ -106,10 +106,13 @@ class StorageUrl(click.ParamType[str | None]):
             try:
                 lines = Path(value[1:]).expanduser().read_text("utf-8").split()
             except (OSError, UnicodeDecodeError) as error:
-                self.fail(f"{value[1:]} cannot be read: {error}", param, ctx)
+                why = error.strerror if isinstance(error, OSError) else error
+                self.fail(f"{value[1:]} cannot be read: {why}", param, ctx)
             if len(lines) != 1:
                 self.fail(f"{value[1:]} must hold one database URL and nothing else", param, ctx)
             return lines[0]
+        if "://" not in value and Path(value).is_file():
+            self.fail(f"{value} is a file; if it holds the database's URL, write @{value}", param, ctx)
         is_argument = (
             ctx and param and ctx.get_parameter_source(str(param.name)) == ParameterSource.COMMANDLINE
         )
@@ -166,12 +169,15 @@ checkpoints = _option(
     metavar="URL",
     help="Folder of checkpoints that all workers share, or s3://…, gs://…  [default: OUT/checkpoints]",
 )
-workers = _option(
-    "--workers",
-    type=Workers(),
-    default="auto",
-    show_default=True,
-    help="Worker processes; auto: one a core, or as many as the cluster has room for.",
+
+
+def _workers(text: str) -> Callable[[Command], Command]:
+    return _option("--workers", type=Workers(), default="auto", show_default=True, help=text)
+
+
+workers = _workers("Worker processes; auto: one a core, or as many as the cluster has room for.")
+planned_workers = _workers(
+    "Workers that will share a machine like this one: each trains with its part of the cores; auto: with one."
 )
 _ENGINE = (
     _option(

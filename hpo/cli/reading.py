@@ -226,7 +226,11 @@ def plan(study: tuple[str, ...], as_json: bool, **options: Any) -> None:
 @opt.worker_data
 @opt.as_json
 def doctor(as_json: bool, **options: Any) -> int:
-    """Whether database, data, checkpoints and this machine are fit for work; leaves nothing behind."""
+    """Whether database, data, checkpoints and this machine are fit for work.
+
+    Tries them, which takes some seconds. Leaves nothing behind; only of a server's empty database it makes
+    the tables.
+    """
     from hpo.cli.tables import show_checks
     from hpo.doctor import examine
 
@@ -236,11 +240,10 @@ def doctor(as_json: bool, **options: Any) -> int:
         checkpoints=options["checkpoints"],
         data=options["data"],
     )
-    is_well = all(check.state != "wrong" for check in checks)
+    found = list(checks) if as_json else show_checks(checks)
+    is_well = all(check.state != "wrong" for check in found)
     if as_json:
-        write_json({"ok": is_well, "checks": [check.to_json() for check in checks]}, sys.stdout)
-    else:
-        show_checks(checks)
+        write_json({"ok": is_well, "checks": [check.to_json() for check in found]}, sys.stdout)
     return 0 if is_well else 1
 
 

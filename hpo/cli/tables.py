@@ -221,17 +221,23 @@ def show_outcome(plan: Plan, out: Path) -> None:
     from hpo import results
 
     show_status(results.status(plan))
-    has_final = results.final_trial(plan) is not None
-    if has_final:
+    final = results.final_trial(plan)
+    if final is not None:
         show_final(results.final_result(plan))
     ended = [name for name in plan.specs if plan.decision(name)]
+    lines = [f"hpo report --out {out}"]
+    if ended:
+        lines.insert(0, f"hpo show {ended[-1]} --out {out}")
+    model = out / "model.pt"
+    if model.exists():
+        lines += [f"hpo predict {model} IMAGE…", str(out / "most-confidently-wrong.png")]
+    elif final is not None:
+        host = final.user_attrs["owner"]["host"]
+        lines.append(f"{model.name} is on {host}, in the --out of the worker that trained the final stage")
     screen = console()
     screen.print()
-    screen.print(f"more: hpo show {ended[-1]} --out {out}", soft_wrap=True)
-    screen.print(f"      hpo report --out {out}", soft_wrap=True)
-    if has_final:
-        screen.print(f"      hpo predict {out / 'model.pt'} IMAGE…", soft_wrap=True)
-        screen.print(f"      {out / 'most-confidently-wrong.png'}", soft_wrap=True)
+    for index, line in enumerate(lines):
+        screen.print(f"{'      ' if index else 'more: '}{line}", soft_wrap=True)
 
 
 def show_forecast(lines: Sequence[Line]) -> None:
@@ -252,13 +258,21 @@ def show_forecast(lines: Sequence[Line]) -> None:
     console().print(table)
 
 
-def show_checks(checks: Sequence[Check]) -> None:
-    """One line a check, however long: it may be copied into a message to somebody."""
-    screen = console()
-    width = max(len(check.name) for check in checks)
+def show_checks(checks: Iterable[Check]) -> list[Check]:
+    """One line a check, as soon as it is made; a terminal's lines break at words, below their own column."""
+    screen, made = console(), []
     for check in checks:
-        state = (f"{check.state:8}", STATE_STYLES[check.state])
-        screen.print(Text.assemble(state, f"{check.name:{width}}  ", printable(check.text)), soft_wrap=True)
+        made.append(check)
+        state, name = f"{check.state:{len('skipped ')}}", f"{check.name:{len('checkpoints  ')}}"
+        margin = " " * len(state + name)
+        text = Text(printable(check.text))
+        # elsewhere it stays whole: it may be copied into a message to somebody
+        lines = text.wrap(screen, max(20, screen.width - len(margin))) if screen.is_terminal else [text]
+        for line in lines:
+            line.rstrip()
+        head, below = lines[0], "".join(f"\n{margin}{line.plain}" for line in lines[1:])
+        screen.print(Text.assemble((state, STATE_STYLES[check.state]), name, head, below), soft_wrap=True)
+    return made
 
 
 def _table(*columns: str, numeric: Sequence[str] = ()) -> Table:

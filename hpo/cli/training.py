@@ -55,6 +55,7 @@ def run(study: tuple[str, ...], **options: Any) -> int:
 @click.argument("study", nargs=-1)
 @opt.out
 @opt.storage
+@opt.worker_data
 @opt.checkpoints
 @opt.workers
 @opt.engine
@@ -69,6 +70,7 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
     from hpo.cli.live import watching
     from hpo.cli.tables import describe, show_outcome
     from hpo.crew import local_processes
+    from hpo.errors import PointsFailedError
     from hpo.results import remarks
     from hpo.run import open_plan, run, threads_each
 
@@ -89,18 +91,25 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
     )
     reader = opt.read_plan(options)
     say(describe(plan), err=True)
-    for remark in remarks(plan):
+    unshared = plan.unshared_checkpoints(out, options["checkpoints"])
+    for remark in [*remarks(plan), *([unshared] if unshared else [])]:
         say(remark, err=True)
-    with watching(reader, studies, as_json=options["as_json"]) as tick:
-        stopped_by = run(
-            plan,
-            out=out,
-            studies=studies,
-            workers=options["workers"],
-            checkpoints=options["checkpoints"],
-            engine=engine,
-            on_tick=tick,
-        )
+    try:
+        with watching(reader, studies, as_json=options["as_json"]) as tick:
+            stopped_by = run(
+                plan,
+                out=out,
+                studies=studies,
+                workers=options["workers"],
+                checkpoints=options["checkpoints"],
+                data=options["data"],
+                engine=engine,
+                on_tick=tick,
+            )
+    except PointsFailedError:
+        if not options["as_json"]:
+            show_outcome(reader, out)
+        raise
     if stopped_by is not None:
         click.echo("stopped; nothing is lost, the same command goes on", err=True)
         return 128 + stopped_by
@@ -132,7 +141,7 @@ def _engine(options: dict[str, Any]) -> Engine:
 @opt.plan_options
 @opt.out
 @opt.storage
-@opt.workers
+@opt.planned_workers
 def create(**options: Any) -> None:
     """Write the plan into the database and train nothing."""
     from hpo.run import open_plan, threads_each
@@ -195,6 +204,7 @@ def retry(study: tuple[str, ...], **options: Any) -> None:
 @click.command()
 @opt.out
 @opt.storage
+@opt.worker_data
 @opt.checkpoints
 @opt.as_json
 def final(as_json: bool, **options: Any) -> int:
@@ -230,6 +240,7 @@ def _train_final(options: dict[str, Any]) -> int:
             out=options["out"],
             workers=1,
             checkpoints=options["checkpoints"],
+            data=options["data"],
             on_tick=tick,
         )
     return 0 if stopped_by is None else 128 + stopped_by
@@ -239,13 +250,14 @@ def _train_final(options: dict[str, Any]) -> int:
 @click.argument("trial")
 @opt.out
 @opt.storage
+@opt.worker_data
 def verify(trial: str, **options: Any) -> int:
     """Train TRIAL (STUDY/NUMBER) again from nothing: equal to the bit, or the first epoch that differs."""
     from hpo import results
     from hpo.verify import verify as train_again
 
     plan = opt.read_plan(options)
-    difference = train_again(plan, *results.find_trial(plan, trial))
+    difference = train_again(plan, *results.find_trial(plan, trial), options["data"])
     say(f"{trial}: {difference or 'equal to the bit in every epoch'}")
     return 1 if difference else 0
 
