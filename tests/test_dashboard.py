@@ -143,8 +143,8 @@ def test_every_study_has_note_metric_and_figures(out: Path, served: Served) -> N
     assert chosen is not None
     assert chosen.source is not None
     link = f"/dashboard/studies/{served.studies()['rate']}/trials?numbers={chosen.source.trial}"
-    assert f"| learning\\_rate {chosen.params['learning_rate']:g} | chosen by rate: [rate/" in note
-    assert f"({link})" in note
+    assert f"| learning\\_rate {chosen.params['learning_rate']:g} | chosen by rate: rate/" in note
+    assert f"rate/{chosen.source.trial} ([show]({link}))" in note
     assert "Test macro F1" in final["note"]["body"]
     assert {tuple(each["objective_names"]) for each in (rate, shape, final)} == {("validation macro F1",)}
     figures = {
@@ -408,7 +408,7 @@ def test_studies_notes_figures_and_pictures_are_seen(served: Served, opened: Any
         seen += more
     page, more = opened(f"{served.address}dashboard/studies/{studies['shape']}/note")
     page.get_by_role("heading", name="2 A sampled study under a constraint").wait_for()
-    page.get_by_role("link", name="rate/").first.click()
+    page.get_by_role("link", name="show").first.click()
     page.get_by_text(re.compile(r"^Trial \d \(trial_id=")).first.wait_for()
     seen += more
     page, more = opened(f"{served.address}dashboard/studies/{studies[FINAL]}/trials?numbers=0")

@@ -56,7 +56,7 @@ def final_note(facts: Facts, ids: StudyIds) -> str:
         ]
     decided = [section for section in facts.sections if section.decision]
     if decided:
-        lines = [f"- {_link(s.label, s.name, ids)}: {md(words.decision_text(s))}" for s in decided]
+        lines = [f"- {_linked(s.label, s.name, 'note', ids)}: {md(words.decision_text(s))}" for s in decided]
         parts.append("\n".join(["**Decisions.**", "", *lines]))
     warned = [f"- {md(text)}" for text in words.warnings(facts)]
     if warned:
@@ -81,10 +81,10 @@ def _origin(origin: Origin, ids: StudyIds) -> str:
 
 
 def _trial(trial: TrialRef, ids: StudyIds) -> str:
-    """A link to where the dashboard shows a trial."""
-    address = f"/dashboard/studies/{ids[trial.study]}/trials?numbers={trial.trial}"
-    return f"[{md(f'{trial.study}/{trial.trial}')}]({address})"
+    """A trial, with a link to where the dashboard shows it."""
+    return _linked(f"{trial.study}/{trial.trial}", trial.study, f"trials?numbers={trial.trial}", ids)
 
 
-def _link(text: str, study: str, ids: StudyIds) -> str:
-    return f"[{md(text)}](/dashboard/studies/{ids[study]}/note)"
+def _linked(text: str, study: str, page: str, ids: StudyIds) -> str:
+    # not a link itself: those are dark blue on the dashboard's black
+    return f"{md(text)} ([show](/dashboard/studies/{ids[study]}/{page}))"

@@ -198,7 +198,7 @@ def layers(section: Section) -> Iterator[Plot]:
             "weight_gradient",
             "hpo-gradients",
             "Gradients of the weights",
-            {"type": "log", "exponentformat": "e"},
+            {"type": "log", "exponentformat": "e", "nticks": 5},
         ),
         ("dead_share", "hpo-dead-units", "Dead units in %", {"range": [-4, 104]}),
     ):
