@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.config import ParamValue
 from hpo.decision import best_epoch, epoch_records, recorded_epochs
 from hpo.outlines import Outlines
-from hpo.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
+from hpo.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan, StudyRecord
 from hpo.queue import Reason, Slot, Slots, SlotState, is_dead, reason_of, this_process
 from hpo.results import StudyStatus, findings, study_status
 
@@ -160,8 +160,8 @@ class Watch:
 
     def look(self) -> Progress:
         """What the database says now."""
-        attrs = self._plan.storage.study_attrs()
-        studies = self._ends([self._study(name, attrs[name]) for name in self._names], attrs)
+        records = self._plan.records()
+        studies = self._ends([self._study(name, records[name]) for name in self._names], records)
         open_ = [index for index, study in enumerate(studies) if not study.is_over]
         at_work = [index for index in open_ if studies[index].status.points["running"]]
         current = (at_work or open_ or [len(studies) - 1])[0]
@@ -178,21 +178,21 @@ class Watch:
             seconds_left=self._seconds_left(studies, running, best),
             is_test_open=any(t.state != TrialState.WAITING for t in final.attempts.get(FINAL_SLOT, [])),
             test=self._plan.storage.trial(accepted._trial_id).user_attrs.get("final") if accepted else None,
-            events=[event for name in self._names for event in self._events(name, attrs[name])],
+            events=[event for name in self._names for event in self._events(name, records[name])],
         )
 
     # --- studies -----------------------------------------------------------------------------------------
 
-    def _study(self, name: str, attrs: Mapping[str, Any]) -> StudyProgress:
+    def _study(self, name: str, record: StudyRecord) -> StudyProgress:
         trials = self._trials[name] = self._outlines.of(name)
-        key = (self._outlines.revisions[name], attrs.get("decision"), attrs.get("inherited"))
+        key = (self._outlines.revisions[name], record.decision, record.inherited)
         if name not in self._studies or self._studies[name][0] != key:
             slots = self._slots[name] = Slots.of(trials)
             spec = self._plan.specs.get(name)
             self._studies[name] = (
                 key,
                 StudyProgress(
-                    status=study_status(self._plan, name, attrs, trials),
+                    status=study_status(self._plan, name, record, trials),
                     title=spec.title if spec else FINAL_TITLE,
                     inherits=spec.inherits if spec else None,
                     is_over=False,
@@ -203,7 +203,7 @@ class Watch:
         return self._studies[name][1]
 
     def _ends(
-        self, studies: Sequence[StudyProgress], attrs: Mapping[str, Mapping[str, Any]]
+        self, studies: Sequence[StudyProgress], records: Mapping[str, StudyRecord]
     ) -> list[StudyProgress]:
         """Says of each study whether it is over; parents come before children."""
         over: dict[str, bool] = {}
@@ -216,10 +216,10 @@ class Watch:
                 continue
             parent = study.inherits if self._plan.options.inherit == "winners" else None
             # one whose parent decided nothing has nothing to go on from
-            orphaned = over.get(parent or "", False) and not attrs[parent or ""].get("decision", {}).get(
-                "params"
-            )
-            over[name] = orphaned or ("decision" in attrs[name] and not points["waiting"] + points["running"])
+            above = records[parent].decision if parent else None
+            orphaned = over.get(parent or "", False) and (above is None or not above.params)
+            is_decided = records[name].decision is not None
+            over[name] = orphaned or (is_decided and not points["waiting"] + points["running"])
         return [replace(study, is_over=over[study.status.name]) for study in studies]
 
     def _with_flags(self, study: StudyProgress) -> StudyProgress:
@@ -330,7 +330,7 @@ class Watch:
 
     # --- events ------------------------------------------------------------------------------------------
 
-    def _events(self, name: str, attrs: Mapping[str, Any]) -> Iterator[Event]:
+    def _events(self, name: str, record: StudyRecord) -> Iterator[Event]:
         """What is new of a study since the last look."""
         slots, revision, is_first = self._slots[name], self._outlines.revisions[name], name not in self._ended
         seen, known = self._ended.get(name, (-1, {}))
@@ -343,11 +343,11 @@ class Watch:
                     if not is_first:
                         yield self._point_ended(name, state, trial)
             self._ended[name] = revision, known
-        decision = attrs.get("decision")
-        if decision is not None and self._decided.get(name) != decision["text"]:
-            self._decided[name] = decision["text"]
+        decision = record.decision
+        if decision is not None and self._decided.get(name) != decision.text:
+            self._decided[name] = decision.text
             if not is_first:
-                yield Event("study", name, decision)
+                yield Event("study", name, decision.model_dump(mode="json"))
 
     def _point_ended(self, name: str, state: SlotState, outline: FrozenTrial) -> Event:
         trial = self._plan.storage.trial(outline._trial_id)

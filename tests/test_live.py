@@ -300,8 +300,8 @@ def test_a_finished_plan(finished: Path) -> None:
 
 def test_outlines_say_of_studies_what_whole_trials_say(under_way: Plan, finished: Path) -> None:
     for plan in (under_way, find_plan(finished)):
-        attrs = plan.storage.study_attrs()
-        whole = [results.study_status(plan, n, attrs[n], plan.trials(n)) for n in plan.all_names]
+        records = plan.records()
+        whole = [results.study_status(plan, n, records[n], plan.trials(n)) for n in plan.all_names]
         assert results.status(plan) == whole
 
 

@@ -163,7 +163,7 @@ def _state(plan: Plan) -> object:
     ids = [plan.storage.study_id(name) for name in plan.all_names]
     ended = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
     counts = {key: n for key, n in plan.storage.counts(ids).items() if key[1] in ended}
-    return counts, [attrs.get("decision") for attrs in plan.storage.study_attrs().values()]
+    return counts, [record.decision for record in plan.records().values()]
 
 
 # --- the guard ---------------------------------------------------------------------------------------------
