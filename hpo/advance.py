@@ -38,7 +38,7 @@ def advance(plan: Plan, names: Sequence[str] | None = None) -> bool:
 
 
 def _advance_study(plan: Plan, name: str) -> bool:
-    definition = plan.storage.study_attrs()[name]["definition"]
+    definition = plan.record(name).definition
     queue = Queue(plan.storage, name)
     slots = queue.slots()
     decided = plan.decision(name)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from hpo.config import canonical_json
 from hpo.store import Store
-from hpo.tensors import dump, load
+from hpo.tensors import dump, is_like, load
+
+T = TypeVar("T")
 
 KEPT = 2
 _NAME = re.compile(r"epoch-(\d+)-attempt-(\d+)\.checkpoint")
@@ -56,20 +58,25 @@ class Checkpoints:
         for old in self._newest_first()[KEPT:]:
             self._store.remove(f"{self.folder}/{old}")
 
-    def latest(self) -> dict[str, Any] | None:
-        """The state of the newest epoch that any attempt stored, its tensors on the CPU.
+    def latest(self, restore: Callable[[dict[str, Any]], T]) -> T | None:
+        """What is made of the newest epoch that any attempt stored; None where nothing is stored.
 
-        A file that is damaged or was saved with another identity is renamed to `….bad`, noted in
-        `notes`, and the next older one is tried.
+        A file that is damaged, was saved with another identity or cannot be restored is renamed to `….bad`,
+        noted in `notes`, and the next older one is tried.
+
+        Args:
+            restore: makes it of a state, whose tensors are on the CPU; raises ValueError where it is no such
+                state as is expected.
         """
         for name in self._newest_first():
             path = f"{self.folder}/{name}"
             try:
-                return self._read(path)
+                return restore(self._read(path))
             except FileNotFoundError:
                 continue  # another process has just dropped it
-            except (_UnusableError, IsADirectoryError) as error:
-                self._store.rename(path, path.removesuffix(".checkpoint") + ".bad")
+            except (ValueError, IsADirectoryError) as error:
+                with contextlib.suppress(FileNotFoundError):  # another process was quicker
+                    self._store.rename(path, path.removesuffix(".checkpoint") + ".bad")
                 self.notes.append(f"{name} put aside: {error}")
         return None
 
@@ -86,20 +93,16 @@ class Checkpoints:
         content = self._store.read(path)
         digest, body = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
         if hashlib.sha256(body).digest() != digest:
-            raise _UnusableError("damaged or cut off")
-        try:
-            stored = load(body)
-            identity, state = stored["identity"], stored["state"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise _UnusableError(f"not a checkpoint: {error}") from error
+            raise ValueError("damaged or cut off")
+        stored = load(body)
+        identity, state = stored.get("identity"), stored.get("state")
         if not isinstance(identity, dict) or not isinstance(state, dict):
-            raise _UnusableError("not a checkpoint: other things in it")
-        if identity != self._identity:
-            keys = identity.keys() | self._identity
-            differing = sorted(key for key in keys if identity.get(key) != self._identity.get(key))
-            raise _UnusableError(f"saved with another {', '.join(differing)}")
+            raise ValueError("not a checkpoint: other things in it")
+        differing = [key for key in identity.keys() | self._identity if not self._agrees(identity, key)]
+        if differing:
+            raise ValueError(f"saved with another {', '.join(sorted(map(str, differing)))}")
         return state
 
-
-class _UnusableError(Exception):
-    """A checkpoint that must not be used."""
+    def _agrees(self, identity: Mapping[Any, Any], key: Any) -> bool:
+        theirs, ours = identity.get(key), self._identity.get(key)
+        return is_like(theirs, ours) and bool(theirs == ours)  # tensors would not compare like plain values

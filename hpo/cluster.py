@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
-from hpo.crew import Crew, Engine, Orders
+from hpo.crew import Crew, Engine, Orders, ask_to_stop
 from hpo.errors import InputError, install
 
 CONNECT_SECONDS = 20.0
@@ -126,7 +126,7 @@ class Worker:
     def terminate(self) -> None:
         """Asks it to put its trial back and end."""
         if self._process is not None:
-            self._process.terminate()
+            ask_to_stop(self._process)
 
 
 class _RayCrew:

@@ -151,9 +151,13 @@ def explain(error: ValidationError) -> str:
 
 
 _DEMANDS = {
+    "missing": "is missing",
+    "extra_forbidden": "is not known here",
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
     "float_type": "must be a number",
+    "float_parsing": "must be a number",
     "finite_number": "must be a finite number",
     "bool_type": "must be true or false",
     "string_type": "must be text, in quotes",

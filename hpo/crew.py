@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Protocol, TypeVar
 
 from hpo.compute import n_cores
 from hpo.database import sqlite_file
+from hpo.delivery import in_background
 from hpo.errors import InputError, RunError
 from hpo.forkserver import ForkServer
 from hpo.plan import Plan
@@ -32,7 +33,8 @@ T = TypeVar("T")
 
 TICK_SECONDS = 1.0
 POLL_SECONDS = 0.05
-STOP_SECONDS = 10.0
+STOP_SECONDS = 7.5
+"""Workers end by themselves before; what then still has to be done is done ten seconds after the signal."""
 MAX_RESTARTS = 20
 """Of workers in a row without a trial that ended meanwhile."""
 
@@ -227,7 +229,7 @@ class _SpawnedCrew(_LocalCrew):
 
     def terminate(self) -> None:
         for worker in self._workers.values():
-            worker.terminate()
+            ask_to_stop(worker)
 
     def kill(self) -> None:
         for worker in self._workers.values():
@@ -262,8 +264,7 @@ def keep_at_work(
             crew.start(number)
         while at_work and time.monotonic() < leave_at:
             _unless(lambda: bool(received), on_tick)
-            time.sleep(0.0 if received else TICK_SECONDS)
-            if received:
+            if _wait(TICK_SECONDS, lambda: bool(received)):
                 _stop(crew, at_work, received)
                 _look_once_more(on_tick)
                 return received[0]
@@ -288,28 +289,34 @@ def keep_at_work(
 
 def _unless(given_up: Callable[[], bool], call: Callable[[], T]) -> T | None:
     """What a call returns; None when it was given up first, as where it hangs in a database that is away."""
-    answer: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            answer.set_result(call())
-        except BaseException as error:
-            answer.set_exception(error)
-
-    # no pool: nobody may wait at the end for a thread that hangs
-    threading.Thread(target=run, daemon=True).start()
+    answer = in_background(call)
     while not wait([answer], POLL_SECONDS).done:
         if given_up():
             return None
     return answer.result()
 
 
-def _stop(crew: Crew, at_work: set[int], received: Sequence[int]) -> None:
-    crew.terminate()
-    deadline = time.monotonic() + STOP_SECONDS
-    while at_work and time.monotonic() < deadline and received[1:].count(signal.SIGINT) == 0:
-        at_work -= crew.ended().keys()
+def _wait(seconds: float, until: Callable[[], bool]) -> bool:
+    """Whether something became so in that time. A handled signal wakes nobody who sleeps."""
+    deadline = time.monotonic() + seconds
+    while not (is_so := until()) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
+    return is_so
+
+
+def _stop(crew: Crew, at_work: set[int], received: Sequence[int]) -> None:
+    def is_over() -> bool:
+        at_work.difference_update(crew.ended())
+        return not at_work or signal.SIGINT in received[1:]
+
+    crew.terminate()
+    _wait(STOP_SECONDS, is_over)
+
+
+def ask_to_stop(worker: subprocess.Popen[bytes]) -> None:
+    """Asks a worker to put its trial back and end, one that is paused (SIGSTOP) too."""
+    worker.terminate()
+    worker.send_signal(signal.SIGCONT)
 
 
 def _look_once_more(on_tick: Callable[[], object]) -> None:

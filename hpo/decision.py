@@ -7,16 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, SkipValidation
 
-from hpo.config import ParamValue, TrialConfig
+from hpo.config import PARAMETERS, ParamValue, TrialConfig
+from hpo.errors import InputError
 from hpo.text import params_text
 
 MIN_SEEDS_TO_TEST = 3
 """With fewer seeds a difference has no deviation worth the name: the decision is marked *not tested*."""
+
+
+def _complete(params: dict[str, ParamValue]) -> dict[str, ParamValue]:
+    """Parameters that are a whole configuration: what is missing must not become a default unseen."""
+    missing = [name for name in PARAMETERS if name not in params]
+    if missing:
+        raise ValueError(f"{missing[0]} is missing")
+    try:
+        TrialConfig.from_params(params)
+    except InputError as error:
+        raise ValueError(str(error)) from None
+    return params
+
+
+_Params = dict[str, Annotated[ParamValue, SkipValidation]]
+Configuration = Annotated[_Params, AfterValidator(_complete)]
 
 
 class _Record(BaseModel):
@@ -37,7 +54,7 @@ class Inherited(_Record):
     """The study that it is inherited from, or whose published choice it is."""
     source: TrialRef | None
     """The trial that trained exactly this configuration at the plan's seeds; None: nobody has."""
-    params: dict[str, ParamValue]
+    params: Configuration
     value: float | None = None
 
     @property
@@ -51,7 +68,7 @@ class Candidate(_Record):
 
     source: TrialRef
     """Its first replicate."""
-    params: dict[str, ParamValue]
+    params: Configuration
     searched: dict[str, ParamValue] = {}
     value: float
     """Mean over seeds of the validation macro F1 at the best epoch of that mean."""
@@ -72,8 +89,8 @@ class Decision(_Record):
     """Whether winner and control were compared on three seeds or more."""
     p_value: float | None
     """Of a paired two-sided t-test over seeds, where tested."""
-    params: dict[str, ParamValue]
-    """The complete configuration that is carried on."""
+    params: Annotated[_Params, AfterValidator(lambda params: params and _complete(params))]
+    """The complete configuration that is carried on; empty where there is no result."""
     source: TrialRef | None
     value: float | None
     text: str

@@ -6,20 +6,41 @@ cannot be delivered within a few seconds waits here, and goes with the next epoc
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any
+from concurrent.futures import Future, wait
+from functools import partial
+from typing import Any, TypeVar
 
 from hpo.errors import Interrupted
 from hpo.storage import Storage
+
+T = TypeVar("T")
 
 PATIENCE_SECONDS = 5.0
 """How long training waits for the database after an epoch."""
 POLL_SECONDS = 0.1
 
 
+def in_background(call: Callable[[], T]) -> Future[T]:
+    """Makes a call in a thread that nobody has to wait for, not at the end of the process either.
+
+    A thread of a pool would be waited for then, as long as the database is away.
+    """
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return answer
+
+
 class Delivery:
-    """The epochs of one trial, written in order by a thread of its own; use as a context.
+    """The epochs of one trial, written in order and in the background.
 
     Args:
         storage: where to.
@@ -30,15 +51,7 @@ class Delivery:
         self._storage, self._trial_id = storage, trial_id
         self._attrs: dict[str, Any] = {}
         self._reports: dict[int, float] = {}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="delivery")
         self._under_way: Future[None] | None = None
-
-    def __enter__(self) -> Delivery:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        # whatever is stuck is left behind: nobody may wait for a database that is away
-        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def send(self, attrs: Mapping[str, Any], reports: Mapping[int, float]) -> bool:
         """Adds what was measured and tries to deliver all there is.
@@ -69,8 +82,8 @@ class Delivery:
         while self._under_way is not None or self._attrs or self._reports:
             if self._under_way is None:
                 # the same values again do no harm, so what a broken connection did is of no interest
-                self._under_way = self._thread.submit(
-                    self._storage.write, self._trial_id, attrs=self._attrs, reports=self._reports
+                self._under_way = in_background(
+                    partial(self._storage.write, self._trial_id, attrs=self._attrs, reports=self._reports)
                 )
                 self._attrs, self._reports = {}, {}
             # not `result` with a time-out: what ends just when the time is up is no error

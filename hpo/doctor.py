@@ -11,7 +11,7 @@ from typing import Any
 
 from hpo import database, probe
 from hpo.errors import HpoError
-from hpo.plan import FINAL, MAJOR_VERSIONS, Plan, versions
+from hpo.plan import MAJOR_VERSIONS, Plan, versions
 from hpo.probe import State
 from hpo.storage import Storage
 from hpo.store import FolderStore, open_store
@@ -214,8 +214,9 @@ def _versions(plan: Plan | None) -> Check:
     text = ", ".join(f"{package} {version}" for package, version in here.items())
     if plan is None:
         return Check("versions", "ok", text)
-    recorded: dict[str, str] = plan.storage.study_attrs()[FINAL]["versions"]
-    other = {package: version for package, version in recorded.items() if here.get(package) != version}
+    other = {
+        package: version for package, version in plan.created_with.items() if here.get(package) != version
+    }
     if not other:
         return Check("versions", "ok", f"{text}, as in the plan")
     text += "; the plan: " + ", ".join(f"{package} {version}" for package, version in other.items())

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from optuna.trial import FrozenTrial
 
-from hpo.decision import best_epoch
+from hpo.decision import Decision, best_epoch
 from hpo.plan import FINAL, Plan
 from hpo.queue import Slot, Slots, SlotState
 from hpo.results import own_params
@@ -37,7 +37,7 @@ class _Told:
     slots: Slots | None = None
     ended: dict[Slot, int] = field(default_factory=dict)
     """By slot the number of the trial with which it ended last: a point that failed may end again."""
-    decision: str = ""
+    decision: Decision | None = None
 
     def ends(self, slots: Slots) -> list[tuple[SlotState, FrozenTrial]]:
         """The slots that have ended since, each with its trial; they are known then."""
@@ -51,10 +51,10 @@ class _Told:
                 found.append((state, trial))
         return found
 
-    def is_new(self, decision: str) -> bool:
+    def is_new(self, decision: Decision | None) -> bool:
         """Whether this has been decided since; it is known then."""
         before, self.decision = self.decision, decision
-        return bool(decision) and decision != before
+        return decision != before
 
 
 class Events:
@@ -64,22 +64,23 @@ class Events:
         self._plan = plan
         self._told: dict[str, _Told] = {}
 
-    def of(self, study: str, slots: Slots, attrs: Mapping[str, Any]) -> list[Event]:
+    def of(self, study: str, slots: Slots, decision: Decision | None) -> list[Event]:
         """What has happened to a study since the call before; of the first call: nothing.
 
         Args:
             study: its name.
             slots: its trials, at least in outline; the same object where nothing has changed.
-            attrs: its user attributes.
+            decision: what it has decided by now.
         """
         is_first = study not in self._told
         told = self._told.setdefault(study, _Told())
-        ends, decision = told.ends(slots), attrs.get("decision", {})
-        is_decided = told.is_new(decision.get("text", ""))
+        ends, is_new = told.ends(slots), told.is_new(decision)
         if is_first:
             return []
         events = [self._end(study, state, trial) for state, trial in ends]
-        return [*events, Event("study", study, decision)] if is_decided else events
+        if decision is not None and is_new:
+            events.append(Event("study", study, decision.model_dump(mode="json")))
+        return events
 
     def _end(self, study: str, state: SlotState, outline: FrozenTrial) -> Event:
         trial = self._plan.storage.trial(outline._trial_id)

@@ -31,6 +31,7 @@ from hpo.network import build_network
 from hpo.objective import Recorder, Workplace
 from hpo.plan import Plan
 from hpo.store import Store
+from hpo.tensors import is_like
 from hpo.train import EpochResult, predict_logits
 
 MODEL, WRONG_IMAGES = "model.pt", "most-confidently-wrong.png"
@@ -75,6 +76,31 @@ class TestRecorder(Recorder):
             valid = [seed.valid_macro_f1 for seed in epoch.seeds]
             self.state["best"] = {"networks": networks, "logits": logits, "valid_macro_f1": valid}
         return {f"test:{epoch.number}": figures}
+
+    def restore(self, state: dict[str, Any], training: Mapping[str, Any]) -> None:
+        """Takes over the test figures of a checkpoint's epochs, and the networks of its best one.
+
+        Raises:
+            ValueError: they are not there, or of another kind.
+        """
+        networks = [learner["network"] for learner in training["learners"]]
+        n_seeds, n_classes = len(networks), len(self._data.class_names)
+        figures = [{"seed": 0, **dict.fromkeys(FIGURES, 0.0)}] * n_seeds
+        example = {
+            "per_epoch": dict.fromkeys(range(1, training["epoch"] + 1), figures),
+            "best": {
+                "networks": networks,
+                "logits": [torch.empty(len(self._labels), n_classes)] * n_seeds,
+                "valid_macro_f1": [0.0] * n_seeds,
+            },
+        }
+        if not is_like(state, example):
+            raise ValueError("test figures or best networks are not those of such a trial")
+        self.state = state
+
+    def attrs(self) -> dict[str, Any]:
+        """The test figures of every epoch so far."""
+        return {f"test:{number}": figures for number, figures in self.state["per_epoch"].items()}
 
     def at_end(self, config: TrialConfig, selected_epoch: int) -> dict[str, Any]:
         """The answer, at the epoch that validation chose; saves the model and the worst images on the way."""

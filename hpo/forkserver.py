@@ -23,7 +23,8 @@ from pathlib import Path
 PRELOADED = ("hpo.cli.main", "hpo.worker", "torch._dynamo")
 POLL_SECONDS = 0.05
 MAX_BYTES = 2**16
-END_SECONDS = 10.0
+END_SECONDS = 1.0
+"""What was killed is gone by then, unless the system holds it fast: that is left to the system."""
 
 
 class ForkServer:
@@ -65,7 +66,8 @@ class ForkServer:
         self._send({"number": number, "log": str(log)})
 
     def send_signal(self, number: int) -> None:
-        """Sends a signal to all workers."""
+        """Sends a signal to all workers; those that are paused (SIGSTOP) go on, to hear it."""
+        self._process.send_signal(signal.SIGCONT)
         self._send({"signal": number})
 
     def ended(self, timeout_seconds: float = 0.0) -> dict[int, int]:
@@ -86,7 +88,7 @@ class ForkServer:
         return codes
 
     def kill(self) -> None:
-        """Kills all workers and the server; returns when they are gone."""
+        """Kills all workers and the server; returns when they are gone, unless the system holds them."""
         self.send_signal(signal.SIGKILL)
         while self._running and self.ended(END_SECONDS):
             pass
@@ -116,6 +118,7 @@ def serve(channel: socket.socket) -> Path | None:
                 if "signal" in order:
                     for pid in numbers:  # none of them was waited for yet: their ids are still theirs
                         os.kill(pid, order["signal"])
+                        os.kill(pid, signal.SIGCONT)
                 elif pid := os.fork():
                     numbers[pid] = order["number"]
                 else:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import TypeAdapter, ValidationError
 
 from hpo import sampling
 from hpo.advance import is_control
@@ -22,7 +24,7 @@ from hpo.errors import Diverged, Interrupted, RunError, StorageError, TrialLost
 from hpo.plan import FINAL, Plan, versions
 from hpo.queue import Queue, Reason, slot_of
 from hpo.store import Store
-from hpo.train import EpochResult, state_of, train
+from hpo.train import EpochResult, SeedEpoch, check_state, state_of, train
 
 RELEASE_SECONDS = 3.0
 """How long a worker that was asked to stop waits for the database: it has ten seconds to be gone."""
@@ -45,6 +47,23 @@ class Recorder:
         self.state: dict[str, Any] = {}
         """Travels in the checkpoints: tensors and plain types."""
 
+    def restore(self, state: dict[str, Any], training: Mapping[str, Any]) -> None:
+        """Takes over the state of a checkpoint.
+
+        Args:
+            state: of unknown origin.
+            training: the checkpoint's state of training, which has been checked.
+
+        Raises:
+            ValueError: it is no state of such a recorder.
+        """
+        if state:
+            raise ValueError("such a trial records nothing more")
+
+    def attrs(self) -> dict[str, Any]:
+        """The attributes of the epochs so far."""
+        return {}
+
     def after_epoch(self, epoch: EpochResult, *, is_best: bool) -> dict[str, Any]:
         """Attributes to store with an epoch; `is_best`: it is the best so far by validation macro F1."""
         return {}
@@ -52,6 +71,21 @@ class Recorder:
     def at_end(self, config: TrialConfig, selected_epoch: int) -> dict[str, Any]:
         """Attributes to store with the result."""
         return {}
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What a checkpoint holds. Pydantic reads it: a file may have the right sum and be anybody's."""
+
+    training: dict[str, Any]
+    """As `train.state_of` has it."""
+    epochs: dict[int, list[SeedEpoch]]
+    recorder: dict[str, Any]
+    trained_on: list[str]
+    """Processors and versions of torch, in order."""
+
+
+_SAVED = TypeAdapter(_Saved)
 
 
 class TrialFailedError(Exception):
@@ -100,14 +134,18 @@ def _train_trial(
     trial_id, storage = trial._trial_id, plan.storage
     config = _configure(plan, name, trial, place)
     checkpoints = _checkpoints(plan, name, trial, config, place)
-    attrs: dict[str, Any] = {}
+    seeds: Sequence[int] = trial.user_attrs["seeds"]
+    epochs: dict[int, Sequence[SeedEpoch]] = {}
     reports: dict[int, float] = {}
-    saved = checkpoints.latest()
+    saved = checkpoints.latest(lambda state: _restored(state, config, place.data, seeds, recorder))
     if saved is not None:
-        attrs, reports, recorder.state = saved["attrs"], saved["reports"], saved["recorder"]
-        storage.write(trial_id, attrs={**attrs, "resumed_after_epoch": len(reports)}, reports=reports)
+        epochs |= saved.epochs
+        reports |= {number: fmean(seed.valid_macro_f1 for seed in each) for number, each in epochs.items()}
+        attrs = {_key(number): _records(each) for number, each in epochs.items()}
+        attrs |= recorder.attrs() | {"resumed_after_epoch": len(epochs)}
+        storage.write(trial_id, attrs=attrs, reports=reports)
     here = f"{processor(place.device)} with torch {versions()['torch']}"
-    trained_on = list(dict.fromkeys([*(saved or {}).get("trained_on", []), here]))
+    trained_on = list(dict.fromkeys([*(saved.trained_on if saved else []), here]))
     notes = list(checkpoints.notes)
     if len(trained_on) > 1:
         # better than to begin anew on each new machine of a cluster; but it is said
@@ -124,43 +162,44 @@ def _train_trial(
             return False
         return storage.retry(lambda: pruner.prune(study, storage.trial(trial_id)))
 
-    epochs = train(
+    training = train(
         config,
         place.data,
-        trial.user_attrs["seeds"],
+        seeds,
         device=place.device,
         precision=plan.identity.precision,
-        resume=saved["training"] if saved is not None else None,
+        resume=saved.training if saved else None,
         should_stop=place.should_stop,
     )
     delivery = Delivery(storage, trial_id)
+    diverged = None
     try:
-        with delivery:
-            # the kill may have come between the last report and the verdict on it
-            pruned = bool(reports) and should_prune(len(reports))
-            while not pruned and (epoch := _next(epochs)) is not None:
-                value = epoch.valid_macro_f1
-                new = {f"epoch:{epoch.number}": [seed.to_dict() for seed in epoch.seeds]}
-                new |= recorder.after_epoch(epoch, is_best=value > max(reports.values(), default=-1.0))
-                attrs |= new
-                reports[epoch.number] = value
-                # first the database, which knows whether the trial is still ours, then the checkpoint:
-                # who has lost his trial writes neither
-                delivered = delivery.send(new, {epoch.number: value})
-                state = {
-                    "training": state_of(epoch),
-                    "attrs": attrs,
-                    "reports": reports,
-                    "recorder": recorder.state,
-                    "trained_on": trained_on,
-                }
-                checkpoints.save(trial.user_attrs["attempt"], epoch.number, state)
-                if delivered:  # an outage postpones the verdict; training goes on
-                    pruned = should_prune(epoch.number)
-            delivery.complete(place.should_stop)
+        # the kill may have come between the last report and the verdict on it
+        pruned = bool(reports) and should_prune(len(reports))
+        while not pruned and (epoch := _next(training)) is not None:
+            value = epoch.valid_macro_f1
+            attrs = {_key(epoch.number): _records(epoch.seeds)}
+            attrs |= recorder.after_epoch(epoch, is_best=value > max(reports.values(), default=-1.0))
+            epochs[epoch.number] = epoch.seeds
+            reports[epoch.number] = value
+            # first the database, which knows whether the trial is still ours, then the checkpoint:
+            # who has lost his trial writes neither
+            delivered = delivery.send(attrs, {epoch.number: value})
+            state = {
+                "training": state_of(epoch),
+                "epochs": {number: _records(each) for number, each in epochs.items()},
+                "recorder": recorder.state,
+                "trained_on": trained_on,
+            }
+            checkpoints.save(trial.user_attrs["attempt"], epoch.number, state)
+            if delivered:  # an outage postpones the verdict; training goes on
+                pruned = should_prune(epoch.number)
     except Diverged as error:
+        diverged = error
+    delivery.complete(place.should_stop)
+    if diverged is not None:
         # PRUNED, not FAIL: it is a result, never the best one, never tried again
-        storage.finish(trial_id, TrialState.PRUNED, attrs={"reason": f"{Reason.DIVERGED}: {error}"})
+        storage.finish(trial_id, TrialState.PRUNED, attrs={"reason": f"{Reason.DIVERGED}: {diverged}"})
         checkpoints.clear()
         return TrialState.PRUNED
     best = max(reports.values())
@@ -216,6 +255,37 @@ def _checkpoints(
         "threads": plan.identity.threads,
     }
     return Checkpoints(place.checkpoints, name, attrs["point"], attrs["replicate"], identity)
+
+
+def _restored(
+    state: Mapping[str, Any],
+    config: TrialConfig,
+    data: TrainingData,
+    seeds: Sequence[int],
+    recorder: Recorder,
+) -> _Saved:
+    """What a checkpoint holds, with the recorder's part given back to it.
+
+    Raises:
+        ValueError: it is not what a trial of this configuration and these seeds saves.
+    """
+    try:
+        saved = _SAVED.validate_python(state)
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        raise ValueError(f"{place} is not there, or of another kind") from None
+    check_state(saved.training, saved.epochs, config, data, seeds)
+    recorder.restore(saved.recorder, saved.training)
+    return saved
+
+
+def _key(epoch: int) -> str:
+    """The attribute that holds what training recorded of an epoch."""
+    return f"epoch:{epoch}"
+
+
+def _records(epoch: Sequence[SeedEpoch]) -> list[dict[str, Any]]:
+    return [seed.to_dict() for seed in epoch]
 
 
 def _pruner(plan: Plan, name: str, trial: FrozenTrial, config: TrialConfig) -> BasePruner | None:

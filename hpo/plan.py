@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from hpo import sampling, spec
 from hpo.config import Params, ParamValue, TrialConfig, demand
@@ -25,6 +25,8 @@ from hpo.errors import ConflictError, InputError, MissingError, StudyFileError, 
 from hpo.queue import LEASE_SECONDS, Slot, is_elsewhere
 from hpo.spec import StudySpec
 from hpo.storage import Storage
+
+M = TypeVar("M", bound=BaseModel)
 
 FINAL = spec.RESERVED_NAME
 FINAL_SLOT = Slot("final")
@@ -82,10 +84,36 @@ class Identity(BaseModel):
     n_train: int
     n_valid: int
     precision: Literal["fp32", "bf16"]
-    device: str
-    """Kind of device: cpu or cuda."""
-    threads: int
+    device: Literal["cpu", "cuda"]
+    threads: Annotated[int, Field(ge=1)]
     """Threads per worker; sums on a CPU depend on it in the last bit."""
+
+
+def _with_all_majors(versions: dict[str, str]) -> dict[str, str]:
+    for package in MAJOR_VERSIONS:
+        if package not in versions:
+            raise ValueError(f"{package} is missing")
+    return versions
+
+
+class StudyRecord(BaseModel):
+    """What the database holds of a study besides its trials; checked, as anybody may have changed it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    definition: str = ""
+    """As `StudySpec.to_json` wrote it; the final stage has none."""
+    inherited: Inherited | None = None
+    decision: Decision | None = None
+
+
+class _Mark(BaseModel):
+    """What the final stage holds besides: written last, it says that the plan is whole."""
+
+    plan: Annotated[list[str], Field(min_length=1)]
+    options: Options
+    identity: Identity
+    versions: Annotated[dict[str, str], AfterValidator(_with_all_majors)]
 
 
 @dataclass(frozen=True)
@@ -97,6 +125,8 @@ class Plan:
     """By name, parents before children."""
     options: Options
     identity: Identity
+    created_with: Mapping[str, str]
+    """Versions of what results depend on, when the plan was created."""
 
     # --- making and finding ------------------------------------------------------------------------
 
@@ -116,22 +146,27 @@ class Plan:
         for name, study in specs.items():
             storage.create_study(name, {"definition": study.to_json(), **record})
         storage.create_study(FINAL, {**record, "plan": list(specs)})
-        return cls(storage, specs, options, identity)
+        return cls(storage, specs, options, identity, record["versions"])
 
     @classmethod
     def find(cls, storage: Storage) -> Plan | None:
-        """The plan of a database; None where none was written, or not to the end."""
+        """The plan of a database; None where none was written, or not to the end.
+
+        Raises:
+            InputError: what is there was changed by hand, or is another version's; the text says where.
+        """
         attrs = storage.study_attrs()
-        mark = attrs.get(FINAL, {})
-        if "plan" not in mark:
+        if "plan" not in attrs.get(FINAL, {}):
             return None
-        try:
-            specs = {name: StudySpec.from_json(attrs[name]["definition"]) for name in mark["plan"]}
-            options, identity = Options(**mark["options"]), Identity(**mark["identity"])
-        except (KeyError, InputError, ValidationError) as error:
-            ours = version("hpo-studies")
-            raise InputError(f"{storage.name}: holds no plan that hpo {ours} can read: {error}") from None
-        return cls(storage, specs, options, identity)
+        mark = _checked(_Mark, storage, FINAL, attrs)
+        specs: dict[str, StudySpec] = {}
+        for name in mark.plan:
+            study = _defined(storage, name, _checked(StudyRecord, storage, name, attrs))
+            if study.inherits is not None and study.inherits not in specs:
+                raise _unreadable(storage, name, f"inherits = {study.inherits!r}: no study before it")
+            specs[name] = study
+        _checked(StudyRecord, storage, FINAL, attrs)
+        return cls(storage, specs, mark.options, mark.identity, mark.versions)
 
     @classmethod
     def open(cls, storage: Storage) -> Plan:
@@ -223,9 +258,9 @@ class Plan:
         Raises:
             ConflictError: a major version differs; both are named.
         """
-        recorded, here = self.storage.study_attrs()[FINAL]["versions"], versions()
+        here = versions()
         for package in MAJOR_VERSIONS:
-            ours, theirs = here[package], recorded[package]
+            ours, theirs = here[package], self.created_with[package]
             if ours.split(".")[0] != theirs.split(".")[0]:
                 raise ConflictError(
                     f"{package} {ours} here, but the plan in {self.storage.name} was created with {package} "
@@ -290,15 +325,27 @@ class Plan:
         """Every Optuna trial of a study, lost and superseded attempts included, by number."""
         return self.storage.trials(self.storage.study_id(name))
 
+    def record(self, name: str) -> StudyRecord:
+        """What the database holds of a study now.
+
+        Raises:
+            InputError: somebody has changed it by hand into something else.
+        """
+        return _checked(StudyRecord, self.storage, name, self.storage.study_attrs())
+
+    def records(self) -> dict[str, StudyRecord]:
+        """As `record`, of every study, the final stage last."""
+        attrs = self.storage.study_attrs()
+        return {name: _checked(StudyRecord, self.storage, name, attrs) for name in self.all_names}
+
     def spec(self, name: str) -> StudySpec:
         """A study as the database has it now: somebody may have asked for more trials of a sampled one."""
         known = self.specs[name]
-        return known if known.is_grid else _parsed(self.storage.study_attrs()[name]["definition"])
+        return known if known.is_grid else _defined(self.storage, name, self.record(name))
 
     def decision(self, name: str) -> Decision | None:
         """What a study decided; None while it is open."""
-        stored = self.storage.study_attrs()[name].get("decision")
-        return Decision(**stored) if stored else None
+        return self.record(name).decision
 
     def inherited(self, name: str) -> Inherited | None:
         """The configuration that a study starts from; None where nothing is inherited, or not yet.
@@ -334,8 +381,7 @@ class Plan:
 
     def trial_config(self, name: str, trial: FrozenTrial, params: Params) -> TrialConfig:
         """The configuration that a claimed trial trains."""
-        stored = self.storage.study_attrs()[name].get("inherited")
-        inherited = Inherited(**stored) if stored else None
+        inherited = self.record(name).inherited
         if trial.user_attrs["point"] in (CONTROL_SLOT.point, FINAL_SLOT.point):
             assert inherited is not None  # written before the trial was queued
             return self.inherited_config(inherited)
@@ -413,6 +459,36 @@ def versions() -> dict[str, str]:
 @cache
 def _parsed(definition: str) -> StudySpec:
     return StudySpec.from_json(definition)
+
+
+def _defined(storage: Storage, name: str, record: StudyRecord) -> StudySpec:
+    """The study that a record defines."""
+    try:
+        study = _parsed(record.definition)
+        if study.name != name:
+            raise InputError(f"definition.name = {study.name!r}: must be {name!r}")
+        sampling.check(study, Path("definition"))
+    except InputError as error:
+        raise _unreadable(storage, name, str(error)) from None
+    return study
+
+
+def _checked(kind: type[M], storage: Storage, name: str, attrs: Mapping[str, Any]) -> M:
+    """The attributes of a study as a record."""
+    if name not in attrs:
+        raise _unreadable(storage, name, "is gone")
+    try:
+        return kind.model_validate(attrs[name])
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise _unreadable(storage, name, f"{place}: {demand(first)}") from None
+
+
+def _unreadable(storage: Storage, name: str, problem: str) -> InputError:
+    """Hand damage and newer versions look alike: it is said what cannot be read, and where."""
+    ours = version("hpo-studies")
+    return InputError(f"{storage.name}: holds no plan that hpo {ours} can read: study {name!r}, {problem}")
 
 
 def _asks_for_more(ours: StudySpec | None, theirs: StudySpec | None) -> bool:

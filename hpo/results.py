@@ -18,7 +18,7 @@ from hpo.decision import Decision, Inherited, best_epoch, epoch_records
 from hpo.diagnostics import Finding, diagnose
 from hpo.errors import InputError, MissingError
 from hpo.outlines import Outlines
-from hpo.plan import FINAL, FINAL_SLOT, Plan
+from hpo.plan import FINAL, FINAL_SLOT, Plan, StudyRecord
 from hpo.queue import Queue, Slot, Slots, SlotState
 
 FIGURES = ("macro_f1", "accuracy", "loss")
@@ -86,24 +86,21 @@ class TrialRow:
 
 def status(plan: Plan) -> list[StudyStatus]:
     """Where every study stands, the final stage last."""
-    attrs, outlines = plan.storage.study_attrs(), Outlines(plan.storage)
-    return [study_status(plan, name, attrs[name], outlines.of(name)) for name in plan.all_names]
+    outlines = Outlines(plan.storage)
+    return [study_status(plan, name, record, outlines.of(name)) for name, record in plan.records().items()]
 
 
-def study_status(
-    plan: Plan, name: str, attrs: Mapping[str, Any], trials: Sequence[FrozenTrial]
-) -> StudyStatus:
+def study_status(plan: Plan, name: str, record: StudyRecord, trials: Sequence[FrozenTrial]) -> StudyStatus:
     """Where a study stands.
 
     Args:
         plan: that it belongs to.
         name: of the study.
-        attrs: its user attributes.
+        record: what is stored of it.
         trials: its trials, at least in outline.
     """
     slots = Slots.of(trials)
-    decision = Decision(**attrs["decision"]) if "decision" in attrs else None
-    inherited = Inherited(**attrs["inherited"]) if "inherited" in attrs else None
+    decision, inherited = record.decision, record.inherited
     states = [slots.state(slot) for slot in _all_slots(plan, name, inherited, slots)]
     points = {state.value: states.count(state) for state in SlotState}
     complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]

@@ -126,7 +126,11 @@ class Storage:
         )
 
     def study_attrs(self) -> dict[str, dict[str, Any]]:
-        """The user attributes of every study, by study name, studies in the order of their creation."""
+        """The user attributes of every study, by study name, studies in the order of their creation.
+
+        Raises:
+            InputError: somebody has written what is no JSON.
+        """
         study, attribute = models.StudyModel, models.StudyUserAttributeModel
         query = (
             sqlalchemy.select(study.study_name, attribute.key, attribute.value_json)
@@ -137,8 +141,16 @@ class Storage:
         for name, key, text in self.read(query):
             of_study = attrs.setdefault(name, {})
             if key is not None:
-                of_study[key] = json.loads(text)
+                of_study[key] = self._parsed(name, key, text)
         return attrs
+
+    def _parsed(self, study: str, key: str, text: str) -> Any:
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InputError(
+                f"{self.name}: attribute {key!r} of study {study!r} is no JSON: {error}"
+            ) from None
 
     def set_study_attr(self, study_id: int, key: str, value: object) -> None:
         """Writes one attribute of a study."""

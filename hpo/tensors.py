@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def dump(content: dict[str, Any]) -> memoryview:
@@ -33,3 +35,24 @@ def load(data: bytes | memoryview) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError("not a file of named tensors")
     return content
+
+
+def is_like(value: object, example: object) -> bool:
+    """Whether a value has the keys, lengths and types of an example, and tensors of the same size and kind.
+
+    >>> is_like({"rate": 0.1, "steps": [1, 2]}, {"rate": 0.5, "steps": [3, 4]})
+    True
+    >>> is_like({"rate": 0.1}, {"rate": "fast"})
+    False
+    """
+    if isinstance(example, Tensor):
+        if not isinstance(value, Tensor):
+            return False
+        return (value.shape, value.dtype, value.layout) == (example.shape, example.dtype, example.layout)
+    if isinstance(example, Mapping):
+        if not isinstance(value, Mapping) or value.keys() != example.keys():
+            return False
+        return all(is_like(value[key], each) for key, each in example.items())
+    if isinstance(example, list):
+        return isinstance(value, list) and len(value) == len(example) and all(map(is_like, value, example))
+    return type(value) is type(example)

@@ -37,6 +37,7 @@ from hpo.errors import Diverged, Interrupted
 from hpo.metrics import score
 from hpo.mixup import Mix, draw_mix
 from hpo.network import ImageShape, build_network
+from hpo.tensors import is_like
 
 if TYPE_CHECKING:
     from hpo.data import TrainingData
@@ -47,6 +48,7 @@ __all__ = [
     "LayerHealth",
     "Learner",
     "SeedEpoch",
+    "check_state",
     "predict_logits",
     "resolve_device",
     "resolve_precision",
@@ -170,7 +172,7 @@ class Learner:
         return {
             "seed": self.seed,
             "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict()["state"],  # its settings are the configuration's
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -178,7 +180,8 @@ class Learner:
         if state["seed"] != self.seed:
             raise ValueError(f"the state belongs to seed {state['seed']}, not {self.seed}")
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        stored = copy.deepcopy(state["optimizer"])
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": stored})
         with torch.no_grad():
             for master, low in self._copies:
                 low.copy_(master)
@@ -269,6 +272,36 @@ def state_of(epoch: EpochResult) -> dict[str, Any]:
     The tensors are the live ones: store them before the next epoch begins.
     """
     return {"epoch": epoch.number, "learners": [learner.state_dict() for learner in epoch.learners]}
+
+
+def check_state(
+    state: Mapping[str, Any],
+    epochs: Mapping[int, Sequence[SeedEpoch]],
+    config: TrialConfig,
+    data: TrainingData,
+    seeds: Sequence[int],
+) -> None:
+    """Checks that `train` can go on from a state of unknown origin, and that these are its epochs so far.
+
+    Raises:
+        ValueError: they are not what `state_of` and `train` return for this configuration and these seeds.
+    """
+    blank = Learner(config, data.image_shape, len(data.class_names), 0)
+    for parameter in blank.network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    blank.optimizer.step()  # before its first step an optimizer has no state
+    if not is_like(state, {"epoch": 1, "learners": [blank.state_dict()] * len(seeds)}):
+        raise ValueError("its networks or optimizers are not those of this configuration")
+    last = state["epoch"]
+    if not 1 <= last <= config.training.epochs or list(epochs) != list(range(1, last + 1)):
+        raise ValueError(f"it is of epoch {last}, and does not have the epochs up to there")
+    trained = [[each["seed"] for each in state["learners"]]]
+    recorded = [[each.seed for each in epoch] for epoch in epochs.values()]
+    if any(each != list(seeds) for each in trained + recorded):
+        raise ValueError("its seeds are others")
+    layers = set(blank.network.layer_names)
+    if any(each.layers.keys() != layers for epoch in epochs.values() for each in epoch):
+        raise ValueError("its layers are others")
 
 
 class _Task:

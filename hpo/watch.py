@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.decision import best_epoch, epoch_records, recorded_epochs
 from hpo.events import Events
 from hpo.outlines import Outlines
-from hpo.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
+from hpo.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan, StudyRecord
 from hpo.progress import Best, Progress, Running, StudyProgress, seconds_left
 from hpo.queue import Reason, Slots, is_dead, reason_of, this_process
 from hpo.results import findings, study_status
@@ -62,10 +62,10 @@ class Watch:
 
     def look(self) -> Progress:
         """What the database says now."""
-        attrs = self._plan.storage.study_attrs()
+        records = self._plan.records()
         for name in dict.fromkeys([*self._names, FINAL]):
             self._read(name)
-        studies = self._ends([self._study(name, attrs[name]) for name in self._names], attrs)
+        studies = self._ends([self._study(name, records[name]) for name in self._names], records)
         open_ = [index for index, study in enumerate(studies) if not study.is_over]
         at_work = [index for index in open_ if studies[index].status.points["running"]]
         current = (at_work or open_ or [len(studies) - 1])[0]
@@ -90,7 +90,7 @@ class Watch:
             events=[
                 event
                 for name in self._names
-                for event in self._events.of(name, self._slots[name][1], attrs[name])
+                for event in self._events.of(name, self._slots[name][1], records[name].decision)
             ],
         )
 
@@ -102,23 +102,23 @@ class Watch:
 
     # --- studies -----------------------------------------------------------------------------------------
 
-    def _study(self, name: str, attrs: Mapping[str, Any]) -> StudyProgress:
+    def _study(self, name: str, record: StudyRecord) -> StudyProgress:
         revision, slots = self._slots[name]
-        if name not in self._studies or self._studies[name][0] != (revision, attrs):
+        if name not in self._studies or self._studies[name][0] != (revision, record):
             trials, spec = self._trials[name], self._plan.specs.get(name)
             progress = StudyProgress(
-                status=study_status(self._plan, name, attrs, trials),
+                status=study_status(self._plan, name, record, trials),
                 title=spec.title if spec else FINAL_TITLE,
                 inherits=spec.inherits if spec else None,
                 is_over=False,
                 reasons=_reasons(slots),
                 n_lost=sum(reason_of(trial) == Reason.LOST for trial in trials),
             )
-            self._studies[name] = (revision, attrs), progress
+            self._studies[name] = (revision, record), progress
         return self._studies[name][1]
 
     def _ends(
-        self, studies: Sequence[StudyProgress], attrs: Mapping[str, Mapping[str, Any]]
+        self, studies: Sequence[StudyProgress], records: Mapping[str, StudyRecord]
     ) -> list[StudyProgress]:
         """Says of each study whether it is over; parents come before children."""
         over: dict[str, bool] = {}
@@ -127,20 +127,22 @@ class Watch:
             if name == FINAL:
                 has_ended = study.status.state in ("done", "failed")
                 over[name] = has_ended or (all(over.values()) and self._plan.best_decided() is None)
-            elif self._is_orphaned(study, over, attrs):
+            elif self._is_orphaned(study, over, records):
                 over[name] = True
             else:
-                over[name] = "decision" in attrs[name] and not points["waiting"] + points["running"]
+                is_decided = records[name].decision is not None
+                over[name] = is_decided and not points["waiting"] + points["running"]
         return [replace(study, is_over=over[study.status.name]) for study in studies]
 
     def _is_orphaned(
-        self, study: StudyProgress, over: Mapping[str, bool], attrs: Mapping[str, Mapping[str, Any]]
+        self, study: StudyProgress, over: Mapping[str, bool], records: Mapping[str, StudyRecord]
     ) -> bool:
         """Whether its parent has ended and decided nothing that it could go on from."""
         parent = study.inherits
         if parent is None or self._plan.options.inherit != "winners":
             return False
-        return over[parent] and not attrs[parent].get("decision", {}).get("params")
+        decision = records[parent].decision
+        return over[parent] and (decision is None or not decision.params)
 
     def _with_flags(self, study: StudyProgress) -> StudyProgress:
         """Adds what was found in its ended trials; examines some more of them."""

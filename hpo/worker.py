@@ -41,8 +41,8 @@ POLL_SECONDS = 0.5
 HANDLED = (signal.SIGINT, signal.SIGTERM)
 LOW_WATER = 8
 """Who leaves so many trials waiting queues more: one of the workers, before the others find nothing."""
-STOP_SECONDS = 8.0
-"""A worker that was asked to stop and still hangs, in a database that is away say, is ended after so long."""
+STOP_SECONDS = 7.0
+"""A worker that is to stop and still hangs, in a database that is away say, is ended after so long."""
 PARENT_SECONDS = 0.5
 PARENT_VARIABLE = "HPO_PARENT_PID"
 """Set by `hpo run` for its own workers: they stop when that process is gone."""
@@ -86,20 +86,24 @@ class StopRequest:
         self.signal = number
 
     def _watch(self, heard: socket.socket) -> None:
-        """Ends a process that was asked to stop and hangs, or whose parent is gone.
+        """Ends a process that is to stop and hangs; asks one to stop whose parent is gone.
 
         A thread, because Python handles signals in the main thread, which may be in C code that waits for
-        a lock of SQLite's for a minute.
+        a lock of SQLite's for a minute. It says nothing: the log may be what hangs.
         """
-        number = b""
+        end_at, code = self._deadline + STOP_SECONDS, 0
         with heard:
-            while not number or number[0] not in HANDLED:
-                if self._parent is not None and os.getppid() != self._parent:
+            while time.monotonic() < end_at:
+                if code == 0 and self._parent is not None and os.getppid() != self._parent:
                     os.kill(os.getpid(), signal.SIGTERM)
-                if select.select([heard], [], [], PARENT_SECONDS)[0] and not (number := heard.recv(1)):
+                if not select.select([heard], [], [], PARENT_SECONDS)[0]:
+                    continue
+                number = heard.recv(1)
+                if not number:
                     return  # the context was left
-        time.sleep(STOP_SECONDS)
-        os._exit(128 + number[0])
+                if code == 0 and number[0] in HANDLED:
+                    end_at, code = min(end_at, time.monotonic() + STOP_SECONDS), 128 + number[0]
+        os._exit(code)
 
 
 @dataclass(frozen=True)

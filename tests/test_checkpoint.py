@@ -33,9 +33,9 @@ def files(folder, suffix="checkpoint"):
 
 
 def test_a_state_comes_back_as_it_was_saved(tmp_path, checkpoints):
-    assert checkpoints.latest() is None
+    assert checkpoints.latest(dict) is None
     checkpoints.save(0, 1, state(1))
-    (learner,) = open_in(tmp_path).latest()["learners"]
+    (learner,) = open_in(tmp_path).latest(dict)["learners"]
     assert torch.equal(learner["weights"], torch.ones(100))
     assert learner["rate"] == 0.1
     assert checkpoints.notes == []
@@ -44,7 +44,7 @@ def test_a_state_comes_back_as_it_was_saved(tmp_path, checkpoints):
 def test_the_newest_epoch_of_any_attempt_wins_and_two_are_kept(tmp_path, checkpoints):
     for attempt, epoch in [(0, 8), (0, 9), (0, 10), (1, 9), (1, 10), (1, 11)]:
         checkpoints.save(attempt, epoch, state(epoch))
-        assert checkpoints.latest()["epoch"] == max(10 if attempt else 0, epoch)
+        assert checkpoints.latest(dict)["epoch"] == max(10 if attempt else 0, epoch)
     assert len(files(tmp_path)) == 2
     assert not files(tmp_path, "unfinished")
 
@@ -52,11 +52,11 @@ def test_the_newest_epoch_of_any_attempt_wins_and_two_are_kept(tmp_path, checkpo
 @pytest.mark.parametrize("other", [{"study": "size"}, {"point": "#1"}, {"replicate": 1}])
 def test_others_do_not_see_it_and_clear_only_their_own(tmp_path, checkpoints, other):
     checkpoints.save(0, 1, state(1))
-    assert open_in(tmp_path, **other).latest() is None
+    assert open_in(tmp_path, **other).latest(dict) is None
     open_in(tmp_path, **other).clear()
-    assert checkpoints.latest()["epoch"] == 1
+    assert checkpoints.latest(dict)["epoch"] == 1
     checkpoints.clear()
-    assert checkpoints.latest() is None
+    assert checkpoints.latest(dict) is None
 
 
 def cut(content):
@@ -109,7 +109,7 @@ def test_a_damaged_file_is_put_aside_and_the_one_before_it_used(tmp_path, checkp
     checkpoints.save(0, 2, state(2))
     newest = files(tmp_path)[-1]
     newest.write_bytes(damage(newest.read_bytes()))
-    assert checkpoints.latest()["epoch"] == 1
+    assert checkpoints.latest(dict)["epoch"] == 1
     (note,) = checkpoints.notes
     assert newest.name in note
     assert [path.stem for path in files(tmp_path, "bad")] == [newest.stem]
@@ -120,10 +120,10 @@ def test_plans_that_share_a_folder_do_not_touch_each_other(tmp_path, checkpoints
     checkpoints.save(0, 1, state(1))
     for epoch in (5, 6, 7):
         other.save(0, epoch, state(epoch))
-    assert checkpoints.latest()["epoch"] == 1
-    assert other.latest()["epoch"] == 7
+    assert checkpoints.latest(dict)["epoch"] == 1
+    assert other.latest(dict)["epoch"] == 7
     other.clear()
-    assert checkpoints.latest()["epoch"] == 1
+    assert checkpoints.latest(dict)["epoch"] == 1
 
 
 def test_a_checkpoint_of_something_else_is_put_aside_naming_what_differs(tmp_path, checkpoints):
@@ -131,7 +131,7 @@ def test_a_checkpoint_of_something_else_is_put_aside_naming_what_differs(tmp_pat
     foreign.save(0, 1, state(1))
     # as by somebody who sorts files by hand
     (tmp_path / foreign.folder).rename(tmp_path / checkpoints.folder)
-    assert checkpoints.latest() is None
+    assert checkpoints.latest(dict) is None
     (note,) = checkpoints.notes
     assert note.endswith("saved with another data, precision")
 
@@ -144,7 +144,7 @@ def test_a_kill_at_any_moment_leaves_the_last_finished_save(tmp_path):
         from hpo.checkpoint import Checkpoints
         from hpo.store import FolderStore
         checkpoints = Checkpoints(FolderStore(Path(sys.argv[1])), "study", "point", 0, {})
-        start = (checkpoints.latest() or {"epoch": 0})["epoch"]
+        start = (checkpoints.latest(dict) or {"epoch": 0})["epoch"]
         for epoch in range(start + 1, 10**6):
             checkpoints.save(0, epoch, {"epoch": epoch, "weights": torch.full((200_000,), float(epoch))})
             print(epoch, flush=True)
@@ -160,7 +160,7 @@ def test_a_kill_at_any_moment_leaves_the_last_finished_save(tmp_path):
         rest = process.communicate()[0].split()
         done = int(rest[-1]) if rest else done
         checkpoints = Checkpoints(FolderStore(tmp_path), "study", "point", 0, {})
-        found = checkpoints.latest()
+        found = checkpoints.latest(dict)
         assert found["epoch"] in (done, done + 1)
         assert torch.equal(found["weights"], torch.full((200_000,), float(found["epoch"])))
         assert checkpoints.notes == []

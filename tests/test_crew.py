@@ -18,7 +18,7 @@ from hpo.crew import Engine, forked_processes, spawned_processes
 from hpo.errors import RunError
 from hpo.forkserver import ForkServer
 from hpo.plan import Plan
-from hpo.queue import Slots, SlotState
+from hpo.queue import Reason, Slots, SlotState, reason_of
 from hpo.run import run
 
 RATES = {"rate": f"{SMALL}[search]\nlearning_rate = [0.01, 0.001, 0.0001]"}
@@ -68,6 +68,26 @@ def test_a_worker_that_was_killed_is_replaced_and_none_outlives_the_run(
     assert states(plan) == {SlotState.COMPLETE}
     assert sum(trial.state.name == "FAIL" for trial in plan.trials("rate")) == 1
     assert seen
+    assert not at_work()
+
+
+@pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
+def test_workers_that_are_paused_put_their_trials_back_too_when_the_run_is_stopped(
+    engine: Engine, tmp_path: Path
+) -> None:
+    plan = made_plan(tmp_path, RATES, epochs=100_000)
+
+    def pause_and_stop() -> None:
+        for process in psutil.Process().children(recursive=True):
+            if "worker" in process.cmdline():  # the fork server too
+                process.suspend()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    on_tick = once(plan, pause_and_stop)
+    stopped_by = run(plan, out=tmp_path, studies=["rate"], workers=1, engine=engine, on_tick=on_tick)
+    assert stopped_by == signal.SIGTERM
+    (ended,) = [trial for trial in plan.trials("rate") if trial.state.is_finished()]
+    assert reason_of(ended) == Reason.RELEASED
     assert not at_work()
 
 

@@ -10,10 +10,14 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +28,7 @@ import hpo as library
 from hpo import ImageData, InputError, load_training, prepare
 from hpo.cli.tables import Screen
 from hpo.decision import epoch_records
+from hpo.plan import FINAL, Plan
 from hpo.records import write_csv
 from hpo.storage import Storage
 from hpo.tensors import dump, load
@@ -31,6 +36,7 @@ from hpo.text import printable
 from hpo.worker import work
 
 Cli = Callable[..., Result]
+Attributes = dict[tuple[str, str], tuple[str, Callable[[str], Any]]]
 
 HOSTILE = {
     "upwards": "../../up",
@@ -298,6 +304,79 @@ def test_every_record_is_one_line(capsys: pytest.CaptureFixture[str], text: str)
     out = capsys.readouterr().out
     assert not OBEYED.search(out)
     assert len(out.splitlines()) == 3
+
+
+# --- a plan that was changed by hand -----------------------------------------------------------------------
+
+MARK = ("plan", "options", "identity", "versions")
+"""What of the final stage alone is read; the other studies hold a copy of most of it."""
+NO_RECORD = ("", "{", "5", "[]", '"x"', "[" * 100_000)
+
+
+@pytest.fixture
+def attributes(finished: Path, folder: Path) -> Iterator[Attributes]:
+    """The attributes of a finished plan in `out`, by study and key, each with what writes it anew."""
+    out = shutil.copytree(finished, folder / "out")
+    with closing(sqlite3.connect(out / "hpo.db", isolation_level=None)) as connection:
+        query = (
+            "SELECT study_name, key, study_id, value_json FROM study_user_attributes "
+            "JOIN studies USING (study_id)"
+        )
+        update = "UPDATE study_user_attributes SET value_json = ? WHERE study_id = ? AND key = ?"
+        yield {
+            (study, key): (text, lambda new, id_=id_, key=key: connection.execute(update, (new, id_, key)))
+            for study, key, id_, text in connection.execute(query).fetchall()
+            if study == FINAL or key not in MARK
+        }
+
+
+def without_or_beside(value: object) -> Iterator[object]:
+    """JSON with a key missing, of another type, or too many."""
+    if isinstance(value, dict):
+        yield {**value, "of a newer version": 1}
+        for key, each in value.items():
+            yield {other: value[other] for other in value if other != key}
+            yield {**value, key: [each, {}]}
+            yield from ({**value, key: damaged} for damaged in without_or_beside(each))
+
+
+def test_whatever_is_wrong_with_a_plan_is_said_in_words(attributes: Attributes) -> None:
+    storage, n_refused = Storage("sqlite:///out/hpo.db", reader=True), 0
+    for (study, key), (text, write) in attributes.items():
+        value = json.loads(text)
+        damaged = without_or_beside(json.loads(value) if key == "definition" else value)
+        records = [json.dumps(json.dumps(each) if key == "definition" else each) for each in damaged]
+        for new in (*NO_RECORD, *records):
+            write(new)
+            said = complaint(storage)
+            if new in NO_RECORD or said:  # what has a default may be missing
+                assert said.startswith("sqlite:///out/hpo.db: ")
+                assert repr(study) in said
+                n_refused += 1
+        write(text)
+    assert n_refused > 300
+    assert not complaint(storage)
+
+
+def complaint(storage: Storage) -> str:
+    try:
+        library.status(Plan.open(storage))
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("command", [("run",), ("worker",), ("report",), ("show", "rate"), ("export",)])
+@pytest.mark.parametrize("key", ["definition", "decision"])
+def test_who_works_on_such_a_plan_or_reads_it_is_told(
+    attributes: Attributes, cli: Cli, command: tuple[str, ...], key: str
+) -> None:
+    _, write = attributes["rate", key]
+    write('{"of a newer version": 1}')
+    result = cli(*command, "--out=out")
+    refused(result)
+    ours = version("hpo-studies")
+    assert f"out/hpo.db: holds no plan that hpo {ours} can read: study 'rate', {key}" in result.err
 
 
 # --- checkpoints -------------------------------------------------------------------------------------------

@@ -52,13 +52,13 @@ def test_checkpoints_travel_by_any_store(store: Store) -> None:
     for epoch in (1, 2, 3):
         here.save(1, epoch, {"epoch": epoch})
     there = Checkpoints(store, "study", "point", 0, {"data": "abc"})
-    assert there.latest() == {"epoch": 3}
+    assert there.latest(dict) == {"epoch": 3}
     newest = f"{there.folder}/{store.names(there.folder)[-1]}"
     store.write(newest, store.read(newest)[:-1])
-    assert there.latest() == {"epoch": 2}
+    assert there.latest(dict) == {"epoch": 2}
     assert len(there.notes) == 1
     there.clear()
-    assert here.latest() is None
+    assert here.latest(dict) is None
 
 
 def test_a_kind_that_is_not_known_is_refused() -> None:

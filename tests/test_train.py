@@ -78,7 +78,7 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(tmp_path, precis
         checkpoints.save(0, result.number, state_of(result))
         if result.number == 2:
             break
-    resumed_epochs, resumed_states = run(trial, [0, 5], precision=precision, resume=checkpoints.latest())
+    resumed_epochs, resumed_states = run(trial, [0, 5], precision=precision, resume=checkpoints.latest(dict))
     assert resumed_epochs == epochs[2:]
     assert all(same(resumed_states[seed], states[seed]) for seed in (0, 5))
 

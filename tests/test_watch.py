@@ -342,8 +342,7 @@ def test_outlines_know_what_decides_whether_a_point_is_given_up(plan: Plan, work
         queue.close(trial._trial_id, Reason.LOST)
         if n_epochs < LOST_CAP - 1:
             advance(plan)
-    attrs = plan.storage.study_attrs()["setup"]
-    whole = results.study_status(plan, "setup", attrs, plan.trials("setup"))
+    whole = results.study_status(plan, "setup", plan.record("setup"), plan.trials("setup"))
     assert results.status(plan)[0] == whole
     assert whole.points["failed"] == 0
     assert look(plan).studies[0].n_lost == LOST_CAP
@@ -351,6 +350,5 @@ def test_outlines_know_what_decides_whether_a_point_is_given_up(plan: Plan, work
 
 def test_outlines_say_of_studies_what_whole_trials_say(under_way: Plan, finished: Path) -> None:
     for plan in (under_way, find_plan(finished)):
-        attrs = plan.storage.study_attrs()
-        whole = [results.study_status(plan, n, attrs[n], plan.trials(n)) for n in plan.all_names]
+        whole = [results.study_status(plan, n, r, plan.trials(n)) for n, r in plan.records().items()]
         assert results.status(plan) == whole

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.trial import FrozenTrial
+import torch
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo import results
 from hpo.advance import advance
 from hpo.data import TrainingData
 from hpo.decision import epoch_records
 from hpo.errors import ConflictError, RunError, TrialLost
-from hpo.plan import Options, Plan, read_studies
+from hpo.plan import FINAL, Options, Plan, read_studies
 from hpo.queue import Queue, Slots, SlotState
 from hpo.run import identify
 from hpo.sampling import PRUNERS, SAMPLERS
@@ -243,7 +245,7 @@ def test_a_trial_that_goes_on_from_another_machine_s_checkpoint_says_so(tmp_path
         stored = load(file.read_bytes()[32:])
         assert len(stored["state"]["trained_on"]) == 1
         stored["state"]["trained_on"] = ["Another CPU with torch 2.10.0"]
-        stored["state"]["attrs"]["epoch:1"][0]["valid_loss"] += 1e-6  # as another machine may have it
+        stored["state"]["epochs"][1][0]["valid_loss"] += 1e-6  # as another machine may have it
         content = bytes(dump(stored))
         file.write_bytes(hashlib.sha256(content).digest() + content)
     work(plan.storage, out=tmp_path, studies=["rate"])
@@ -259,8 +261,50 @@ def test_a_trial_that_goes_on_from_another_machine_s_checkpoint_says_so(tmp_path
     assert "trained on Another CPU with torch 2.10.0, then " in difference
 
 
-def claimed(plan: Plan) -> tuple[FrozenTrial, TrainingData]:
-    """The plan's first trial, ours, and what it trains on."""
+def mutilated(value: Any) -> Iterator[Any]:
+    """A value of a checkpoint with something of it missing, or of another kind; each damage once."""
+    if isinstance(value, dict):
+        for key in value:
+            yield {other: each for other, each in value.items() if other != key}
+            if key != "dead_share":  # a number or nothing
+                yield {**value, key: None}
+            if key != "trained_on":  # any number of texts
+                yield from ({**value, key: damaged} for damaged in mutilated(value[key]))
+    elif isinstance(value, list):
+        yield value[1:]
+        yield from ([damaged, *value[1:]] for damaged in mutilated(value[0]))
+    elif isinstance(value, torch.Tensor):
+        yield value.new_zeros(3, 5, 7)
+        yield value.to_sparse() if value.dim() else value.double()
+    elif not isinstance(value, str):
+        yield "x"
+
+
+@pytest.mark.parametrize("name", ["rate", FINAL])
+def test_what_is_no_checkpoint_inside_is_put_aside_whatever_its_sum_says(name: str, tmp_path: Path) -> None:
+    plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"}, seeds=2, final_seeds=2)
+    if name == FINAL:
+        work(plan.storage, out=tmp_path, studies=["rate"])
+    stop_after_two_epochs(plan, tmp_path, name)
+    good = max(tmp_path.glob("checkpoints/**/*.checkpoint"))
+    stored = load(good.read_bytes()[32:])
+    forged = list(mutilated(stored))
+    assert len(forged) > 150
+    for number, each in enumerate(forged, start=3):  # as if of epochs after the good one
+        content = bytes(dump(each))
+        digest = hashlib.sha256(content).digest()
+        good.with_name(f"epoch-{number:06}-attempt-0009.checkpoint").write_bytes(digest + content)
+    work(plan.storage, out=tmp_path, studies=["rate"] if name == "rate" else [])
+    first, second = plan.trials(name)
+    assert (first.state, second.state) == (TrialState.FAIL, TrialState.COMPLETE)
+    assert len(second.user_attrs["notes"]) == len(forged)
+    assert second.user_attrs["resumed_after_epoch"] == 2
+    assert verify(plan, name, second) is None
+    assert not [row for row in results.rows(plan, name) if row.state != "complete"]
+
+
+def claimed(plan: Plan, name: str = "rate") -> tuple[FrozenTrial, TrainingData]:
+    """The first waiting trial of a study, ours, and what it trains on."""
     from hpo.advance import advance
     from hpo.data import load_training, prepare
 
@@ -268,26 +312,30 @@ def claimed(plan: Plan) -> tuple[FrozenTrial, TrainingData]:
     data = load_training(
         prepare(options.data), limit_train=options.limit_train, limit_valid=options.limit_valid
     )
-    advance(plan, ["rate"])
-    trial = Queue(plan.storage, "rate").claim()
+    advance(plan, None if name == FINAL else [name])
+    trial = Queue(plan.storage, name).claim()
     assert trial is not None
     return trial, data
 
 
-def stop_after_two_epochs(plan: Plan, out: Path) -> None:
+def stop_after_two_epochs(plan: Plan, out: Path, name: str = "rate") -> None:
     """Trains two epochs of the first trial and is then asked to stop, as by SIGTERM."""
+    from hpo.data import prepare
     from hpo.errors import Interrupted
+    from hpo.final import TestRecorder
     from hpo.objective import Recorder, Workplace, run_trial
     from hpo.store import open_store
 
-    trial, data = claimed(plan)
+    trial, data = claimed(plan, name)
 
     def should_stop() -> bool:
         return len(epoch_records(plan.storage.trial(trial._trial_id))) == 2
 
     place = Workplace(data, "cpu", open_store(out / "checkpoints"), should_stop)
+    entry = prepare(plan.options.data)
+    recorder = TestRecorder(plan, trial._trial_id, place, entry, out) if name == FINAL else Recorder()
     with pytest.raises(Interrupted):
-        run_trial(plan, "rate", trial, place, Recorder())
+        run_trial(plan, name, trial, place, recorder)
 
 
 @pytest.mark.parametrize("is_lost", [True, False])

@@ -66,6 +66,18 @@ def test_a_deadline_puts_the_trial_back(tmp_path: Path) -> None:
     assert trial.user_attrs["reason"].startswith("released")
 
 
+def test_a_deadline_ends_a_worker_that_waits_for_sqlite_s_lock(tmp_path: Path) -> None:
+    plan = made_plan(tmp_path, RATES)
+    with closing(sqlite3.connect(str(sqlite_file(plan.storage.url)), isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        process = start_hpo(
+            "worker", "--deadline=2s", "--out", tmp_path / "out", "--storage", plan.storage.url
+        )
+        process.communicate(timeout=50)  # the lock is waited for 60 s, and then again
+    assert process.returncode == 0
+    assert states(plan, "rate") == []
+
+
 @pytest.mark.parametrize("wrong", ["soon", "-5", "0", "5x", "nan"])
 def test_a_duration_that_is_none(cli: Cli, wrong: str) -> None:
     result = cli("worker", f"--deadline={wrong}")

@@ -110,11 +110,11 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
     screen = console()
     title = f"{spec.section} {spec.title}".strip() if spec else "final stage"
     screen.print(Text(printable(title or name), "bold"))
-    inherited = plan.storage.study_attrs()[name].get("inherited")
+    inherited = plan.record(name).inherited
     if inherited:
-        source = inherited["source"]
-        origin = f"{source['study']}/{source['trial']}" if source else f"published, {inherited['study']}"
-        screen.print(Text(f"from {origin}: {params_text(inherited['params'])}", "dim"))
+        source = inherited.source
+        origin = f"{source.study}/{source.trial}" if source else f"published, {inherited.study}"
+        screen.print(Text(f"from {origin}: {params_text(inherited.params)}", "dim"))
     axes = list(spec.search) if spec else []
     # headers break where they can, so that a table of four axes fits 80 columns with every figure whole
     heads = [axis.replace("_", "_\n") for axis in axes]

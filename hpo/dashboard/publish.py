@@ -145,7 +145,7 @@ def _state(plan: Plan) -> object:
     """What notes and figures depend on: trials that have ended, and decisions. Not single epochs."""
     ids = [plan.storage.study_id(name) for name in plan.all_names]
     counts = {key: n for key, n in plan.storage.counts(ids).items() if key[1].is_finished()}
-    return counts, [attrs.get("decision") for attrs in plan.storage.study_attrs().values()]
+    return counts, [record.decision for record in plan.records().values()]
 
 
 def _system_attrs(there: Mapping[str, Any], body: str, figures: Sequence[Plot]) -> dict[str, Any]:

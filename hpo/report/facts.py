@@ -177,7 +177,6 @@ class Facts:
 
 def read(plan: Plan) -> Facts:
     """Reads a plan in whatever state it is."""
-    attrs = plan.storage.study_attrs()
     trials = {name: plan.trials(name) for name in plan.all_names}
     points = {name: _points(plan, name, trials[name]) for name in plan.all_names}
     by_ref = {(point.study, point.row.trial): point for found in points.values() for point in found}
@@ -207,7 +206,7 @@ def read(plan: Plan) -> Facts:
     return Facts(
         options=plan.options,
         identity=plan.identity,
-        versions=attrs[FINAL]["versions"],
+        versions=plan.created_with,
         storage=plan.storage.name,
         sections=list(sections.values()),
         final=final.user_attrs.get("final") if final else None,
