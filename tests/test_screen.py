@@ -61,7 +61,7 @@ def test_the_screen_of_a_plan_under_way(under_way: Plan, width: int) -> None:
     rows = text.splitlines()
     assert re.search(r"├ 1 +setup +done +━+  2/2 +Channels", text)
     assert "chose conv1_channels 4: best of 2 (one seed, not tested)" in text
-    assert re.search(r"rate +running +━+╸?─+  5/7 +2 pruned, 1 failed", text)
+    assert re.search(r"rate +running +━+╸?─+  5/7 +2 pruned, 1 failed, \[red\]", text)
     assert re.search(r"shift +idle +─+  0/2 +from setup", text)
     assert re.search(r"└ +final +pending +0/1", text)
     assert "pruned: 1 by median after epoch 2; 1 diverged: the loss is nan" in text
@@ -124,6 +124,7 @@ def test_of_studies_the_last_go_first_and_of_decisions_the_oldest(under_way: Pla
         seen.append((len(said), len(here)))
     assert {each[0] for each in seen} == {0, 1, 2, 3}
     assert {each[1] for each in seen} == {0, 2}
+    assert (1, 0) in seen  # the last decision outlives studies that say nothing new
     rows = shown(progress, 100, 8).splitlines()
     (place,) = [index for index, row in enumerate(rows) if row == "… 3 more studies"]
     assert place > max(index for index, row in enumerate(rows) if "rate " in row)
@@ -139,7 +140,7 @@ def test_the_first_line_keeps_what_fits(under_way: Plan, finished: Path, width: 
         parts = [re.sub(r" \(.*\)", "", part) for part in first.rstrip("…").split(" · ")]
         assert all(part in whole for part in parts)
         assert cell_len(first) <= width
-        if width >= 70:
+        if width >= (70 if progress.is_over else 60):
             assert "…" not in first
             assert re.search("test set (locked|opened)$", first)
         if width == 140:
@@ -182,7 +183,11 @@ def test_notes_are_said_below_the_first_line_the_last_two(under_way: Plan) -> No
 def test_hostile_names_bend_no_row(under_way: Plan, width: int) -> None:
     progress = with_status(
         look(under_way),
-        lambda status: replace(status, name=HOSTILE, section=HOSTILE, decision=HOSTILE),
+        lambda status: (
+            replace(status, name=HOSTILE, section=HOSTILE, decision=HOSTILE)
+            if status.name == "rate"
+            else status
+        ),
     )
     running = [replace(each, study=HOSTILE, host=HOSTILE, point=HOSTILE) for each in progress.running]
     studies = [
@@ -208,8 +213,8 @@ def test_a_curve_is_drawn_over_all_epochs_of_its_run(under_way: Plan) -> None:
     assert progress.best is not None
     best = replace(progress.best, curve=[0.5] * 22 + [1.0] * 11)
     curves = (
-        (33, [n / 40 for n in range(1, 21)], "mmmmmmgdddd", "▁▂▂▃▃▄▄████"),
         (33, [math.nan] * 2, "gdddddddddd", "▁▄▄▄▄▄▄████"),
+        (33, [n / 40 for n in range(1, 21)], "mmmmmmgdddd", "▁▂▂▃▃▄▄████"),
         (33, [0.5] * 3 + [0.9] * 30, "gggggggmmmm", "▄██████████"),
         (44, [0.9] * 44, "gggggmmmggg", "███████████"),
         (2, [0.6], "gd", "▅▄"),
@@ -239,6 +244,34 @@ def test_a_trial_that_is_being_prepared_is_starting(under_way: Plan) -> None:
     assert " · no worker · " in shown(nobody, 80).splitlines()[0]
     over = replace(nobody, studies=[replace(study, is_over=True) for study in nobody.studies])
     assert "no worker" not in shown(over, 80)
+
+
+def test_parameters_are_whole_beside_the_figures_or_below(under_way: Plan) -> None:
+    progress = look(under_way)
+    places = set()
+    for width in range(80, 141):
+        rows = shown(progress, width).splitlines()
+        (row,) = [row for row in rows if row.endswith("  learning_rate 1e-06")]
+        places.add(row[:4])
+    assert places == {"  le", "rate"}
+
+
+def test_what_is_wrong_with_a_trial_stays_longer_than_its_parameters(under_way: Plan) -> None:
+    progress = look(under_way)
+    for height in range(40, 10, -1):
+        text = shown(progress, 80, height)
+        assert "node-7  dying ReLU  learning_rate 1e-07" in text
+    assert "learning_rate 1e-06" not in text
+
+
+def test_a_decision_has_two_rows_where_there_is_room(under_way: Plan) -> None:
+    progress = with_status(look(under_way), lambda status: replace(status, decision="word " * 60 + "END"))
+    two = [row for row in shown(progress, 80, 60).splitlines() if "word" in row]
+    assert len(two) == 2 * len(progress.studies)
+    (one,) = [row for row in shown(progress, 80, 16).splitlines() if "word" in row]
+    assert one.endswith("…")
+    hostile = with_status(progress, lambda status: replace(status, decision="\x1b" * 40 + "END"))
+    assert "x1bEND" in shown(hostile, 100, 60).replace("\n│     ", "")
 
 
 def test_of_many_workers_it_says_how_many_more(plan: Plan, worker: Worker) -> None:

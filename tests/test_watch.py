@@ -143,7 +143,7 @@ def test_the_test_set_is_open_from_the_moment_that_somebody_may_look(plan: Plan,
     assert all_.look().is_test_open
     worker.finish(trial, [0.99])
     progress = all_.look()
-    assert progress.is_over
+    assert (progress.is_over, progress.current) == (True, len(plan.specs))
     assert progress.best is not None
     assert progress.best.study != FINAL  # not what the search found
     assert [event.event for event in progress.events] == ["final"]
@@ -192,6 +192,14 @@ def test_flags_are_found_bit_by_bit_the_latest_first(
         {"dying ReLU": [0, 1]},
         {"dying ReLU": [0, 1]},
     ]
+
+
+def test_each_flag_names_the_trials_that_have_it(under_way: Plan) -> None:
+    assert look(under_way).studies[1].flags == {
+        "dying ReLU": [0],
+        "diverged": [2],
+        "still rising at the last epoch": [4],
+    }
 
 
 def test_a_trial_is_followed_from_its_claim_on(plan: Plan, worker: Worker) -> None:

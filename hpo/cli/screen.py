@@ -132,7 +132,7 @@ def _summary(progress: Progress, n_details: int) -> Text:
     else:
         where = f"section {progress.current + 1} of {n_sections}"
     parts = [Text(where, "bold")]
-    if best is not None and (n_details >= 0 or test is None):  # then the answer says more than it
+    if best is not None and n_details >= 0:
         details = ["one seed" if best.n_seeds == 1 else f"{best.n_seeds} seeds", _name(best)][
             : max(0, n_details)
         ]
@@ -179,7 +179,7 @@ def _tree(progress: Progress, console: Console, width: int, *, is_short: bool) -
     ]
     busy = {each.study for each in progress.running} | {studies[progress.current].status.name}
     last_decided = max((index for index, study in enumerate(studies) if study.status.decision), default=None)
-    for index, (study, line) in enumerate(zip(studies, _aligned(rows, width - 2), strict=True)):
+    for index, (study, line) in enumerate(zip(studies, _aligned(rows), strict=True)):
         branch, guide = ("└ ", "      ") if index == len(studies) - 1 else ("├ ", "│     ")
         is_current = index == progress.current
         if is_current:
@@ -268,11 +268,11 @@ def _workers(progress: Progress, width: int) -> Iterator[_Line]:
         is_best = Text("best so far", "dim")
         rows.append([Text(_name(best)), is_best, Text(), curve, Text(percent(best.value)), Text(), Text()])
     rows += [_worker_row(each, best.curve if best else [], n_columns, scale) for each in running]
-    lines = _aligned(rows, width)
+    lines = _aligned(rows)
     at = max(line.cell_len for line in lines) + 2
     details = [[_where(each, width), _what(each)] for each in running]
     # one below the other their columns help; each below its own row they do not
-    beside = _aligned(details, 2 * width)
+    beside = _aligned(details)
     has_room = max(text.cell_len for text in beside) <= width - at
     yield _Line(_Rank.BEST, lines.pop(0))
     if best is not None:
@@ -380,8 +380,8 @@ def _block(value: float, scale: tuple[float, float]) -> str:
     return BLOCKS[min(len(BLOCKS) - 1, int((value - low) / (high - low) * len(BLOCKS)))]
 
 
-def _aligned(rows: Sequence[Sequence[Text]], width: int) -> list[Text]:
-    """Cells under one another, columns that are empty left out; what is too long is cut at the end."""
+def _aligned(rows: Sequence[Sequence[Text]]) -> list[Text]:
+    """Cells under one another, columns that are empty left out."""
     columns = [column for column in zip(*rows, strict=True) if any(cell.plain.strip() for cell in column)]
     widths = [max(cell_len(cell.plain) for cell in column) for column in columns]
     lines = []
@@ -391,6 +391,5 @@ def _aligned(rows: Sequence[Sequence[Text]], width: int) -> list[Text]:
             line.append_text(cell)
             line.append(" " * (n_cells - cell_len(cell.plain) + 2))
         line.rstrip()
-        line.truncate(width, overflow="ellipsis")
         lines.append(line)
     return lines

@@ -66,5 +66,5 @@ def curves(point: Point) -> bytes:
                 axes.plot(range(1, len(values) + 1), values, "o-", color=style.SERIES[i % len(style.SERIES)])
             axes.set_title(panel.label, fontweight="normal", fontsize=9)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-        parts[-1].set_xlabel("epoch", loc="right", labelpad=2)
+        parts[-1].set_xlabel("epoch; one line a seed", loc="right", labelpad=2)
         return style.drawn(figure, "curves", "", "").png
