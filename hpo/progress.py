@@ -16,10 +16,11 @@ from typing import Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.attributes import StudyRecord
 from hpo.config import ParamValue
 from hpo.decision import best_epoch, epoch_records, recorded_epochs
 from hpo.outlines import Outlines
-from hpo.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan, StudyRecord
+from hpo.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
 from hpo.queue import Reason, Slot, Slots, SlotState, is_dead, reason_of, this_process
 from hpo.results import StudyStatus, findings, study_status
 
