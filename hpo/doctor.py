@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from hpo import database, probe
+from hpo.attributes import MAJOR_VERSIONS
 from hpo.errors import HpoError
-from hpo.plan import MAJOR_VERSIONS, Plan, versions
+from hpo.plan import Plan, versions
 from hpo.probe import State
 from hpo.storage import Storage
 from hpo.store import FolderStore, open_store

@@ -13,107 +13,24 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from hpo import sampling, spec
-from hpo.config import Params, ParamValue, TrialConfig, demand
+from hpo.attributes import MAJOR_VERSIONS, Identity, Mark, Options, StudyRecord, checked, defined, unreadable
+from hpo.config import Params, ParamValue, TrialConfig
 from hpo.decision import Decision, Inherited
 from hpo.errors import ConflictError, InputError, MissingError, StudyFileError, did_you_mean
-from hpo.queue import LEASE_SECONDS, Slot, is_elsewhere
+from hpo.queue import Slot, is_elsewhere
 from hpo.spec import StudySpec
 from hpo.storage import Storage
-
-M = TypeVar("M", bound=BaseModel)
 
 FINAL = spec.RESERVED_NAME
 FINAL_SLOT = Slot("final")
 CONTROL_SLOT = Slot("control")
-MAJOR_VERSIONS = ("hpo", "optuna", "torch")
 FINAL_SEED_OFFSET = 10_000
 """The final stage's seeds start so far above the search's that the two never meet."""
-
-
-class Options(BaseModel):
-    """The options that change results: stored with the plan, not to be contradicted by later commands."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    data: str = "cifar10"
-    image_size: Annotated[int, Field(ge=4, le=1024)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    seeds: Annotated[int, Field(ge=1, le=1000)] = 1
-    final_seeds: Annotated[int, Field(ge=1, le=1000)] = 5
-    epochs: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    limit_train: Annotated[int, Field(ge=1)] | None = None
-    limit_valid: Annotated[int, Field(ge=1)] | None = None
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    device: str = "auto"
-    pruning: bool = True
-    inherit: Literal["winners", "published"] = "winners"
-    adopt: Literal["better", "always"] = "better"
-    lease_seconds: Annotated[float, Field(ge=4, le=86_400, strict=False)] = LEASE_SECONDS
-    """A worker that is silent for so long has lost its trial. Not a matter of results, but of agreement."""
-
-    @classmethod
-    def from_given(cls, given: Mapping[str, Any]) -> Options:
-        """Options from those that the user gave; the rest keep their defaults.
-
-        Raises:
-            InputError: a value is out of its range; the text names the option.
-        """
-        try:
-            return cls.model_validate(dict(given))
-        except ValidationError as error:
-            first = error.errors()[0]
-            option = str(first["loc"][0]).replace("_", "-")
-            raise InputError(f"--{option} {first['input']}: {demand(first)}") from None
-
-
-class Identity(BaseModel):
-    """What was resolved when the plan was created, and must be the same wherever a trial of it runs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    fingerprint: str
-    """Of the data: content, labels, class order, split, limits."""
-    image_shape: tuple[int, int, int]
-    class_names: tuple[str, ...]
-    n_train: int
-    n_valid: int
-    precision: Literal["fp32", "bf16"]
-    device: Literal["cpu", "cuda"]
-    threads: Annotated[int, Field(ge=1)]
-    """Threads per worker; sums on a CPU depend on it in the last bit."""
-
-
-def _with_all_majors(versions: dict[str, str]) -> dict[str, str]:
-    for package in MAJOR_VERSIONS:
-        if package not in versions:
-            raise ValueError(f"{package} is missing")
-    return versions
-
-
-class StudyRecord(BaseModel):
-    """What the database holds of a study besides its trials; checked, as anybody may have changed it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    definition: str = ""
-    """As `StudySpec.to_json` wrote it; the final stage has none."""
-    inherited: Inherited | None = None
-    decision: Decision | None = None
-
-
-class _Mark(BaseModel):
-    """What the final stage holds besides: written last, it says that the plan is whole."""
-
-    plan: Annotated[list[str], Field(min_length=1)]
-    options: Options
-    identity: Identity
-    versions: Annotated[dict[str, str], AfterValidator(_with_all_majors)]
 
 
 @dataclass(frozen=True)
@@ -158,14 +75,14 @@ class Plan:
         attrs = storage.study_attrs()
         if "plan" not in attrs.get(FINAL, {}):
             return None
-        mark = _checked(_Mark, storage, FINAL, attrs)
+        mark = checked(Mark, storage, FINAL, attrs)
         specs: dict[str, StudySpec] = {}
         for name in mark.plan:
-            study = _defined(storage, name, _checked(StudyRecord, storage, name, attrs))
+            study = defined(storage, name, checked(StudyRecord, storage, name, attrs))
             if study.inherits is not None and study.inherits not in specs:
-                raise _unreadable(storage, name, f"inherits = {study.inherits!r}: no study before it")
+                raise unreadable(storage, name, f"inherits = {study.inherits!r}: no study before it")
             specs[name] = study
-        _checked(StudyRecord, storage, FINAL, attrs)
+        checked(StudyRecord, storage, FINAL, attrs)
         return cls(storage, specs, mark.options, mark.identity, mark.versions)
 
     @classmethod
@@ -331,17 +248,17 @@ class Plan:
         Raises:
             InputError: somebody has changed it by hand into something else.
         """
-        return _checked(StudyRecord, self.storage, name, self.storage.study_attrs())
+        return checked(StudyRecord, self.storage, name, self.storage.study_attrs())
 
     def records(self) -> dict[str, StudyRecord]:
         """As `record`, of every study, the final stage last."""
         attrs = self.storage.study_attrs()
-        return {name: _checked(StudyRecord, self.storage, name, attrs) for name in self.all_names}
+        return {name: checked(StudyRecord, self.storage, name, attrs) for name in self.all_names}
 
     def spec(self, name: str) -> StudySpec:
         """A study as the database has it now: somebody may have asked for more trials of a sampled one."""
         known = self.specs[name]
-        return known if known.is_grid else _defined(self.storage, name, self.record(name))
+        return known if known.is_grid else defined(self.storage, name, self.record(name))
 
     def decision(self, name: str) -> Decision | None:
         """What a study decided; None while it is open."""
@@ -454,41 +371,6 @@ def versions() -> dict[str, str]:
     """Versions of what results depend on."""
     packages = {"hpo": "hpo-studies", "optuna": "optuna", "torch": "torch", "numpy": "numpy"}
     return {"python": platform.python_version(), **{key: version(name) for key, name in packages.items()}}
-
-
-@cache
-def _parsed(definition: str) -> StudySpec:
-    return StudySpec.from_json(definition)
-
-
-def _defined(storage: Storage, name: str, record: StudyRecord) -> StudySpec:
-    """The study that a record defines."""
-    try:
-        study = _parsed(record.definition)
-        if study.name != name:
-            raise InputError(f"definition.name = {study.name!r}: must be {name!r}")
-        sampling.check(study, Path("definition"))
-    except InputError as error:
-        raise _unreadable(storage, name, str(error)) from None
-    return study
-
-
-def _checked(kind: type[M], storage: Storage, name: str, attrs: Mapping[str, Any]) -> M:
-    """The attributes of a study as a record."""
-    if name not in attrs:
-        raise _unreadable(storage, name, "is gone")
-    try:
-        return kind.model_validate(attrs[name])
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise _unreadable(storage, name, f"{place}: {demand(first)}") from None
-
-
-def _unreadable(storage: Storage, name: str, problem: str) -> InputError:
-    """Hand damage and newer versions look alike: it is said what cannot be read, and where."""
-    ours = version("hpo-studies")
-    return InputError(f"{storage.name}: holds no plan that hpo {ours} can read: study {name!r}, {problem}")
 
 
 def _asks_for_more(ours: StudySpec | None, theirs: StudySpec | None) -> bool:

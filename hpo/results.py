@@ -13,12 +13,13 @@ from typing import Any, Literal
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.advance import study_jobs
+from hpo.attributes import StudyRecord
 from hpo.config import ParamValue
 from hpo.decision import Decision, Inherited, best_epoch, epoch_records
 from hpo.diagnostics import Finding, diagnose
 from hpo.errors import InputError, MissingError
 from hpo.outlines import Outlines
-from hpo.plan import FINAL, FINAL_SLOT, Plan, StudyRecord
+from hpo.plan import FINAL, FINAL_SLOT, Plan
 from hpo.queue import Queue, Slot, Slots, SlotState
 
 FIGURES = ("macro_f1", "accuracy", "loss")

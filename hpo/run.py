@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hpo.advance import advance, close_lost, require_result
+from hpo.attributes import Identity, Options
 from hpo.compute import n_cores, resolve_device, resolve_precision
 from hpo.config import NetworkConfig
 from hpo.crew import Engine, Orders, keep_at_work, local_processes
@@ -17,7 +18,7 @@ from hpo.database import default_url, sqlite_file
 from hpo.errors import InputError, did_you_mean
 from hpo.final import fetch_files
 from hpo.network import build_network
-from hpo.plan import Identity, Options, Plan, published_config, read_studies, with_ancestors
+from hpo.plan import Plan, published_config, read_studies, with_ancestors
 from hpo.results import final_result, final_trial
 from hpo.spec import StudySpec, shipped_studies
 from hpo.storage import Storage
@@ -152,7 +153,7 @@ def run_plan(
         storage: database URL; default `out/hpo.db`.
         studies: folder of study files; default the shipped ones.
         workers: local processes; None: one a core.
-        options: those that change results, as `hpo.plan.Options` names them (`data`, `epochs`, `seeds`, …).
+        options: those that change results, as `hpo.attributes.Options` names them (`data`, `epochs`, …).
 
     Raises:
         InputError: something given cannot be used, or contradicts the plan that is there.

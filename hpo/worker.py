@@ -33,6 +33,7 @@ from hpo.plan import FINAL, Plan
 from hpo.queue import claim
 from hpo.storage import Storage
 from hpo.store import Store, open_store
+from hpo.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +153,7 @@ def work(
         served = plan.all_names if names is None else names
         entry, place = _set_up(plan, data, open_store(checkpoints or out / "checkpoints"), stop)
         how = f"{plan.identity.precision} on {place.device}, threads: {plan.identity.threads}"
-        log.info("serving %s: %s, %s", plan.storage.name, place.data.source, how)
+        log.info("serving %s: %s, %s", plan.storage.name, printable(place.data.source), how)
         unshared = plan.unshared_checkpoints(out, checkpoints)
         if unshared:
             log.warning(unshared)

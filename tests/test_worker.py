@@ -14,10 +14,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo import results
 from hpo.advance import advance
+from hpo.attributes import Options
 from hpo.data import TrainingData
 from hpo.decision import epoch_records
 from hpo.errors import ConflictError, RunError, TrialLost
-from hpo.plan import FINAL, Options, Plan, read_studies
+from hpo.plan import FINAL, Plan, read_studies
 from hpo.queue import Queue, Slots, SlotState
 from hpo.run import identify
 from hpo.sampling import PRUNERS, SAMPLERS

@@ -1,7 +1,7 @@
 """The options that several commands share, each also by environment variable (`HPO_STORAGE`, …).
 
 An option that was not given is None and stays out of what is compared with the plan: the defaults live in
-`hpo.plan.Options` alone.
+`hpo.attributes.Options` alone.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PLAN_OPTIONS = (
     "adopt",
     "lease_seconds",
 )
-"""The options that change results, as `hpo.plan.Options` names them."""
+"""The options that change results, as `hpo.attributes.Options` names them."""
 
 
 class Workers(click.ParamType[int | None]):

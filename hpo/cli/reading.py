@@ -206,9 +206,10 @@ def dashboard(host: str, port: int | None, read_only: bool, no_browser: bool, **
 @opt.as_json
 def plan(study: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """What a run would train: points, seeds, epochs, predicted time. Runs no trial, writes no database."""
+    from hpo.attributes import Options
     from hpo.cli.tables import show_forecast
     from hpo.forecast import forecast
-    from hpo.plan import Options, read_studies
+    from hpo.plan import read_studies
     from hpo.spec import shipped_studies
 
     specs = read_studies(options["studies"] or shipped_studies())

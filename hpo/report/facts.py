@@ -11,9 +11,10 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from hpo import results
+from hpo.attributes import Identity, Options
 from hpo.config import ParamValue, TrialConfig
 from hpo.decision import Decision, Inherited, TrialRef
-from hpo.plan import FINAL, Identity, Options, Plan, published_config
+from hpo.plan import FINAL, Plan, published_config
 from hpo.queue import reason_of
 from hpo.results import StudyStatus, TrialRow, findings_of
 from hpo.spec import StudySpec

@@ -6,10 +6,10 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from hpo.attributes import Options
 from hpo.axes import Choices, Range
 from hpo.config import ParamValue
 from hpo.decision import MIN_SEEDS_TO_TEST
-from hpo.plan import Options
 from hpo.report.contrasts import ALPHA
 from hpo.report.facts import Facts, Origin, Section
 from hpo.report.tables import Cell, Column, Row, Table, data_text
