@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import math
 import re
 import shutil
 import signal
@@ -12,7 +13,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -24,8 +25,11 @@ from hostile_plan import HOSTILE_NAMES, train_hostile
 from optuna.artifacts import upload_artifact
 
 import hpo as library
+from hpo.dashboard import plots
 from hpo.dashboard.publish import ArtifactFolder
 from hpo.plan import FINAL, Plan
+from hpo.report.facts import Section
+from hpo.report.facts import read as read_facts
 from hpo.results import final_trial
 from hpo.storage import Storage
 
@@ -160,21 +164,68 @@ def test_every_study_has_note_metric_and_figures(out: Path, served: Served) -> N
 
 def test_figures_say_what_the_database_says(out: Path, served: Served) -> None:
     plan = library.find_plan(out)
-    figures = {
-        each["id"]: json.loads(each["graph_object"]) for each in served.detail("rate")["plotly_graph_objects"]
-    }
-    lines = {trace["name"].split()[0]: trace["y"] for trace in figures["hpo-accuracy"]["data"]}
-    for trial in plan.trials("rate"):
+    rate, answer = (
+        {each["id"]: json.loads(each["graph_object"]) for each in served.detail(name)["plotly_graph_objects"]}
+        for name in ("rate", FINAL)
+    )
+    lines = {trace["name"].split()[0]: trace["y"] for trace in rate["hpo-accuracy"]["data"]}
+    trials = plan.trials("rate")
+    for trial in trials:
         values = [100 * trial.user_attrs[f"epoch:{n}"][0]["valid_accuracy"] for n in (1, 2, 3)]
         assert lines[str(trial.number)] == pytest.approx(values, rel=1e-3)
+    best = max(trials, key=lambda trial: trial.value or 0.0)
+    top = rate["hpo-accuracy"]["data"][-1]  # drawn last, named first
+    assert (top["name"], top["legendrank"]) == (f"{best.number} (best)", 0)
     final = library.final_result(plan)
-    (matrix,) = (
-        json.loads(each["graph_object"])["data"][0]
-        for each in served.detail(FINAL)["plotly_graph_objects"]
-        if each["id"] == "hpo-confusion"
-    )
+    (matrix,) = answer["hpo-confusion"]["data"]
     assert [sum(row) for row in matrix["z"]] == pytest.approx([100] * 10, abs=5)
     assert matrix["y"] == list(final["per_class"])
+    (bars,) = answer["hpo-per-class"]["data"]
+    assert bars["x"] == sorted(bars["x"])  # the worst below
+    scores = {name: 100 * figures["f1"] for name, figures in final["per_class"].items()}
+    assert dict(zip(bars["y"], bars["x"], strict=True)) == pytest.approx(scores, rel=1e-3)
+    (chosen,) = answer["hpo-test-loss"]["layout"]["shapes"]
+    assert chosen["x0"] == chosen["x1"] == final["selected_epoch"]
+    (steps,) = answer["hpo-waterfall"]["data"]
+    assert sum(steps["y"]) == pytest.approx(100 * final["test"]["macro_f1"], abs=0.1)
+    (took,) = (trace for trace in answer["hpo-time-line"]["data"] if trace["name"] == "rate")
+    first = trials[0]
+    assert first.datetime_start is not None
+    assert first.datetime_complete is not None
+    seconds = (first.datetime_complete - first.datetime_start).total_seconds()
+    assert took["x"][0] == pytest.approx(seconds, abs=0.06)
+
+
+def test_large_and_odd_figures(finished: Path) -> None:
+    facts = read_facts(library.find_plan(finished))
+    section = facts.sections[0]
+
+    def with_rows(**changes: Any) -> Section:
+        points = [replace(point, row=replace(point.row, **changes)) for point in section.points]
+        return replace(section, points=points)
+
+    history = [epoch for _ in range(100) for epoch in section.points[0].row.history]
+    for plot in plots.curves(with_rows(history=history)):
+        for trace in json.loads(plot.to_json())["data"]:
+            assert (trace["x"][0], trace["x"][-1], len(trace["x"]), len(trace["y"])) == (1, 300, 100, 100)
+    for plot in plots.curves(with_rows(state="failed")):
+        assert not any("best" in trace["name"] for trace in plot.traces)  # none has a result
+    odd = [[{**seed, "valid_loss": math.inf} for seed in epoch] for epoch in section.points[0].row.history]
+    _, loss = plots.curves(with_rows(history=odd))
+    assert json.loads(loss.to_json())["data"][0]["y"] == [None] * 3
+    assert list(plots.curves(with_rows(history=[]))) == []
+    names = [f"{'n' * 100} {i}" for i in range(plots.MAX_CLASSES + 1)]
+    final = {
+        "per_class": {name: {"f1": i / 100} for i, name in enumerate(names)},
+        "confusion_matrix": [[1] * len(names)] * len(names),
+    }
+    assert list(plots.confusion(final)) == []
+    (bars,) = (plot.traces[0] for plot in plots.per_class(final))
+    assert bars["x"] == [float(i) for i in range(plots.MAX_CLASSES)]  # the best has no room
+    assert len(set(bars["y"])) == plots.MAX_CLASSES  # cut to the same length, and yet told apart
+    small = {"per_class": {name: {"f1": 0.0} for name in "ab"}, "confusion_matrix": [[3, 1], [0, 0]]}
+    (matrix,) = (plot.traces[0] for plot in plots.confusion(small))
+    assert matrix["z"] == [[75, 25], [0, 0]]
 
 
 def test_trials_carry_pictures(served: Served) -> None:
@@ -194,7 +245,15 @@ def test_trials_carry_pictures(served: Served) -> None:
         if name.endswith(".png"):
             assert answer.body.startswith(b"\x89PNG")
             assert answer.headers["content-type"] == "image/png"
-    assert artifact_names(served.detail("rate")) == {0: ["curves.png"], 1: ["curves.png"]}
+    rate = served.detail("rate")
+    assert artifact_names(rate) == {0: ["curves.png"], 1: ["curves.png"]}
+    others = [each["artifact_id"] for trial in rate["trials"] for each in trial["artifacts"]]
+    assert len({*names.values(), *others}) == len(names) + 2
+    curves = [
+        served.ask("GET", f"/artifacts/{served.studies()[FINAL]}/{trial['trial_id']}/{names[name]}").body
+        for name in ("test-accuracy.png", "test-loss.png")
+    ]
+    assert curves[0] != curves[1]
 
 
 @pytest.mark.usefixtures("served")
@@ -207,10 +266,17 @@ def test_started_twice_it_changes_nothing_and_a_note_of_others_stays(out: Path, 
         study, note = again.studies()["rate"], again.detail("rate")["note"]
         mine = {"version": note["version"] + 1, "body": "mine"}
         assert again.ask("PUT", f"/api/studies/{study}/note", mine).status == 204
-    (copy / "artifacts" / files[0]).unlink()  # as on another machine
+        unwanted, wanted = again.detail("rate")["trials"]
+        deleted = unwanted["artifacts"][0]["artifact_id"]
+        path = f"/api/artifacts/{study}/{unwanted['trial_id']}/{deleted}"
+        # it does so and then answers 500: of a trial that has ended it wants to write down more than it may
+        assert again.ask("DELETE", path).status in (204, 500)
+    files.remove(deleted)
+    (copy / "artifacts" / wanted["artifacts"][0]["artifact_id"]).unlink()  # as on another machine
     with serving(copy) as again:
         until(lambda: sorted(path.name for path in (copy / "artifacts").iterdir()) == files, again)
         assert again.detail("rate")["note"]["body"] == "mine"
+        assert artifact_names(again.detail("rate")) == {0: [], 1: ["curves.png"]}
         assert again.detail("shape")["note"] == {**note, "body": again.detail("shape")["note"]["body"]}
     assert written(copy)["shape"] == before["shape"]
 
