@@ -6,16 +6,16 @@ queued again; a study whose points have all ended decides; the final stage comes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo import sampling
 from hpo.config import canonical_json
 from hpo.decision import Candidate, Inherited, candidate, decide
 from hpo.errors import RunError
 from hpo.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
-from hpo.queue import Job, Queue, Slot, Slots, SlotState
+from hpo.queue import Job, Queue, Slot, Slots, SlotState, slot_of
 
 MIN_WAITING = 32
 """Optuna reads every unfinished trial at each query: 3,000 WAITING ones made a claim take 487 ms."""
@@ -45,7 +45,7 @@ def _advance_study(plan: Plan, name: str) -> bool:
         # `hpo retry` may have queued points since; one of them may have been lost again
         open_ = [s for s in slots.attempts if slots.state(s) in (SlotState.WAITING, SlotState.RUNNING)]
         missing = [slot for slot in open_ if not slots.queued(slot)]
-        queue.enqueue([_job_again(slots.attempts[slot][-1], slot) for slot in missing], slots)
+        queue.enqueue(_jobs_again(plan, slots, missing), slots)
         return not open_
     inherited = plan.inherited(name)
     if inherited is None and plan.specs[name].inherits is not None:
@@ -60,7 +60,7 @@ def _advance_study(plan: Plan, name: str) -> bool:
     points = [slots.attempts.get(job.slot, []) for job in jobs if job.slot != CONTROL_SLOT]
     decision = decide(
         name,
-        points,
+        _whole(plan, points),
         inherited,
         _control(plan, name, inherited, slots),
         always=plan.options.adopt == "always",
@@ -79,17 +79,27 @@ def _enqueue(plan: Plan, queue: Queue, jobs: Sequence[Job], slots: Slots) -> Non
     room = max(MIN_WAITING, 2 * sum(state == SlotState.RUNNING for state in states.values()))
     room -= sum(slots.queued(job.slot) for job in jobs if states[job.slot] == SlotState.WAITING)
     missing = [j for j in jobs if states[j.slot] == SlotState.WAITING and not slots.queued(j.slot)]
-    queue.enqueue([_with_drawn_params(job, slots) for job in missing[: max(0, room)]], slots)
+    queue.enqueue([_with_drawn_params(plan, job, slots) for job in missing[: max(0, room)]], slots)
 
 
 def _control(plan: Plan, name: str, inherited: Inherited | None, slots: Slots) -> Candidate | None:
     if inherited is None:
         return None
     if inherited.source is not None:
-        trials = plan.storage.trials(plan.storage.study_id(inherited.source.study))
-        return candidate(inherited.source.study, [trials[inherited.source.trial]])
+        study, number = inherited.source.study, inherited.source.trial
+        trial = plan.storage.numbered(plan.storage.study_id(study), number)
+        assert trial is not None  # that a parent's decision names
+        return candidate(study, [trial])
     slot = _own_control(plan, name, inherited) or CONTROL_SLOT
-    return candidate(name, slots.attempts.get(slot, []))
+    (trials,) = _whole(plan, [slots.attempts.get(slot, [])])
+    return candidate(name, trials)
+
+
+def _whole(plan: Plan, points: Sequence[Sequence[FrozenTrial]]) -> Iterator[list[FrozenTrial]]:
+    """The COMPLETE trials of each point, which alone decide; only a few are in memory at once."""
+    ids = [[trial._trial_id for trial in point if trial.state == TrialState.COMPLETE] for point in points]
+    trials = plan.storage.whole([trial_id for of_point in ids for trial_id in of_point])
+    return ([next(trials) for _ in of_point] for of_point in ids)
 
 
 def _advance_final(plan: Plan) -> bool:
@@ -168,21 +178,28 @@ def retry(plan: Plan, names: Iterable[str] | None = None) -> int:
         queue = Queue(plan.storage, name)
         slots = queue.slots()
         failed = [slot for slot in slots.attempts if slots.state(slot) == SlotState.FAILED]
-        jobs = [_job_again(slots.attempts[slot][-1], slot) for slot in failed]
-        queue.enqueue(jobs, slots, retry=True)
-        count += len(jobs)
+        queue.enqueue(_jobs_again(plan, slots, failed), slots, retry=True)
+        count += len(failed)
     return count
 
 
-def _with_drawn_params(job: Job, slots: Slots) -> Job:
+def _with_drawn_params(plan: Plan, job: Job, slots: Slots) -> Job:
     """A sampled point keeps the parameters that an earlier attempt drew for it."""
-    earlier = [trial for trial in slots.attempts.get(job.slot, []) if "config" in trial.user_attrs]
-    return _job_again(earlier[-1], job.slot) if earlier else job
+    for outline in reversed(slots.attempts.get(job.slot, [])):
+        trial = plan.storage.trial(outline._trial_id)
+        if "config" in trial.user_attrs:
+            return _job_again(trial)
+    return job
 
 
-def _job_again(trial: FrozenTrial, slot: Slot) -> Job:
+def _jobs_again(plan: Plan, slots: Slots, these: Sequence[Slot]) -> list[Job]:
+    latest = [slots.attempts[slot][-1]._trial_id for slot in these]
+    return [_job_again(trial) for trial in plan.storage.whole(latest)]
+
+
+def _job_again(trial: FrozenTrial) -> Job:
     attrs = trial.user_attrs
-    return Job(slot, attrs["index"], tuple(attrs["seeds"]), trial.params, trial.distributions)
+    return Job(slot_of(trial), attrs["index"], tuple(attrs["seeds"]), trial.params, trial.distributions)
 
 
 def require_result(plan: Plan, names: Sequence[str] | None) -> None:

@@ -18,7 +18,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config import ParamValue
 from hpo.decision import best_epoch, epoch_records, recorded_epochs
-from hpo.outlines import Outlines
 from hpo.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
 from hpo.queue import Reason, Slot, Slots, SlotState, is_dead, reason_of, this_process
 from hpo.results import StudyStatus, findings, study_status
@@ -147,7 +146,8 @@ class Watch:
 
     def __init__(self, plan: Plan, names: Sequence[str]) -> None:
         self._plan, self._names = plan, names
-        self._outlines = Outlines(plan.storage)
+        self._outlines = plan.storage.outlines
+        self._ids = {name: plan.storage.study_id(name) for name in names}
         self._trials: dict[str, list[FrozenTrial]] = {}
         self._slots: dict[str, Slots] = {}
         self._studies: dict[str, tuple[object, StudyProgress]] = {}
@@ -184,8 +184,8 @@ class Watch:
     # --- studies -----------------------------------------------------------------------------------------
 
     def _study(self, name: str, attrs: Mapping[str, Any]) -> StudyProgress:
-        trials = self._trials[name] = self._outlines.of(name)
-        key = (self._outlines.revisions[name], attrs.get("decision"), attrs.get("inherited"))
+        trials = self._trials[name] = self._outlines.of(self._ids[name])
+        key = (self._outlines.revisions[self._ids[name]], attrs.get("decision"), attrs.get("inherited"))
         if name not in self._studies or self._studies[name][0] != key:
             slots = self._slots[name] = Slots.of(trials)
             spec = self._plan.specs.get(name)
@@ -228,9 +228,9 @@ class Watch:
         examined, slots = self._examined[name], self._slots[name]
         ended = [trial for slot in slots.attempts if (trial := slots.accepted(slot))]
         todo = [trial for trial in ended if trial._trial_id not in examined][-CATCH_UP:]
-        recorded = self._outlines.recorded([trial._trial_id for trial in todo])
+        recorded = self._all_recorded([trial._trial_id for trial in todo])
         for trial in todo:
-            epochs = recorded_epochs(recorded.get(trial._trial_id, {}))
+            epochs = recorded_epochs(recorded[trial._trial_id])
             flags = _flags(epochs, is_complete=trial.state == TrialState.COMPLETE)
             if reason_of(trial) == Reason.DIVERGED:
                 flags.append("diverged")
@@ -255,9 +255,9 @@ class Watch:
         reports = {id_: tuple(trial.intermediate_values.items()) for id_, (_, trial) in trials.items()}
         kept = {id_: self._recorded[id_] for id_ in trials if id_ in self._recorded}
         news = [id_ for id_ in trials if id_ not in kept or not reports[id_] or kept[id_][0] != reports[id_]]
-        read = self._outlines.recorded(news)
-        self._recorded = kept | {id_: (reports[id_], read.get(id_, {})) for id_ in news}
-        silences = self._outlines.silences(trials)
+        read = self._all_recorded(news)
+        self._recorded = kept | {id_: (reports[id_], read[id_]) for id_ in news}
+        silences = self._plan.storage.silences(trials)
         found = [
             _running_trial(self._plan, name, trial, self._recorded[id_][1], silences.get(id_, 0.0))
             for id_, (name, trial) in trials.items()
@@ -266,6 +266,9 @@ class Watch:
         now = time.monotonic()
         self._seen |= {each.worker: now for each in found if not each.silence}
         return sorted(found, key=lambda each: (not each.is_local, each.worker))
+
+    def _all_recorded(self, trial_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+        return {trial._trial_id: trial.user_attrs for trial in self._plan.storage.whole(trial_ids)}
 
     def _find_best(self, studies: Sequence[StudyProgress]) -> Best | None:
         found = [
@@ -332,7 +335,8 @@ class Watch:
 
     def _events(self, name: str, attrs: Mapping[str, Any]) -> Iterator[Event]:
         """What is new of a study since the last look."""
-        slots, revision, is_first = self._slots[name], self._outlines.revisions[name], name not in self._ended
+        slots, is_first = self._slots[name], name not in self._ended
+        revision = self._outlines.revisions[self._ids[name]]
         seen, known = self._ended.get(name, (-1, {}))
         if seen != revision:
             for slot, attempts in slots.attempts.items():

@@ -80,7 +80,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Slots:
-    """The trials of one study, grouped by slot."""
+    """The trials of one study, at least in outline, grouped by slot."""
 
     attempts: Mapping[Slot, list[FrozenTrial]]
 
@@ -148,8 +148,8 @@ class Queue:
         self.study_id = storage.study_id(study)
 
     def slots(self) -> Slots:
-        """All slots that have at least one attempt."""
-        return Slots.of(self.storage.trials(self.study_id))
+        """All slots that have at least one attempt, with their trials in outline (`hpo.rows`)."""
+        return Slots.of(self.storage.outlines.of(self.study_id))
 
     def enqueue(self, jobs: Iterable[Job], slots: Slots, *, retry: bool = False) -> None:
         """Queues the next attempt at each slot, all or none. Done twice at once, one of them does nothing."""

@@ -7,13 +7,13 @@ first heartbeat, an epoch with its report and figures, an end with its reason.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import copy
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ import sqlalchemy
 import tenacity
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
@@ -32,6 +32,7 @@ from sqlalchemy.orm import Session
 
 from hpo import database
 from hpo.errors import InputError, MissingError, StorageError, TrialLost
+from hpo.rows import ATTEMPT_KEY, HISTORY, OUTLINE, WHOLE, Trials, fetch, get_attr, set_attrs, set_reports
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -41,9 +42,9 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 RETRY_SECONDS = 600  # an outage shorter than this costs nobody his trial
 MAX_WAIT_SECONDS = 1  # between two tries: heartbeats are back well within half a lease after an outage
+TRIALS_PER_QUERY = 200  # whole ones: at eleven epochs some 5 MB
 KEYS_PER_QUERY = 500  # SQLite takes so many arguments everywhere
 HANGING_SECONDS = 1.0  # no query of ours takes so long where nothing is wrong
-ATTEMPT_KEY = "attempt_key"
 SUSPICION_KEY = "suspected"
 
 
@@ -69,7 +70,11 @@ class Storage:
         """The URL as people may see it, without password."""
         self.is_sqlite = database.sqlite_file(url) is not None
         self._rdb = database.open_rdb(url, create=create, reader=reader, patience_seconds=patience_seconds)
-        self._cached = _CachedStorage(self._rdb)
+        self._whole = Trials(self._read, WHOLE)
+        self._cached = _Cached(self._rdb, self._whole)
+        self._taught = _Cached(self._rdb, Trials(self._read, HISTORY))
+        self.outlines = Trials(self._read, OUTLINE)
+        """Where the trials of ours stand, for all who do not need more of them."""
         self._study_ids: dict[str, int] = {}
         self._disturbed_at: float | None = None
         weakref.finalize(self, self._rdb.engine.dispose)  # connections end with the one who uses them
@@ -119,7 +124,7 @@ class Storage:
         return self.retry(
             lambda: optuna.load_study(
                 study_name=name,
-                storage=self._cached,
+                storage=self._taught,
                 sampler=optuna.samplers.RandomSampler(),
                 pruner=pruner or optuna.pruners.NopPruner(),
             )
@@ -202,8 +207,33 @@ class Storage:
 
     def trials(self, study_id: int) -> list[FrozenTrial]:
         """All trials of a study, by number. Finished ones come from memory: do not change them."""
-        with database.reading():
-            return self.retry(lambda: self._cached.get_all_trials(study_id, deepcopy=False))
+        return self._whole.of(study_id)
+
+    def whole(self, trial_ids: Sequence[int]) -> Iterator[FrozenTrial]:
+        """Some trials as they stand in the database now, in the order of the ids; a few at a time."""
+        for start in range(0, len(trial_ids), TRIALS_PER_QUERY):
+            some = trial_ids[start : start + TRIALS_PER_QUERY]
+            trials = {trial._trial_id: trial for trial in self._fetch(models.TrialModel.trial_id.in_(some))}
+            yield from (trials[trial_id] for trial_id in some)
+
+    def numbered(self, study_id: int, number: int) -> FrozenTrial | None:
+        """The trial of a study that has this number; None where there is none."""
+        trial = models.TrialModel
+        return next(iter(self._fetch(trial.study_id == study_id, trial.number == number)), None)
+
+    def _fetch(self, *where: sqlalchemy.ColumnElement[bool]) -> list[FrozenTrial]:
+        return self._read(lambda session: fetch(session, WHOLE, *where))
+
+    def silences(self, trial_ids: Collection[int]) -> dict[int, float]:
+        """For how many seconds the workers of trials have not been heard, by the database's clock."""
+        if not trial_ids:
+            return {}
+        beat = models.TrialHeartbeatModel
+        query = sqlalchemy.select(beat.trial_id, beat.heartbeat, sqlalchemy.func.now())
+        return {
+            trial_id: (now.replace(tzinfo=None) - heard.replace(tzinfo=None)) / timedelta(seconds=1)
+            for trial_id, heard, now in self.read(query.where(beat.trial_id.in_(trial_ids)))
+        }
 
     # --- trials: each of these is one transaction ------------------------------------------------
 
@@ -226,10 +256,10 @@ class Storage:
             for key, template in trials.items():
                 if key not in there:
                     attrs = {**template.user_attrs, ATTEMPT_KEY: key}
-                    template = copy(template)
+                    template = copy.copy(template)
                     template.user_attrs = {}  # Optuna would write them one by one, with three queries each
                     trial = self._rdb._get_prepared_new_trial(study_id, template, session)
-                    _set_attrs(session, int(trial.trial_id), attrs)
+                    set_attrs(session, int(trial.trial_id), attrs)
                     session.flush()  # the next one is numbered by those before it
 
         self._write(transaction)
@@ -283,12 +313,12 @@ class Storage:
             )
             if claimed.rowcount == 1:  # type: ignore[attr-defined]
                 session.add(models.TrialHeartbeatModel(trial_id=trial_id))
-                _set_attrs(session, trial_id, {"owner": dict(owner)})
+                set_attrs(session, trial_id, {"owner": dict(owner)})
                 return True
             # an earlier try of ours may have committed before its connection broke
             trial = models.TrialModel.find_or_raise_by_id(trial_id, session)
             running = bool(trial.state == TrialState.RUNNING)
-            return running and _attr(session, trial_id, "owner") == dict(owner)
+            return running and get_attr(session, trial_id, "owner") == dict(owner)
 
         return self._write(transaction)
 
@@ -319,8 +349,8 @@ class Storage:
                 distribution = (distributions or {})[name]
                 internal = distribution.to_internal_repr(value)
                 self._rdb._set_trial_param_without_commit(session, trial_id, name, internal, distribution)
-            _set_attrs(session, trial_id, attrs or {})
-            _set_reports(session, trial_id, reports or {})
+            set_attrs(session, trial_id, attrs or {})
+            set_reports(session, trial_id, reports or {})
 
         try:
             self._write(transaction)
@@ -345,7 +375,7 @@ class Storage:
         def transaction(session: Session) -> None:
             trial = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
             self._rdb.check_trial_is_updatable(trial_id, trial.state)  # type: ignore[arg-type]
-            _set_attrs(session, trial_id, attrs or {})
+            set_attrs(session, trial_id, attrs or {})
             if value is not None:
                 self._rdb._set_trial_value_without_commit(session, trial, 0, value)
             trial.state = state
@@ -360,8 +390,8 @@ class Storage:
 
     def trial(self, trial_id: int) -> FrozenTrial:
         """One trial as it stands in the database now."""
-        with database.reading():
-            return self.retry(lambda: self._rdb.get_trial(trial_id))
+        (trial,) = self.whole([trial_id])
+        return trial
 
     def silent(self, study_id: int, lease_seconds: float) -> list[int]:
         """Ids of the RUNNING trials whose worker has been silent for a lease, by the database's clock.
@@ -390,11 +420,11 @@ class Storage:
                 trial = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
                 if trial.state != TrialState.RUNNING:
                     continue  # it ended since the query
-                suspicion = _attr(session, trial_id, SUSPICION_KEY) or {}
+                suspicion = get_attr(session, trial_id, SUSPICION_KEY) or {}
                 age = now - datetime.fromisoformat(suspicion["at"]) if suspicion else timedelta.max
                 if suspicion.get("heartbeat") != str(beat) or age > 2 * half or self._disturbed(half):
                     suspicion = {"at": now.isoformat(), "heartbeat": str(beat)}
-                    _set_attrs(session, trial_id, {SUSPICION_KEY: suspicion})
+                    set_attrs(session, trial_id, {SUSPICION_KEY: suspicion})
                 elif age >= half:
                     lost.append(trial_id)
             return lost
@@ -439,13 +469,11 @@ class Storage:
 
     def read(self, query: sqlalchemy.Select[Any]) -> Sequence[Any]:
         """The rows of a query on Optuna's tables."""
+        return self._read(lambda session: session.execute(query).all())
 
-        def attempt() -> Sequence[Any]:
-            with _create_scoped_session(self._rdb.scoped_session) as session:
-                return session.execute(query).all()
-
+    def _read(self, transaction: Callable[[Session], T]) -> T:
         with database.reading():
-            return self.retry(attempt)
+            return self._write(transaction)
 
     def _write(self, transaction: Callable[[Session], T], patience_seconds: float = RETRY_SECONDS) -> T:
         def attempt() -> T:
@@ -455,42 +483,16 @@ class Storage:
         return self.retry(attempt, patience_seconds)
 
 
-# Optuna's own way to write an attribute or a report takes three queries each; an epoch has two, a trial has
-# eleven epochs. These take two for any number, and leave the look at the trial's state to the caller.
+class _Cached(_CachedStorage):
+    """Optuna's view of a database, with the trials of studies as deep as we read them."""
 
+    def __init__(self, rdb: RDBStorage, trials: Trials) -> None:
+        super().__init__(rdb)
+        self._trials = trials
 
-def _attr(session: Session, trial_id: int, key: str) -> Any:
-    """An attribute of a trial; None where there is none."""
-    model = models.TrialUserAttributeModel
-    text = session.scalar(
-        sqlalchemy.select(model.value_json).where(model.trial_id == trial_id, model.key == key)
-    )
-    return None if text is None else json.loads(text)
-
-
-def _set_attrs(session: Session, trial_id: int, attrs: Mapping[str, Any]) -> None:
-    rows = {key: {"value_json": json.dumps(value)} for key, value in attrs.items()}
-    _upsert(session, models.TrialUserAttributeModel.__table__, trial_id, "key", rows)
-
-
-def _set_reports(session: Session, trial_id: int, reports: Mapping[int, float]) -> None:
-    model, rows = models.TrialIntermediateValueModel, {}
-    for step, report in reports.items():
-        value, kind = model.intermediate_value_to_stored_repr(report)
-        rows[step] = {"intermediate_value": value, "intermediate_value_type": kind}
-    _upsert(session, model.__table__, trial_id, "step", rows)
-
-
-def _upsert(
-    session: Session, table: Any, trial_id: int, key: str, rows: Mapping[Any, Mapping[str, Any]]
-) -> None:
-    """Inserts or updates the rows of a trial, each known by one more column."""
-    if not rows:
-        return
-    of_trial = table.c.trial_id == trial_id
-    there = set(session.scalars(sqlalchemy.select(table.c[key]).where(of_trial, table.c[key].in_(rows))))
-    new = [{"trial_id": trial_id, key: name, **row} for name, row in rows.items() if name not in there]
-    if new:
-        session.execute(sqlalchemy.insert(table), new)
-    for name in there:
-        session.execute(sqlalchemy.update(table).where(of_trial, table.c[key] == name).values(**rows[name]))
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """As Optuna has it."""
+        trials = [t for t in self._trials.of(study_id) if states is None or t.state in states]
+        return copy.deepcopy(trials) if deepcopy else trials
