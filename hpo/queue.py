@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 from optuna.distributions import BaseDistribution
@@ -57,8 +57,7 @@ class SlotState(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """One block of seeds spent on one point of a study."""
 
     point: str
@@ -95,8 +94,10 @@ class Slots:
 
     def accepted(self, slot: Slot) -> FrozenTrial | None:
         """The one trial whose result counts."""
-        done = (TrialState.COMPLETE, TrialState.PRUNED)
-        return next((trial for trial in self.attempts.get(slot, []) if trial.state in done), None)
+        for trial in self.attempts.get(slot, ()):
+            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+                return trial
+        return None
 
     def state(self, slot: Slot) -> SlotState:
         """Where the slot stands."""
@@ -171,7 +172,8 @@ class Queue:
                 distributions=dict(job.distributions),
                 user_attrs=attrs,
             )
-        self.storage.enqueue(self.study_id, trials)
+        known = [trial._trial_id for attempts in slots.attempts.values() for trial in attempts]
+        self.storage.enqueue(self.study_id, trials, after=max(known, default=-1))
 
     def claim(self) -> FrozenTrial | None:
         """Takes the first waiting trial that is nobody's; None when there is none."""

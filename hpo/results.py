@@ -260,7 +260,7 @@ def find_trial(plan: Plan, text: str) -> tuple[str, FrozenTrial]:
     study_id = plan.storage.study_id(name)
     trial = plan.storage.numbered(study_id, int(number))
     if trial is None:
-        n_trials = sum(plan.storage.counts([study_id]).values())
+        n_trials = sum(plan.storage.counts({study_id: 0}).values())
         raise MissingError(f"{text}: study {name!r} has {n_trials} trials, counted from 0")
     return name, trial
 

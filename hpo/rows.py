@@ -17,7 +17,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 import sqlalchemy
-from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import ColumnElement, select
@@ -197,8 +197,34 @@ def _distribution(text: str) -> BaseDistribution:
     return json_to_distribution(text)
 
 
-# Optuna's own way to write an attribute or a report takes three queries each; an epoch has two, a trial has
-# eleven epochs. These take two for any number, and leave the look at the trial's state to the caller.
+# Optuna's own way to write an attribute, a parameter or a report takes three queries each; an epoch has two,
+# a trial has eleven epochs. These take two for any number, and leave it to the caller to lock and to look.
+
+
+def add_waiting(session: Session, study_id: int, trials: Mapping[str, FrozenTrial]) -> None:
+    """Adds WAITING trials of ours, by key, to a study; numbered as Optuna does, by those before them."""
+    model, attrs, params = models.TrialModel, [], []
+    count = session.scalar(select(sqlalchemy.func.count()).where(model.study_id == study_id)) or 0
+    for number, (key, trial) in enumerate(trials.items(), start=count):
+        row: Any = model(study_id=study_id, number=number, state=TrialState.WAITING)
+        session.add(row)
+        session.flush()  # one by one: their ids must rise as their numbers do
+        attrs += [
+            {"trial_id": row.trial_id, "key": name, "value_json": json.dumps(value)}
+            for name, value in {**trial.user_attrs, ATTEMPT_KEY: key}.items()
+        ]
+        params += [
+            {
+                "trial_id": row.trial_id,
+                "param_name": name,
+                "param_value": axis.to_internal_repr(trial.params[name]),
+                "distribution_json": distribution_to_json(axis),
+            }
+            for name, axis in trial.distributions.items()
+        ]
+    for table, rows in ((models.TrialUserAttributeModel, attrs), (models.TrialParamModel, params)):
+        if rows:
+            session.execute(sqlalchemy.insert(table.__table__), rows)
 
 
 def get_attr(session: Session, trial_id: int, key: str) -> Any:

@@ -32,7 +32,18 @@ from sqlalchemy.orm import Session
 
 from hpo import database
 from hpo.errors import InputError, MissingError, StorageError, TrialLost
-from hpo.rows import ATTEMPT_KEY, HISTORY, OUTLINE, WHOLE, Trials, fetch, get_attr, set_attrs, set_reports
+from hpo.rows import (
+    ATTEMPT_KEY,
+    HISTORY,
+    OUTLINE,
+    WHOLE,
+    Trials,
+    add_waiting,
+    fetch,
+    get_attr,
+    set_attrs,
+    set_reports,
+)
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -237,30 +248,28 @@ class Storage:
 
     # --- trials: each of these is one transaction ------------------------------------------------
 
-    def enqueue(self, study_id: int, trials: Mapping[str, FrozenTrial]) -> None:
-        """Adds WAITING trials in one transaction; a trial whose key the study has already is left out."""
+    def enqueue(self, study_id: int, trials: Mapping[str, FrozenTrial], *, after: int = -1) -> None:
+        """Adds WAITING trials in one transaction; a trial whose key the study has already is left out.
+
+        Args:
+            study_id: the study's.
+            trials: parameters and user attributes, by key.
+            after: no trial up to this id has one of the keys.
+        """
         if not trials:
             return
 
         def transaction(session: Session) -> None:
             # the lock that Optuna itself takes to number trials; it makes looking and adding one step
             models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+            trial, attribute = models.TrialModel, models.TrialUserAttributeModel
             queued = session.scalars(
-                sqlalchemy.select(models.TrialUserAttributeModel.value_json)
-                .join(models.TrialModel)
-                .where(
-                    models.TrialModel.study_id == study_id, models.TrialUserAttributeModel.key == ATTEMPT_KEY
-                )
+                sqlalchemy.select(attribute.value_json)
+                .join(trial, trial.trial_id == attribute.trial_id)
+                .where(trial.study_id == study_id, trial.trial_id > after, attribute.key == ATTEMPT_KEY)
             )
             there = {json.loads(str(key)) for key in queued}
-            for key, template in trials.items():
-                if key not in there:
-                    attrs = {**template.user_attrs, ATTEMPT_KEY: key}
-                    template = copy.copy(template)
-                    template.user_attrs = {}  # Optuna would write them one by one, with three queries each
-                    trial = self._rdb._get_prepared_new_trial(study_id, template, session)
-                    set_attrs(session, int(trial.trial_id), attrs)
-                    session.flush()  # the next one is numbered by those before it
+            add_waiting(session, study_id, {key: trials[key] for key in trials if key not in there})
 
         self._write(transaction)
 
@@ -273,7 +282,7 @@ class Storage:
         query = (
             sqlalchemy.select(trial.study_id, trial.trial_id)
             .join(attribute, (attribute.trial_id == trial.trial_id) & (attribute.key == ATTEMPT_KEY))
-            .where(trial.study_id.in_(study_ids), trial.state == TrialState.WAITING)
+            .where(self._may_be_open(study_ids), trial.state == TrialState.WAITING)
             .order_by(trial.study_id, trial.number)
             .limit(limit)
         )
@@ -285,20 +294,31 @@ class Storage:
         query = (
             sqlalchemy.select(trial.trial_id, trial.number, attribute.value_json)
             .outerjoin(attribute, (attribute.trial_id == trial.trial_id) & (attribute.key == "owner"))
-            .where(trial.study_id == study_id, trial.state == TrialState.RUNNING)
+            .where(self._may_be_open([study_id]), trial.state == TrialState.RUNNING)
             .order_by(trial.number)
         )
         return [(id_, number, json.loads(owner or "{}")) for id_, number, owner in self.read(query)]
 
-    def counts(self, study_ids: Sequence[int]) -> dict[tuple[int, TrialState], int]:
-        """How many trials there are, by study id and state."""
+    def counts(self, first: Mapping[int, int]) -> dict[tuple[int, TrialState], int]:
+        """How many trials there are, by study id and state.
+
+        Args:
+            first: the trial id to count from, by study id.
+        """
         study_id, state = models.TrialModel.study_id, models.TrialModel.state
         query = (
             sqlalchemy.select(study_id, state, sqlalchemy.func.count())
-            .where(study_id.in_(study_ids))
+            .where(_from(first))
             .group_by(study_id, state)
         )
         return {(id_, state): count for id_, state, count in self.read(query)}
+
+    def first_open(self, study_ids: Sequence[int]) -> dict[int, int]:
+        """By study id a trial id below which all its trials have ended, as far as this process has seen."""
+        return {study_id: self.outlines.first_open(study_id) for study_id in study_ids}
+
+    def _may_be_open(self, study_ids: Sequence[int]) -> sqlalchemy.ColumnElement[bool]:
+        return _from(self.first_open(study_ids))
 
     def claim(self, trial_id: int, owner: Mapping[str, Any]) -> bool:
         """Makes a WAITING trial ours, with owner and first heartbeat; False when somebody was quicker."""
@@ -411,7 +431,7 @@ class Storage:
                     models.TrialHeartbeatModel,
                     models.TrialHeartbeatModel.trial_id == models.TrialModel.trial_id,
                 )
-                .where(models.TrialModel.study_id == study_id, models.TrialModel.state == TrialState.RUNNING)
+                .where(self._may_be_open([study_id]), models.TrialModel.state == TrialState.RUNNING)
             ).all()
             lost = []
             for trial_id, beat in rows:
@@ -481,6 +501,14 @@ class Storage:
                 return transaction(session)
 
         return self.retry(attempt, patience_seconds)
+
+
+def _from(first: Mapping[int, int]) -> sqlalchemy.ColumnElement[bool]:
+    """The trials of studies from a trial id on: an index finds them, however many there are before."""
+    trial = models.TrialModel
+    return sqlalchemy.or_(
+        *((trial.study_id == study_id) & (trial.trial_id >= id_) for study_id, id_ in first.items())
+    )
 
 
 class _Cached(_CachedStorage):

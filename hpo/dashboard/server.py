@@ -162,7 +162,7 @@ def _state(plan: Plan) -> object:
     """What notes and figures depend on: trials that have ended, and decisions. Not single epochs."""
     ids = [plan.storage.study_id(name) for name in plan.all_names]
     ended = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-    counts = {key: n for key, n in plan.storage.counts(ids).items() if key[1] in ended}
+    counts = {key: n for key, n in plan.storage.counts(dict.fromkeys(ids, 0)).items() if key[1] in ended}
     return counts, [attrs.get("decision") for attrs in plan.storage.study_attrs().values()]
 
 
