@@ -10,10 +10,10 @@ import json
 import sys
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import sqlalchemy
@@ -21,6 +21,7 @@ from optuna.distributions import BaseDistribution, distribution_to_json, json_to
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import ColumnElement, select
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.orm import Session
 
 T = TypeVar("T")
@@ -198,7 +199,7 @@ def _distribution(text: str) -> BaseDistribution:
 
 
 # Optuna's own way to write an attribute, a parameter or a report takes three queries each; an epoch has two,
-# a trial has eleven epochs. These take two for any number, and leave it to the caller to lock and to look.
+# a trial has eleven epochs. These take one for any number, and leave it to the caller to lock and to look.
 
 
 def add_waiting(session: Session, study_id: int, trials: Mapping[str, FrozenTrial]) -> None:
@@ -213,18 +214,17 @@ def add_waiting(session: Session, study_id: int, trials: Mapping[str, FrozenTria
             {"trial_id": row.trial_id, "key": name, "value_json": json.dumps(value)}
             for name, value in {**trial.user_attrs, ATTEMPT_KEY: key}.items()
         ]
-        params += [
-            {
-                "trial_id": row.trial_id,
-                "param_name": name,
-                "param_value": axis.to_internal_repr(trial.params[name]),
-                "distribution_json": distribution_to_json(axis),
-            }
-            for name, axis in trial.distributions.items()
-        ]
+        params += _param_rows(row.trial_id, trial.params, trial.distributions)
     for table, rows in ((models.TrialUserAttributeModel, attrs), (models.TrialParamModel, params)):
         if rows:
             session.execute(sqlalchemy.insert(table.__table__), rows)
+
+
+def lock(session: Session, trial_id: int) -> TrialState:
+    """The state of a trial, which nobody else changes before this transaction ends."""
+    state = models.TrialModel.state
+    query = select(state).where(models.TrialModel.trial_id == trial_id).with_for_update()
+    return TrialState(session.execute(query).scalar_one())
 
 
 def get_attr(session: Session, trial_id: int, key: str) -> Any:
@@ -236,29 +236,70 @@ def get_attr(session: Session, trial_id: int, key: str) -> Any:
 
 def set_attrs(session: Session, trial_id: int, attrs: Mapping[str, Any]) -> None:
     """Writes user attributes of a trial."""
-    rows = {key: {"value_json": json.dumps(value)} for key, value in attrs.items()}
-    _upsert(session, models.TrialUserAttributeModel.__table__, trial_id, "key", rows)
+    rows = [{"trial_id": trial_id, "key": key, "value_json": json.dumps(attrs[key])} for key in attrs]
+    _upsert(session, models.TrialUserAttributeModel, rows)
+
+
+def set_params(
+    session: Session, trial_id: int, params: Mapping[str, Any], axes: Mapping[str, BaseDistribution]
+) -> None:
+    """Writes parameters of a trial, each with its axis."""
+    _upsert(session, models.TrialParamModel, _param_rows(trial_id, params, axes))
+
+
+def _param_rows(
+    trial_id: int, params: Mapping[str, Any], axes: Mapping[str, BaseDistribution]
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "trial_id": trial_id,
+            "param_name": name,
+            "param_value": axes[name].to_internal_repr(value),
+            "distribution_json": distribution_to_json(axes[name]),
+        }
+        for name, value in params.items()
+    ]
 
 
 def set_reports(session: Session, trial_id: int, reports: Mapping[int, float]) -> None:
     """Writes reports of a trial, by step."""
-    model, rows = models.TrialIntermediateValueModel, {}
+    model, rows = models.TrialIntermediateValueModel, []
     for step, report in reports.items():
         value, kind = model.intermediate_value_to_stored_repr(report)
-        rows[step] = {"intermediate_value": value, "intermediate_value_type": kind}
-    _upsert(session, model.__table__, trial_id, "step", rows)
+        row = {"intermediate_value": value, "intermediate_value_type": kind}
+        rows.append({"trial_id": trial_id, "step": step, **row})
+    _upsert(session, model, rows)
 
 
-def _upsert(
-    session: Session, table: Any, trial_id: int, key: str, rows: Mapping[Any, Mapping[str, Any]]
-) -> None:
-    """Inserts or updates the rows of a trial, each known by one more column."""
-    if not rows:
-        return
-    of_trial = table.c.trial_id == trial_id
-    there = set(session.scalars(select(table.c[key]).where(of_trial, table.c[key].in_(rows))))
-    new = [{"trial_id": trial_id, key: name, **row} for name, row in rows.items() if name not in there]
-    if new:
-        session.execute(sqlalchemy.insert(table), new)
-    for name in there:
-        session.execute(sqlalchemy.update(table).where(of_trial, table.c[key] == name).values(**rows[name]))
+def set_value(session: Session, trial_id: int, value: float) -> None:
+    """Writes the value of a trial."""
+    stored, kind = models.TrialValueModel.value_to_stored_repr(value)
+    row = {"trial_id": trial_id, "objective": 0, "value": stored, "value_type": kind}
+    _upsert(session, models.TrialValueModel, [row])
+
+
+def _upsert(session: Session, model: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Inserts rows of a table that knows a row by its first two columns here, or updates them."""
+    if rows:
+        kind = session.get_bind().dialect.name
+        session.execute(_UPSERTS[kind](model.__table__, *rows[0]), rows)
+
+
+@cache
+def _on_conflict(insert: Callable[[Any], Any], table: Any, trial_id: str, name: str, *rest: str) -> Any:
+    new = insert(table)
+    return new.on_conflict_do_update([trial_id, name], set_={column: new.excluded[column] for column in rest})
+
+
+@cache
+def _on_duplicate(table: Any, _trial_id: str, _name: str, *rest: str) -> Any:
+    new = mysql.insert(table)
+    return new.on_duplicate_key_update({column: new.inserted[column] for column in rest})
+
+
+_UPSERTS: dict[str, Callable[..., Any]] = {
+    "sqlite": partial(_on_conflict, sqlite.insert),
+    "postgresql": partial(_on_conflict, postgresql.insert),
+    "mysql": _on_duplicate,
+    "mariadb": _on_duplicate,
+}

@@ -41,8 +41,11 @@ from hpo.rows import (
     add_waiting,
     fetch,
     get_attr,
+    lock,
     set_attrs,
+    set_params,
     set_reports,
+    set_value,
 )
 
 T = TypeVar("T")
@@ -327,8 +330,7 @@ class Storage:
             claimed = session.execute(
                 sqlalchemy.update(models.TrialModel)
                 .where(models.TrialModel.trial_id == trial_id, models.TrialModel.state == TrialState.WAITING)
-                # Optuna's columns hold naive UTC; only its properties convert, and an UPDATE has none
-                .values(state=TrialState.RUNNING, datetime_start=datetime.now(UTC).replace(tzinfo=None))
+                .values(state=TrialState.RUNNING, datetime_start=_now())
                 .execution_options(synchronize_session=False)
             )
             if claimed.rowcount == 1:  # type: ignore[attr-defined]
@@ -336,9 +338,8 @@ class Storage:
                 set_attrs(session, trial_id, {"owner": dict(owner)})
                 return True
             # an earlier try of ours may have committed before its connection broke
-            trial = models.TrialModel.find_or_raise_by_id(trial_id, session)
-            running = bool(trial.state == TrialState.RUNNING)
-            return running and get_attr(session, trial_id, "owner") == dict(owner)
+            is_running = lock(session, trial_id) == TrialState.RUNNING
+            return is_running and bool(get_attr(session, trial_id, "owner") == dict(owner))
 
         return self._write(transaction)
 
@@ -363,12 +364,8 @@ class Storage:
 
         def transaction(session: Session) -> None:
             # locked, so that nobody closes the trial between this look at its state and the commit
-            trial = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
-            self._rdb.check_trial_is_updatable(trial_id, trial.state)  # type: ignore[arg-type]
-            for name, value in (params or {}).items():
-                distribution = (distributions or {})[name]
-                internal = distribution.to_internal_repr(value)
-                self._rdb._set_trial_param_without_commit(session, trial_id, name, internal, distribution)
+            self._rdb.check_trial_is_updatable(trial_id, lock(session, trial_id))
+            set_params(session, trial_id, params or {}, distributions or {})
             set_attrs(session, trial_id, attrs or {})
             set_reports(session, trial_id, reports or {})
 
@@ -393,13 +390,16 @@ class Storage:
         """
 
         def transaction(session: Session) -> None:
-            trial = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
-            self._rdb.check_trial_is_updatable(trial_id, trial.state)  # type: ignore[arg-type]
+            self._rdb.check_trial_is_updatable(trial_id, lock(session, trial_id))
             set_attrs(session, trial_id, attrs or {})
             if value is not None:
-                self._rdb._set_trial_value_without_commit(session, trial, 0, value)
-            trial.state = state
-            trial.datetime_complete = datetime.now()
+                set_value(session, trial_id, value)
+            session.execute(
+                sqlalchemy.update(models.TrialModel)
+                .where(models.TrialModel.trial_id == trial_id)
+                .values(state=state, datetime_complete=_now())
+                .execution_options(synchronize_session=False)
+            )
 
         try:
             self._write(transaction, patience_seconds)
@@ -437,8 +437,7 @@ class Storage:
             for trial_id, beat in rows:
                 if beat is not None and now - beat.replace(tzinfo=None) <= half:
                     continue
-                trial = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
-                if trial.state != TrialState.RUNNING:
+                if lock(session, trial_id) != TrialState.RUNNING:
                     continue  # it ended since the query
                 suspicion = get_attr(session, trial_id, SUSPICION_KEY) or {}
                 age = now - datetime.fromisoformat(suspicion["at"]) if suspicion else timedelta.max
@@ -501,6 +500,11 @@ class Storage:
                 return transaction(session)
 
         return self.retry(attempt, patience_seconds)
+
+
+def _now() -> datetime:
+    # Optuna's columns hold naive UTC; only its properties convert, and an UPDATE has none
+    return datetime.now(UTC).replace(tzinfo=None)
 
 
 def _from(first: Mapping[int, int]) -> sqlalchemy.ColumnElement[bool]:
