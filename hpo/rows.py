@@ -288,7 +288,9 @@ def _upsert(session: Session, model: Any, rows: Sequence[Mapping[str, Any]]) -> 
 @cache
 def _on_conflict(insert: Callable[[Any], Any], table: Any, trial_id: str, name: str, *rest: str) -> Any:
     new = insert(table)
-    return new.on_conflict_do_update([trial_id, name], set_={column: new.excluded[column] for column in rest})
+    return new.on_conflict_do_update(
+        index_elements=[trial_id, name], set_={column: new.excluded[column] for column in rest}
+    )
 
 
 @cache
