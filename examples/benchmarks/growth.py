@@ -5,8 +5,8 @@
 Claims: `hpo status` on 10,000 trials takes less than a second beyond its start-up; the first look of a worker
 takes less than two, and 300 MB; a claim and the end of a trial do not grow with the trials that have ended.
 What does, by some microseconds a trial: a later look, and the verdict of a pruner, which reads all figures of
-an epoch. One trial of 11 epochs is written by the functions that workers use, and copied by SQL for each other
-point of a grid, as writing 10⁵ one by one would take hours; the last 64 points are left for `advance` to
+an epoch. One trial of 11 epochs is written by the functions that workers use, and copied by SQL for all the
+other points of a grid: writing 10⁵ one by one would take hours; the last 64 points are left for `advance` to
 queue and to be claimed. SQLite. Medians over repeats, the worker in a fresh process, memory without the pages
 of files (from /proc: Linux alone); CSV on stdout. Measured alone on the machine.
 """
