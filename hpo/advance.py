@@ -6,16 +6,19 @@ queued again; a study whose points have all ended decides; the final stage comes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo import sampling
 from hpo.config import canonical_json
 from hpo.decision import Candidate, Inherited, candidate, decide
 from hpo.errors import PointsFailedError
 from hpo.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
-from hpo.queue import Job, Queue, Slot, Slots, SlotState
+from hpo.queue import Job, Queue, Slot, Slots, SlotState, slot_of
+from hpo.spec import StudySpec
 from hpo.text import params_text
 
 MIN_WAITING = 32
@@ -46,7 +49,7 @@ def _advance_study(plan: Plan, name: str) -> bool:
         # `hpo retry` may have queued points since; one of them may have been lost again
         open_ = [s for s in slots.attempts if slots.state(s) in (SlotState.WAITING, SlotState.RUNNING)]
         missing = [slot for slot in open_ if not slots.queued(slot)]
-        queue.enqueue([_job_again(slots.attempts[slot][-1], slot) for slot in missing], slots)
+        queue.enqueue(_jobs_again(plan, slots, missing), slots)
         return not open_
     inherited = plan.inherited(name)
     if inherited is None and plan.specs[name].inherits is not None:
@@ -55,13 +58,14 @@ def _advance_study(plan: Plan, name: str) -> bool:
     jobs = study_jobs(plan, name, inherited)
     if not slots.attempts and inherited is not None:
         plan.storage.set_study_attr(queue.study_id, "inherited", inherited.model_dump(mode="json"))
-    _enqueue(plan, queue, jobs, slots)
-    if any(slots.state(job.slot) in (SlotState.WAITING, SlotState.RUNNING) for job in jobs):
+    states = [slots.state(job.slot) for job in jobs]
+    _enqueue(plan, queue, jobs, states, slots)
+    if SlotState.WAITING in states or SlotState.RUNNING in states:
         return False
     points = [slots.attempts.get(job.slot, []) for job in jobs if job.slot != CONTROL_SLOT]
     decision = decide(
         name,
-        points,
+        _whole(plan, points),
         inherited,
         _control(plan, name, inherited, slots),
         always=plan.options.adopt == "always",
@@ -75,22 +79,33 @@ def _advance_study(plan: Plan, name: str) -> bool:
     )
 
 
-def _enqueue(plan: Plan, queue: Queue, jobs: Sequence[Job], slots: Slots) -> None:
-    states = {job.slot: slots.state(job.slot) for job in jobs}
-    room = max(MIN_WAITING, 2 * sum(state == SlotState.RUNNING for state in states.values()))
-    room -= sum(slots.queued(job.slot) for job in jobs if states[job.slot] == SlotState.WAITING)
-    missing = [j for j in jobs if states[j.slot] == SlotState.WAITING and not slots.queued(j.slot)]
-    queue.enqueue([_with_drawn_params(job, slots) for job in missing[: max(0, room)]], slots)
+def _enqueue(
+    plan: Plan, queue: Queue, jobs: Sequence[Job], states: Sequence[SlotState], slots: Slots
+) -> None:
+    waiting = [job for job, state in zip(jobs, states, strict=True) if state == SlotState.WAITING]
+    missing = [job for job in waiting if not slots.queued(job.slot)]
+    room = max(MIN_WAITING, 2 * states.count(SlotState.RUNNING)) - (len(waiting) - len(missing))
+    queue.enqueue([_with_drawn_params(plan, job, slots) for job in missing[: max(0, room)]], slots)
 
 
 def _control(plan: Plan, name: str, inherited: Inherited | None, slots: Slots) -> Candidate | None:
     if inherited is None:
         return None
     if inherited.source is not None:
-        trials = plan.storage.trials(plan.storage.study_id(inherited.source.study))
-        return candidate(inherited.source.study, [trials[inherited.source.trial]])
+        study, number = inherited.source.study, inherited.source.trial
+        trial = plan.storage.numbered(plan.storage.study_id(study), number)
+        assert trial is not None  # that a parent's decision names
+        return candidate(study, [trial])
     slot = _own_control(plan, name, inherited) or CONTROL_SLOT
-    return candidate(name, slots.attempts.get(slot, []))
+    (trials,) = _whole(plan, [slots.attempts.get(slot, [])])
+    return candidate(name, trials)
+
+
+def _whole(plan: Plan, points: Sequence[Sequence[FrozenTrial]]) -> Iterator[list[FrozenTrial]]:
+    """The COMPLETE trials of each point, which alone decide; only a few are in memory at once."""
+    ids = [[trial._trial_id for trial in point if trial.state == TrialState.COMPLETE] for point in points]
+    trials = plan.storage.whole([trial_id for of_point in ids for trial_id in of_point])
+    return ([next(trials) for _ in of_point] for of_point in ids)
 
 
 def _advance_final(plan: Plan) -> bool:
@@ -110,12 +125,7 @@ def study_jobs(plan: Plan, name: str, inherited: Inherited | None) -> list[Job]:
     """The ordered jobs of a study: its control first where it trains one, then its points."""
     study = plan.spec(name)
     if study.is_grid:
-        axes = {axis: sampling.distribution(axis, values) for axis, values in study.search.items()}
-        known = plan.context(name, inherited)
-        jobs = [
-            Job(Slot(canonical_json(point)), index, plan.seeds, point, axes)
-            for index, point in enumerate(study.grid(known))
-        ]
+        jobs = list(_grid_jobs(study, canonical_json(plan.context(name, inherited)), plan.seeds))
     else:
         jobs = [Job(Slot(f"#{index}"), index, plan.seeds) for index in range(study.trials or 0)]
     if inherited is not None and inherited.source is None and _own_control(plan, name, inherited) is None:
@@ -123,12 +133,23 @@ def study_jobs(plan: Plan, name: str, inherited: Inherited | None) -> list[Job]:
     return jobs
 
 
+@lru_cache(maxsize=16)
+def _grid_jobs(study: StudySpec, known: str, seeds: tuple[int, ...]) -> tuple[Job, ...]:
+    """The points of a grid over a context; every look asks for them, and 10,000 take a tenth of a second."""
+    axes = {axis: sampling.distribution(axis, values) for axis, values in study.search.items()}
+    points = enumerate(study.grid(json.loads(known)))
+    return tuple(Job(Slot(canonical_json(point)), index, seeds, point, axes) for index, point in points)
+
+
 def _own_control(plan: Plan, name: str, inherited: Inherited) -> Slot | None:
     """The grid point that is exactly the inherited configuration."""
     study = plan.specs[name]
     point = {axis: inherited.params[axis] for axis in study.search}
+    if not study.is_grid:
+        return None
+    jobs = _grid_jobs(study, canonical_json(plan.context(name, inherited)), plan.seeds)
     # first whether it is a point at all: what is fixed and what is inherited may contradict each other
-    if not study.is_grid or point not in study.grid(plan.context(name, inherited)):
+    if not any(job.params == point for job in jobs):
         return None
     same = plan.config(name, inherited, point) == plan.inherited_config(inherited)
     return Slot(canonical_json(point)) if same else None
@@ -169,21 +190,28 @@ def retry(plan: Plan, names: Iterable[str] | None = None) -> int:
         queue = Queue(plan.storage, name)
         slots = queue.slots()
         failed = [slot for slot in slots.attempts if slots.state(slot) == SlotState.FAILED]
-        jobs = [_job_again(slots.attempts[slot][-1], slot) for slot in failed]
-        queue.enqueue(jobs, slots, retry=True)
-        count += len(jobs)
+        queue.enqueue(_jobs_again(plan, slots, failed), slots, retry=True)
+        count += len(failed)
     return count
 
 
-def _with_drawn_params(job: Job, slots: Slots) -> Job:
+def _with_drawn_params(plan: Plan, job: Job, slots: Slots) -> Job:
     """A sampled point keeps the parameters that an earlier attempt drew for it."""
-    earlier = [trial for trial in slots.attempts.get(job.slot, []) if "config" in trial.user_attrs]
-    return _job_again(earlier[-1], job.slot) if earlier else job
+    for outline in reversed(slots.attempts.get(job.slot, [])):
+        trial = plan.storage.trial(outline._trial_id)
+        if "config" in trial.user_attrs:
+            return _job_again(trial)
+    return job
 
 
-def _job_again(trial: FrozenTrial, slot: Slot) -> Job:
+def _jobs_again(plan: Plan, slots: Slots, these: Sequence[Slot]) -> list[Job]:
+    latest = [slots.attempts[slot][-1]._trial_id for slot in these]
+    return [_job_again(trial) for trial in plan.storage.whole(latest)]
+
+
+def _job_again(trial: FrozenTrial) -> Job:
     attrs = trial.user_attrs
-    return Job(slot, attrs["index"], tuple(attrs["seeds"]), trial.params, trial.distributions)
+    return Job(slot_of(trial), attrs["index"], tuple(attrs["seeds"]), trial.params, trial.distributions)
 
 
 def require_result(plan: Plan, names: Sequence[str] | None) -> None:
@@ -196,8 +224,10 @@ def require_result(plan: Plan, names: Sequence[str] | None) -> None:
     for name in plan.all_names if names is None else names:
         slots = Queue(plan.storage, name).slots()
         broken = [slot for slot in slots.attempts if slots.state(slot) == SlotState.FAILED]
-        last = {slot: slots.attempts[slot][-1] for slot in broken}
-        failed += [f"{name}/{t.number} ({params_text(t.params) or slot.point})" for slot, t in last.items()]
+        last = plan.storage.whole([slots.attempts[slot][-1]._trial_id for slot in broken])
+        failed += [
+            f"{name}/{trial.number} ({params_text(trial.params) or slot_of(trial).point})" for trial in last
+        ]
         decision = plan.decision(name) if name != FINAL else None
         if name != FINAL and (decision is None or not decision.params):
             failed.append(f"{name}: no point has a result")

@@ -446,7 +446,8 @@ def _make_sqlite_safe(engine: sqlalchemy.Engine, *, reader: bool) -> None:
             return  # the mode is the file's, and a reader may have no right to change it
         connection.execute("PRAGMA journal_mode=WAL")
         # In WAL mode NORMAL is safe against a killed process and never corrupts; after a power cut the last
-        # commits may be missing, and their epochs are trained again from the checkpoint.
+        # commits may be missing. Their epochs are trained again from the checkpoint, or all of a trial whose
+        # end was among them, as that has removed its checkpoints; with the same bits either way.
         connection.execute("PRAGMA synchronous=NORMAL")
 
     # A reader's transaction is one too: Optuna reads a trial with several queries, which must agree.

@@ -136,7 +136,7 @@ def candidate(study: str, trials: Iterable[FrozenTrial]) -> Candidate | None:
 
 def decide(
     study: str,
-    points: Sequence[Sequence[FrozenTrial]],
+    points: Iterable[Sequence[FrozenTrial]],
     inherited: Inherited | None,
     control: Candidate | None,
     *,

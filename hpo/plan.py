@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from hpo import sampling, spec
 from hpo.attributes import MAJOR_VERSIONS, Identity, Mark, Options, StudyRecord, checked, defined, unreadable
@@ -193,9 +193,8 @@ class Plan:
         if not self.storage.is_sqlite:
             return
         for name in self.all_names:
-            for trial in self.trials(name):
-                owner = trial.user_attrs.get("owner")
-                if trial.state == TrialState.RUNNING and owner and is_elsewhere(owner):
+            for _, _, owner in self.storage.running(self.storage.study_id(name)):
+                if owner and is_elsewhere(owner):
                     raise ConflictError(
                         f"{self.storage.name}: {owner['host']} is working on it, and SQLite serves one "
                         "machine; for several create the plan on a server: --storage postgresql+psycopg://HOST/NAME"

@@ -89,7 +89,7 @@ def scratch_trials(storage: Storage) -> Iterator[list[int]]:
     try:
         trials = {str(n): create_trial(state=TrialState.WAITING) for n in range(N_RACED + 1)}
         storage.enqueue(study_id, trials)
-        yield [trial._trial_id for trial in storage.trials(study_id)]
+        yield [trial_id for _, trial_id in storage.waiting([study_id], len(trials))]
     finally:
         storage.for_optuna.delete_study(study_id)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 from optuna.distributions import BaseDistribution
@@ -57,8 +57,7 @@ class SlotState(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """One block of seeds spent on one point of a study."""
 
     point: str
@@ -80,7 +79,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Slots:
-    """The trials of one study, grouped by slot."""
+    """The trials of one study, at least in outline, grouped by slot."""
 
     attempts: Mapping[Slot, list[FrozenTrial]]
 
@@ -95,8 +94,10 @@ class Slots:
 
     def accepted(self, slot: Slot) -> FrozenTrial | None:
         """The one trial whose result counts."""
-        done = (TrialState.COMPLETE, TrialState.PRUNED)
-        return next((trial for trial in self.attempts.get(slot, []) if trial.state in done), None)
+        for trial in self.attempts.get(slot, ()):
+            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+                return trial
+        return None
 
     def accepted_or_latest(self, slot: Slot) -> FrozenTrial:
         """The trial that stands for a slot which has been tried."""
@@ -152,8 +153,8 @@ class Queue:
         self.study_id = storage.study_id(study)
 
     def slots(self) -> Slots:
-        """All slots that have at least one attempt."""
-        return Slots.of(self.storage.trials(self.study_id))
+        """All slots that have at least one attempt, with their trials in outline (`hpo.rows`)."""
+        return Slots.of(self.storage.outlines.of(self.study_id))
 
     def enqueue(self, jobs: Iterable[Job], slots: Slots, *, retry: bool = False) -> None:
         """Queues the next attempt at each slot, all or none. Done twice at once, one of them does nothing."""
@@ -175,7 +176,8 @@ class Queue:
                 distributions=dict(job.distributions),
                 user_attrs=attrs,
             )
-        self.storage.enqueue(self.study_id, trials)
+        known = [trial._trial_id for attempts in slots.attempts.values() for trial in attempts]
+        self.storage.enqueue(self.study_id, trials, after=max(known, default=-1))
 
     def claim(self) -> FrozenTrial | None:
         """Takes the first waiting trial that is nobody's; None when there is none."""

@@ -18,9 +18,8 @@ from hpo.config import ParamValue
 from hpo.decision import Decision, Inherited, best_epoch, epoch_records
 from hpo.diagnostics import Finding, diagnose
 from hpo.errors import InputError, MissingError
-from hpo.outlines import Outlines
 from hpo.plan import FINAL, FINAL_SLOT, Plan
-from hpo.queue import Queue, Slot, Slots, SlotState
+from hpo.queue import Slot, Slots, SlotState
 
 FIGURES = ("macro_f1", "accuracy", "loss")
 StudyState = Literal["pending", "running", "done", "failed"]
@@ -87,8 +86,11 @@ class TrialRow:
 
 def status(plan: Plan) -> list[StudyStatus]:
     """Where every study stands, the final stage last."""
-    outlines = Outlines(plan.storage)
-    return [study_status(plan, name, record, outlines.of(name)) for name, record in plan.records().items()]
+    storage = plan.storage
+    return [
+        study_status(plan, name, record, storage.outlines.of(storage.study_id(name)))
+        for name, record in plan.records().items()
+    ]
 
 
 def study_status(plan: Plan, name: str, record: StudyRecord, trials: Sequence[FrozenTrial]) -> StudyStatus:
@@ -162,7 +164,7 @@ def rows(plan: Plan, name: str) -> list[TrialRow]:
     """
     if name != FINAL:
         plan.with_ancestors([name])
-    slots = Queue(plan.storage, name).slots()
+    slots = Slots.of(plan.trials(name))
     chosen = map(slots.accepted_or_latest, slots.attempts)
     return [_row(trial, slots) for trial in sorted(chosen, key=lambda t: t.user_attrs["index"])]
 
@@ -254,15 +256,17 @@ def find_trial(plan: Plan, text: str) -> tuple[str, FrozenTrial]:
         raise InputError(f"{text!r} names no trial; it is STUDY/NUMBER, like learning-rate/2")
     if name != FINAL:
         plan.with_ancestors([name])
-    trials = plan.trials(name)
-    if int(number) >= len(trials):
-        raise MissingError(f"{text}: study {name!r} has {len(trials)} trials, counted from 0")
-    return name, trials[int(number)]
+    study_id = plan.storage.study_id(name)
+    trial = plan.storage.numbered(study_id, int(number))
+    if trial is None:
+        n_trials = sum(plan.storage.counts({study_id: 0}).values())
+        raise MissingError(f"{text}: study {name!r} has {n_trials} trials, counted from 0")
+    return name, trial
 
 
 def final_trial(plan: Plan) -> FrozenTrial | None:
     """The trial of the final stage, once it has ended."""
-    return Queue(plan.storage, FINAL).slots().accepted(FINAL_SLOT)
+    return Slots.of(plan.trials(FINAL)).accepted(FINAL_SLOT)
 
 
 def final_result(plan: Plan) -> dict[str, Any]:

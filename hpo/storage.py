@@ -7,13 +7,13 @@ first heartbeat, an epoch with its report and figures, an end with its reason.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import copy
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ import sqlalchemy
 import tenacity
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
@@ -32,6 +32,21 @@ from sqlalchemy.orm import Session
 
 from hpo import database
 from hpo.errors import InputError, MissingError, StorageError, TrialLost
+from hpo.rows import (
+    ATTEMPT_KEY,
+    HISTORY,
+    OUTLINE,
+    WHOLE,
+    Trials,
+    add_waiting,
+    fetch,
+    get_attr,
+    lock,
+    set_attrs,
+    set_params,
+    set_reports,
+    set_value,
+)
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -41,9 +56,9 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 RETRY_SECONDS = 600  # an outage shorter than this costs nobody his trial
 MAX_WAIT_SECONDS = 1  # between two tries: heartbeats are back well within half a lease after an outage
+TRIALS_PER_QUERY = 200  # whole ones: at eleven epochs some 5 MB
 KEYS_PER_QUERY = 500  # SQLite takes so many arguments everywhere
 HANGING_SECONDS = 1.0  # no query of ours takes so long where nothing is wrong
-ATTEMPT_KEY = "attempt_key"
 SUSPICION_KEY = "suspected"
 
 
@@ -69,7 +84,11 @@ class Storage:
         """The URL as people may see it, without password."""
         self.is_sqlite = database.sqlite_file(url) is not None
         self._rdb = database.open_rdb(url, create=create, reader=reader, patience_seconds=patience_seconds)
-        self._cached = _CachedStorage(self._rdb)
+        self._whole = Trials(self._read, WHOLE)
+        self._cached = _Cached(self._rdb, self._whole)
+        self._taught = _Cached(self._rdb, Trials(self._read, HISTORY))
+        self.outlines = Trials(self._read, OUTLINE)
+        """Where the trials of ours stand, for all who do not need more of them."""
         self._study_ids: dict[str, int] = {}
         self._disturbed_at: float | None = None
         weakref.finalize(self, self._rdb.engine.dispose)  # connections end with the one who uses them
@@ -119,7 +138,7 @@ class Storage:
         return self.retry(
             lambda: optuna.load_study(
                 study_name=name,
-                storage=self._cached,
+                storage=self._taught,
                 sampler=optuna.samplers.RandomSampler(),
                 pruner=pruner or optuna.pruners.NopPruner(),
             )
@@ -214,35 +233,58 @@ class Storage:
 
     def trials(self, study_id: int) -> list[FrozenTrial]:
         """All trials of a study, by number. Finished ones come from memory: do not change them."""
-        with database.reading():
-            return self.retry(lambda: self._cached.get_all_trials(study_id, deepcopy=False))
+        return self._whole.of(study_id)
+
+    def whole(self, trial_ids: Sequence[int]) -> Iterator[FrozenTrial]:
+        """Some trials as they stand in the database now, in the order of the ids; a few at a time."""
+        for start in range(0, len(trial_ids), TRIALS_PER_QUERY):
+            some = trial_ids[start : start + TRIALS_PER_QUERY]
+            trials = {trial._trial_id: trial for trial in self._fetch(models.TrialModel.trial_id.in_(some))}
+            yield from (trials[trial_id] for trial_id in some)
+
+    def numbered(self, study_id: int, number: int) -> FrozenTrial | None:
+        """The trial of a study that has this number; None where there is none."""
+        trial = models.TrialModel
+        return next(iter(self._fetch(trial.study_id == study_id, trial.number == number)), None)
+
+    def _fetch(self, *where: sqlalchemy.ColumnElement[bool]) -> list[FrozenTrial]:
+        return self._read(lambda session: fetch(session, WHOLE, *where))
+
+    def silences(self, trial_ids: Collection[int]) -> dict[int, float]:
+        """For how many seconds the workers of trials have not been heard, by the database's clock."""
+        if not trial_ids:
+            return {}
+        beat = models.TrialHeartbeatModel
+        query = sqlalchemy.select(beat.trial_id, beat.heartbeat, sqlalchemy.func.now())
+        return {
+            trial_id: (now.replace(tzinfo=None) - heard.replace(tzinfo=None)) / timedelta(seconds=1)
+            for trial_id, heard, now in self.read(query.where(beat.trial_id.in_(trial_ids)))
+        }
 
     # --- trials: each of these is one transaction ------------------------------------------------
 
-    def enqueue(self, study_id: int, trials: Mapping[str, FrozenTrial]) -> None:
-        """Adds WAITING trials in one transaction; a trial whose key the study has already is left out."""
+    def enqueue(self, study_id: int, trials: Mapping[str, FrozenTrial], *, after: int = -1) -> None:
+        """Adds WAITING trials in one transaction; a trial whose key the study has already is left out.
+
+        Args:
+            study_id: the study's.
+            trials: parameters and user attributes, by key.
+            after: no trial up to this id has one of the keys.
+        """
         if not trials:
             return
 
         def transaction(session: Session) -> None:
             # the lock that Optuna itself takes to number trials; it makes looking and adding one step
             models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+            trial, attribute = models.TrialModel, models.TrialUserAttributeModel
             queued = session.scalars(
-                sqlalchemy.select(models.TrialUserAttributeModel.value_json)
-                .join(models.TrialModel)
-                .where(
-                    models.TrialModel.study_id == study_id, models.TrialUserAttributeModel.key == ATTEMPT_KEY
-                )
+                sqlalchemy.select(attribute.value_json)
+                .join(trial, trial.trial_id == attribute.trial_id)
+                .where(trial.study_id == study_id, trial.trial_id > after, attribute.key == ATTEMPT_KEY)
             )
             there = {json.loads(str(key)) for key in queued}
-            for key, template in trials.items():
-                if key not in there:
-                    attrs = {**template.user_attrs, ATTEMPT_KEY: key}
-                    template = copy(template)
-                    template.user_attrs = {}  # Optuna would write them one by one, with three queries each
-                    trial = self._rdb._get_prepared_new_trial(study_id, template, session)
-                    _set_attrs(session, int(trial.trial_id), attrs)
-                    session.flush()  # the next one is numbered by those before it
+            add_waiting(session, study_id, {key: trials[key] for key in trials if key not in there})
 
         self._write(transaction)
 
@@ -255,7 +297,7 @@ class Storage:
         query = (
             sqlalchemy.select(trial.study_id, trial.trial_id)
             .join(attribute, (attribute.trial_id == trial.trial_id) & (attribute.key == ATTEMPT_KEY))
-            .where(trial.study_id.in_(study_ids), trial.state == TrialState.WAITING)
+            .where(self._may_be_open(study_ids), trial.state == TrialState.WAITING)
             .order_by(trial.study_id, trial.number)
             .limit(limit)
         )
@@ -267,20 +309,31 @@ class Storage:
         query = (
             sqlalchemy.select(trial.trial_id, trial.number, attribute.value_json)
             .outerjoin(attribute, (attribute.trial_id == trial.trial_id) & (attribute.key == "owner"))
-            .where(trial.study_id == study_id, trial.state == TrialState.RUNNING)
+            .where(self._may_be_open([study_id]), trial.state == TrialState.RUNNING)
             .order_by(trial.number)
         )
         return [(id_, number, json.loads(owner or "{}")) for id_, number, owner in self.read(query)]
 
-    def counts(self, study_ids: Sequence[int]) -> dict[tuple[int, TrialState], int]:
-        """How many trials there are, by study id and state."""
+    def counts(self, first: Mapping[int, int]) -> dict[tuple[int, TrialState], int]:
+        """How many trials there are, by study id and state.
+
+        Args:
+            first: the trial id to count from, by study id.
+        """
         study_id, state = models.TrialModel.study_id, models.TrialModel.state
         query = (
             sqlalchemy.select(study_id, state, sqlalchemy.func.count())
-            .where(study_id.in_(study_ids))
+            .where(_from(first))
             .group_by(study_id, state)
         )
         return {(id_, state): count for id_, state, count in self.read(query)}
+
+    def first_open(self, study_ids: Sequence[int]) -> dict[int, int]:
+        """By study id a trial id below which all its trials have ended, as far as this process has seen."""
+        return {study_id: self.outlines.first_open(study_id) for study_id in study_ids}
+
+    def _may_be_open(self, study_ids: Sequence[int]) -> sqlalchemy.ColumnElement[bool]:
+        return _from(self.first_open(study_ids))
 
     def claim(self, trial_id: int, owner: Mapping[str, Any]) -> bool:
         """Makes a WAITING trial ours, with owner and first heartbeat; False when somebody was quicker."""
@@ -289,18 +342,16 @@ class Storage:
             claimed = session.execute(
                 sqlalchemy.update(models.TrialModel)
                 .where(models.TrialModel.trial_id == trial_id, models.TrialModel.state == TrialState.WAITING)
-                # Optuna's columns hold naive UTC; only its properties convert, and an UPDATE has none
-                .values(state=TrialState.RUNNING, datetime_start=datetime.now(UTC).replace(tzinfo=None))
+                .values(state=TrialState.RUNNING, datetime_start=_now())
                 .execution_options(synchronize_session=False)
             )
             if claimed.rowcount == 1:  # type: ignore[attr-defined]
                 session.add(models.TrialHeartbeatModel(trial_id=trial_id))
-                _set_attrs(session, trial_id, {"owner": dict(owner)})
+                set_attrs(session, trial_id, {"owner": dict(owner)})
                 return True
             # an earlier try of ours may have committed before its connection broke
-            trial = models.TrialModel.find_or_raise_by_id(trial_id, session)
-            running = bool(trial.state == TrialState.RUNNING)
-            return running and _attr(session, trial_id, "owner") == dict(owner)
+            is_running = lock(session, trial_id) == TrialState.RUNNING
+            return is_running and bool(get_attr(session, trial_id, "owner") == dict(owner))
 
         return self._write(transaction)
 
@@ -325,14 +376,10 @@ class Storage:
 
         def transaction(session: Session) -> None:
             # locked, so that nobody closes the trial between this look at its state and the commit
-            trial = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
-            self._rdb.check_trial_is_updatable(trial_id, trial.state)  # type: ignore[arg-type]
-            for name, value in (params or {}).items():
-                distribution = (distributions or {})[name]
-                internal = distribution.to_internal_repr(value)
-                self._rdb._set_trial_param_without_commit(session, trial_id, name, internal, distribution)
-            _set_attrs(session, trial_id, attrs or {})
-            _set_reports(session, trial_id, reports or {})
+            self._rdb.check_trial_is_updatable(trial_id, lock(session, trial_id))
+            set_params(session, trial_id, params or {}, distributions or {})
+            set_attrs(session, trial_id, attrs or {})
+            set_reports(session, trial_id, reports or {})
 
         try:
             self._write(transaction)
@@ -355,13 +402,16 @@ class Storage:
         """
 
         def transaction(session: Session) -> None:
-            trial = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
-            self._rdb.check_trial_is_updatable(trial_id, trial.state)  # type: ignore[arg-type]
-            _set_attrs(session, trial_id, attrs or {})
+            self._rdb.check_trial_is_updatable(trial_id, lock(session, trial_id))
+            set_attrs(session, trial_id, attrs or {})
             if value is not None:
-                self._rdb._set_trial_value_without_commit(session, trial, 0, value)
-            trial.state = state
-            trial.datetime_complete = datetime.now()
+                set_value(session, trial_id, value)
+            session.execute(
+                sqlalchemy.update(models.TrialModel)
+                .where(models.TrialModel.trial_id == trial_id)
+                .values(state=state, datetime_complete=_now())
+                .execution_options(synchronize_session=False)
+            )
 
         try:
             self._write(transaction, patience_seconds)
@@ -372,8 +422,8 @@ class Storage:
 
     def trial(self, trial_id: int) -> FrozenTrial:
         """One trial as it stands in the database now."""
-        with database.reading():
-            return self.retry(lambda: self._rdb.get_trial(trial_id))
+        (trial,) = self.whole([trial_id])
+        return trial
 
     def silent(self, study_id: int, lease_seconds: float) -> list[int]:
         """Ids of the RUNNING trials whose worker has been silent for a lease, by the database's clock.
@@ -393,20 +443,19 @@ class Storage:
                     models.TrialHeartbeatModel,
                     models.TrialHeartbeatModel.trial_id == models.TrialModel.trial_id,
                 )
-                .where(models.TrialModel.study_id == study_id, models.TrialModel.state == TrialState.RUNNING)
+                .where(self._may_be_open([study_id]), models.TrialModel.state == TrialState.RUNNING)
             ).all()
             lost = []
             for trial_id, beat in rows:
                 if beat is not None and now - beat.replace(tzinfo=None) <= half:
                     continue
-                trial = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
-                if trial.state != TrialState.RUNNING:
+                if lock(session, trial_id) != TrialState.RUNNING:
                     continue  # it ended since the query
-                suspicion = _attr(session, trial_id, SUSPICION_KEY) or {}
+                suspicion = get_attr(session, trial_id, SUSPICION_KEY) or {}
                 age = now - datetime.fromisoformat(suspicion["at"]) if suspicion else timedelta.max
                 if suspicion.get("heartbeat") != str(beat) or age > 2 * half or self._disturbed(half):
                     suspicion = {"at": now.isoformat(), "heartbeat": str(beat)}
-                    _set_attrs(session, trial_id, {SUSPICION_KEY: suspicion})
+                    set_attrs(session, trial_id, {SUSPICION_KEY: suspicion})
                 elif age >= half:
                     lost.append(trial_id)
             return lost
@@ -451,13 +500,11 @@ class Storage:
 
     def read(self, query: sqlalchemy.Select[Any]) -> Sequence[Any]:
         """The rows of a query on Optuna's tables."""
+        return self._read(lambda session: session.execute(query).all())
 
-        def attempt() -> Sequence[Any]:
-            with _create_scoped_session(self._rdb.scoped_session) as session:
-                return session.execute(query).all()
-
+    def _read(self, transaction: Callable[[Session], T]) -> T:
         with database.reading():
-            return self.retry(attempt)
+            return self._write(transaction)
 
     def _write(self, transaction: Callable[[Session], T], patience_seconds: float = RETRY_SECONDS) -> T:
         def attempt() -> T:
@@ -467,42 +514,29 @@ class Storage:
         return self.retry(attempt, patience_seconds)
 
 
-# Optuna's own way to write an attribute or a report takes three queries each; an epoch has two, a trial has
-# eleven epochs. These take two for any number, and leave the look at the trial's state to the caller.
+def _now() -> datetime:
+    # Optuna's columns hold naive UTC; only its properties convert, and an UPDATE has none
+    return datetime.now(UTC).replace(tzinfo=None)
 
 
-def _attr(session: Session, trial_id: int, key: str) -> Any:
-    """An attribute of a trial; None where there is none."""
-    model = models.TrialUserAttributeModel
-    text = session.scalar(
-        sqlalchemy.select(model.value_json).where(model.trial_id == trial_id, model.key == key)
+def _from(first: Mapping[int, int]) -> sqlalchemy.ColumnElement[bool]:
+    """The trials of studies from a trial id on: an index finds them, however many there are before."""
+    trial = models.TrialModel
+    return sqlalchemy.or_(
+        *((trial.study_id == study_id) & (trial.trial_id >= id_) for study_id, id_ in first.items())
     )
-    return None if text is None else json.loads(text)
 
 
-def _set_attrs(session: Session, trial_id: int, attrs: Mapping[str, Any]) -> None:
-    rows = {key: {"value_json": json.dumps(value)} for key, value in attrs.items()}
-    _upsert(session, models.TrialUserAttributeModel.__table__, trial_id, "key", rows)
+class _Cached(_CachedStorage):
+    """Optuna's view of a database, with the trials of studies as deep as we read them."""
 
+    def __init__(self, rdb: RDBStorage, trials: Trials) -> None:
+        super().__init__(rdb)
+        self._trials = trials
 
-def _set_reports(session: Session, trial_id: int, reports: Mapping[int, float]) -> None:
-    model, rows = models.TrialIntermediateValueModel, {}
-    for step, report in reports.items():
-        value, kind = model.intermediate_value_to_stored_repr(report)
-        rows[step] = {"intermediate_value": value, "intermediate_value_type": kind}
-    _upsert(session, model.__table__, trial_id, "step", rows)
-
-
-def _upsert(
-    session: Session, table: Any, trial_id: int, key: str, rows: Mapping[Any, Mapping[str, Any]]
-) -> None:
-    """Inserts or updates the rows of a trial, each known by one more column."""
-    if not rows:
-        return
-    of_trial = table.c.trial_id == trial_id
-    there = set(session.scalars(sqlalchemy.select(table.c[key]).where(of_trial, table.c[key].in_(rows))))
-    new = [{"trial_id": trial_id, key: name, **row} for name, row in rows.items() if name not in there]
-    if new:
-        session.execute(sqlalchemy.insert(table), new)
-    for name in there:
-        session.execute(sqlalchemy.update(table).where(of_trial, table.c[key] == name).values(**rows[name]))
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """As Optuna has it."""
+        trials = [t for t in self._trials.of(study_id) if states is None or t.state in states]
+        return copy.deepcopy(trials) if deepcopy else trials

@@ -19,7 +19,6 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.attributes import StudyRecord
 from hpo.decision import best_epoch, epoch_records, recorded_epochs
 from hpo.events import Events
-from hpo.outlines import Outlines
 from hpo.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
 from hpo.progress import Best, Progress, Running, StudyProgress, seconds_left
 from hpo.queue import Reason, Slots, is_dead, reason_of, this_process
@@ -51,7 +50,7 @@ class Watch:
 
     def __init__(self, plan: Plan, names: Sequence[str]) -> None:
         self._plan, self._names = plan, names
-        self._outlines, self._events = Outlines(plan.storage), Events(plan)
+        self._outlines, self._events = plan.storage.outlines, Events(plan)
         self._trials: dict[str, list[FrozenTrial]] = {}
         self._slots: dict[str, tuple[int, Slots]] = {}
         self._studies: dict[str, tuple[object, StudyProgress]] = {}
@@ -96,8 +95,9 @@ class Watch:
         )
 
     def _read(self, name: str) -> None:
-        self._trials[name] = self._outlines.of(name)
-        revision = self._outlines.revisions[name]
+        study_id = self._plan.storage.study_id(name)
+        self._trials[name] = self._outlines.of(study_id)
+        revision = self._outlines.revisions[study_id]
         if name not in self._slots or self._slots[name][0] != revision:
             self._slots[name] = revision, Slots.of(self._trials[name])
 
@@ -150,9 +150,9 @@ class Watch:
         examined, (_, slots) = self._examined[study.status.name], self._slots[study.status.name]
         ended = [trial for slot in slots.attempts if (trial := slots.accepted(slot))]
         todo = [trial for trial in ended if trial._trial_id not in examined][-CATCH_UP:]
-        recorded = self._outlines.recorded([trial._trial_id for trial in todo])
+        recorded = self._attributes_of(todo)
         for trial in todo:
-            epochs = recorded_epochs(recorded.get(trial._trial_id, {}))
+            epochs = recorded_epochs(recorded[trial._trial_id])
             flags = _flags(epochs, is_complete=trial.state == TrialState.COMPLETE)
             if reason_of(trial) == Reason.DIVERGED:
                 flags.append("diverged")
@@ -173,7 +173,7 @@ class Watch:
             if trial.state == TrialState.RUNNING
         }
         recorded = self._what_they_recorded([trial for _, trial in trials.values()])
-        silences = self._outlines.silences(trials)
+        silences = self._plan.storage.silences(trials)
         found = [
             _running_trial(self._plan, name, trial, recorded[id_], silences.get(id_, 0.0))
             for id_, (name, trial) in trials.items()
@@ -192,10 +192,14 @@ class Watch:
             and self._recorded.get(trial._trial_id, ({}, {}))[0] == trial.intermediate_values
         }
         news = [trial for trial in running if trial._trial_id not in kept]
-        read = self._outlines.recorded([trial._trial_id for trial in news])
-        new = {t._trial_id: (t.intermediate_values, read.get(t._trial_id, {})) for t in news}
+        read = self._attributes_of(news)
+        new = {t._trial_id: (t.intermediate_values, read[t._trial_id]) for t in news}
         self._recorded = kept | new
         return {id_: attrs for id_, (_, attrs) in self._recorded.items()}
+
+    def _attributes_of(self, outlines: Sequence[FrozenTrial]) -> dict[int, Mapping[str, Any]]:
+        whole = self._plan.storage.whole([trial._trial_id for trial in outlines])
+        return {trial._trial_id: trial.user_attrs for trial in whole}
 
     def _count_workers(self) -> int:
         now = time.monotonic()

@@ -290,23 +290,26 @@ class _Pulse:
         self._storage = plan.storage
         self._study_ids = [plan.storage.study_id(name) for name in names]
         self._longest_seconds = plan.options.lease_seconds / BEATS_PER_LEASE
+        self._first = plan.storage.first_open(self._study_ids)
         self._seen: object = None
         self._seen_at = time.monotonic()
 
     def changed(self) -> bool:
         """Whether trials were queued or lost, a study has none running any more, or time has passed."""
-        counts = self._storage.counts(self._study_ids)
         now = time.monotonic()
-        seen = {
-            (study_id, state): True if state == TrialState.RUNNING else count
-            for (study_id, state), count in counts.items()
+        if self._seen == self._counts() and now - self._seen_at < self._longest_seconds:
+            return False
+        self._first = self._storage.first_open(self._study_ids)  # what had ended before counts no more
+        self._seen, self._seen_at = self._counts(), now
+        return True
+
+    def _counts(self) -> dict[tuple[int, TrialState], int]:
+        return {
+            (study_id, state): 1 if state == TrialState.RUNNING else count
+            for (study_id, state), count in self._storage.counts(self._first).items()
             # that one of several running trials has ended well gives nobody anything to do
             if state in (TrialState.WAITING, TrialState.RUNNING, TrialState.FAIL)
         }
-        if seen == self._seen and now - self._seen_at < self._longest_seconds:
-            return False
-        self._seen, self._seen_at = seen, now
-        return True
 
 
 class _Heart:

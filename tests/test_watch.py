@@ -14,7 +14,6 @@ from scripted_worker import EPOCHS, REMOTE, SECONDS, STUDIES, Worker, look, new_
 
 from hpo import find_plan, results
 from hpo.advance import advance, retry
-from hpo.outlines import Outlines
 from hpo.plan import FINAL, Plan, read_studies
 from hpo.progress import StudyProgress, seconds_left
 from hpo.queue import LOST_CAP, Queue, Reason, this_process
@@ -316,24 +315,24 @@ def test_epochs_that_nobody_gave_are_those_of_the_study(tmp_path: Path) -> None:
 
 
 def test_finished_trials_are_read_once_and_a_change_is_one(plan: Plan, worker: Worker) -> None:
-    outlines = Outlines(plan.storage)
-    assert len(outlines.of("setup")) == 2
+    outlines, setup = plan.storage.outlines, plan.storage.study_id("setup")
+    assert len(outlines.of(setup)) == 2
     first, second = worker.claim("setup"), worker.claim("setup")
-    outlines.of("setup")
-    revision = outlines.revisions["setup"]
+    outlines.of(setup)
+    revision = outlines.revisions[setup]
     worker.report(first, [0.5])
-    assert outlines.of("setup")[0].intermediate_values == {1: 0.5}
-    assert outlines.revisions["setup"] == revision  # a report changes no state
+    assert outlines.of(setup)[0].intermediate_values == {1: 0.5}
+    assert outlines.revisions[setup] == revision  # a report changes no state
     worker.finish(first, [0.5])
-    ended, running = outlines.of("setup")
-    assert outlines.revisions["setup"] == revision + 1
+    ended, running = outlines.of(setup)
+    assert outlines.revisions[setup] == revision + 1
     assert (ended.value, ended.intermediate_values) == (0.5, {})
     worker.finish(second, [0.6])
-    again, other = outlines.of("setup")
+    again, other = outlines.of(setup)
     assert again is ended
     assert [other.number, running.number] == [1, 1]
-    assert outlines.of("setup") == [again, other]
-    assert outlines.revisions["setup"] == revision + 2
+    assert outlines.of(setup) == [again, other]
+    assert outlines.revisions[setup] == revision + 2
 
 
 def test_outlines_know_what_decides_whether_a_point_is_given_up(plan: Plan, worker: Worker) -> None:

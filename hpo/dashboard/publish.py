@@ -144,7 +144,7 @@ class Publisher:
 def _state(plan: Plan) -> object:
     """What notes and figures depend on: trials that have ended, and decisions. Not single epochs."""
     ids = [plan.storage.study_id(name) for name in plan.all_names]
-    counts = {key: n for key, n in plan.storage.counts(ids).items() if key[1].is_finished()}
+    counts = {key: n for key, n in plan.storage.counts(dict.fromkeys(ids, 0)).items() if key[1].is_finished()}
     return counts, [record.decision for record in plan.records().values()]
 
 

@@ -1,0 +1,239 @@
+"""What is read of trials, at every depth, beside Optuna's own reading of the same database."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+from test_worker import made_plan
+
+from hpo import sampling
+from hpo.advance import advance
+from hpo.config import TrialConfig
+from hpo.plan import read_studies
+from hpo.queue import Job, Queue, Reason, Slot, Slots, this_process
+from hpo.spec import StudySpec
+from hpo.storage import Storage
+
+AXES = {
+    "learning_rate": FloatDistribution(1e-4, 1e-1, log=True),
+    "batch_size": IntDistribution(10, 50),
+    "optimizer": CategoricalDistribution(["adam", "sgd"]),
+}
+PARAMS = {"learning_rate": 0.003, "batch_size": 20, "optimizer": "sgd"}
+
+
+@pytest.fixture
+def storage(database_url: str) -> Storage:
+    storage = Storage(database_url, create=True)
+    storage.create_study("s", {})
+    return storage
+
+
+class Chance:
+    """Does to a study, in a random order, all that workers and others do to it."""
+
+    def __init__(self, storage: Storage, seed: int) -> None:
+        self.storage, self.random = storage, random.Random(seed)
+        self.queue, self.running = Queue(storage, "s"), list[FrozenTrial]()
+        self.steps: list[Callable[[], object]] = [
+            *[self.enqueue] * 2,
+            *[self.claim] * 3,
+            *[self.report] * 4,
+            self.complete,
+            self.prune,
+            self.close,
+            self.stranger,
+        ]
+
+    def step(self) -> None:
+        """One change, or none where nothing runs."""
+        self.random.choice(self.steps)()
+
+    def enqueue(self) -> None:
+        slots = self.queue.slots()
+        jobs = [Job(Slot(f"p {n}"), n, (0, 1), PARAMS, AXES) for n in self.random.sample(range(6), 2)]
+        self.queue.enqueue(jobs, slots, retry=self.random.random() < 0.2)
+
+    def claim(self) -> None:
+        if (trial := self.queue.claim()) is not None:
+            self.running.append(trial)
+
+    def report(self) -> None:
+        if self.running:
+            epoch, value = self.random.randint(1, 3), self.random.choice([0.1, 0.5, float("inf")])
+            attrs = {f"epoch:{epoch}": [{"seed": 0, "valid_macro_f1": 0.5}]}
+            trial = self.random.choice(self.running)
+            self.storage.write(trial._trial_id, attrs=attrs, reports={epoch: value})
+
+    def complete(self) -> None:
+        if self.running:
+            self.storage.finish(self.running.pop()._trial_id, TrialState.COMPLETE, self.random.random())
+
+    def prune(self) -> None:
+        if self.running:
+            trial = self.running.pop(0)
+            self.storage.finish(trial._trial_id, TrialState.PRUNED, attrs={"reason": "pruned: for a test"})
+
+    def close(self) -> None:
+        if self.running:
+            reason = self.random.choice([Reason.ERROR, Reason.LOST, Reason.RELEASED])
+            self.queue.close(self.running.pop(0)._trial_id, reason)
+
+    def stranger(self) -> None:
+        storage = self.storage.for_optuna
+        trial_id = storage.create_new_trial(self.queue.study_id)
+        storage.set_trial_system_attr(trial_id, "theirs", {"a": [1, None]})
+        if self.random.random() < 0.5:
+            storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [0.5])
+
+
+def test_trials_are_what_optuna_reads_and_outlines_stand_where_they_stand(storage: Storage) -> None:
+    chance, watching = Chance(storage, seed=0), Storage(storage.url)
+    study_id, states = storage.study_id("s"), set[str]()
+    for number in range(100):
+        chance.step()
+        if number % 3:
+            continue  # several things happen between two looks
+        theirs = optuna.load_study(study_name="s", storage=storage._rdb).get_trials()
+        whole = watching.trials(study_id)
+        assert whole == theirs
+        history = watching.study("s").get_trials()
+        assert [trial.user_attrs for trial in history] == [{}] * len(theirs)
+        for trial in history:
+            trial.user_attrs = theirs[trial.number].user_attrs
+        assert history == theirs
+        outlined, slots = Queue(watching, "s").slots(), Slots.of(theirs)
+        assert list(outlined.attempts) == list(slots.attempts)
+        for slot in slots.attempts:
+            assert outlined.state(slot) == slots.state(slot)
+            states.add(slots.state(slot))
+            assert outlined.queued(slot) == slots.queued(slot)
+            assert outlined.next_attempt(slot) == slots.next_attempt(slot)
+            accepted, ours = slots.accepted(slot), outlined.accepted(slot)
+            assert (accepted and accepted._trial_id) == (ours and ours._trial_id)
+            assert (accepted and accepted.value) == (ours and ours.value)
+        first = watching.first_open([study_id])[study_id]
+        ours_open = [t for t in theirs if not t.state.is_finished() and "point" in t.user_attrs]
+        assert all(trial._trial_id >= first for trial in ours_open)
+        waiting = [t._trial_id for t in ours_open if t.state == TrialState.WAITING]
+        assert [trial_id for _, trial_id in watching.waiting([study_id], 1000)] == waiting
+    assert {trial.state for trial in theirs} >= set(TrialState) - {TrialState.WAITING}
+    assert states >= {"waiting", "running", "complete", "pruned"}
+
+
+def test_whole_trials_come_in_the_order_asked_for_however_many(storage: Storage) -> None:
+    queue = Queue(storage, "s")
+    queue.enqueue([Job(Slot(f"p{n}"), n, (0,), PARAMS, AXES) for n in range(450)], Slots({}))
+    trials = storage.trials(queue.study_id)
+    assert [trial.number for trial in trials] == list(range(450))
+    ids = [trial._trial_id for trial in trials]
+    random.Random(0).shuffle(ids)
+    assert [trial._trial_id for trial in storage.whole(ids)] == ids
+    assert storage.numbered(queue.study_id, 449) == trials[449]
+    assert storage.numbered(queue.study_id, 450) is None
+
+
+def test_who_queues_from_an_old_look_queues_nothing_twice(storage: Storage) -> None:
+    queue = Queue(storage, "s")
+    jobs = [Job(Slot(f"p{n}"), n, (0,)) for n in range(3)]
+    queue.enqueue(jobs[:1], Slots({}))
+    old = queue.slots()
+    Queue(Storage(storage.url), "s").enqueue(jobs[1:2], old)
+    queue.enqueue(jobs[1:], old)
+    assert [trial.user_attrs["index"] for trial in storage.trials(queue.study_id)] == [0, 1, 2]
+
+
+SAMPLED = """
+trials = 30
+constraints = ["conv1_channels <= conv2_channels"]
+[search]
+conv1_channels = {low = 2, high = 32}
+conv2_channels = {low = 2, high = 32}
+learning_rate = {low = 1e-4, high = 1e-1, log = true}
+"""
+
+
+def learnt(tmp_path: Path, sampler: str) -> tuple[Storage, StudySpec, FrozenTrial]:
+    """A sampled study with results, pruned trials, one at work, and one that is to be drawn."""
+    (tmp_path / "s.toml").write_text(f'{SAMPLED}[sampler]\nname = "{sampler}"\n')
+    (spec,) = read_studies(tmp_path).values()
+    storage = Storage(f"sqlite:///{tmp_path / 'hpo.db'}", create=True)
+    storage.create_study("s", {})
+    queue, known, chance = Queue(storage, "s"), TrialConfig().params(), random.Random(0)
+    axes = {name: sampling.distribution(name, axis) for name, axis in spec.search.items()}
+    queue.enqueue([Job(Slot(f"#{n}"), n, (0,)) for n in range(20)], Slots({}))
+    for index in range(18):
+        trial = queue.claim()
+        assert trial is not None
+        point = sampling.draw(storage.study("s"), trial, spec, known, index, 0)
+        reports = {epoch: chance.random() for epoch in range(1, 5)}
+        attrs = {f"epoch:{epoch}": [{"seed": 0}] for epoch in reports}
+        storage.write(trial._trial_id, params=point, distributions=axes, attrs=attrs, reports=reports)
+        for rung, epoch in enumerate((1, 4)):  # as successive halving leaves them
+            storage.for_optuna.set_trial_system_attr(
+                trial._trial_id, f"completed_rung_{rung}", reports[epoch]
+            )
+        if index < 17:
+            state = TrialState.PRUNED if index % 5 == 4 else TrialState.COMPLETE
+            storage.finish(trial._trial_id, state, max(reports.values()))
+    last = queue.claim()
+    assert last is not None
+    return storage, spec, last
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_samplers_draw_from_histories_what_they_draw_from_whole_trials(sampler: str, tmp_path: Path) -> None:
+    storage, spec, trial = learnt(tmp_path, sampler)
+    theirs = optuna.load_study(study_name="s", storage=storage._rdb)
+    known = TrialConfig().params()
+    for index in (18, 19):
+        drawn = [sampling.draw(each, trial, spec, known, index, 7) for each in (storage.study("s"), theirs)]
+        assert drawn[0] == drawn[1]
+        assert drawn[0]["conv1_channels"] <= drawn[0]["conv2_channels"]  # type: ignore[operator]
+
+
+PRUNER_OPTIONS = {"percentile": "percentile = 50.0", "patient": "patience = 1", "threshold": "lower = 0.5"}
+
+
+@pytest.mark.parametrize("pruner", [name for name in sampling.PRUNERS if name != "none"])
+def test_pruners_judge_by_histories_as_by_whole_trials(pruner: str, tmp_path: Path) -> None:
+    verdicts: list[list[bool]] = []
+    for is_ours in (True, False):  # a database each: successive halving writes down what it has judged
+        folder = tmp_path / str(is_ours)
+        folder.mkdir()
+        storage, _, trial = learnt(folder, "random")
+        text = f'[search]\nbatch_size = [10]\n[pruner]\nname = "{pruner}"\n{PRUNER_OPTIONS.get(pruner, "")}'
+        (folder / "s.toml").write_text(text)
+        judge = sampling.build_pruner(read_studies(folder)["s"], epochs=4)
+        theirs = optuna.load_study(study_name="s", storage=storage._rdb)
+        verdicts.append([])
+        for epoch, value in enumerate((0.3, 0.2, 0.1, 0.01), start=1):
+            storage.write(trial._trial_id, reports={epoch: value})
+            study = storage.study("s") if is_ours else theirs
+            verdicts[-1].append(judge.prune(study, storage.trial(trial._trial_id)))
+    assert verdicts[0] == verdicts[1]
+    assert any(verdicts[0])
+
+
+def test_a_sampled_point_that_is_lost_keeps_what_was_drawn_for_it(tmp_path: Path) -> None:
+    plan = made_plan(tmp_path, {"s": SAMPLED})
+    advance(plan, ["s"])
+    queue = Queue(plan.storage, "s")
+    axes = {name: sampling.distribution(name, axis) for name, axis in plan.specs["s"].search.items()}
+    drawn = {"conv1_channels": 3, "conv2_channels": 5, "learning_rate": 0.01}
+    first = queue.claim()
+    assert first is not None
+    plan.storage.write(first._trial_id, attrs={"config": drawn}, params=drawn, distributions=axes)
+    queue.close(first._trial_id, Reason.LOST)
+    plan.storage.claim(plan.storage.waiting([queue.study_id], 1)[0][1], this_process())
+    advance(plan, ["s"])
+    (_, again) = queue.slots().attempts[Slot("#0")]
+    whole = plan.storage.trial(again._trial_id)
+    assert (whole.params, whole.distributions) == (drawn, axes)
+    assert whole.user_attrs["seeds"] == list(plan.seeds)
