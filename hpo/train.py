@@ -330,7 +330,8 @@ class _Task:
         # sums stay on the device: fetching each loss would stall a GPU at every step
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         norms = []
-        for step, batch in enumerate(torch.split(order, config.batch_size)):
+        for step, start in enumerate(range(0, n, config.batch_size)):
+            batch = order[start : start + config.batch_size]
             if self.should_stop():
                 raise Interrupted(f"seed {learner.seed}, epoch {number}")
             images = self.normalise(self.images[batch])
