@@ -184,7 +184,7 @@ def test_hostile_names_bend_no_row(under_way: Plan, width: int) -> None:
     progress = with_status(
         look(under_way),
         lambda status: (
-            replace(status, name=HOSTILE, section=HOSTILE, decision=HOSTILE)
+            replace(status, name=HOSTILE, section=f"\x1b{HOSTILE}", decision=HOSTILE)
             if status.name == "rate"
             else status
         ),

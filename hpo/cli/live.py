@@ -19,7 +19,7 @@ from hpo.cli.screen import Display
 from hpo.cli.tables import Screen
 from hpo.plan import Plan
 from hpo.progress import Progress
-from hpo.text import finite, params_text, percent, printable, spread
+from hpo.text import finite, params_text, percent, spread
 from hpo.watch import Watch
 
 TICK_SECONDS = 1.0
@@ -114,7 +114,7 @@ def _screen(console: Screen, *, keeps: bool) -> Iterator[Draw]:
         if keeps and last is not None:
             console.print(Display(last))
         for text in notes.texts:
-            console.print(Text(printable(text)), soft_wrap=True)
+            console.print(text, soft_wrap=True)
 
 
 class _Notes(logging.Handler):
@@ -139,7 +139,7 @@ def _plain_lines(console: Screen) -> Iterator[Draw]:
 
     def draw(progress: Progress) -> None:
         for event in progress.events:
-            console.print(Text(printable(_SENTENCES[event.event](event.study, event.record))), soft_wrap=True)
+            console.print(_SENTENCES[event.event](event.study, event.record), soft_wrap=True)
 
     yield draw
 
