@@ -25,8 +25,9 @@ from hostile_plan import HOSTILE_NAMES, train_hostile
 from optuna.artifacts import upload_artifact
 
 import hpo as library
-from hpo.dashboard import plots
+from hpo.dashboard import is_loopback, plots
 from hpo.dashboard.publish import ArtifactFolder
+from hpo.dashboard.server import address
 from hpo.plan import FINAL, Plan
 from hpo.report.facts import Section
 from hpo.report.facts import read as read_facts
@@ -323,7 +324,8 @@ def test_read_only_refuses_what_could_change_something(out: Path, served: Served
         answer = served.ask(method, path, body)
         assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
         assert "read-only" in answer.json["reason"]
-    assert served.ask("HEAD", "/dashboard").status == 200
+    page = served.ask("HEAD", "/dashboard")
+    assert (page.status, page.headers["x-content-type-options"]) == (200, "nosniff")
     assert written(out) == before
     assert "new" not in served.studies()
 
@@ -402,6 +404,25 @@ def test_a_database_that_takes_no_writes_is_served(out: Path, tmp_path: Path) ->
         )
         assert answer.status == 405
         assert "takes no writes" in served.stop()[1]
+
+
+@pytest.mark.parametrize(
+    ("host", "is_ours", "opened"),
+    [
+        ("127.0.0.1", True, "http://127.0.0.1:80/"),
+        ("127.3.2.1", True, "http://127.3.2.1:80/"),
+        ("::1", True, "http://[::1]:80/"),
+        ("localhost", True, "http://localhost:80/"),
+        ("example.org", False, "http://example.org:80/"),
+        ("192.0.2.1", False, "http://192.0.2.1:80/"),
+        # they are everywhere, and nowhere to go to
+        ("0.0.0.0", False, f"http://{socket.gethostname()}:80/"),
+        ("::", False, f"http://{socket.gethostname()}:80/"),
+    ],
+)
+def test_who_reaches_an_address_and_how(host: str, is_ours: bool, opened: str) -> None:
+    assert is_loopback(host) == is_ours
+    assert address(host, 80) == opened
 
 
 def test_where_it_listens(out: Path, tmp_path: Path, cli: Cli) -> None:
