@@ -23,10 +23,14 @@ import pytest
 from conftest import SMALL_SIZES, Result, start_hpo, train
 from hostile_plan import HOSTILE_NAMES, train_hostile
 from optuna.artifacts import upload_artifact
+from scripted_worker import Worker, new_plan
 
 import hpo as library
-from hpo.dashboard import plots
+from hpo.advance import advance
+from hpo.dashboard import is_loopback, plots
+from hpo.dashboard.notes import study_note
 from hpo.dashboard.publish import ArtifactFolder
+from hpo.dashboard.server import address
 from hpo.plan import FINAL, Plan
 from hpo.report.facts import Section
 from hpo.report.facts import read as read_facts
@@ -188,12 +192,13 @@ def test_figures_say_what_the_database_says(out: Path, served: Served) -> None:
     assert chosen["x0"] == chosen["x1"] == final["selected_epoch"]
     (steps,) = answer["hpo-waterfall"]["data"]
     assert sum(steps["y"]) == pytest.approx(100 * final["test"]["macro_f1"], abs=0.1)
-    (took,) = (trace for trace in answer["hpo-time-line"]["data"] if trace["name"] == "rate")
-    first = trials[0]
-    assert first.datetime_start is not None
-    assert first.datetime_complete is not None
-    seconds = (first.datetime_complete - first.datetime_start).total_seconds()
-    assert took["x"][0] == pytest.approx(seconds, abs=0.06)
+    (took,) = (trace for trace in answer["hpo-time-line"]["data"] if trace["name"] == "shape")
+    seconds = [
+        (trial.datetime_complete - trial.datetime_start).total_seconds()
+        for trial in plan.trials("shape")
+        if trial.datetime_start and trial.datetime_complete
+    ]
+    assert took["x"] == pytest.approx(seconds, abs=0.06)
 
 
 def test_large_and_odd_figures(finished: Path) -> None:
@@ -223,9 +228,24 @@ def test_large_and_odd_figures(finished: Path) -> None:
     (bars,) = (plot.traces[0] for plot in plots.per_class(final))
     assert bars["x"] == [float(i) for i in range(plots.MAX_CLASSES)]  # the best has no room
     assert len(set(bars["y"])) == plots.MAX_CLASSES  # cut to the same length, and yet told apart
-    small = {"per_class": {name: {"f1": 0.0} for name in "ab"}, "confusion_matrix": [[3, 1], [0, 0]]}
+    small = {
+        "per_class": {name: {"f1": 0.0} for name in ("<b>a</b>", "b")},
+        "confusion_matrix": [[3, 1], [0, 0]],
+    }
     (matrix,) = (plot.traces[0] for plot in plots.confusion(small))
     assert matrix["z"] == [[75, 25], [0, 0]]
+    assert matrix["y"] == ["&lt;b&gt;a&lt;/b&gt;", "b"]  # Plotly would make it bold
+
+
+def test_a_note_links_to_the_trial_that_it_names(tmp_path: Path) -> None:
+    plan = new_plan(tmp_path)
+    advance(plan)
+    worker = Worker(plan)
+    for value in (0.2, 0.6):
+        worker.finish(worker.claim("setup"), [value])
+    advance(plan)
+    note = study_note(read_facts(plan).sections[0], {"setup": 7, "rate": 8})
+    assert "Carried on: setup/1 ([show](/dashboard/studies/7/trials?numbers=1))." in note
 
 
 def test_trials_carry_pictures(served: Served) -> None:
@@ -271,6 +291,15 @@ def test_started_twice_it_changes_nothing_and_a_note_of_others_stays(out: Path, 
         path = f"/api/artifacts/{study}/{unwanted['trial_id']}/{deleted}"
         # it does so and then answers 500: of a trial that has ended it wants to write down more than it may
         assert again.ask("DELETE", path).status in (204, 500)
+        (sheet,) = (
+            each["artifact_id"]
+            for each in again.detail(FINAL)["trials"][0]["artifacts"]
+            if each["filename"] == "most-confidently-wrong.png"
+        )
+    (copy / "artifacts" / sheet).unlink()
+    storage = Storage(f"sqlite:///{copy / 'hpo.db'}")
+    stale = "dashboard:plot_data:hpo-of-an-earlier-version:0"
+    storage.replace_system_attrs(storage.study_id("shape"), [stale], {stale: "{}"})
     files.remove(deleted)
     (copy / "artifacts" / wanted["artifacts"][0]["artifact_id"]).unlink()  # as on another machine
     with serving(copy) as again:
@@ -323,7 +352,8 @@ def test_read_only_refuses_what_could_change_something(out: Path, served: Served
         answer = served.ask(method, path, body)
         assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
         assert "read-only" in answer.json["reason"]
-    assert served.ask("HEAD", "/dashboard").status == 200
+    page = served.ask("HEAD", "/dashboard")
+    assert (page.status, page.headers["x-content-type-options"]) == (200, "nosniff")
     assert written(out) == before
     assert "new" not in served.studies()
 
@@ -402,6 +432,25 @@ def test_a_database_that_takes_no_writes_is_served(out: Path, tmp_path: Path) ->
         )
         assert answer.status == 405
         assert "takes no writes" in served.stop()[1]
+
+
+@pytest.mark.parametrize(
+    ("host", "is_ours", "opened"),
+    [
+        ("127.0.0.1", True, "http://127.0.0.1:80/"),
+        ("127.3.2.1", True, "http://127.3.2.1:80/"),
+        ("::1", True, "http://[::1]:80/"),
+        ("localhost", True, "http://localhost:80/"),
+        ("example.org", False, "http://example.org:80/"),
+        ("192.0.2.1", False, "http://192.0.2.1:80/"),
+        # they are everywhere, and nowhere to go to
+        ("0.0.0.0", False, f"http://{socket.gethostname()}:80/"),
+        ("::", False, f"http://{socket.gethostname()}:80/"),
+    ],
+)
+def test_who_reaches_an_address_and_how(host: str, is_ours: bool, opened: str) -> None:
+    assert is_loopback(host) == is_ours
+    assert address(host, 80) == opened
 
 
 def test_where_it_listens(out: Path, tmp_path: Path, cli: Cli) -> None:

@@ -26,20 +26,6 @@ from hpo.queue import this_process
 from hpo.results import StudyStatus
 
 
-@pytest.fixture
-def plan(tmp_path: Path) -> Plan:
-    """Three studies, the second of hostile title; nothing trained, the first is queued."""
-    plan = new_plan(tmp_path)
-    advance(plan)
-    return plan
-
-
-@pytest.fixture
-def worker(plan: Plan) -> Worker:
-    """Who works on it."""
-    return Worker(plan)
-
-
 def shown(progress: Progress, width: int, height: int = 60, *, styles: bool = False, **options: Any) -> str:
     """The screen of a terminal of this size, as text, with its colours' codes or without."""
     console = Screen(file=io.StringIO(), width=width, height=height, record=True, **options)
@@ -274,7 +260,10 @@ def test_a_decision_has_two_rows_where_there_is_room(under_way: Plan) -> None:
     assert "x1bEND" in shown(hostile, 100, 60).replace("\n│     ", "")
 
 
-def test_of_many_workers_it_says_how_many_more(plan: Plan, worker: Worker) -> None:
+def test_of_many_workers_it_says_how_many_more(tmp_path: Path) -> None:
+    plan = new_plan(tmp_path)
+    advance(plan)
+    worker = Worker(plan)
     (first, *_), n_workers = plan.specs, 2
     for number in range(n_workers):
         worker.report(worker.claim(first, {**REMOTE, "pid": number}), [0.1])
@@ -305,7 +294,10 @@ def test_markup_in_names_is_no_markup_in_a_picture(under_way: Plan) -> None:
     assert "[red]x[/red]" in picture.replace("&#160;", " ")
 
 
-def test_a_worker_that_is_gone_is_said_to_be(plan: Plan, worker: Worker) -> None:
+def test_a_worker_that_is_gone_is_said_to_be(tmp_path: Path) -> None:
+    plan = new_plan(tmp_path)
+    advance(plan)
+    worker = Worker(plan)
     ended = subprocess.Popen(["true"])
     ended.wait()
     worker.claim("setup", {**this_process(), "pid": ended.pid})
