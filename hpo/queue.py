@@ -153,7 +153,7 @@ class Queue:
         self.study_id = storage.study_id(study)
 
     def slots(self) -> Slots:
-        """All slots that have at least one attempt, with their trials in outline (`hpo.rows`)."""
+        """All slots that have at least one attempt, with their trials in outline (`hpo.trials`)."""
         return Slots.of(self.storage.outlines.of(self.study_id))
 
     def enqueue(self, jobs: Iterable[Job], slots: Slots, *, retry: bool = False) -> None:

@@ -32,7 +32,7 @@ from sqlalchemy.orm import Session
 
 from hpo import database
 from hpo.errors import InputError, MissingError, StorageError, TrialLost
-from hpo.rows import (
+from hpo.trials import (
     ATTEMPT_KEY,
     HISTORY,
     OUTLINE,

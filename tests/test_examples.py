@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -11,6 +12,7 @@ import click
 import pytest
 import yaml
 
+import hpo as library
 from hpo.cli.main import hpo
 
 ROOT = Path(__file__).parent.parent
@@ -129,3 +131,8 @@ def test_the_array_job_asks_for_what_it_counts_on() -> None:
     text = (ROOT / "examples/slurm/workers.sbatch").read_text()
     options = set(re.findall(r"^#SBATCH (--[a-z-]+)", text, re.M))
     assert {"--array", "--requeue", "--signal", "--open-mode", "--time"} <= options
+
+
+def test_no_module_hides_a_name_of_the_library() -> None:
+    modules = {module.name for module in pkgutil.iter_modules(library.__path__)}
+    assert not modules & set(library.__all__)
