@@ -102,7 +102,7 @@ def new_plan(folder: Path, studies: Mapping[str, str] = STUDIES, **given: Any) -
 
 def plan_under_way(folder: Path) -> Plan:
     """A plan whose first study has decided, the second is amid all that can happen."""
-    plan = new_plan(folder, lease_seconds=3600.0)  # its workers never beat again, and tests look for minutes
+    plan = new_plan(folder, lease_seconds=86_400)  # its workers are silent for as long as tests take
     advance(plan)
     worker = Worker(plan)
     for curve in ([0.2, 0.6, 0.5, 0.4], [0.2, 0.5, 0.4, 0.4]):

@@ -185,20 +185,23 @@ def test_what_is_no_terminal_gets_no_screen(finished: Path, monkeypatch: pytest.
     assert on_terminal(command, [(24, 80)]) == ["", "0"]
 
 
-def test_a_line_is_out_as_soon_as_something_happened(tmp_path: Path) -> None:
-    plan = new_plan(tmp_path, {"rate": f"[search]\nlearning_rate = {[n / 100 for n in range(1, 31)]}"})
+def test_a_line_is_out_as_soon_as_something_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    plan = new_plan(tmp_path, {"rate": f"[search]\nlearning_rate = {[n / 100 for n in range(1, 21)]}"})
     advance(plan)
     worker = Worker(plan)
     command = [sys.executable, "-m", "hpo", "status", "--watch", "--json", "--out", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         ready: list[object] = []
-        while not ready:  # what ends before its first look is no news
-            worker.finish(worker.claim("rate"), [0.5])
-            ready, _, _ = select.select([process.stdout], [], [], 1.5)
-        assert process.poll() is None
-        assert json.loads(process.stdout.readline())["study"] == "rate"
-        process.terminate()
+        try:
+            while not ready:  # what ends before its first look is no news; all together would fill no buffer
+                worker.finish(worker.claim("rate"), [0.5])
+                ready, _, _ = select.select([process.stdout], [], [], 1.5)
+            assert process.poll() is None
+            assert json.loads(process.stdout.readline())["study"] == "rate"
+        finally:
+            process.terminate()
         assert process.wait(timeout=60) == 143
 
 
