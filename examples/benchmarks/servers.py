@@ -14,6 +14,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class Server:
+class Server(ABC):
     """A running server with any number of empty databases."""
 
     kind = ""
@@ -51,17 +52,17 @@ class Server:
         engine.dispose()
         return self.url(name)
 
+    @abstractmethod
     def url(self, database: str) -> str:
         """The URL of one of its databases."""
-        raise NotImplementedError
 
+    @abstractmethod
     def start(self) -> None:
         """Starts the server and waits until it answers."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stop(self, how: str = "fast") -> None:
         """Stops it: `fast` ends connections in order, `immediate` as a crash would."""
-        raise NotImplementedError
 
     def restart(self, how: str = "fast", down_seconds: float = 0.0) -> None:
         """Stops it and starts it again."""
@@ -83,8 +84,9 @@ class Server:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.resume()
 
+    @abstractmethod
     def _main(self) -> psutil.Process:
-        raise NotImplementedError
+        """The process that all others come from."""
 
     def _wait(self, seconds: float = 30.0) -> None:
         deadline = time.monotonic() + seconds
