@@ -10,10 +10,12 @@ import json
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
 import time
+import traceback
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -97,12 +99,27 @@ def scratch_trials(storage: Storage) -> Iterator[list[int]]:
 def claims(url: str, trial_ids: Sequence[int]) -> tuple[State, str]:
     """Several processes claim the same trials at once; each must go to one of them."""
     what = f"{len(trial_ids)} trials, {N_RACERS} processes at once"
-    won: Counter[int] = Counter()
-    for racer, answer, said in _race(url, trial_ids):
-        if racer.returncode:
-            last = said.strip().splitlines()[-1:] or [f"no answer for {RACE_SECONDS} s"]
-            return "wrong", f"{what}: one of them failed: {last[0]}"
-        won.update(json.loads(answer))
+    with subprocess.Popen(
+        [sys.executable, "-c", "from hpo.probe import race; race()"],
+        # by environment, not by argument: a URL may hold a password, and arguments are public
+        env={**os.environ, "HPO_STORAGE": url},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as racers:
+        try:
+            order = json.dumps({"n_racers": N_RACERS, "trial_ids": list(trial_ids)})
+            answers, said = racers.communicate(order, RACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "wrong", f"{what}: no answer for {RACE_SECONDS} s"
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(racers.pid, signal.SIGKILL)
+    if racers.returncode:
+        return "wrong", f"{what}: one of them failed: {(said.strip() or 'it was killed').splitlines()[-1]}"
+    won = Counter(int(trial_id) for trial_id in answers.split())
     n_wrong = sum(won[trial_id] != 1 for trial_id in trial_ids)
     if n_wrong:
         return "wrong", (
@@ -112,49 +129,37 @@ def claims(url: str, trial_ids: Sequence[int]) -> tuple[State, str]:
     return "ok", f"{what}: each trial was claimed once"
 
 
-def _race(url: str, trial_ids: Sequence[int]) -> list[tuple[subprocess.Popen[str], str, str]]:
-    # processes, not threads: SQLite's locks on the file are held by processes, and they fail on a bad disk
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-c", "from hpo.probe import race; race()"],
-            # by environment, not by argument: a URL may hold a password, and arguments are public
-            env={**os.environ, "HPO_STORAGE": url},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(N_RACERS)
-    ]
-
-    def end() -> None:
-        for racer in racers:
-            racer.kill()
-
-    deadline = threading.Timer(RACE_SECONDS, end)
-    deadline.start()
-    try:
-        for racer in racers:
-            assert racer.stdout is not None
-            racer.stdout.readline()  # it has opened the database
-        for racer in racers:
-            with suppress(BrokenPipeError):  # it has failed: what it said is read below
-                print(json.dumps(list(trial_ids)), file=racer.stdin, flush=True)
-        return [(racer, *racer.communicate()) for racer in racers]
-    finally:
-        deadline.cancel()
-        end()
-        for racer in racers:
-            racer.wait()
-
-
 def race() -> None:
-    """One of the processes that claim the same trials at once: ids on stdin, those that it won on stdout."""
-    storage = Storage(os.environ["HPO_STORAGE"])
-    print("ready", flush=True)
-    trial_ids = json.loads(sys.stdin.readline())
-    won = [trial_id for trial_id in trial_ids if storage.claim(trial_id, {"doctor": os.getpid()})]
-    print(json.dumps(won))
+    """Copies itself; the copies claim the same trials at once. An order on stdin, what they won on stdout.
+
+    Processes, not threads: SQLite's locks on the file are held by processes, and they fail on a bad disk.
+    Copies, because four that each import Optuna and SQLAlchemy take 4 CPU seconds.
+    """
+    order = json.load(sys.stdin)
+    (opened, opening), (gate, gatekeeper) = os.pipe(), os.pipe()
+    racers = []
+    for _ in range(order["n_racers"]):
+        if pid := os.fork():
+            racers.append(pid)
+            continue
+        os.close(gatekeeper)
+        code = 1
+        try:
+            storage = Storage(os.environ["HPO_STORAGE"])
+            os.close(opening)
+            os.read(gate, 1)  # it ends for all of them at once
+            won = [i for i in order["trial_ids"] if storage.claim(i, {"doctor": os.getpid()})]
+            os.write(1, f"{' '.join(map(str, won))}\n".encode())  # in one piece
+            code = 0
+        except Exception:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    os.close(opening)
+    os.read(opened, 1)  # it ends when the last of them has opened the database, or failed
+    os.close(gatekeeper)
+    codes = [os.waitpid(pid, 0)[1] for pid in racers]
+    sys.exit(any(codes))
 
 
 def latency(storage: Storage, trial_id: int) -> tuple[State, str]:

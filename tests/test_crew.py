@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -32,8 +33,12 @@ ENGINES = {
 
 def at_work() -> list[psutil.Process]:
     """The processes below this one that train; the fork server itself does not."""
-    workers = [p for p in psutil.Process().children(recursive=True) if "worker" in p.cmdline()]
-    return [worker for worker in workers if not worker.children()]
+    workers = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended between two looks
+            if "worker" in process.cmdline() and not process.children():
+                workers.append(process)
+    return workers
 
 
 def states(plan: Plan) -> set[SlotState]:

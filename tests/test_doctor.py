@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import servers
 import sqlalchemy
-from conftest import SMALL_RUN, Result, hpo, start_hpo
+from conftest import SMALL_RUN, Result, start_hpo
 from picture_folder import write_folder
 
 import hpo as library
@@ -119,15 +119,14 @@ def test_what_a_killed_doctor_left_is_removed_and_no_reader_stumbles_over_it(cli
     assert set(storage.study_attrs()) == {"rate", "shape", "final", young}
 
 
-def test_a_plan_that_is_worked_on_is_not_disturbed(folder: Path, small_studies: Path) -> None:
+def test_a_plan_that_is_worked_on_is_not_disturbed(cli: Cli, folder: Path, small_studies: Path) -> None:
     process = start_hpo("run", "--studies", small_studies, "--workers=2", *SMALL_RUN)
     try:
         deadline = time.monotonic() + 120
         while not (folder / "hpo-out" / "logs").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         while process.poll() is None:
-            result = hpo("doctor", "--json")
-            assert result.code == 0, result
+            assert examined(cli)[0] == 0
         err = process.communicate(timeout=120)[1]
     finally:
         process.kill()
@@ -229,17 +228,14 @@ def test_a_network_file_system_is_wrong_for_sqlite(
 # --- servers -------------------------------------------------------------------------------------------
 
 
-# In processes of their own: those end with their connections.
-
-
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
-def test_a_plan_on_a_server(kind: str, started_servers: Started, small_studies: Path) -> None:
+def test_a_plan_on_a_server(kind: str, cli: Cli, started_servers: Started, small_studies: Path) -> None:
     url = started_servers(kind).new_database()
-    code, checks = examined(hpo, "--storage", url)
+    code, checks = examined(cli, "--storage", url)
     assert (code, checks["plan"]["state"]) == (0, "skipped")
     assert "have been made" in checks["storage"]["text"]
-    assert hpo("create", "--storage", url, "--studies", small_studies, *SMALL_RUN).code == 0
-    code, checks = examined(hpo, "--storage", url)
+    assert cli("create", "--storage", url, "--studies", small_studies, *SMALL_RUN).code == 0
+    code, checks = examined(cli, "--storage", url)
     assert code == 0
     assert states(checks, "storage", "claims", "clock", "plan", "data") == ["ok"] * 5
     assert checks["checkpoints"]["state"] == "warning"  # those in ./hpo-out: who else reaches them?
@@ -251,7 +247,9 @@ def test_a_plan_on_a_server(kind: str, started_servers: Started, small_studies: 
 
 
 @pytest.mark.parametrize("seconds", [8, -45])
-def test_a_clock_that_differs_is_said_and_does_no_harm(started_servers: Started, seconds: int) -> None:
+def test_a_clock_that_differs_is_said_and_does_no_harm(
+    cli: Cli, started_servers: Started, seconds: int
+) -> None:
     url = started_servers("postgresql").new_database()
     run_sql(
         url,
@@ -260,7 +258,7 @@ def test_a_clock_that_differs_is_said_and_does_no_harm(started_servers: Started,
         f"$$ SELECT pg_catalog.clock_timestamp() + interval '{seconds} seconds' $$",
         f"ALTER DATABASE {url.rpartition('/')[2]} SET search_path = public, late, pg_catalog",
     )
-    code, checks = examined(hpo, "--storage", url)
+    code, checks = examined(cli, "--storage", url)
     assert (code, checks["clock"]["state"]) == (0, "warning")
     assert ("ahead" in checks["clock"]["text"]) is (seconds > 0)
 

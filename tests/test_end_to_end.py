@@ -159,9 +159,9 @@ def test_the_folder_holds_what_it_should(finished: Path) -> None:
     assert not list(finished.glob("checkpoints/**/*.checkpoint"))  # of finished trials none is needed
 
 
-def test_run_again_trains_nothing_and_says_the_same(finished: Path) -> None:
+def test_run_again_trains_nothing_and_says_the_same(finished: Path, cli: Cli) -> None:
     before = n_accepted(library.find_plan(finished))
-    result = hpo("run", "--out", finished)
+    result = cli("run", "--out", finished)
     assert result.code == 0, result.err
     assert "test macro F1" in result.out
     assert n_accepted(library.find_plan(finished)) == before == {"rate": 2, "shape": 3, "final": 1}
@@ -226,7 +226,7 @@ def test_killed_runs_end_bit_for_bit_where_an_undisturbed_one_ends(
     command = ("run", "--studies", small_studies, "--out", out, "--workers=2", *SMALL_RUN)
     chance = random.Random(1)
     n_kills = 0
-    for _ in range(4):
+    for _ in range(3):
         goal = n_epochs(out) + chance.randint(1, 3)
         process = start_hpo(*command)
         while n_epochs(out) < goal and process.poll() is None:
@@ -316,10 +316,12 @@ def write_study(name: str, text: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_search_never_opens_the_test_set(tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_never_opens_the_test_set(
+    tiny: tuple[str, ...], cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HPO_CACHE", "cache")
     write_study("rate", "[search]\nlearning_rate = [0.01, 0.001]")
-    assert hpo("create", *tiny).code == 0
+    assert cli("create", *tiny).code == 0
     files = list(Path("cache").glob("*/test_*"))
     assert len(files) == 2
     contents = {file: file.read_bytes() for file in files}
@@ -327,10 +329,10 @@ def test_the_search_never_opens_the_test_set(tiny: tuple[str, ...], monkeypatch:
         file.unlink()
     searched = hpo("run", "rate", *tiny)
     assert searched.code == 0, searched.err
-    assert hpo("final", "--out=out").code != 0
+    assert cli("final", "--out=out").code != 0
     for file, content in contents.items():
         file.write_bytes(content)
-    assert hpo("final", "--out=out").code == 0
+    assert cli("final", "--out=out").code == 0
 
 
 def test_other_data_are_refused_with_both_fingerprints(
@@ -370,7 +372,7 @@ def test_a_plan_s_data_may_lie_elsewhere_on_another_machine(
     assert hpo("run", "--data=folder:here", "--workers=1").code == 0
     monkeypatch.setenv("HPO_DATA", f"folder:{here}")
     for command in (("run",), ("resume",), ("final",), ("worker",), ("verify", "rate/0")):
-        result = hpo(*command)
+        result = cli(*command)
         assert result.code == 0, result.err
 
 
@@ -388,7 +390,7 @@ def test_a_diverged_trial_is_a_result_and_never_the_best(cli: Cli) -> None:
     assert "diverged" in cli("show", "rate", "--out=out").out
 
 
-def test_a_point_that_always_fails_is_given_up_and_can_be_retried(tiny: tuple[str, ...]) -> None:
+def test_a_point_that_always_fails_is_given_up_and_can_be_retried(tiny: tuple[str, ...], cli: Cli) -> None:
     # 64 GB of weights, more than a process under this limit may have on any machine
     write_study(
         "width",
@@ -404,11 +406,11 @@ def test_a_point_that_always_fails_is_given_up_and_can_be_retried(tiny: tuple[st
     assert [row.state for row in rows] == ["complete", "failed"]
     assert "memory" in rows[1].reason
     assert rows[1].attempt == 2
-    retried = hpo("retry", "--out=out")
+    retried = cli("retry", "--out=out")
     assert "1 queued again" in retried.out
     plan = library.find_plan("out")
     assert [row.state for row in library.rows(plan, "width")] == ["complete", "waiting"]
-    shown = hpo("show", "width", "--out=out").out
+    shown = cli("show", "width", "--out=out").out
     assert shown.count("error:") == 2
     decision = plan.decision("width")
     assert decision is not None

@@ -17,11 +17,12 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import SMALL_RUN, hpo
+from conftest import SMALL_RUN, Result, hpo
 from rich.cells import cell_len
 from scripted_worker import Worker, new_plan
 
@@ -29,26 +30,6 @@ from hpo import find_plan
 from hpo.advance import advance
 from hpo.cli.live import watching
 from hpo.plan import Plan
-
-
-@pytest.fixture(scope="module")
-def watched_run(
-    tmp_path_factory: pytest.TempPathFactory, small_studies: Path
-) -> Iterator[dict[str, list[str]]]:
-    """One run on a terminal that is resized meanwhile, watched by two others through pipes."""
-    out = tmp_path_factory.mktemp("watched") / "out"
-    assert hpo("create", "--out", out, "--studies", small_studies, "--workers=2", *SMALL_RUN).code == 0
-    command = [sys.executable, "-m", "hpo"]
-    watch = [*command, "status", "--watch", "--out", str(out)]
-    with (
-        subprocess.Popen([*watch, "--json"], stdout=subprocess.PIPE, text=True) as as_json,
-        subprocess.Popen(watch, stdout=subprocess.PIPE, text=True) as plain,
-    ):
-        time.sleep(5)  # they look before anything has happened
-        seen = on_terminal([*command, "run", "--out", str(out), "--workers=2"], sizes=[(24, 80), (40, 120)])
-        codes = [process.wait(timeout=60) for process in (as_json, plain)]
-        assert codes == [0, 0]
-        yield {"screen": seen, "json": as_json.stdout.readlines(), "plain": plain.stdout.readlines()}
 
 
 def on_terminal(
@@ -105,8 +86,32 @@ def frames(text: str) -> list[list[str]]:
     return [plain(frame).split("\r\n") for frame in text.split("\x1b[H")[1:]]
 
 
-def test_a_run_on_a_terminal_that_is_resized(watched_run: dict[str, list[str]]) -> None:
-    small, large, code = watched_run["screen"]
+def test_a_run_on_a_terminal_that_is_resized_and_watched_through_pipes(
+    tmp_path: Path, small_studies: Path
+) -> None:
+    out = tmp_path / "out"
+    assert hpo("create", "--out", out, "--studies", small_studies, "--workers=2", *SMALL_RUN).code == 0
+    command = [sys.executable, "-m", "hpo"]
+    watch = [*command, "status", "--watch", "--out", str(out)]
+    with (
+        subprocess.Popen([*watch, "--json"], stdout=subprocess.PIPE, text=True) as as_json,
+        subprocess.Popen(watch, stdout=subprocess.PIPE, text=True) as in_words,
+    ):
+        time.sleep(5)  # they look before anything has happened
+        seen = on_terminal([*command, "run", "--out", str(out), "--workers=2"], sizes=[(24, 80), (40, 120)])
+        assert [process.wait(timeout=60) for process in (as_json, in_words)] == [0, 0]
+        assert as_json.stdout is not None
+        assert in_words.stdout is not None
+        lines, words = as_json.stdout.readlines(), in_words.stdout.readlines()
+    check_screens(*seen)
+    check_events([json.loads(line) for line in lines])
+    assert len(words) == 2 + 3 + 2 + 1
+    assert re.match(r"rate/\d complete: macro F1 [\d.]+ %, learning_rate 0\.00[13]\n", words[0])
+    assert words[-1].startswith("final/0 complete: test macro F1 ")
+    assert "\x1b" not in "".join(words)
+
+
+def check_screens(small: str, large: str, code: str) -> None:
     assert code == "0"
     assert "\x1b[?1049h" in small  # the terminal's other screen, and back, and the cursor shown again
     assert "\x1b[?1049l" in large
@@ -123,8 +128,7 @@ def test_a_run_on_a_terminal_that_is_resized(watched_run: dict[str, list[str]]) 
     assert "test set opened" not in plain(outcome)  # the table at the end is enough
 
 
-def test_json_lines_of_a_run(watched_run: dict[str, list[str]]) -> None:
-    events = [json.loads(line) for line in watched_run["json"]]
+def check_events(events: list[dict[str, Any]]) -> None:
     kinds = [(event["event"], event["study"]) for event in events]
     assert kinds.count(("point", "rate")) == 2
     assert kinds.count(("point", "shape")) == 3
@@ -134,15 +138,9 @@ def test_json_lines_of_a_run(watched_run: dict[str, list[str]]) -> None:
     assert 0 <= events[-1]["test"]["macro_f1"] <= 1
 
 
-def test_plain_lines_of_a_run(watched_run: dict[str, list[str]]) -> None:
-    lines = watched_run["plain"]
-    assert len(lines) == 2 + 3 + 2 + 1
-    assert re.match(r"rate/\d complete: macro F1 [\d.]+ %, learning_rate 0\.00[13]\n", lines[0])
-    assert lines[-1].startswith("final/0 complete: test macro F1 ")
-    assert "\x1b" not in "".join(lines)
-
-
-def test_run_with_json_prints_events_alone(tmp_path: Path, small_studies: Path) -> None:
+def test_run_with_json_prints_events_alone(
+    tmp_path: Path, small_studies: Path, cli: Callable[..., Result]
+) -> None:
     command = ("run", "rate", "--json", "--studies", small_studies, "--out", tmp_path / "out", "--workers=1")
     result = hpo(*command, *SMALL_RUN)
     assert result.code == 0, result.err
@@ -152,7 +150,7 @@ def test_run_with_json_prints_events_alone(tmp_path: Path, small_studies: Path) 
         ("point", "rate"),
         ("study", "rate"),
     ]
-    assert hpo(*command, *SMALL_RUN).out == ""  # nothing more has happened
+    assert cli(*command, *SMALL_RUN).out == ""  # nothing more has happened
 
 
 @pytest.mark.parametrize("stopped_with", [signal.SIGINT, signal.SIGTERM])

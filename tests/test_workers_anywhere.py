@@ -349,7 +349,7 @@ def wait_for(what: Callable[[], Any], process: subprocess.Popen[Any], seconds: f
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
 def test_a_run_on_a_server_ends_like_one_on_sqlite(
-    kind: str, finished: Path, small_studies: Path, started_servers: Started, tmp_path: Path
+    kind: str, cli: Cli, finished: Path, small_studies: Path, started_servers: Started, tmp_path: Path
 ) -> None:
     from test_end_to_end import accepted_epochs
 
@@ -368,12 +368,12 @@ def test_a_run_on_a_server_ends_like_one_on_sqlite(
     assert {slots.state(slot) for slot in slots.attempts} == {SlotState.COMPLETE}
     # the final stage's files reach a machine that did not train it
     elsewhere = tmp_path / "elsewhere"
-    result = hpo("run", "--out", elsewhere, "--storage", url, "--checkpoints", checkpoints)
+    result = cli("run", "--out", elsewhere, "--storage", url, "--checkpoints", checkpoints)
     assert result.code == 0, result.err
     for name in ("model.pt", "most-confidently-wrong.png"):
         assert (elsewhere / name).read_bytes() == (out / name).read_bytes()
     # and where they cannot, it is said who has them
-    unshared = hpo("run", "--out", tmp_path / "third", "--storage", url)
+    unshared = cli("run", "--out", tmp_path / "third", "--storage", url)
     assert "checkpoints stay in" in unshared.err
     assert f"model.pt is on {socket.gethostname()}" in unshared.out
     assert "predict" not in unshared.out

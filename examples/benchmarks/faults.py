@@ -87,7 +87,7 @@ PLACES: Places = {
     "after a claim": (Storage, "claim", "after"),
     "before an epoch is written": (Storage, "write", "before"),
     "after an epoch is written": (Storage, "write", "after"),
-    "in the middle of a transaction": (storage, "_set_attrs", "after"),
+    "in the middle of a transaction": (storage, "set_attrs", "after"),
     "in the middle of a checkpoint": (os, "fsync", "before"),
     "before the end of a trial is written": (Storage, "finish", "before"),
     "after the end of a trial is written": (Storage, "finish", "after"),
