@@ -29,6 +29,7 @@ import servers
 from siege import fork
 
 from hpo import objective, queue, run, worker
+from hpo.config import TrialConfig
 from hpo.plan import Plan
 from hpo.queue import Slots
 from hpo.storage import Storage
@@ -122,7 +123,8 @@ def per_trial(
             fork(lambda: drain(url, folder, 0.0, 5), folder / "log"), 0
         )  # the first loads what it needs
         pid = fork(lambda: _timed(url, folder, n), folder / "log")
-        os.waitpid(pid, 0)
+        if os.waitpid(pid, 0)[1]:
+            raise SystemExit((folder / "log").read_text())
         ms = float((folder / "per-trial").read_text())
         records.append(
             {
@@ -164,7 +166,9 @@ def _finish_quickly(plan: Plan, n: int) -> None:
         advance(plan, ["grid"])
         while n > 0 and (trial := work.claim()) is not None:
             reports = dict.fromkeys(range(1, EPOCHS + 1), 0.5)
-            plan.storage.write(trial._trial_id, attrs={**attrs, "config": {}}, reports=reports)
+            plan.storage.write(
+                trial._trial_id, attrs={**attrs, "config": TrialConfig().params()}, reports=reports
+            )
             plan.storage.finish(trial._trial_id, TrialState.COMPLETE, 0.5)
             n -= 1
 
