@@ -1,6 +1,8 @@
 """A database URL becomes an engine that is safe to share between processes and machines.
 
 SQLite serves one machine; PostgreSQL and MySQL/MariaDB serve many. Nothing here knows what a trial is.
+
+It is long because all that differs between the databases is here: elsewhere nobody asks which one it is.
 """
 
 from __future__ import annotations

@@ -349,11 +349,8 @@ def shipped_studies() -> Path:
     return installed if installed.is_dir() else package.parent / "studies"
 
 
-_TABLES: dict[tuple[str, ...], type[BaseModel]] = {
-    (): StudySpec,
-    ("published",): Published,
-    ("published", "results"): PublishedResult,
-}
+_TABLES: dict[tuple[str, ...], type[BaseModel]]
+_TABLES = {(): StudySpec, ("published",): Published, ("published", "results"): PublishedResult}
 
 
 def _explain(error: ValidationError) -> str:

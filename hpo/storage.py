@@ -3,6 +3,8 @@
 Optuna's own calls commit one row at a time, so a process that is killed between two of them leaves a
 trial half written. What belongs together is written here in one transaction: a claim with its owner and
 first heartbeat, an epoch with its report and figures, an end with its reason.
+
+It is long because all transactions on the trials of a plan are here: who locks what can be read in one place.
 """
 
 from __future__ import annotations

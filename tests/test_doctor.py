@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import servers
 import sqlalchemy
@@ -125,8 +126,11 @@ def test_a_plan_that_is_worked_on_is_not_disturbed(cli: Cli, folder: Path, small
         deadline = time.monotonic() + 120
         while not (folder / "hpo-out" / "logs").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
+        n_looks = 0
         while process.poll() is None:
             assert examined(cli)[0] == 0
+            n_looks += 1
+        assert n_looks
         err = process.communicate(timeout=120)[1]
     finally:
         process.kill()
@@ -202,6 +206,22 @@ def test_claims_that_are_not_atomic_are_found(
     code, checks = examined(cli)
     assert code == 1
     assert "16 were not claimed exactly once" in checks["claims"]["text"]
+
+
+def test_a_process_that_cannot_claim_is_said_and_none_is_left(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "sitecustomize.py").write_text(
+        "import hpo.storage\n"
+        "class Storage(hpo.storage.Storage):\n"
+        "    def __init__(self, url): raise OSError('no such luck')\n"
+        "hpo.storage.Storage = Storage\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{folder}:{Path(library.__file__).parents[1]}")
+    code, checks = examined(cli)
+    assert code == 1
+    assert checks["claims"]["text"].endswith("one of them failed: OSError: no such luck")
+    assert not psutil.Process().children(recursive=True)
 
 
 def test_a_locked_database_is_said_and_not_waited_for(cli: Cli, created: Path) -> None:
