@@ -303,13 +303,18 @@ class _Pulse:
         self._seen, self._seen_at = self._counts(), now
         return True
 
-    def _counts(self) -> dict[tuple[int, TrialState], int]:
-        return {
-            (study_id, state): 1 if state == TrialState.RUNNING else count
-            for (study_id, state), count in self._storage.counts(self._first).items()
-            # that one of several running trials has ended well gives nobody anything to do
-            if state in (TrialState.WAITING, TrialState.RUNNING, TrialState.FAIL)
-        }
+    def _counts(self) -> tuple[int, dict[tuple[int, TrialState], int]]:
+        counts = self._storage.counts(self._first)
+        return (
+            # all: what was queued by this worker's own look and has ended since left the rest as it was
+            sum(counts.values()),
+            {
+                (study_id, state): 1 if state == TrialState.RUNNING else count
+                for (study_id, state), count in counts.items()
+                # that one of several running trials has ended well gives nobody anything to do
+                if state in (TrialState.WAITING, TrialState.RUNNING, TrialState.FAIL)
+            },
+        )
 
 
 class _Heart:

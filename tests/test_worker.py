@@ -201,6 +201,15 @@ def test_the_winner_travels_down_the_chain(tmp_path: Path) -> None:
     assert final.user_attrs["config"] == last.params
 
 
+def test_a_worker_alone_goes_on_with_what_its_own_look_queued(tmp_path: Path) -> None:
+    rate = "title = 'r'\nsection = '1'\n[search]\nlearning_rate = [0.01]\n"
+    size = "title = 's'\nsection = '2'\ninherits = 'rate'\n[search]\nbatch_size = [20]\n"
+    plan = made_plan(tmp_path, {"rate": rate, "size": size}, lease_seconds=3600)
+    # without a new look it would wait for the time that is a part of the lease
+    work(plan.storage, out=tmp_path / "out", limits=Limits(idle_seconds=2))
+    assert [study.state for study in results.status(plan)] == ["done", "done", "done"]
+
+
 def test_a_constraint_that_the_inherited_values_break_leaves_what_was_inherited(tmp_path: Path) -> None:
     plan = made_plan(
         tmp_path,
