@@ -319,14 +319,15 @@ def test_a_worker_that_was_paused_past_its_lease_takes_the_next_trial(tmp_path: 
         queue = Queue(plan.storage, "rate")
         wait_for(lambda: queue.close_lost(lease_seconds=4), process)
         (lost,) = plan.trials("rate")
-        n_epochs, files = len(lost.intermediate_values), set(tmp_path.glob("checkpoints/**/*.checkpoint"))
+        n_epochs = len(lost.intermediate_values)
         process.send_signal(signal.SIGCONT)
         wait_for(
             lambda: len(plan.trials("rate")) == 2 and plan.trials("rate")[1].intermediate_values, process
         )
         assert len(plan.trials("rate")[0].intermediate_values) == n_epochs
-        late = [path.name for path in tmp_path.glob("checkpoints/**/*attempt-0001*") if path not in files]
-        assert late == []
+        # an epoch that was reported in time may still be saved afterwards: every attempt saves the same
+        saved = [int(path.name.split("-")[1]) for path in tmp_path.glob("checkpoints/**/*attempt-0001*")]
+        assert max(saved, default=0) <= max(lost.intermediate_values)
         assert (tmp_path / "log").read_text().count("rate/0: lost to another worker; taking the next") == 1
     finally:
         process.kill()
