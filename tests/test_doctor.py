@@ -130,6 +130,7 @@ def test_a_plan_that_is_worked_on_is_not_disturbed(cli: Cli, folder: Path, small
         while process.poll() is None:
             assert examined(cli)[0] == 0
             n_looks += 1
+            time.sleep(1)  # the run needs the cores as well
         assert n_looks
         err = process.communicate(timeout=120)[1]
     finally:

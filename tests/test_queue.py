@@ -19,6 +19,9 @@ from hpo.queue import ERROR_CAP, LOST_CAP, Job, Queue, Reason, Slot, Slots, Slot
 from hpo.storage import Storage
 
 POINT = Slot("a")
+# copies of one process that has imported what they need: each alone would take a CPU second for it
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["hpo.queue", "hpo.storage", "psycopg", "pymysql"])
 
 
 @pytest.fixture
@@ -51,9 +54,9 @@ def enqueue_and_drain(url: str, n: int, results: multiprocessing.Queue[list[int]
 
 
 def test_processes_that_enqueue_and_claim_at_once_get_each_point_once(storage: Storage) -> None:
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    processes = [context.Process(target=enqueue_and_drain, args=(storage.url, 40, results)) for _ in range(4)]
+    results = PROCESSES.Queue()
+    arguments = (storage.url, 40, results)
+    processes = [PROCESSES.Process(target=enqueue_and_drain, args=arguments) for _ in range(4)]
     for process in processes:
         process.start()
     claimed = [number for _ in processes for number in results.get(timeout=60)]
@@ -65,21 +68,21 @@ def test_processes_that_enqueue_and_claim_at_once_get_each_point_once(storage: S
     assert {slots.state(slot) for slot in slots.attempts} == {SlotState.COMPLETE}
 
 
+def create_study(url: str, results: multiprocessing.Queue[int]) -> None:
+    storage = Storage(url, create=True)
+    storage.create_study("s", {"k": 1})
+    results.put(storage.study_attrs()["s"]["k"])
+
+
 def test_create_study_and_schema_by_many_processes_at_once(database_url: str) -> None:
-    code = (
-        "import sys; from hpo.storage import Storage\n"
-        "s = Storage(sys.argv[1], create=True); s.create_study('s', {'k': 1})\n"
-        "print(s.study_attrs()['s']['k'])"
-    )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, database_url], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        for _ in range(6)
-    ]
-    outputs = [(process.communicate(timeout=60), process.returncode) for process in processes]
-    assert [code for _, code in outputs] == [0] * 6, outputs
-    assert {out.strip() for (out, _), _ in outputs} == {b"1"}
+    results = PROCESSES.Queue()
+    processes = [PROCESSES.Process(target=create_study, args=(database_url, results)) for _ in range(16)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=60)
+    assert [process.exitcode for process in processes] == [0] * 16
+    assert {results.get(timeout=1) for _ in processes} == {1}
 
 
 def test_a_claimed_trial_has_owner_params_and_start(queue: Queue) -> None:
@@ -270,7 +273,7 @@ def test_a_reader_never_sees_half_an_epoch(storage: Storage, queue: Queue) -> No
     assert trial is not None
     n = 150
     arguments = (storage.url, trial._trial_id, n)
-    writer = multiprocessing.get_context("spawn").Process(target=write_epochs, args=arguments)
+    writer = PROCESSES.Process(target=write_epochs, args=arguments)
     writer.start()
     reader = Storage(storage.url, reader=True)
     seen = 0
