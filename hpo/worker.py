@@ -54,6 +54,8 @@ class StopRequest:
 
     def __init__(self, deadline_seconds: float | None = None) -> None:
         self.signal: int | None = None
+        self.idle_until = math.inf
+        """When `--idle-timeout` is over; never while a trial trains."""
         parent = os.environ.get(PARENT_VARIABLE)
         self._parent = int(parent) if parent else None
         self._deadline = math.inf if deadline_seconds is None else time.monotonic() + deadline_seconds
@@ -94,7 +96,7 @@ class StopRequest:
         """
         end_at, code = self._deadline + STOP_SECONDS, 0
         with heard:
-            while time.monotonic() < end_at:
+            while time.monotonic() < min(end_at, self.idle_until + STOP_SECONDS):
                 if code == 0 and self._parent is not None and os.getppid() != self._parent:
                     os.kill(os.getpid(), signal.SIGTERM)
                 if not select.select([heard], [], [], PARENT_SECONDS)[0]:
@@ -157,7 +159,8 @@ def work(
         unshared = plan.unshared_checkpoints(out, checkpoints)
         if unshared:
             log.warning(unshared)
-        n_trained, idle_since, ended = 0, time.monotonic(), False
+        idle_seconds = math.inf if limits.idle_seconds is None else limits.idle_seconds
+        n_trained, ended, stop.idle_until = 0, False, time.monotonic() + idle_seconds
         with _Heart(plan, names) as heart:
             ended, pulse = _close_lost_and_advance(plan, names), _Pulse(plan, served)
             while not stop() and n_trained != limits.max_trials:
@@ -167,12 +170,11 @@ def work(
                     ended = _close_lost_and_advance(plan, names)
                     claimed = claimed or claim(plan.storage, served)
                 if claimed is None:
-                    idle = time.monotonic() - idle_since
-                    if ended or (limits.idle_seconds is not None and idle >= limits.idle_seconds):
+                    if ended or time.monotonic() >= stop.idle_until:
                         break
                     time.sleep(POLL_SECONDS)
                     continue
-                name, trial = claimed.study, claimed.trial
+                name, trial, stop.idle_until = claimed.study, claimed.trial, math.inf
                 heart.trial_id = trial._trial_id
                 recorder = (
                     TestRecorder(plan, trial._trial_id, place, entry, out) if name == FINAL else Recorder()
@@ -186,7 +188,7 @@ def work(
                     log.warning("%s/%d: lost to another worker; taking the next", name, trial.number)
                 finally:
                     heart.trial_id = None
-                n_trained, idle_since = n_trained + 1, time.monotonic()
+                n_trained, stop.idle_until = n_trained + 1, time.monotonic() + idle_seconds
         log.info("leaving: %s; trials: %d", _why(stop, ended, n_trained, limits), n_trained)
         if ended:
             try:

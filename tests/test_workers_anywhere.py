@@ -8,8 +8,9 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,19 @@ import psutil
 import pytest
 import servers
 from conftest import SMALL_RUN, Result, hpo, start_hpo
+from optuna.trial import TrialState
 from test_worker import SMALL, made_plan
 
 import hpo as library
 from hpo.advance import advance
 from hpo.database import sqlite_file
 from hpo.doctor import examine
-from hpo.errors import ConflictError
+from hpo.errors import ConflictError, Diverged
 from hpo.plan import FINAL, Plan
 from hpo.queue import Queue, Reason, Slots, SlotState, reason_of
 from hpo.run import run
 from hpo.storage import Storage
+from hpo.train import EpochResult, train
 from hpo.worker import Limits, work
 
 Cli = Callable[..., Result]
@@ -56,6 +59,45 @@ def test_a_worker_without_work_stops_after_its_idle_timeout(tmp_path: Path) -> N
     assert Queue(plan.storage, "rate").claim() is not None  # somebody is at work on all there is
     assert work(plan.storage, out=tmp_path, studies=["rate"], limits=Limits(idle_seconds=1.0)) is None
     assert states(plan, "rate") == ["running"]
+
+
+def test_an_idle_timeout_ends_a_worker_although_the_server_hangs(
+    started_servers: Started, tmp_path: Path
+) -> None:
+    server = started_servers("postgresql")
+    url = server.new_database()
+    plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"}, url=url)
+    advance(plan, ["rate"])
+    assert Queue(plan.storage, "rate").claim() is not None  # somebody is at work on all there is
+    options = ["--idle-timeout=6s", "--out", tmp_path / "out", "--storage", url]
+    process = start_hpo("worker", "rate", *options)
+    assert process.stderr is not None
+    assert "serving" in process.stderr.readline()
+    with server.paused():
+        process.communicate(timeout=45)
+    assert process.returncode == 0
+
+
+def test_a_trial_that_diverges_while_the_server_is_away_is_a_result(
+    started_servers: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpo.delivery.PATIENCE_SECONDS", 0.3)
+    server = started_servers("postgresql")
+
+    def diverging(*arguments: Any, **options: Any) -> Iterator[EpochResult]:
+        first = next(train(*arguments, **options))
+        server.stop()
+        yield first  # cannot be delivered yet
+        threading.Timer(2.0, server.start).start()
+        raise Diverged("the loss is nan")
+
+    monkeypatch.setattr("hpo.objective.train", diverging)
+    url = server.new_database()
+    plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"}, url=url)
+    work(plan.storage, out=tmp_path, studies=["rate"], limits=Limits(max_trials=1))
+    (trial,) = plan.trials("rate")
+    assert (trial.state, trial.user_attrs["reason"]) == (TrialState.PRUNED, "diverged: the loss is nan")
+    assert list(trial.intermediate_values) == [1]
 
 
 def test_a_deadline_puts_the_trial_back(tmp_path: Path) -> None:
@@ -315,7 +357,7 @@ def test_a_worker_that_was_paused_past_its_lease_takes_the_next_trial(tmp_path: 
     process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         wait_for(lambda: any(t.intermediate_values for t in plan.trials("rate")), process)
-        process.send_signal(signal.SIGSTOP)
+        wait_for(lambda: paused_outside_a_transaction(process, plan), process)
         queue = Queue(plan.storage, "rate")
         wait_for(lambda: queue.close_lost(lease_seconds=4), process)
         (lost,) = plan.trials("rate")
@@ -333,6 +375,18 @@ def test_a_worker_that_was_paused_past_its_lease_takes_the_next_trial(tmp_path: 
         process.kill()
         process.wait()
         log.close()
+
+
+def paused_outside_a_transaction(process: subprocess.Popen[Any], plan: Plan) -> bool:
+    """Pauses a process, unless it holds SQLite's lock just then: nobody could write until it goes on."""
+    process.send_signal(signal.SIGSTOP)
+    with closing(sqlite3.connect(str(sqlite_file(plan.storage.url)), timeout=0.5)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            process.send_signal(signal.SIGCONT)
+            return False
+    return True
 
 
 def wait_for(what: Callable[[], Any], process: subprocess.Popen[Any], seconds: float = 60) -> None:
