@@ -89,7 +89,7 @@ class StopRequest:
         self.signal = number
 
     def _watch(self, heard: socket.socket) -> None:
-        """Ends a process that is to stop and hangs; asks one to stop whose parent is gone.
+        """Ends a process that hangs though it is to stop, or idle for too long; asks an orphan to stop.
 
         A thread, because Python handles signals in the main thread, which may be in C code that waits for
         a lock of SQLite's for a minute. It says nothing: the log may be what hangs.

@@ -205,8 +205,8 @@ def test_a_worker_alone_goes_on_with_what_its_own_look_queued(tmp_path: Path) ->
     rate = "title = 'r'\nsection = '1'\n[search]\nlearning_rate = [0.01]\n"
     size = "title = 's'\nsection = '2'\ninherits = 'rate'\n[search]\nbatch_size = [20]\n"
     plan = made_plan(tmp_path, {"rate": rate, "size": size}, lease_seconds=3600)
-    # without a new look it would wait for the time that is a part of the lease
-    work(plan.storage, out=tmp_path / "out", limits=Limits(idle_seconds=2))
+    # without a new look it would wait for a sixth of the lease
+    work(plan.storage, out=tmp_path / "out", limits=Limits(idle_seconds=5))
     assert [study.state for study in results.status(plan)] == ["done", "done", "done"]
 
 

@@ -168,6 +168,7 @@ class Siege:
         self._n_creators, self._n_workers = (CROWD, CROWD) if crowded else (N_CREATORS, N_WORKERS)
         self._disk, self._disk_was_full = disk, False
         self._misfits = list(subject.misfits) if n_faults else []
+        chance.shuffle(self._misfits)  # a short plan may have room for the first of them alone
         self._once: list[Callable[[], str]] = []  # faults that happen first, and one time
         if crowded:
             tally.count(f"{CROWD} create at once")

@@ -94,7 +94,7 @@ def main() -> None:
             f"{options.workers} workers, forked": workers(plan, folder, forked_processes, options.workers),
             f"{options.workers} workers, spawned": workers(plan, folder, spawned_processes, options.workers),
         }
-        # no round to warm up: the run above has read and compiled all that these read
+        # no round to warm up: a median of several bears a first one that is slower
         rounds = [{name: timed(work) for name, work in contenders.items()} for _ in range(options.rounds)]
     machine = platform.processor() or platform.machine()
     print(f"# {time.strftime('%Y-%m-%d')}, {machine}, {os.cpu_count()} cores, {options.rounds} rounds")
