@@ -94,12 +94,11 @@ class ConstrainedCnn(Network):
             )
         features = config.conv2_channels * (height // 4) * (width // 4)
         bias = not config.batch_norm  # the norm would cancel it, and brings a shift of its own
-        # on "meta" the layers draw no numbers of their own
+        # on "meta" the layers draw no numbers of their own; `_initialise` gives them their tensors
         self.conv1 = _conv(channels, config.conv1_channels, config.conv1_kernel, bias)
         self.conv2 = _conv(config.conv1_channels, config.conv2_channels, config.conv2_kernel, bias)
         self.hidden = nn.Linear(features, config.hidden_units, device="meta")
         self.output = nn.Linear(config.hidden_units, n_classes, device="meta")
-        self.to_empty(device="cpu")
         for layer in (self.conv1, self.conv2, self.hidden, self.output):
             _initialise(layer, generator)
         self.norm1 = nn.BatchNorm2d(config.conv1_channels) if config.batch_norm else nn.Identity()
@@ -132,8 +131,10 @@ def _conv(inputs: int, outputs: int, kernel: int, bias: bool) -> nn.Conv2d:
 @torch.no_grad()
 def _initialise(layer: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
     bound = layer.weight[0].numel() ** -0.5
-    for parameter in layer.parameters():
-        parameter.uniform_(-bound, bound, generator=generator)
+    for name, meta in list(layer.named_parameters()):
+        # `Module.to_empty` would do, but imports sympy for 0.4 s
+        values = torch.empty(meta.shape).uniform_(-bound, bound, generator=generator)
+        setattr(layer, name, nn.Parameter(values))
 
 
 Builder = Callable[[NetworkConfig, ImageShape, int, torch.Generator], Network]
