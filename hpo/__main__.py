@@ -23,13 +23,8 @@ def _leave(code: int) -> None:
     # these wait for what hangs in a database that is away; schedulers give ten seconds after a signal
     if code not in STOPPED:
         atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BrokenPipeError:
-            continue  # the reader, `head` say, has gone
-        except OSError:
-            code = code or 1
+    sys.stdout.flush()
+    sys.stderr.flush()
     # Python's own end looks for garbage in all of torch first, for 0.9 CPU seconds, 1.4 in a worker
     os._exit(code)
 
