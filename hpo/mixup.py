@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +15,13 @@ from torch import Tensor
 class Mix:
     """How one batch is mixed: image i becomes weight · image i + (1 - weight) · image partners[i]."""
 
-    weight: float
+    weight: Tensor
+    """() float32, in 0..1."""
     partners: Tensor
     """(n,) int64, a permutation."""
 
     def images(self, images: Tensor) -> Tensor:
-        """Mixes floating-point images (n, …)."""
+        """Mixes float32 images (n, …)."""
         return torch.lerp(images[self.partners], images, self.weight)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -29,10 +31,19 @@ class Mix:
         return self.weight * own + (1 - self.weight) * other
 
 
-def draw_mix(n: int, alpha: float, rng: np.random.Generator, device: str = "cpu") -> Mix:
-    """Draws one weight ~ Beta(alpha, alpha) and a permutation of n images; alpha > 0.
+def draw_mixes(sizes: Sequence[int], alpha: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Draws a weight ~ Beta(alpha, alpha) and a permutation for each batch; alpha > 0.
 
     The generator is NumPy's because PyTorch's Beta distribution accepts none.
+
+    Args:
+        sizes: of the batches, one at least.
+        alpha: see above.
+        rng: the only source of randomness.
+
+    Returns:
+        Weights (batches,) float32; the batches' partners one after the other, (sum of sizes,) int64.
     """
-    weight = float(rng.beta(alpha, alpha))
-    return Mix(weight, torch.from_numpy(rng.permutation(n)).to(device))
+    drawn = [(rng.beta(alpha, alpha), rng.permutation(size)) for size in sizes]
+    weights = torch.tensor([weight for weight, _ in drawn], dtype=torch.float32)
+    return weights, torch.from_numpy(np.concatenate([partners for _, partners in drawn]))

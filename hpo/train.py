@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +33,11 @@ from hpo.compute import (
     resolve_precision,
 )
 from hpo.config import TrainingConfig, TrialConfig
+from hpo.cuda_graph import CudaGraph
 from hpo.diagnostics import logits_and_dead_shares
 from hpo.errors import Diverged, Interrupted
 from hpo.metrics import score
-from hpo.mixup import Mix, draw_mix
+from hpo.mixup import Mix, draw_mixes
 from hpo.network import ImageShape, build_network
 from hpo.tensors import is_like
 
@@ -58,14 +60,19 @@ __all__ = [
 
 HEALTH_IMAGES = 1000
 """A unit counts as dead when it is zero on the first so many validation images."""
-HEALTH_STEPS = 16
-"""Gradient norms are taken at every so many-th step, which costs less than 1 % of the time."""
+CHUNK_STEPS = 16
+"""So many steps are one launch on a GPU. Gradient norms are taken at the first of them, which costs less than
+1 % of the time."""
 
 OptimizerBuilder = Callable[[list[nn.Parameter], float, float], torch.optim.Optimizer]
 
 OPTIMIZERS: dict[str, OptimizerBuilder] = {
-    "adam": lambda weights, rate, l2: torch.optim.Adam(weights, lr=rate, weight_decay=l2, fused=True),
-    "adamw": lambda weights, rate, l2: torch.optim.AdamW(weights, lr=rate, weight_decay=l2, fused=True),
+    "adam": lambda weights, rate, l2: torch.optim.Adam(
+        weights, lr=rate, weight_decay=l2, fused=True, capturable=weights[0].is_cuda
+    ),
+    "adamw": lambda weights, rate, l2: torch.optim.AdamW(
+        weights, lr=rate, weight_decay=l2, fused=True, capturable=weights[0].is_cuda
+    ),
     "sgd": lambda weights, rate, l2: torch.optim.SGD(weights, lr=rate, weight_decay=l2, fused=True),
 }
 """Name → optimizer of weights with a learning rate and an L2 factor, everything else as PyTorch has it."""
@@ -325,6 +332,9 @@ class _Task:
         self.valid_images = as_tensor(data.valid.images, device)
         self.valid_labels = as_tensor(data.valid.labels, device)
         self.normalise = Normaliser(data.mean, data.std, data.image_shape, device)
+        self.graphs: dict[tuple[int, bool], CudaGraph] = {}
+        if device != "cpu":  # same seed, same bits: cuDNN's fastest gradients of weights add up in any order
+            torch.backends.cudnn.deterministic = True
 
     def epoch(self, learner: Learner, number: int) -> SeedEpoch:
         start = time.perf_counter()
@@ -355,24 +365,68 @@ class _Task:
 
     def _pass_over_training(self, learner: Learner, number: int) -> tuple[float, list[list[float]]]:
         """The mean loss, and per layer the mean gradient norms of weight and bias."""
-        n = len(self.labels)
-        order = torch.randperm(n, generator=_generator(learner.seed, number, "order")).to(self.device)
         config = self.config
-        mixing = config.mixup_alpha > 0 and config.mixup_first_epoch <= number <= config.mixup_last_epoch
-        rng = np.random.default_rng(_entropy(learner.seed, number, "mixup"))
+        size = config.batch_size
+        order = torch.randperm(len(self.labels), generator=_generator(learner.seed, number, "order"))
+        inputs = [torch.split(order.to(self.device), CHUNK_STEPS * size)]
+        is_mixing = config.mixup_alpha > 0 and config.mixup_first_epoch <= number <= config.mixup_last_epoch
+        if is_mixing:
+            rng = np.random.default_rng(_entropy(learner.seed, number, "mixup"))
+            weights, partners = draw_mixes(
+                [len(each) for each in torch.split(order, size)], config.mixup_alpha, rng
+            )
+            inputs.append(torch.split(partners.to(self.device), CHUNK_STEPS * size))
+            inputs.append(torch.split(weights.to(self.device), CHUNK_STEPS))
+        recorded = self._recorded(learner, is_mixing)
         # sums stay on the device: fetching each loss would stall a GPU at every step
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         norms = []
-        for step, start in enumerate(range(0, n, config.batch_size)):
-            batch = order[start : start + config.batch_size]
+        for chunk in zip(*inputs, strict=True):
+            is_whole = len(chunk[0]) == CHUNK_STEPS * size
+            steps = recorded if recorded and is_whole else partial(self._steps, learner)
+            loss, norm = steps(*chunk)
+            loss_sum += loss
+            norms.append(norm.clone())
+        return loss_sum.item() / len(order), torch.stack(norms).mean(dim=0).tolist()
+
+    def _recorded(self, learner: Learner, is_mixing: bool) -> CudaGraph | None:
+        """`_steps` as a graph; None on a CPU."""
+        if self.device == "cpu":
+            return None
+        key = (learner.seed, is_mixing)
+        if key not in self.graphs:
+            self.graphs[key] = CudaGraph(partial(self._steps, learner))
+        return self.graphs[key]
+
+    def _steps(
+        self, learner: Learner, order: Tensor, partners: Tensor | None = None, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Steps on consecutive batches; mixed, if there are partners.
+
+        Args:
+            learner: takes the steps.
+            order: (images,) int64, numbers of images.
+            partners: (images,) int64, of each batch in turn.
+            weights: (batches,) float32.
+
+        Returns:
+            Losses summed over the images, () float64; gradient norms of the first step (layers, 2) float32.
+        """
+        size = self.config.batch_size
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        norms = None
+        for step, batch in enumerate(torch.split(order, size)):
             if self.should_stop():
-                raise Interrupted(f"seed {learner.seed}, epoch {number}")
+                raise Interrupted(f"seed {learner.seed}")
+            mix = None
+            if partners is not None and weights is not None:
+                mix = Mix(weights[step], partners[step * size : (step + 1) * size])
             images = self.normalise(self.images[batch])
-            mix = draw_mix(len(batch), config.mixup_alpha, rng, self.device) if mixing else None
             loss_sum += learner.step(images, self.labels[batch], mix) * len(batch)
-            if step % HEALTH_STEPS == 0:
-                norms.append(learner.gradient_norms())
-        return loss_sum.item() / n, torch.stack(norms).mean(dim=0).tolist()
+            if norms is None:
+                norms = learner.gradient_norms()
+        assert norms is not None
+        return loss_sum, norms
 
 
 _PURPOSES = {"init": 0, "order": 1, "mixup": 2}

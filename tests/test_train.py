@@ -15,6 +15,7 @@ from hpo.errors import Diverged, InputError, Interrupted
 from hpo.metrics import score
 from hpo.store import FolderStore
 from hpo.train import (
+    CHUNK_STEPS,
     OPTIMIZERS,
     Learner,
     predict_logits,
@@ -237,7 +238,7 @@ def test_training_stops_in_the_middle_of_an_epoch():
     left = iter(range(12 + 5))
     epochs = train(config(), DATA, [0], should_stop=lambda: next(left, None) is None)
     assert next(epochs).number == 1
-    with pytest.raises(Interrupted, match="epoch 2"):
+    with pytest.raises(Interrupted, match="seed 0"):
         next(epochs)
 
 
@@ -282,12 +283,34 @@ def test_precisions_are_named_exactly():
         resolve_precision("fp16", "cpu")
 
 
+# the first chunk of steps runs as it is, the second is recorded, the third replays it, the last is not whole
+CHUNKS = {"batch_size": 2, "epochs": 2}
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_gpu_trains_as_the_cpu_does(precision):
-    losses = [
-        [epoch[0].train_loss for epoch in run(config(epochs=2), device=device, precision=precision)[0]]
-        for device in ("cpu", "cuda:0")
-    ]
-    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+@pytest.mark.parametrize("extra", [{}, {"mixup_alpha": 0.3, "mixup_first_epoch": 2}], ids=str)
+def test_a_gpu_trains_as_the_cpu_does(precision, extra):
+    trial, data = config(**CHUNKS, **extra), toy_data(n_train=2 * (3 * CHUNK_STEPS + 1))
+    on_cpu, on_gpu, again = (
+        run(trial, (0, 1), data, device=device, precision=precision)[0]
+        for device in ("cpu", "cuda:0", "cuda:0")
+    )
+    assert on_gpu == again
+    for mine, theirs in zip(on_cpu, on_gpu, strict=True):
+        assert [each.train_loss for each in mine] == pytest.approx(
+            [each.train_loss for each in theirs], rel=0.02
+        )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_replayed_steps_end_where_single_steps_end(optimizer, monkeypatch):
+    trial, data = config(**CHUNKS, optimizer=optimizer), toy_data(n_train=2 * (3 * CHUNK_STEPS + 1))
+    replayed = run(trial, data=data, device="cuda:0")
+    monkeypatch.setattr("hpo.train.CudaGraph", lambda function: function)
+    single = run(trial, data=data, device="cuda:0")
+    assert replayed[0] == single[0]
+    assert same(replayed[1][0], single[1][0])
