@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from conftest import Result, as_options, hpo, train
 from hostile_plan import HOSTILE_NAMES, train_hostile
+from picture_folder import write_folder
 from PIL import Image
 
 import hpo as library
@@ -233,6 +234,22 @@ def test_a_plan_that_has_only_been_written(tmp_path: Path, cli: Cli) -> None:
     assert {row["published"] for row in rows(out, "published")} > {"0.71"}
     assert not any(row["ours"] for row in rows(out, "published"))
     assert [row["verdict"] for row in rows(out, "conclusions")] == ["open"] * 7
+
+
+def test_it_names_no_folder_of_this_machine_and_no_pruner_that_was_not_asked(
+    tmp_path: Path, cli: Cli
+) -> None:
+    pictures = write_folder(tmp_path / "on-this-disk" / "pictures", train=8, test=2, validation=2)
+    out = tmp_path / "on-this-disk" / "out"
+    data = f"--data=folder:{pictures}"
+    assert cli("create", data, "--image-size=8", "--no-pruning", "--out", out).code == 0
+    assert cli("report", "--out", out).code == 0
+    text = (out / "report" / "report.md").read_text("utf-8")
+    assert "pruned nothing" in text
+    assert "pruner " not in text
+    (command,) = (row["value"] for row in rows(out, "provenance") if row["what"] == "command")
+    assert command == "hpo run --data folder:pictures --image-size 8 --no-pruning"
+    assert not [name for name, content in files(out).items() if b"on-this-disk" in content]
 
 
 def test_a_plan_that_is_half_done(small_studies: Path, tmp_path: Path, cli: Cli) -> None:

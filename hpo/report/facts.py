@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import PurePath
 from statistics import fmean
 from typing import Any
 
@@ -13,6 +14,7 @@ from optuna.trial import FrozenTrial
 from hpo import results
 from hpo.attributes import Identity, Options
 from hpo.config import ParamValue, TrialConfig
+from hpo.database import sqlite_file
 from hpo.decision import Decision, Inherited, TrialRef
 from hpo.plan import FINAL, Plan, published_config
 from hpo.queue import reason_of
@@ -88,6 +90,8 @@ class Section:
     """Of every value that it hands on."""
     context: Mapping[str, ParamValue]
     """What its points are laid over; empty while there is nothing to inherit yet."""
+    prunes: bool
+    """Whether its pruner is asked at all."""
 
     @property
     def name(self) -> str:
@@ -124,11 +128,12 @@ class Facts:
     """What a report is made of."""
 
     options: Options
+    """A folder of images by its name."""
     identity: Identity
     versions: Mapping[str, str]
     """Of what results depend on, when the plan was created."""
     storage: str
-    """The database as people may see it."""
+    """The database as people may see it; a file by its name."""
     sections: Sequence[Section]
     final: Mapping[str, Any] | None
     """What the final stage stored, once it has ended."""
@@ -200,15 +205,17 @@ def read(plan: Plan) -> Facts:
             origins=origins | dict.fromkeys(spec.fixed, Origin("fixed here")),
             carried=_carried(spec, origins, decision),
             context=plan.context(name, inherited) if ready else {},
+            prunes=plan.options.pruning,
         )
     final = results.final_trial(plan)
+    file = sqlite_file(plan.storage.url)
     starts = [t.datetime_start for found in trials.values() for t in found if t.datetime_start]
     ends = [t.datetime_complete for found in trials.values() for t in found if t.datetime_complete]
     return Facts(
-        options=plan.options,
+        options=plan.options.model_copy(update={"data": _without_folders(plan.options.data)}),
         identity=plan.identity,
         versions=plan.created_with,
-        storage=plan.storage.name,
+        storage=f"sqlite:///{file.name}" if file else plan.storage.name,
         sections=list(sections.values()),
         final=final.user_attrs.get("final") if final else None,
         final_point=points[FINAL][0] if points[FINAL] else None,
@@ -220,6 +227,12 @@ def read(plan: Plan) -> Facts:
         remarks=results.remarks(plan),
         machines=_machines(trials),
     )
+
+
+def _without_folders(source: str) -> str:
+    """A data source with its folder's name alone: a report is shown to others, who need not know a disk."""
+    kind, colon, path = source.partition(":")
+    return f"{kind}{colon}{PurePath(path).name}" if kind in ("folder", "cifar10") else source
 
 
 def _points(plan: Plan, name: str, trials: Sequence[FrozenTrial]) -> list[Point]:

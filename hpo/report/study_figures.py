@@ -75,8 +75,7 @@ def curves(section: Section, without_norm: Sequence[Point]) -> Iterator[Drawing]
             if few
             else _crowd(axes, [*section.ranked[:1], *ranked] or points, panel)
         )
-        search = list(section.spec.search)
-        title = search[0].replace("_", " ") if few and len(search) == 1 else ""
+        title = ", ".join(section.spec.search).replace("_", " ") if few else ""
         frame(figure, axes, panel.label, handles, title)
         shown = min(len(points), MAX_LINES)
         some = f" ({shown} of {len(points):,} runs, evenly by rank)" if shown < len(points) else ""
@@ -96,10 +95,10 @@ def _series(
     handles = []
     for i, point in enumerate(points):
         settings: dict[str, Any] = {"color": style.SERIES[i], "marker": style.MARKERS[i]}
-        name = params_text(point.row.params) or "control"
-        if len(point.row.params) == 1:  # the legend's title says which parameter it is
-            name = show_value(*point.row.params.values())
-        handles += line(axes, point, panel, label=label(name), **settings)
+        # the legend's title says which parameters these are
+        params = point.row.params
+        values = ", ".join(show_value(params[axis]) for axis in section.spec.search if axis in params)
+        handles += line(axes, point, panel, label=label(values or "control", LEGEND_LENGTH), **settings)
         for other in dashed:
             if all(other.config.get(axis) == value for axis, value in point.row.params.items()):
                 line(axes, other, panel, linestyle=(0, (3, 2)), linewidth=1.2, color=style.SERIES[i])
@@ -152,12 +151,13 @@ def line(axes: Axes, point: Point, panel: Panel, **settings: Any) -> list[Line2D
 
 def frame(figure: Any, axes: Axes, ylabel: str, handles: Sequence[Line2D], title: str = "") -> None:
     """Epochs below, a name for the values, and a legend under all of it, where it covers nothing."""
+    title = textwrap.fill(title, LEGEND_LENGTH)
     names = [str(each.get_label()) for each in handles]
     longest = max(len(line) for name in names for line in name.split("\n"))
     columns = next((count for count, most in LEGEND_COLUMNS.items() if longest <= most), 1)
     lines = sum(name.count("\n") + 1 for name in names) if columns == 1 else math.ceil(len(names) / columns)
     height = figure.get_figheight()
-    bottom = (0.48 + 0.175 * (lines + bool(title))) / height
+    bottom = (0.48 + 0.175 * (lines + len(title.splitlines()))) / height
     figure.subplots_adjust(left=0.125, right=0.975, top=1 - 0.32 / height, bottom=bottom)
     axes.legend(
         handles=handles,

@@ -156,7 +156,8 @@ def method(section: Section) -> str:
     if spec.constraints:
         parts.append(f"under {' and '.join(map(str, spec.constraints))}")
     options = params_text(spec.pruner.options)
-    parts.append(f"pruner {spec.pruner.name}{f' ({options})' if options else ''}")
+    pruner = f"pruner {spec.pruner.name}{f' ({options})' if options else ''}"
+    parts.append(pruner if section.prunes else "pruned nothing (--no-pruning)")
     counts = [f"{count} {state}" for state, count in points.items() if count]
     return f"{'; '.join(parts)}. {', '.join(counts).capitalize()}."
 
