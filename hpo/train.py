@@ -8,13 +8,14 @@ seed shares nothing with its companions but the pixels it reads.
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -65,15 +66,31 @@ CHUNK_STEPS = 16
 1 % of the time."""
 
 OptimizerBuilder = Callable[[list[nn.Parameter], float, float], torch.optim.Optimizer]
+T = TypeVar("T", bound=torch.optim.Optimizer)
+
+
+def _uncompiled(kind: type[T]) -> type[T]:
+    """An optimizer whose methods do not import torch.compile, which they only shut out: that takes 1.3 s.
+
+    Its `step` has to be called without autograd, which the original sees to.
+    """
+    methods = ("add_param_group", "state_dict", "load_state_dict", "step")
+    plain = {name: inspect.unwrap(getattr(kind, name)) for name in methods}
+    return type(kind.__name__, (kind,), plain)
+
+
+_Adam = _uncompiled(torch.optim.Adam)
+_AdamW = _uncompiled(torch.optim.AdamW)
+_Sgd = _uncompiled(torch.optim.SGD)
 
 OPTIMIZERS: dict[str, OptimizerBuilder] = {
-    "adam": lambda weights, rate, l2: torch.optim.Adam(
+    "adam": lambda weights, rate, l2: _Adam(
         weights, lr=rate, weight_decay=l2, fused=True, capturable=weights[0].is_cuda
     ),
-    "adamw": lambda weights, rate, l2: torch.optim.AdamW(
+    "adamw": lambda weights, rate, l2: _AdamW(
         weights, lr=rate, weight_decay=l2, fused=True, capturable=weights[0].is_cuda
     ),
-    "sgd": lambda weights, rate, l2: torch.optim.SGD(weights, lr=rate, weight_decay=l2, fused=True),
+    "sgd": lambda weights, rate, l2: _Sgd(weights, lr=rate, weight_decay=l2, fused=True),
 }
 """Name → optimizer of weights with a learning rate and an L2 factor, everything else as PyTorch has it."""
 

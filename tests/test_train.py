@@ -1,6 +1,9 @@
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -166,6 +169,38 @@ def test_l2_is_added_to_the_gradient_biases_included_but_decoupled_with_adamw(pr
         torch.testing.assert_close(new, old - rate * slope / (slope.abs() + 1e-8))
     for old, gradient, new in steps["adamw"]:
         torch.testing.assert_close(new, old * (1 - rate * l2) - rate * gradient / (gradient.abs() + 1e-8))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_is_the_one_that_pytorch_has_by_that_name(name):
+    original = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[name]
+    ends = []
+    for build in (OPTIMIZERS[name], lambda w, rate, l2: original(w, lr=rate, weight_decay=l2, fused=True)):
+        weights = [torch.nn.Parameter(torch.linspace(-1, 1, 50)), torch.nn.Parameter(torch.ones(3))]
+        optimizer = build(weights, 0.01, 0.1)
+        for step in range(3):
+            for weight in weights:
+                weight.grad = weight.detach() * step + 0.5
+            with torch.no_grad():
+                optimizer.step()
+        ends.append({"weights": dict(enumerate(weights)), "state": optimizer.state_dict()["state"]})
+    assert same(*map(flat, ends))
+
+
+def test_training_does_not_import_the_compiler():
+    code = (
+        "import sys, torch; from toy_images import toy_data; from hpo.config import TrialConfig\n"
+        "from hpo.train import state_of, train\n"
+        "config = TrialConfig.from_params({'epochs': 2, 'conv2_channels': 64})\n"
+        "first = state_of(next(train(config, toy_data(), [0])))\n"
+        "next(train(config, toy_data(), [0], resume=first))\n"
+        "sys.exit(bool({'torch._dynamo', 'sympy'} & sys.modules.keys()))"
+    )
+    folder = str(Path(__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

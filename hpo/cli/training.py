@@ -76,7 +76,6 @@ def _loading() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.freeze()  # nor later among what is here to stay
         gc.enable()
 
 
