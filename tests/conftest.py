@@ -64,6 +64,11 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One process more than cores: tests wait for processes and servers as much as they compute."""
+    return (os.cpu_count() or 1) + 1
+
+
 @dataclass(frozen=True)
 class Result:
     code: int
