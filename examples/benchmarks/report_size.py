@@ -34,7 +34,7 @@ def plan_of(folder: Path, n_trials: int, epochs: int) -> Plan:
     """A plan of one grid of three axes, of at least so many points."""
     side = math.ceil(n_trials ** (1 / 3))
     axes = {
-        "learning_rate": [1e-4 * 1.7**i for i in range(side)],
+        "learning_rate": [1e-4 * 1.1**i for i in range(side)],
         "batch_size": [10 * (1 + i) for i in range(side)],
         "conv1_channels": [4 * (1 + i) for i in range(side)],
     }
