@@ -16,15 +16,20 @@ def main() -> None:
     try:
         run()
     except SystemExit as end:
-        _leave(end.code if isinstance(end.code, int) else 0)
+        if isinstance(end.code, int):
+            _leave(end.code)
+        raise
 
 
 def _leave(code: int) -> None:
-    # these wait for what hangs in a database that is away; schedulers give ten seconds after a signal
-    if code not in STOPPED:
-        atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    try:
+        # these wait for what hangs in a database that is away; schedulers give ten seconds after a signal
+        if code not in STOPPED:
+            atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:  # what was printed has not arrived
+        code = code or 1
     # Python's own end looks for garbage in all of torch first, for 0.9 CPU seconds, 1.4 in a worker
     os._exit(code)
 

@@ -13,10 +13,10 @@ from hpo.attributes import Identity, Options
 from hpo.compute import DTYPES, n_cores, resolve_device
 from hpo.config import ParamValue, TrialConfig, canonical_json
 from hpo.data import TrainingData
+from hpo.learner import Learner
 from hpo.plan import FINAL, lineage, published_config, with_ancestors
 from hpo.run import identify, threads_each, training_data
 from hpo.spec import StudySpec
-from hpo.train import Learner
 
 WARM_UP_STEPS = 3
 TIMED_STEPS = 8

@@ -7,27 +7,22 @@ seed shares nothing with its companions but the pixels it reads.
 
 from __future__ import annotations
 
-import copy
-import inspect
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from hpo.compute import (
-    DTYPES,
     Normaliser,
     as_tensor,
     batches,
-    bf16_copy,
     evaluating,
     predict_logits,
     resolve_device,
@@ -37,19 +32,17 @@ from hpo.config import TrainingConfig, TrialConfig
 from hpo.cuda_graph import CudaGraph
 from hpo.diagnostics import logits_and_dead_shares
 from hpo.errors import Diverged, Interrupted
+from hpo.learner import Learner, entropy, generator_of
 from hpo.metrics import score
 from hpo.mixup import Mix, draw_mixes
-from hpo.network import ImageShape, build_network
 from hpo.tensors import is_like
 
 if TYPE_CHECKING:
     from hpo.data import TrainingData
 
 __all__ = [
-    "OPTIMIZERS",
     "EpochResult",
     "LayerHealth",
-    "Learner",
     "SeedEpoch",
     "check_state",
     "predict_logits",
@@ -64,35 +57,6 @@ HEALTH_IMAGES = 1000
 CHUNK_STEPS = 16
 """So many steps are one launch on a GPU. Gradient norms are taken at the first of them, which costs less than
 1 % of the time."""
-
-OptimizerBuilder = Callable[[list[nn.Parameter], float, float], torch.optim.Optimizer]
-T = TypeVar("T", bound=torch.optim.Optimizer)
-
-
-def _uncompiled(kind: type[T]) -> type[T]:
-    """An optimizer whose methods do not import torch.compile, which they only shut out: that takes 1.3 s.
-
-    Its `step` has to be called without autograd, which the original sees to.
-    """
-    methods = ("add_param_group", "state_dict", "load_state_dict", "step")
-    plain = {name: inspect.unwrap(getattr(kind, name)) for name in methods}
-    return type(kind.__name__, (kind,), plain)
-
-
-_Adam = _uncompiled(torch.optim.Adam)
-_AdamW = _uncompiled(torch.optim.AdamW)
-_Sgd = _uncompiled(torch.optim.SGD)
-
-OPTIMIZERS: dict[str, OptimizerBuilder] = {
-    "adam": lambda weights, rate, l2: _Adam(
-        weights, lr=rate, weight_decay=l2, fused=True, capturable=weights[0].is_cuda
-    ),
-    "adamw": lambda weights, rate, l2: _AdamW(
-        weights, lr=rate, weight_decay=l2, fused=True, capturable=weights[0].is_cuda
-    ),
-    "sgd": lambda weights, rate, l2: _Sgd(weights, lr=rate, weight_decay=l2, fused=True),
-}
-"""Name → optimizer of weights with a learning rate and an L2 factor, everything else as PyTorch has it."""
 
 
 @dataclass(frozen=True)
@@ -126,89 +90,6 @@ class SeedEpoch:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return asdict(self)
-
-
-class Learner:
-    """One seed's network and optimizer.
-
-    `network` is the fp32 network on the device, whatever the precision of the arithmetic.
-    """
-
-    def __init__(
-        self,
-        config: TrialConfig,
-        image_shape: ImageShape,
-        n_classes: int,
-        seed: int,
-        *,
-        device: str = "cpu",
-        precision: str = "fp32",
-    ) -> None:
-        generator = _generator(seed, 0, "init")
-        self.seed = seed
-        self.network = build_network(config.network, image_shape, n_classes, generator).to(device)
-        self.optimizer = OPTIMIZERS[config.training.optimizer](
-            list(self.network.parameters()), config.training.learning_rate, config.training.l2
-        )
-        self._dtype = DTYPES[precision]
-        self._runner = self.network if precision == "fp32" else bf16_copy(self.network)
-        self._copies = [
-            (master, low)
-            for master, low in zip(self.network.parameters(), self._runner.parameters(), strict=True)
-            if master is not low
-        ]
-        for master, _ in self._copies:
-            master.grad = torch.zeros_like(master)
-
-    def step(self, images: Tensor, labels: Tensor, mix: Mix | None = None) -> Tensor:
-        """One step on a batch of normalised images (n, c, h, w) float32; returns the loss before it.
-
-        The gradients stay on `network.parameters()` until the next step.
-        """
-        self._runner.zero_grad(set_to_none=True)
-        if mix:
-            images = mix.images(images)
-        logits = self._runner(images.to(self._dtype)).float()
-        loss = mix.loss(logits, labels) if mix else F.cross_entropy(logits, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            for master, low in self._copies:
-                assert master.grad is not None
-                assert low.grad is not None
-                master.grad.copy_(low.grad)
-            self.optimizer.step()
-            for master, low in self._copies:
-                low.copy_(master)
-        return loss.detach()
-
-    def gradient_norms(self) -> Tensor:
-        """Norms of the last step's gradients, (layers, 2): weight and bias of each layer."""
-        gradients = [
-            parameter.grad
-            for layer in self.network.layer_names
-            for parameter in self.network.weight_and_bias(layer)
-        ]
-        norms = [torch.linalg.vector_norm(gradient) for gradient in gradients if gradient is not None]
-        return torch.stack(norms).view(-1, 2)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the next epoch depends on; the tensors are the live ones, not copies."""
-        return {
-            "seed": self.seed,
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict()["state"],  # its settings are the configuration's
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes over a copy of a stored state of the same configuration and seed."""
-        if state["seed"] != self.seed:
-            raise ValueError(f"the state belongs to seed {state['seed']}, not {self.seed}")
-        self.network.load_state_dict(state["network"])
-        stored = copy.deepcopy(state["optimizer"])
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": stored})
-        with torch.no_grad():
-            for master, low in self._copies:
-                low.copy_(master)
 
 
 @dataclass(frozen=True)
@@ -384,11 +265,11 @@ class _Task:
         """The mean loss, and per layer the mean gradient norms of weight and bias."""
         config = self.config
         size = config.batch_size
-        order = torch.randperm(len(self.labels), generator=_generator(learner.seed, number, "order"))
+        order = torch.randperm(len(self.labels), generator=generator_of(learner.seed, number, "order"))
         inputs = [torch.split(order.to(self.device), CHUNK_STEPS * size)]
         is_mixing = config.mixup_alpha > 0 and config.mixup_first_epoch <= number <= config.mixup_last_epoch
         if is_mixing:
-            rng = np.random.default_rng(_entropy(learner.seed, number, "mixup"))
+            rng = np.random.default_rng(entropy(learner.seed, number, "mixup"))
             weights, partners = draw_mixes(
                 [len(each) for each in torch.split(order, size)], config.mixup_alpha, rng
             )
@@ -444,15 +325,3 @@ class _Task:
                 norms = learner.gradient_norms()
         assert norms is not None
         return loss_sum, norms
-
-
-_PURPOSES = {"init": 0, "order": 1, "mixup": 2}
-
-
-def _entropy(seed: int, epoch: int, purpose: str) -> np.random.SeedSequence:
-    return np.random.SeedSequence([seed, epoch, _PURPOSES[purpose]])
-
-
-def _generator(seed: int, epoch: int, purpose: str) -> torch.Generator:
-    (state,) = _entropy(seed, epoch, purpose).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state))

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import SMALL_RUN, Result
+from conftest import SMALL_RUN, Result, hpo
 
 from hpo import find_plan
 
@@ -331,3 +331,8 @@ def test_mixup_that_never_begins_is_said(folder: Path, cli: Cli) -> None:
     assert cli("create", "--data=digits", "--limit-train=200", "--epochs=3").code == 0
     (remark,) = remarks(find_plan("hpo-out"))
     assert "mixup_first_epoch 6 never comes in 3 epochs" in remark
+
+
+def test_a_command_closes_its_database_although_it_leaves_at_once(tmp_path: Path) -> None:
+    assert hpo("create", "--data=digits", "--out", tmp_path).code == 0
+    assert not list(tmp_path.glob("*.db-*"))  # who copies the file alone has all of it

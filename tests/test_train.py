@@ -15,12 +15,11 @@ from hpo.compute import Normaliser
 from hpo.config import TrialConfig
 from hpo.data.dataset import Split
 from hpo.errors import Diverged, InputError, Interrupted
+from hpo.learner import OPTIMIZERS, Learner
 from hpo.metrics import score
 from hpo.store import FolderStore
 from hpo.train import (
     CHUNK_STEPS,
-    OPTIMIZERS,
-    Learner,
     predict_logits,
     resolve_device,
     resolve_precision,
@@ -108,7 +107,7 @@ def test_bf16_follows_fp32():
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
 
 
-@pytest.mark.parametrize("batch_size", [7, 32, 1000])
+@pytest.mark.parametrize("batch_size", [2, 7, 32, 1000])
 def test_every_image_is_seen_once_an_epoch(batch_size):
     # with a rate this small the weights stand still, and the training loss is that of the first weights
     trial = config(optimizer="sgd", learning_rate=1e-30, batch_size=batch_size, epochs=2)
@@ -126,6 +125,15 @@ def test_the_order_of_images_changes_from_epoch_to_epoch():
     assert len(asked) == 80
     first, second = (epoch[0].layers["output"].weight_gradient for epoch in run(trial)[0])
     assert first != second  # sampled at the same steps, of other images
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3])
+def test_steps_are_the_same_however_many_are_taken_at_once(alpha, monkeypatch):
+    ends = []
+    for steps in (1, 5, CHUNK_STEPS, 1000):
+        monkeypatch.setattr("hpo.train.CHUNK_STEPS", steps)
+        ends.append(run(config(batch_size=7, mixup_alpha=alpha, epochs=2))[1][0])
+    assert all(same(ends[0], end) for end in ends[1:])
 
 
 def test_mixup_begins_and_ends_with_its_epochs():

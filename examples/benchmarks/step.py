@@ -5,7 +5,7 @@
 Claim: a bf16 step of the report's network (32@3×3 → 128@5×5) reaches at least 60 % of the rate that
 oneDNN alone reaches on the same convolutions: forward and both backwards, except that the first one
 needs no gradient of its images. Each process has one thread, as a worker of `hpo run` has; all are busy
-at once. A round times some steps of `hpo.train.Learner`, images gathered and normalised, and as many
+at once. A round times some steps of `hpo.learner.Learner`, images gathered and normalised, and as many
 times the bare convolutions; the share is taken round by round. Medians over rounds and processes; CSV on
 stdout. Measured alone on the machine.
 """
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from hpo.compute import DTYPES, Normaliser, keep_freed_memory
 from hpo.config import TrialConfig
-from hpo.train import Learner
+from hpo.learner import Learner
 
 IMAGE_SHAPE, N_CLASSES, N_IMAGES = (32, 32, 3), 10, 4000
 NETWORK = {"conv1_channels": 32, "conv1_kernel": 3, "conv2_channels": 128, "conv2_kernel": 5}

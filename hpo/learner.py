@@ -1,0 +1,144 @@
+"""One seed's network and optimizer, and a training step."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hpo.compute import DTYPES, bf16_copy
+from hpo.config import TrialConfig
+from hpo.mixup import Mix
+from hpo.network import ImageShape, build_network
+
+OptimizerBuilder = Callable[[list[nn.Parameter], float, float], torch.optim.Optimizer]
+T = TypeVar("T", bound=torch.optim.Optimizer)
+
+
+def _uncompiled(kind: type[T]) -> type[T]:
+    """An optimizer whose methods do not import torch.compile, which they only shut out: that takes 1.3 s.
+
+    Its `step` has to be called without autograd, which the original sees to.
+    """
+    methods = ("add_param_group", "state_dict", "load_state_dict", "step")
+    plain = {name: inspect.unwrap(getattr(kind, name)) for name in methods}
+    return type(kind.__name__, (kind,), plain)
+
+
+_Adam = _uncompiled(torch.optim.Adam)
+_AdamW = _uncompiled(torch.optim.AdamW)
+_Sgd = _uncompiled(torch.optim.SGD)
+
+OPTIMIZERS: dict[str, OptimizerBuilder] = {
+    "adam": lambda weights, rate, l2: _Adam(
+        weights, lr=rate, weight_decay=l2, fused=True, capturable=weights[0].is_cuda
+    ),
+    "adamw": lambda weights, rate, l2: _AdamW(
+        weights, lr=rate, weight_decay=l2, fused=True, capturable=weights[0].is_cuda
+    ),
+    "sgd": lambda weights, rate, l2: _Sgd(weights, lr=rate, weight_decay=l2, fused=True),
+}
+"""Name → optimizer of weights with a learning rate and an L2 factor, everything else as PyTorch has it."""
+
+
+class Learner:
+    """One seed's network and optimizer.
+
+    `network` is the fp32 network on the device, whatever the precision of the arithmetic.
+    """
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        image_shape: ImageShape,
+        n_classes: int,
+        seed: int,
+        *,
+        device: str = "cpu",
+        precision: str = "fp32",
+    ) -> None:
+        generator = generator_of(seed, 0, "init")
+        self.seed = seed
+        self.network = build_network(config.network, image_shape, n_classes, generator).to(device)
+        self.optimizer = OPTIMIZERS[config.training.optimizer](
+            list(self.network.parameters()), config.training.learning_rate, config.training.l2
+        )
+        self._dtype = DTYPES[precision]
+        self._runner = self.network if precision == "fp32" else bf16_copy(self.network)
+        self._copies = [
+            (master, low)
+            for master, low in zip(self.network.parameters(), self._runner.parameters(), strict=True)
+            if master is not low
+        ]
+        for master, _ in self._copies:
+            master.grad = torch.zeros_like(master)
+
+    def step(self, images: Tensor, labels: Tensor, mix: Mix | None = None) -> Tensor:
+        """One step on a batch of normalised images (n, c, h, w) float32; returns the loss before it.
+
+        The gradients stay on `network.parameters()` until the next step.
+        """
+        self._runner.zero_grad(set_to_none=True)
+        if mix:
+            images = mix.images(images)
+        logits = self._runner(images.to(self._dtype)).float()
+        loss = mix.loss(logits, labels) if mix else F.cross_entropy(logits, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            for master, low in self._copies:
+                assert master.grad is not None
+                assert low.grad is not None
+                master.grad.copy_(low.grad)
+            self.optimizer.step()
+            for master, low in self._copies:
+                low.copy_(master)
+        return loss.detach()
+
+    def gradient_norms(self) -> Tensor:
+        """Norms of the last step's gradients, (layers, 2): weight and bias of each layer."""
+        gradients = [
+            parameter.grad
+            for layer in self.network.layer_names
+            for parameter in self.network.weight_and_bias(layer)
+        ]
+        norms = [torch.linalg.vector_norm(gradient) for gradient in gradients if gradient is not None]
+        return torch.stack(norms).view(-1, 2)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next epoch depends on; the tensors are the live ones, not copies."""
+        return {
+            "seed": self.seed,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict()["state"],  # its settings are the configuration's
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over a copy of a stored state of the same configuration and seed."""
+        if state["seed"] != self.seed:
+            raise ValueError(f"the state belongs to seed {state['seed']}, not {self.seed}")
+        self.network.load_state_dict(state["network"])
+        stored = copy.deepcopy(state["optimizer"])
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": stored})
+        with torch.no_grad():
+            for master, low in self._copies:
+                low.copy_(master)
+
+
+_PURPOSES = {"init": 0, "order": 1, "mixup": 2}
+
+
+def entropy(seed: int, epoch: int, purpose: str) -> np.random.SeedSequence:
+    """What all randomness of a seed is derived from; purposes are init, order and mixup."""
+    return np.random.SeedSequence([seed, epoch, _PURPOSES[purpose]])
+
+
+def generator_of(seed: int, epoch: int, purpose: str) -> torch.Generator:
+    """PyTorch's generator on the CPU of that entropy."""
+    (state,) = entropy(seed, epoch, purpose).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state))
