@@ -40,7 +40,7 @@ class Options(BaseModel):
     epochs: Annotated[int, Field(ge=1, le=100_000)] | None = None
     limit_train: Annotated[int, Field(ge=1)] | None = None
     limit_valid: Annotated[int, Field(ge=1)] | None = None
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     device: str = "auto"
     pruning: bool = True
     inherit: Literal["winners", "published"] = "winners"
@@ -74,7 +74,7 @@ class Identity(BaseModel):
     class_names: tuple[str, ...]
     n_train: int
     n_valid: int
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "tf32", "bf16"]
     device: Literal["cpu", "cuda"]
     threads: Annotated[int, Field(ge=1)]
     """Threads per worker; sums on a CPU depend on it in the last bit."""

@@ -34,7 +34,7 @@ def ray_cluster(address: str, *, cpus: float | None = None, gpus: float | None =
     """
 
     def engine(orders: Orders) -> AbstractContextManager[Crew]:
-        default_gpus = 1.0 if orders.device == "cuda" else 0.0
+        default_gpus = 0.0 if orders.device == "cpu" else 1.0
         return _connected(
             address, orders, float(cpus or orders.threads), default_gpus if gpus is None else gpus
         )

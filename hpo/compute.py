@@ -25,8 +25,10 @@ from hpo.network import ImageShape, Network
 
 PREDICT_BATCH = 250
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
+"""What tensors hold; with "tf32" a GPU multiplies them with mantissas of 10 bits."""
 PRECISIONS = ("auto", *DTYPES)
+TF32_CAPABILITY = (8, 0)
 
 
 def n_cores() -> int:
@@ -65,16 +67,28 @@ def resolve_device(name: str) -> str:
     return f"cuda:{int(index or 0)}"
 
 
+def visible_gpus() -> list[str]:
+    """The GPUs of this machine that this process may use, as `CUDA_VISIBLE_DEVICES` names them."""
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return list(map(str, range(count))) if named is None else named.split(",")[:count]
+
+
 def resolve_precision(name: str, device: str) -> str:
-    """The precision that a name means on a resolved device: "fp32" or "bf16".
+    """The precision that a name means on a resolved device: "fp32", "tf32" or "bf16".
 
     "auto" is bf16 where the hardware multiplies bf16 natively; elsewhere bf16 is emulated and slower.
 
     Raises:
-        InputError: an unknown name.
+        InputError: an unknown name, or one that the device does not know.
     """
     if name not in PRECISIONS:
         raise InputError(f"precision = {name!r}: {did_you_mean(name, PRECISIONS)}")
+    if name == "tf32" and (device == "cpu" or torch.cuda.get_device_capability(device) < TF32_CAPABILITY):
+        raise InputError(
+            f"precision = 'tf32': {processor(device)} does not multiply so, NVIDIA's GPUs do from Ampere on; "
+            "use 'fp32' or 'auto'"
+        )
     if name != "auto":
         return name
     if device == "cpu":
@@ -130,7 +144,7 @@ def bf16_copy(network: Network) -> Network:
 def evaluating(network: Network, precision: str) -> Iterator[Network]:
     """Lends a network ready for evaluation in a precision: evaluation mode, no autograd."""
     was_training = network.training
-    runner = network if precision == "fp32" else bf16_copy(network)
+    runner = bf16_copy(network) if precision == "bf16" else network
     runner.eval()
     try:
         with torch.inference_mode():
@@ -162,7 +176,7 @@ def predict_logits(
         mean: (c,), of pixels scaled to 0..1.
         std: (c,), likewise.
         device: as `resolve_device` returns it.
-        precision: "fp32" or "bf16", of the arithmetic.
+        precision: of the arithmetic, as `resolve_precision` returns it.
 
     Returns:
         (n, n_classes) float32 on the CPU.

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from hpo.compute import n_cores
+from hpo.compute import n_cores, visible_gpus
 from hpo.database import sqlite_file
 from hpo.delivery import in_background
 from hpo.errors import InputError, RunError
@@ -47,7 +47,9 @@ class Orders:
     studies: tuple[str, ...]
     threads: int
     device: str
-    """Kind of device that the plan trains on: cpu or cuda."""
+    """What the plan trains on: cpu, cuda (any GPU) or cuda:N."""
+    trials_per_device: int | None
+    """How many trials a worker trains at once; None: as it sees fit."""
     settings: Mapping[str, str]
     """Environment variables; the database URL is one: it may hold a password, and arguments are public."""
 
@@ -59,8 +61,11 @@ class Orders:
         studies: Sequence[str],
         checkpoints: str | Path | None,
         data: str | None = None,
+        trials_per_device: int | None = None,
     ) -> Orders:
         """The orders that serve a plan; `data`: where its data are here, if not where it was created."""
+        is_of_one_gpu = plan.identity.device == "cuda" and ":" in plan.options.device
+        device = plan.options.device if is_of_one_gpu else plan.identity.device
         file = sqlite_file(plan.storage.url)
         settings = {
             "HPO_STORAGE": plan.storage.url if file is None else f"sqlite:///{file.resolve()}",
@@ -72,18 +77,22 @@ class Orders:
             settings["HPO_CHECKPOINTS"] = place if "://" in place else str(Path(place).resolve())
         if data is not None:
             settings["HPO_DATA"] = data
-        return cls(str(out.resolve()), tuple(studies), plan.identity.threads, plan.identity.device, settings)
+        threads = plan.identity.threads
+        return cls(str(out.resolve()), tuple(studies), threads, device, trials_per_device, settings)
 
     @property
     def logs(self) -> Path:
         """Where the workers of a machine write."""
         return Path(self.out, "logs")
 
-    def start(self, number: int, keep: Sequence[str] = ("HPO_CACHE",)) -> subprocess.Popen[bytes]:
+    def start(
+        self, number: int, keep: Sequence[str] = ("HPO_CACHE",), place: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         """Starts a worker on this machine; it stops when the process that called this is gone.
 
         Args:
             number: of the worker, from 1.
+            place: variables that tell this worker where to train.
             keep: variables `HPO_…` of this process that are meant for workers, before what is ordered. What
                 else these are to do the plan says, not the options of whoever started this process.
         """
@@ -92,7 +101,7 @@ class Orders:
             # a session of its own: Ctrl-C reaches `hpo run` alone, which then stops its workers in order
             return subprocess.Popen(
                 [sys.executable, "-m", "hpo", *self._arguments],
-                env={**self._environment(keep), PARENT_VARIABLE: str(os.getpid())},
+                env={**self._environment(keep), **(place or {}), PARENT_VARIABLE: str(os.getpid())},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
@@ -117,7 +126,8 @@ class Orders:
 
     @property
     def _arguments(self) -> list[str]:
-        return ["worker", "--out", self.out, *self.studies]
+        at_once = [] if self.trials_per_device is None else [f"--trials-per-device={self.trials_per_device}"]
+        return ["worker", "--out", self.out, *at_once, *self.studies]
 
     @property
     def _server_log(self) -> Path:
@@ -179,9 +189,16 @@ local_processes = forked_processes if sys.platform == "linux" else spawned_proce
 class _LocalCrew:
     def __init__(self, orders: Orders) -> None:
         self._orders = orders
+        self._gpus = visible_gpus() if orders.device == "cuda" else []
 
     def room(self) -> int:
-        return max(1, n_cores() // self._orders.threads)
+        if self._orders.device == "cpu":
+            return max(1, n_cores() // self._orders.threads)
+        return len(self._gpus) or 1
+
+    def _place(self, number: int) -> dict[str, str]:
+        """Variables that give a worker a GPU of its own, as far as there are so many."""
+        return {"CUDA_VISIBLE_DEVICES": self._gpus[(number - 1) % len(self._gpus)]} if self._gpus else {}
 
     def last_words(self, number: int) -> str:
         return self._orders.last_words(number)
@@ -198,7 +215,7 @@ class _ForkedCrew(_LocalCrew):
             self._died_with_server |= self._server.ended()
             self._server.kill()
             self._server = self._orders.fork_server()
-        self._server.start(number, self._orders.log(number))
+        self._server.start(number, self._orders.log(number), self._place(number))
 
     def ended(self) -> dict[int, int]:
         codes = self._died_with_server | self._server.ended()
@@ -218,7 +235,7 @@ class _SpawnedCrew(_LocalCrew):
         self._workers: dict[int, subprocess.Popen[bytes]] = {}
 
     def start(self, number: int) -> None:
-        self._workers[number] = self._orders.start(number)
+        self._workers[number] = self._orders.start(number, place=self._place(number))
 
     def ended(self) -> dict[int, int]:
         codes = {number: worker.poll() for number, worker in self._workers.items()}

@@ -204,6 +204,7 @@ def _devices(plan: Plan | None) -> tuple[State, str]:
         return "wrong", f"{text}; this machine cannot serve it"
     if wanted.threads > n_cores():
         return "wrong", f"{text}; there are not so many cores: give this machine's workers more"
+    resolve_precision(wanted.precision, device)
     if wanted.precision == "bf16" and resolve_precision("auto", device) != "bf16":
         state: State = "wrong" if options.precision == "auto" else "warning"
         return state, f"{text}, which is slow here; for mixed machines create plans with --precision fp32"

@@ -12,6 +12,7 @@ HpoError                     caught by the CLI: one line, no traceback
 TrialEnd                     control flow inside a worker, never shown as an error
 ├── Interrupted              asked to stop in the middle of an epoch; the trial goes back to the queue
 ├── Diverged                 a loss is not finite; the trial ends as PRUNED, reason "diverged"
+├── DeviceFull               the device's memory does not hold the trial beside others; back to the queue
 └── TrialLost                the trial was declared lost or superseded; this worker no longer owns it
 """
 
@@ -77,6 +78,10 @@ class Interrupted(TrialEnd):
 
 class Diverged(TrialEnd):
     """A training or validation loss became infinite or NaN."""
+
+
+class DeviceFull(TrialEnd):
+    """The device's memory did not hold the trial beside others of the same process."""
 
 
 class TrialLost(TrialEnd):

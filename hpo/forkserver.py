@@ -60,10 +60,10 @@ class ForkServer:
         """Whether workers can be started."""
         return self._process.poll() is None
 
-    def start(self, number: int, log: Path) -> None:
-        """Starts a worker that appends what it says to a file."""
+    def start(self, number: int, log: Path, variables: Mapping[str, str]) -> None:
+        """Starts a worker with environment variables of its own; it appends what it says to a file."""
         self._running.add(number)
-        self._send({"number": number, "log": str(log)})
+        self._send({"number": number, "log": str(log), "variables": dict(variables)})
 
     def send_signal(self, number: int) -> None:
         """Sends a signal to all workers; those that are paused (SIGSTOP) go on, to hear it."""
@@ -122,6 +122,7 @@ def serve(channel: socket.socket) -> Path | None:
                 elif pid := os.fork():
                     numbers[pid] = order["number"]
                 else:
+                    os.environ.update(order["variables"])
                     return Path(order["log"])
             for pid in list(numbers):
                 ended, status = os.waitpid(pid, os.WNOHANG)

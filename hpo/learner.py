@@ -70,7 +70,7 @@ class Learner:
             list(self.network.parameters()), config.training.learning_rate, config.training.l2
         )
         self._dtype = DTYPES[precision]
-        self._runner = self.network if precision == "fp32" else bf16_copy(self.network)
+        self._runner = bf16_copy(self.network) if precision == "bf16" else self.network
         self._copies = [
             (master, low)
             for master, low in zip(self.network.parameters(), self._runner.parameters(), strict=True)

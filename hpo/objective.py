@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial, TrialState
@@ -18,13 +19,16 @@ from hpo.advance import is_control
 from hpo.checkpoint import Checkpoints
 from hpo.compute import processor
 from hpo.config import ParamValue, TrialConfig
+from hpo.cuda import is_out_of_memory
 from hpo.data import TrainingData
 from hpo.delivery import Delivery
-from hpo.errors import Diverged, Interrupted, RunError, StorageError, TrialLost
+from hpo.errors import DeviceFull, Diverged, Interrupted, RunError, StorageError, TrialLost
 from hpo.plan import FINAL, Plan, versions
 from hpo.queue import Queue, Reason, slot_of
 from hpo.store import Store
 from hpo.train import EpochResult, SeedEpoch, check_state, state_of, train
+
+T = TypeVar("T")
 
 RELEASE_SECONDS = 3.0
 """How long a worker that was asked to stop waits for the database: it has ten seconds to be gone."""
@@ -38,6 +42,8 @@ class Workplace:
     device: str
     checkpoints: Store
     should_stop: Callable[[], bool]
+    is_shared: Callable[[], bool] = lambda: False
+    """Whether other trials of this process may be in the device's memory."""
 
 
 class Recorder:
@@ -100,6 +106,7 @@ def run_trial(plan: Plan, name: str, trial: FrozenTrial, place: Workplace, recor
 
     Raises:
         Interrupted: the worker was asked to stop; the trial is closed as released.
+        DeviceFull: there was no memory for it beside other trials; it is closed as released.
         TrialLost: somebody else closed the trial meanwhile.
         RunError: checkpoints or results cannot be written; the trial is closed as released.
     """
@@ -110,6 +117,9 @@ def run_trial(plan: Plan, name: str, trial: FrozenTrial, place: Workplace, recor
         with contextlib.suppress(StorageError):  # then its lease gives it back
             detail = "the worker was asked to stop"
             queue.close(trial._trial_id, Reason.RELEASED, detail, patience_seconds=RELEASE_SECONDS)
+        raise
+    except DeviceFull as error:
+        queue.close(trial._trial_id, Reason.RELEASED, str(error))
         raise
     except StorageError:
         raise  # nothing can be written any more; the lease gives the trial back
@@ -176,10 +186,11 @@ def _train_trial(
     try:
         # the kill may have come between the last report and the verdict on it
         pruned = bool(reports) and should_prune(len(reports))
-        while not pruned and (epoch := _next(training)) is not None:
+        while not pruned and (epoch := _computed(place, lambda: next(training, None))) is not None:
             value = epoch.valid_macro_f1
             attrs = {_key(epoch.number): _records(epoch.seeds)}
-            attrs |= recorder.after_epoch(epoch, is_best=value > max(reports.values(), default=-1.0))
+            is_best = value > max(reports.values(), default=-1.0)
+            attrs |= _computed(place, partial(recorder.after_epoch, epoch, is_best=is_best))
             epochs[epoch.number] = epoch.seeds
             reports[epoch.number] = value
             # first the database, which knows whether the trial is still ours, then the checkpoint:
@@ -295,11 +306,19 @@ def _pruner(plan: Plan, name: str, trial: FrozenTrial, config: TrialConfig) -> B
     return sampling.build_pruner(plan.specs[name], config.training.epochs)
 
 
-def _next(epochs: Iterator[EpochResult]) -> EpochResult | None:
-    """The next epoch; what training raises by mistake is told from what storage or disk raise."""
+def _computed(place: Workplace, call: Callable[[], T]) -> T:
+    """What a computation returns; what it raises by mistake is told from what storage or disk raise.
+
+    Raises:
+        DeviceFull: there was no memory for it, and it is not alone.
+        TrialFailedError: anything else but the end of a trial.
+    """
     try:
-        return next(epochs, None)
+        return call()
     except (Diverged, Interrupted):
         raise
     except Exception as error:
-        raise TrialFailedError("".join(traceback.format_exception(error))) from error
+        if not (place.is_shared() and is_out_of_memory(error)):
+            raise TrialFailedError("".join(traceback.format_exception(error))) from error
+    # not while the error is handled: it would go along, and its frames hold what has to be freed
+    raise DeviceFull(f"no memory on {place.device} for a trial beside the others")

@@ -110,7 +110,7 @@ def seconds_left(
     running: Sequence[Running],
     best: Best | None,
     *,
-    n_workers: int,
+    n_at_once: int,
     trial_seconds: Mapping[str, float],
 ) -> float | None:
     """What remains at the speed so far; None where that cannot be told, or nobody is at work.
@@ -120,10 +120,10 @@ def seconds_left(
         studies: what is to be done.
         running: the trials that are being trained.
         best: the best trial so far: a study without a result yet is taken to cost what it cost.
-        n_workers: how many are at work; they share what remains of a study.
+        n_at_once: how many trials the workers train at a time; they share what remains of a study.
         trial_seconds: what a trial took so far, by study; a study without ended trials is left out.
     """
-    if not n_workers or not running:
+    if not n_at_once or not running:
         return None
     total = 0.0
     for study in studies:
@@ -140,8 +140,8 @@ def seconds_left(
             for each in here
         ]
         n_waiting = study.status.points["waiting"]
-        n_at_once = max(1, min(n_workers, n_waiting + len(begun)))
-        total += max([(n_waiting * whole + sum(begun)) / n_at_once, *begun])
+        n_busy = max(1, min(n_at_once, n_waiting + len(begun)))
+        total += max([(n_waiting * whole + sum(begun)) / n_busy, *begun])
     return total
 
 

@@ -232,7 +232,7 @@ def remarks(plan: Plan) -> list[str]:
         if "mixup_first_epoch" in study.search and study.is_grid
     }
     return [
-        f"{name}: mixup_first_epoch {', '.join(map(str, first))} never comes in {epochs} epochs (--epochs): "
+        f"{name}: mixup_first_epoch {', '.join(map(str, first))} never comes with --epochs {epochs}: "
         "that is training without mixup"
         for name, first in late.items()
         if first

@@ -143,6 +143,7 @@ def run_plan(
     storage: str | None = None,
     studies: Path | str | None = None,
     workers: int | None = None,
+    trials_per_device: int | None = None,
     **options: Any,
 ) -> Plan:
     """Writes or finds a plan and works on it until it has ended: `hpo run` as a function.
@@ -152,7 +153,8 @@ def run_plan(
         out: output folder.
         storage: database URL; default `out/hpo.db`.
         studies: folder of study files; default the shipped ones.
-        workers: local processes; None: one a core.
+        workers: local processes; None: one a core, or one a GPU.
+        trials_per_device: how many trials each of them trains at once; None: one on a CPU, several on a GPU.
         options: those that change results, as `hpo.attributes.Options` names them (`data`, `epochs`, …).
 
     Raises:
@@ -169,7 +171,15 @@ def run_plan(
         Path(out), storage=storage, studies=folder, names=names, threads=threads_each(workers), given=options
     )
     place = options.get("data")
-    if run(plan, out=Path(out), studies=names, workers=workers, data=place) is not None:
+    stopped_by = run(
+        plan,
+        out=Path(out),
+        studies=names,
+        workers=workers,
+        trials_per_device=trials_per_device,
+        data=place,
+    )
+    if stopped_by is not None:
         raise KeyboardInterrupt
     return plan
 
@@ -189,6 +199,7 @@ def run(
     out: Path,
     studies: Sequence[str] = (),
     workers: int | None = None,
+    trials_per_device: int | None = None,
     checkpoints: str | Path | None = None,
     data: str | None = None,
     engine: Engine = local_processes,
@@ -201,6 +212,7 @@ def run(
         out: folder for checkpoints, logs and the model.
         studies: only these and the earlier ones they need, without a final stage; empty: the whole plan.
         workers: how many processes; None: as many as the engine has room for.
+        trials_per_device: how many trials each trains at once; None: one on a CPU, several on a GPU.
         checkpoints: folder or fsspec URL of the checkpoints; default `out/checkpoints`.
         data: where the plan's data are on this machine, if elsewhere than where it was created.
         engine: who places the workers; default: processes of this machine.
@@ -222,7 +234,7 @@ def run(
     load_plan_data(plan, data)
     close_lost(plan)
     if not advance(plan, names):
-        orders = Orders.of(plan, out, studies, checkpoints, data)
+        orders = Orders.of(plan, out, studies, checkpoints, data, trials_per_device)
         with engine(orders) as crew:
             stopped_by = keep_at_work(crew, plan, names, workers, on_tick)
         if stopped_by is not None:

@@ -8,12 +8,14 @@ seed shares nothing with its companions but the pixels it reads.
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -29,7 +31,7 @@ from hpo.compute import (
     resolve_precision,
 )
 from hpo.config import TrainingConfig, TrialConfig
-from hpo.cuda_graph import CudaGraph
+from hpo.cuda import CudaGraph, joining, on, prepare, streams
 from hpo.diagnostics import logits_and_dead_shares
 from hpo.errors import Diverged, Interrupted
 from hpo.learner import Learner, entropy, generator_of
@@ -39,6 +41,7 @@ from hpo.tensors import is_like
 
 if TYPE_CHECKING:
     from hpo.data import TrainingData
+    from hpo.data.dataset import Split
 
 __all__ = [
     "EpochResult",
@@ -83,7 +86,7 @@ class SeedEpoch:
     predicted_classes: int
     """How many classes were predicted at all on the validation images."""
     seconds: float
-    """Training and validation together."""
+    """Training and validation together: the seed's share of the trial's time."""
     layers: dict[str, LayerHealth]
     """From the input to the logits."""
 
@@ -147,7 +150,7 @@ def train(
         data: training and validation images.
         seeds: non-negative, one network each; a seed's result does not depend on the others.
         device: as `resolve_device` returns it.
-        precision: "fp32" or "bf16".
+        precision: as `resolve_precision` returns it.
         resume: what `state_of` returned after an epoch; training goes on with the next one.
         should_stop: asked before every step.
 
@@ -166,9 +169,17 @@ def train(
         for learner, state in zip(learners, resume["learners"], strict=True):
             learner.load_state_dict(state)
     task = _Task(config.training, data, device, precision, should_stop)
+    lanes = [
+        _Lane(task, learner, stream)
+        for learner, stream in zip(learners, streams(device, len(learners)), strict=True)
+    ]
     for number in range(last_epoch + 1, config.training.epochs + 1):
-        results = tuple(task.epoch(learner, number) for learner in learners)
-        yield EpochResult(number, results, learners)
+        start = time.perf_counter()
+        for _ in zip(*[lane.training(number) for lane in lanes], strict=True):
+            pass  # a chunk of each seed in turn
+        results = [lane.result(number) for lane in lanes]
+        seconds = (time.perf_counter() - start) / len(lanes)
+        yield EpochResult(number, tuple(replace(each, seconds=seconds) for each in results), learners)
 
 
 def state_of(epoch: EpochResult) -> dict[str, Any]:
@@ -210,7 +221,7 @@ def check_state(
 
 
 class _Task:
-    """What all seeds of a trial share: images on the device, and how an epoch is run."""
+    """What all seeds of a trial share: images on the device, and how the steps of an epoch are taken."""
 
     def __init__(
         self,
@@ -220,83 +231,22 @@ class _Task:
         precision: str,
         should_stop: Callable[[], bool],
     ) -> None:
+        prepare(device, precision)
         self.config = config
         self.n_classes = len(data.class_names)
         self.device = device
         self.precision = precision
         self.should_stop = should_stop
-        self.images = as_tensor(data.train.images, device)
-        self.labels = as_tensor(data.train.labels, device)
-        self.valid_images = as_tensor(data.valid.images, device)
-        self.valid_labels = as_tensor(data.valid.labels, device)
+        self.images, self.labels = _resident(data.train, device)
+        self.valid_images, self.valid_labels = _resident(data.valid, device)
         self.normalise = Normaliser(data.mean, data.std, data.image_shape, device)
-        self.graphs: dict[tuple[int, bool], CudaGraph] = {}
-        if device != "cpu":  # same seed, same bits: cuDNN's fastest gradients of weights add up in any order
-            torch.backends.cudnn.deterministic = True
 
-    def epoch(self, learner: Learner, number: int) -> SeedEpoch:
-        start = time.perf_counter()
-        train_loss, gradients = self._pass_over_training(learner, number)
-        with evaluating(learner.network, self.precision) as runner:
-            images = batches(self.valid_images, self.normalise, self.precision)
-            logits, dead = logits_and_dead_shares(runner, images, HEALTH_IMAGES)
-        scores = score(torch.cat(logits), self.valid_labels, self.n_classes)
-        if not (math.isfinite(train_loss) and math.isfinite(scores.loss)):
-            losses = f"training loss {train_loss}, validation loss {scores.loss}"
-            raise Diverged(f"seed {learner.seed}, epoch {number}: {losses}")
-        layers = {
-            name: LayerHealth(weight_gradient, bias_gradient, dead.get(name))
-            for name, (weight_gradient, bias_gradient) in zip(
-                learner.network.layer_names, gradients, strict=True
-            )
-        }
-        return SeedEpoch(
-            seed=learner.seed,
-            train_loss=train_loss,
-            valid_loss=scores.loss,
-            valid_accuracy=scores.accuracy,
-            valid_macro_f1=scores.macro_f1,
-            predicted_classes=scores.predicted_classes,
-            seconds=time.perf_counter() - start,
-            layers=layers,
-        )
-
-    def _pass_over_training(self, learner: Learner, number: int) -> tuple[float, list[list[float]]]:
-        """The mean loss, and per layer the mean gradient norms of weight and bias."""
+    def is_mixing(self, epoch: int) -> bool:
+        """Whether the images of that epoch are mixed."""
         config = self.config
-        size = config.batch_size
-        order = torch.randperm(len(self.labels), generator=generator_of(learner.seed, number, "order"))
-        inputs = [torch.split(order.to(self.device), CHUNK_STEPS * size)]
-        is_mixing = config.mixup_alpha > 0 and config.mixup_first_epoch <= number <= config.mixup_last_epoch
-        if is_mixing:
-            rng = np.random.default_rng(entropy(learner.seed, number, "mixup"))
-            weights, partners = draw_mixes(
-                [len(each) for each in torch.split(order, size)], config.mixup_alpha, rng
-            )
-            inputs.append(torch.split(partners.to(self.device), CHUNK_STEPS * size))
-            inputs.append(torch.split(weights.to(self.device), CHUNK_STEPS))
-        recorded = self._recorded(learner, is_mixing)
-        # sums stay on the device: fetching each loss would stall a GPU at every step
-        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        norms = []
-        for chunk in zip(*inputs, strict=True):
-            is_whole = len(chunk[0]) == CHUNK_STEPS * size
-            steps = recorded if recorded and is_whole else partial(self._steps, learner)
-            loss, norm = steps(*chunk)
-            loss_sum += loss
-            norms.append(norm.clone())
-        return loss_sum.item() / len(order), torch.stack(norms).mean(dim=0).tolist()
+        return config.mixup_alpha > 0 and config.mixup_first_epoch <= epoch <= config.mixup_last_epoch
 
-    def _recorded(self, learner: Learner, is_mixing: bool) -> CudaGraph | None:
-        """`_steps` as a graph; None on a CPU."""
-        if self.device == "cpu":
-            return None
-        key = (learner.seed, is_mixing)
-        if key not in self.graphs:
-            self.graphs[key] = CudaGraph(partial(self._steps, learner))
-        return self.graphs[key]
-
-    def _steps(
+    def steps(
         self, learner: Learner, order: Tensor, partners: Tensor | None = None, weights: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Steps on consecutive batches; mixed, if there are partners.
@@ -325,3 +275,94 @@ class _Task:
                 norms = learner.gradient_norms()
         assert norms is not None
         return loss_sum, norms
+
+
+class _Lane:
+    """One seed on its way through a task; on a GPU with a stream of its own, beside the other seeds."""
+
+    def __init__(self, task: _Task, learner: Learner, stream: torch.cuda.Stream | None) -> None:
+        self._task, self._learner, self._stream = task, learner, stream
+        self._graphs: dict[bool, CudaGraph] = {}
+        self._loss_sum = torch.zeros((), dtype=torch.float64, device=task.device)
+        self._norms: list[Tensor] = []
+
+    def training(self, epoch: int) -> Iterator[None]:
+        """Trains an epoch; hands over after every chunk of steps."""
+        steps = self._recorded(self._task.is_mixing(epoch))
+        # sums stay on the device: fetching each loss would stall a GPU at every step
+        self._loss_sum.zero_()
+        self._norms.clear()
+        inputs = self._inputs(epoch)
+        with joining(self._stream):
+            for chunk in zip(*inputs, strict=True):
+                is_whole = len(chunk[0]) == CHUNK_STEPS * self._task.config.batch_size
+                with on(self._stream):
+                    call = steps if steps and is_whole else partial(self._task.steps, self._learner)
+                    loss, norm = call(*chunk)
+                    self._loss_sum += loss
+                    self._norms.append(norm.clone())
+                yield
+
+    def result(self, epoch: int) -> SeedEpoch:
+        """Evaluates after the training of an epoch; the time is not yet in it."""
+        task, learner = self._task, self._learner
+        train_loss = self._loss_sum.item() / len(task.labels)
+        gradients = torch.stack(self._norms).mean(dim=0).tolist()
+        with evaluating(learner.network, task.precision) as runner:
+            images = batches(task.valid_images, task.normalise, task.precision)
+            logits, dead = logits_and_dead_shares(runner, images, HEALTH_IMAGES)
+        scores = score(torch.cat(logits), task.valid_labels, task.n_classes)
+        if not (math.isfinite(train_loss) and math.isfinite(scores.loss)):
+            losses = f"training loss {train_loss}, validation loss {scores.loss}"
+            raise Diverged(f"seed {learner.seed}, epoch {epoch}: {losses}")
+        layers = {
+            name: LayerHealth(weight_gradient, bias_gradient, dead.get(name))
+            for name, (weight_gradient, bias_gradient) in zip(
+                learner.network.layer_names, gradients, strict=True
+            )
+        }
+        return SeedEpoch(
+            seed=learner.seed,
+            train_loss=train_loss,
+            valid_loss=scores.loss,
+            valid_accuracy=scores.accuracy,
+            valid_macro_f1=scores.macro_f1,
+            predicted_classes=scores.predicted_classes,
+            seconds=0.0,
+            layers=layers,
+        )
+
+    def _inputs(self, epoch: int) -> Sequence[Sequence[Tensor]]:
+        """What `_Task.steps` takes after the learner, each cut into chunks."""
+        task, seed = self._task, self._learner.seed
+        size = task.config.batch_size
+        order = torch.randperm(len(task.labels), generator=generator_of(seed, epoch, "order"))
+        inputs = [torch.split(order.to(task.device), CHUNK_STEPS * size)]
+        if task.is_mixing(epoch):
+            rng = np.random.default_rng(entropy(seed, epoch, "mixup"))
+            sizes = [len(each) for each in torch.split(order, size)]
+            weights, partners = draw_mixes(sizes, task.config.mixup_alpha, rng)
+            inputs.append(torch.split(partners.to(task.device), CHUNK_STEPS * size))
+            inputs.append(torch.split(weights.to(task.device), CHUNK_STEPS))
+        return inputs
+
+    def _recorded(self, is_mixing: bool) -> CudaGraph | None:
+        """`_Task.steps` of whole chunks as a graph; None on a CPU."""
+        if self._task.device == "cpu":
+            return None
+        if is_mixing not in self._graphs:
+            self._graphs[is_mixing] = CudaGraph(partial(self._task.steps, self._learner))
+        return self._graphs[is_mixing]
+
+
+_RESIDENTS: WeakKeyDictionary[Split, dict[str, tuple[Tensor, Tensor]]] = WeakKeyDictionary()
+_RESIDENTS_LOCK = threading.Lock()
+
+
+def _resident(split: Split, device: str) -> tuple[Tensor, Tensor]:
+    """Images and labels of a part on a device: there once, however many trials train on them at a time."""
+    with _RESIDENTS_LOCK:
+        there = _RESIDENTS.setdefault(split, {})
+        if device not in there:
+            there[device] = as_tensor(split.images, device), as_tensor(split.labels, device)
+        return there[device]

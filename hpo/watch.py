@@ -58,7 +58,8 @@ class Watch:
         self._examined: dict[str, dict[int, _Examined]] = {name: {} for name in names}
         self._best: tuple[int, Best] | None = None
         self._test: Mapping[str, Any] | None = None
-        self._seen: dict[str, float] = {}
+        self._seen: dict[str, tuple[float, int]] = {}
+        """When each worker was seen to train last, and how many trials."""
 
     def look(self) -> Progress:
         """What the database says now."""
@@ -82,7 +83,7 @@ class Watch:
                 studies,
                 running,
                 best,
-                n_workers=self._count_workers(),
+                n_at_once=self._count_at_once(),
                 trial_seconds=self._trial_seconds(),
             ),
             is_test_open=any(trial.state != TrialState.WAITING for trial in self._trials[FINAL]),
@@ -180,7 +181,8 @@ class Watch:
             if "owner" in recorded[id_]
         ]
         now = time.monotonic()
-        self._seen |= {each.worker: now for each in found if not each.silence}
+        at_work = Counter(each.worker for each in found if not each.silence)
+        self._seen |= {worker: (now, n_trials) for worker, n_trials in at_work.items()}
         return sorted(found, key=lambda each: (not each.is_local, each.worker))
 
     def _what_they_recorded(self, running: Sequence[FrozenTrial]) -> dict[int, Mapping[str, Any]]:
@@ -201,9 +203,9 @@ class Watch:
         whole = self._plan.storage.whole([trial._trial_id for trial in outlines])
         return {trial._trial_id: trial.user_attrs for trial in whole}
 
-    def _count_workers(self) -> int:
+    def _count_at_once(self) -> int:
         now = time.monotonic()
-        return sum(now - seen <= SEEN_SECONDS for seen in self._seen.values())
+        return sum(n_trials for seen, n_trials in self._seen.values() if now - seen <= SEEN_SECONDS)
 
     def _trial_seconds(self) -> dict[str, float]:
         """What an ended trial of each study took, on average over those that have been examined."""

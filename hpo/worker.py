@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,12 +25,14 @@ from optuna.trial import TrialState
 
 from hpo.advance import advance, close_lost, require_result
 from hpo.compute import keep_freed_memory, n_cores, resolve_device, resolve_precision
+from hpo.cuda import beside_others
 from hpo.data import TrainingData, load_training, prepare
 from hpo.errors import ConflictError, DataError, Interrupted, PointsFailedError, TrialLost
 from hpo.final import TestRecorder
 from hpo.objective import Recorder, Workplace, run_trial
 from hpo.plan import FINAL, Plan
-from hpo.queue import claim
+from hpo.pool import Pool
+from hpo.queue import Claim, claim
 from hpo.storage import Storage
 from hpo.store import Store, open_store
 from hpo.text import printable
@@ -40,6 +42,8 @@ log = logging.getLogger(__name__)
 BEATS_PER_LEASE = 6
 POLL_SECONDS = 0.5
 HANDLED = (signal.SIGINT, signal.SIGTERM)
+TRIALS_PER_GPU = 16
+"""So many small networks at once keep a large GPU busy; one alone leaves most of it idle."""
 LOW_WATER = 8
 """Who leaves so many trials waiting queues more: one of the workers, before the others find nothing."""
 STOP_SECONDS = 7.0
@@ -54,6 +58,7 @@ class StopRequest:
 
     def __init__(self, deadline_seconds: float | None = None) -> None:
         self.signal: int | None = None
+        self.gave_up = False
         self.idle_until = math.inf
         """When `--idle-timeout` is over; never while a trial trains."""
         parent = os.environ.get(PARENT_VARIABLE)
@@ -62,7 +67,11 @@ class StopRequest:
 
     def __call__(self) -> bool:
         """Asked before every training step, so it must be cheap (the clock: 0.1 µs)."""
-        return self.signal is not None or time.monotonic() >= self._deadline
+        return self.signal is not None or self.gave_up or time.monotonic() >= self._deadline
+
+    def give_up(self) -> None:
+        """Has the trials of this process go back to the queue, whose worker ends by an error."""
+        self.gave_up = True
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
@@ -129,6 +138,7 @@ def work(
     data: str | None = None,
     checkpoints: str | Path | None = None,
     limits: Limits | None = None,
+    trials_at_once: int | None = None,
 ) -> int | None:
     """Serves a plan until it has ended, a limit is reached or a signal comes.
 
@@ -139,6 +149,8 @@ def work(
         data: where the plan's data are on this machine, if elsewhere than where it was created.
         checkpoints: folder or fsspec URL of the plan's checkpoints; default `out/checkpoints`.
         limits: when to stop early.
+        trials_at_once: how many to train at a time; None: one on a CPU, `TRIALS_PER_GPU` on a GPU. Fewer
+            where the device's memory does not hold them.
 
     Returns:
         The signal that stopped it, or None when everything asked for has ended or a limit was reached.
@@ -160,10 +172,20 @@ def work(
         if unshared:
             log.warning(unshared)
         idle_seconds = math.inf if limits.idle_seconds is None else limits.idle_seconds
-        n_trained, ended, stop.idle_until = 0, False, time.monotonic() + idle_seconds
-        with _Heart(plan, names) as heart:
+
+        def train(claimed: Claim) -> None:
+            with heart.beating_for(claimed.trial._trial_id), beside_others(place.device):
+                _train(plan, claimed, replace(place, is_shared=lambda: pool.is_shared), entry, out)
+
+        size = trials_at_once or (1 if place.device == "cpu" else TRIALS_PER_GPU)
+        ended, stop.idle_until = False, time.monotonic() + idle_seconds
+        with _Heart(plan, names) as heart, Pool(size, train, stop.give_up) as pool:
             ended, pulse = _close_lost_and_advance(plan, names), _Pulse(plan, served)
-            while not stop() and n_trained != limits.max_trials:
+            while not stop() and pool.n_begun != limits.max_trials:
+                if not pool.has_room(POLL_SECONDS) or stop():
+                    continue
+                if pool.is_empty and stop.idle_until == math.inf:
+                    stop.idle_until = time.monotonic() + idle_seconds
                 claimed = claim(plan.storage, served)
                 if pulse.changed() if claimed is None else claimed.n_waiting == LOW_WATER:
                     # not at each claim: a look at everything costs as much as a trial's own eleven reports
@@ -172,30 +194,30 @@ def work(
                 if claimed is None:
                     if ended or time.monotonic() >= stop.idle_until:
                         break
-                    time.sleep(POLL_SECONDS)
+                    pool.rest(POLL_SECONDS)
                     continue
-                name, trial, stop.idle_until = claimed.study, claimed.trial, math.inf
-                heart.trial_id = trial._trial_id
-                recorder = (
-                    TestRecorder(plan, trial._trial_id, place, entry, out) if name == FINAL else Recorder()
-                )
-                try:
-                    end = run_trial(plan, name, trial, place, recorder)
-                    log.info("%s/%d: %s", name, trial.number, _said(plan, trial._trial_id, end))
-                except Interrupted:
-                    log.info("%s/%d: released", name, trial.number)
-                except TrialLost:
-                    log.warning("%s/%d: lost to another worker; taking the next", name, trial.number)
-                finally:
-                    heart.trial_id = None
-                n_trained, stop.idle_until = n_trained + 1, time.monotonic() + idle_seconds
-        log.info("leaving: %s; trials: %d", _why(stop, ended, n_trained, limits), n_trained)
+                stop.idle_until = math.inf
+                pool.begin(claimed)
+        log.info("leaving: %s; trials: %d", _why(stop, ended, pool.n_begun, limits), pool.n_begun)
         if ended:
             try:
                 require_result(plan, names)
             except PointsFailedError as error:  # `hpo run` fails by it; this worker has done its work
                 log.warning("%s", error)
         return stop.signal
+
+
+def _train(plan: Plan, claimed: Claim, place: Workplace, entry: Path, out: Path) -> None:
+    """Trains a claimed trial, and says how it ended."""
+    name, trial = claimed.study, claimed.trial
+    try:
+        recorder = TestRecorder(plan, trial._trial_id, place, entry, out) if name == FINAL else Recorder()
+        end = run_trial(plan, name, trial, place, recorder)
+        log.info("%s/%d: %s", name, trial.number, _said(plan, trial._trial_id, end))
+    except Interrupted:
+        log.info("%s/%d: released", name, trial.number)
+    except TrialLost:
+        log.warning("%s/%d: lost to another worker; taking the next", name, trial.number)
 
 
 def _said(plan: Plan, trial_id: int, end: TrialState) -> str:
@@ -205,7 +227,7 @@ def _said(plan: Plan, trial_id: int, end: TrialState) -> str:
     return str(plan.storage.trial(trial_id).user_attrs.get("reason", end.name.lower()))
 
 
-def _why(stop: StopRequest, ended: bool, n_trained: int, limits: Limits) -> str:
+def _why(stop: StopRequest, ended: bool, n_begun: int, limits: Limits) -> str:
     """Why a worker leaves."""
     if stop.signal is not None:
         return f"asked to by {signal.Signals(stop.signal).name}"
@@ -213,7 +235,7 @@ def _why(stop: StopRequest, ended: bool, n_trained: int, limits: Limits) -> str:
         return "--deadline"
     if ended:
         return "the plan has ended"
-    return "--max-trials" if n_trained == limits.max_trials else "--idle-timeout"
+    return "--max-trials" if n_begun == limits.max_trials else "--idle-timeout"
 
 
 def _set_up(plan: Plan, data: str | None, store: Store, stop: StopRequest) -> tuple[Path, Workplace]:
@@ -221,6 +243,7 @@ def _set_up(plan: Plan, data: str | None, store: Store, stop: StopRequest) -> tu
 
     Raises:
         ConflictError: versions, cores, device, precision or data differ from the plan's; both are named.
+        InputError: the device does not know the plan's precision.
     """
     plan.refuse_other_versions()
     plan.refuse_sqlite_between_machines()
@@ -234,6 +257,7 @@ def _set_up(plan: Plan, data: str | None, store: Store, stop: StopRequest) -> tu
     device = resolve_device("cpu" if plan.identity.device == "cpu" else plan.options.device)
     if device.partition(":")[0] != plan.identity.device:
         raise ConflictError(f"the plan trains on {plan.identity.device}; this machine has only {device}")
+    resolve_precision(plan.identity.precision, device)
     native = resolve_precision("auto", device)
     if plan.identity.precision == "bf16" and plan.options.precision == "auto" and native != "bf16":
         raise ConflictError(
@@ -320,10 +344,10 @@ class _Pulse:
 
 
 class _Heart:
-    """A thread that renews the lease on the current trial, and looks after those of others meanwhile."""
+    """A thread that renews the leases on this process's trials, and looks after those of others meanwhile."""
 
     def __init__(self, plan: Plan, names: Sequence[str] | None) -> None:
-        self.trial_id: int | None = None
+        self._trial_ids: set[int] = set()
         self._plan, self._names = plan, names
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -336,6 +360,15 @@ class _Heart:
         self._stopped.set()
         self._thread.join(timeout=5)
 
+    @contextlib.contextmanager
+    def beating_for(self, trial_id: int) -> Iterator[None]:
+        """Renews the lease on a trial while the context lasts."""
+        self._trial_ids.add(trial_id)
+        try:
+            yield
+        finally:
+            self._trial_ids.discard(trial_id)
+
     def _beat(self) -> None:
         pause_seconds = self._plan.options.lease_seconds / BEATS_PER_LEASE
         due = time.monotonic()
@@ -343,13 +376,14 @@ class _Heart:
         while not self._stopped.wait(max(0.0, due - time.monotonic())):
             # not all at the same time: workers are often started together
             due = time.monotonic() + pause_seconds * random.uniform(0.75, 1.0)
-            trial_id = self.trial_id
-            if trial_id is None:
+            trial_ids = sorted(self._trial_ids.copy())
+            if not trial_ids:
                 continue
             try:
-                self._plan.storage.heartbeat(trial_id)
+                for trial_id in trial_ids:
+                    self._plan.storage.heartbeat(trial_id)
                 if _close_lost(self._plan, self._names):
                     advance(self._plan, self._names)
             except Exception:
                 # whatever it is, the next beat may succeed; a missed lease is told by the next write
-                log.exception("heartbeat of trial %d failed", trial_id)
+                log.exception("heartbeat failed, trials: %s", trial_ids)

@@ -70,7 +70,12 @@ WRONG_OPTIONS = [
     (["run", "--data=digits", "--device=cuda:99"], "device"),
     (["run", "--data=digits", "--device=gpu"], "device = 'gpu': known: auto, cpu, cuda"),
     (["run", "--workers=many"], "auto"),
+    (["run", "--trials-per-device=0"], "'0' is neither a number of trials from 1 on nor 'auto'"),
     (["run", "--precision=fp8"], "fp32"),
+    (
+        ["run", "--data=digits", "--device=cpu", "--precision=tf32"],
+        "precision = 'tf32'",
+    ),
     (["run", "--storage=nonsense"], "database URL"),
     (["run", "--studies=nowhere"], "nowhere"),
     (["plan", "lerning-rate", "--data=digits"], "did you mean 'learning-rate'?"),
@@ -330,7 +335,7 @@ def test_mixup_that_never_begins_is_said(folder: Path, cli: Cli) -> None:
 
     assert cli("create", "--data=digits", "--limit-train=200", "--epochs=3").code == 0
     (remark,) = remarks(find_plan("hpo-out"))
-    assert "mixup_first_epoch 6 never comes in 3 epochs" in remark
+    assert "mixup_first_epoch 6 never comes with --epochs 3" in remark
 
 
 def test_a_command_closes_its_database_although_it_leaves_at_once(tmp_path: Path) -> None:

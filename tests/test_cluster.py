@@ -123,7 +123,7 @@ def test_options_of_ray_need_ray(cli: Callable[..., Result], tmp_path: Path) -> 
 def test_what_several_machines_cannot_share_is_refused(settings: dict[str, str], words: str) -> None:
     from hpo.cluster import _refuse_what_is_not_shared
 
-    orders = Orders("/out", (), 1, "cpu", settings)
+    orders = Orders("/out", (), 1, "cpu", None, settings)
     with pytest.raises(InputError, match=words):
         _refuse_what_is_not_shared(orders, {"another-machine"})
     _refuse_what_is_not_shared(orders, {socket.gethostname()})

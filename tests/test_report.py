@@ -183,7 +183,7 @@ def test_on_other_data_the_conclusions_stay_open(out: Path, page: str) -> None:
 def test_warnings(page: str) -> None:
     assert "trained on a single seed" in page
     assert "is on the edge of the search" in page
-    assert "mixup_first_epoch 6 never comes in 2 epochs" in page
+    assert "mixup_first_epoch 6 never comes with --epochs 2" in page
     assert "cut to 80 training and 100 validation images" in page
 
 

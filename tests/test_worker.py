@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,8 @@ from hpo.data import TrainingData
 from hpo.decision import epoch_records
 from hpo.errors import ConflictError, RunError, TrialLost
 from hpo.plan import FINAL, Plan, read_studies
-from hpo.queue import Queue, Slots, SlotState
+from hpo.queue import Queue, Slots, SlotState, reason_of
+from hpo.report.facts import read
 from hpo.run import identify
 from hpo.sampling import PRUNERS, SAMPLERS
 from hpo.storage import Storage
@@ -151,6 +154,84 @@ def test_pruning_can_be_switched_off_for_the_whole_plan(tmp_path: Path) -> None:
     plan = made_plan(tmp_path, {"rate": study}, pruning=False)
     work(plan.storage, out=tmp_path)
     assert {row.state for row in results.rows(plan, "rate")} == {"complete"}
+
+
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])]
+
+
+def without_times(trial: FrozenTrial) -> list[list[dict[str, Any]]]:
+    return [[{**seed, "seconds": 0} for seed in epoch] for epoch in epoch_records(trial)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_trials_beside_each_other_end_as_they_would_alone(device: str, tmp_path: Path) -> None:
+    study = {"rate": f"{SMALL}[search]\nlearning_rate = [0.01, 0.003, 0.001]\nbatch_norm = [true, false]"}
+    trials = []
+    for size in (1, 4):
+        plan = made_plan(tmp_path / str(size), study, device=device)
+        assert work(plan.storage, out=tmp_path / str(size), trials_at_once=size) is None
+        assert results.final_result(plan)["selected_epoch"]
+        trials.append({trial.user_attrs["point"]: trial for trial in plan.trials("rate")})
+        assert len(trials[-1]) == len(plan.trials("rate")) == 6  # each point was tried once
+    alone, together = trials
+    assert {point: without_times(t) for point, t in alone.items()} == {
+        point: without_times(t) for point, t in together.items()
+    }
+    (_, first_end), (second_begin, _) = sorted(
+        (trial.datetime_start, trial.datetime_complete) for trial in together.values()
+    )[:2]
+    assert first_end > second_begin
+    attempts = read(plan).attempts  # in the time line they lie beside each other too
+    assert {1, 2} <= {attempt.lane for attempt in attempts} <= {1, 2, 3, 4}
+    for attempt in attempts:
+        beside = [each for each in attempts if each is not attempt and each.row == attempt.row]
+        assert all(each.end <= attempt.begin or each.begin >= attempt.end for each in beside)
+
+
+def test_a_worker_that_is_stopped_puts_all_its_trials_back(tmp_path: Path) -> None:
+    plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01, 0.003]"}, epochs=100_000)
+    limits = Limits(deadline_seconds=3)
+    assert work(plan.storage, out=tmp_path, trials_at_once=2, limits=limits) is None
+    assert [reason_of(trial) for trial in plan.trials("rate")] == ["released", "released"]
+
+
+def test_a_disk_that_fails_one_trial_ends_the_worker_and_puts_all_back(
+    tmp_path: Path,
+) -> None:
+    study = f"{SMALL}[search]\nlearning_rate = [0.01, 0.003]"
+    plan = made_plan(tmp_path, {"rate": study}, epochs=100_000)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "rate").write_text("a file where a folder should be")
+    with pytest.raises(RunError, match=r"rate/\d: .*checkpoints"):
+        work(plan.storage, out=tmp_path, trials_at_once=2)
+    assert {reason_of(trial) for trial in plan.trials("rate")} == {"released"}
+
+
+IN_LITTLE_MEMORY = """
+import psutil, resource, sys
+from pathlib import Path
+import optuna.samplers
+from hpo.storage import Storage
+from hpo.worker import work
+most = psutil.Process().memory_info().vms + 1000 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (most, most))
+work(Storage(sys.argv[1]), out=Path(sys.argv[2]), studies=["units"], trials_at_once=2)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of address space are Linux's")
+def test_trials_that_do_not_fit_beside_each_other_are_trained_one_after_the_other(tmp_path: Path) -> None:
+    # one step on these takes some 740 MB, two at once 1,270
+    base = "[base]\nconv1_channels = 512\nconv2_channels = 8\nbatch_size = 1000\n"
+    study = f"{base}[search]\nhidden_units = [16, 17]"
+    plan = made_plan(tmp_path, {"units": study}, epochs=4, precision="fp32", limit_train=1000)
+    command = [sys.executable, "-c", IN_LITTLE_MEMORY, plan.storage.url, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {row.state for row in results.rows(plan, "units")} == {"complete"}
+    reasons = {trial.user_attrs.get("reason") for trial in plan.trials("units")}
+    assert reasons == {None, "released: no memory on cpu for a trial beside the others"}
 
 
 def test_k_seeds_train_in_lockstep_and_each_as_it_would_alone(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -67,14 +68,17 @@ def network() -> nn.Sequential:
     )
 
 
-def evaluate(model: nn.Module, loader: DataLoader) -> tuple[float, float, float]:
+Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
+
+
+def evaluate(model: nn.Module, loader: Batches, device: str) -> tuple[float, float, float]:
     """Loss, accuracy, macro F1."""
     model.eval()
     logits, labels = [], []
     with torch.no_grad():
         for images, truth in loader:
-            logits.append(model(images))
-            labels.append(truth)
+            logits.append(model(images.to(device)).cpu())
+            labels.append(truth.cpu())
     model.train()
     scores, truth = torch.cat(logits), torch.cat(labels)
     predicted = scores.argmax(1)
@@ -93,6 +97,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="each point is trained with each")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -101,15 +106,16 @@ def main() -> None:
     def objective(trial: optuna.Trial) -> float:
         torch.manual_seed(options.seeds[trial.number % len(options.seeds)])
         l2 = trial.suggest_categorical("l2", L2)
-        model = network()
+        model = network().to(options.device)
         optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate, weight_decay=l2)
         best = 0.0
         for epoch in range(1, options.epochs + 1):
             for images, labels in DataLoader(train, batch_size=20, shuffle=True):
                 optimizer.zero_grad()
+                images, labels = images.to(options.device), labels.to(options.device)
                 nn.functional.cross_entropy(model(images), labels).backward()
                 optimizer.step()
-            *_, f1 = evaluate(model, DataLoader(valid, batch_size=250))
+            *_, f1 = evaluate(model, DataLoader(valid, batch_size=250), options.device)
             best = max(best, f1)
             trial.report(f1, epoch)
         return best

@@ -38,10 +38,13 @@ PLAN_OPTIONS = (
 """The options that change results, as `hpo.attributes.Options` names them."""
 
 
-class Workers(click.ParamType[int | None]):
-    """A number of processes, or `auto`."""
+class Count(click.ParamType[int | None]):
+    """A number of something from 1 on, or `auto`."""
 
     name = "N|auto"
+
+    def __init__(self, things: str) -> None:
+        self._things = things
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
         """None for `auto`."""
@@ -52,7 +55,7 @@ class Workers(click.ParamType[int | None]):
         except ValueError:
             number = 0
         if number < 1:
-            self.fail(f"{value!r} is neither a number of processes from 1 on nor 'auto'", param, ctx)
+            self.fail(f"{value!r} is neither a number of {self._things} from 1 on nor 'auto'", param, ctx)
         return number
 
 
@@ -172,12 +175,19 @@ checkpoints = _option(
 
 
 def _workers(text: str) -> Callable[[Command], Command]:
-    return _option("--workers", type=Workers(), default="auto", show_default=True, help=text)
+    return _option("--workers", type=Count("processes"), default="auto", show_default=True, help=text)
 
 
-workers = _workers("Worker processes; auto: one a core, or as many as the cluster has room for.")
+workers = _workers("Worker processes; auto: one a core or GPU, or as many as the cluster has room for.")
 planned_workers = _workers(
     "Workers that will share a machine like this one: each trains with its part of the cores; auto: with one."
+)
+trials_per_device = _option(
+    "--trials-per-device",
+    type=Count("trials"),
+    default="auto",
+    show_default=True,
+    help="Trials a worker trains at once; auto: one on a CPU, up to 16 on a GPU.",
 )
 _ENGINE = (
     _option(
@@ -273,7 +283,7 @@ _PLAN = (
     _option("--epochs", type=int, metavar="N", help="Epochs a run, over what the files say."),
     _option("--limit-train", type=int, metavar="N", help="Train on N images only, stratified."),
     _option("--limit-valid", type=int, metavar="N", help="Validate on N images only, stratified."),
-    _option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), help="[default: auto]"),
+    _option("--precision", type=click.Choice(["auto", "fp32", "tf32", "bf16"]), help="[default: auto]"),
     _option("--device", metavar="auto|cpu|cuda[:N]", help="[default: auto]"),
     _option("--no-pruning", is_flag=True, help="Train all to the end."),
     _option(

@@ -30,6 +30,7 @@ SERVER_START_SECONDS = 60.0
 @opt.storage
 @opt.checkpoints
 @opt.workers
+@opt.trials_per_device
 @opt.as_json_lines
 def demo(**options: Any) -> int:
     """Run the report's whole plan on scikit-learn's handwritten digits."""
@@ -44,6 +45,7 @@ def demo(**options: Any) -> int:
 @opt.storage
 @opt.checkpoints
 @opt.workers
+@opt.trials_per_device
 @opt.engine
 @opt.as_json_lines
 def run(study: tuple[str, ...], **options: Any) -> int:
@@ -61,6 +63,7 @@ def run(study: tuple[str, ...], **options: Any) -> int:
 @opt.worker_data
 @opt.checkpoints
 @opt.workers
+@opt.trials_per_device
 @opt.engine
 @opt.as_json_lines
 def resume(study: tuple[str, ...], **options: Any) -> int:
@@ -115,6 +118,7 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
                 out=out,
                 studies=studies,
                 workers=options["workers"],
+                trials_per_device=options["trials_per_device"],
                 checkpoints=options["checkpoints"],
                 data=options["data"],
                 engine=engine,
@@ -177,6 +181,7 @@ def create(**options: Any) -> None:
 @opt.storage
 @opt.worker_data
 @opt.checkpoints
+@opt.trials_per_device
 @opt.limits
 def worker(study: tuple[str, ...], **options: Any) -> int:
     """Serve a plan with one process until it has ended; as many as you like, on any machine."""
@@ -196,6 +201,7 @@ def worker(study: tuple[str, ...], **options: Any) -> int:
         data=options["data"],
         checkpoints=options["checkpoints"],
         limits=Limits(options["idle_timeout"], options["max_trials"], options["deadline"]),
+        trials_at_once=options["trials_per_device"],
     )
     return 0 if stopped_by is None else 128 + stopped_by
 

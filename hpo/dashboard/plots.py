@@ -354,7 +354,7 @@ def time_line(facts: Facts) -> Iterator[Plot]:
                 "name": shown(study),
                 "base": [round(bar.begin, 1) for bar in bars],
                 "x": [round(bar.end - bar.begin, 1) for bar in bars],
-                "y": [shown(bar.worker) for bar in bars],
+                "y": [shown(bar.row) for bar in bars],
                 "text": [f"{shown(study)}/{bar.trial}: {shown(bar.state)}" for bar in bars],
                 "textposition": "none",
                 "marker": {"color": COLOURS[i % len(COLOURS)], "line": {"color": GRID, "width": 1}},

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import PurePath
 from statistics import fmean
@@ -117,10 +117,17 @@ class Attempt:
     study: str
     trial: int
     worker: str
+    lane: int
+    """From 1: which of the trials that the worker trained at the same time."""
     begin: float
     end: float
     state: str
     """complete, pruned, running, or why it has no result: lost, released, superseded, error."""
+
+    @property
+    def row(self) -> str:
+        """Worker and lane, as one name."""
+        return self.worker if self.lane == 1 else f"{self.worker} ({self.lane})"
 
 
 @dataclass(frozen=True)
@@ -294,17 +301,31 @@ def _attempts(trials: Mapping[str, Sequence[FrozenTrial]]) -> list[Attempt]:
     if not times:
         return []
     zero, last = min(times), max(times)
-    return [
+    return _in_lanes(
         Attempt(
             study=name,
             trial=trial.number,
             worker=f"{trial.user_attrs['owner']['host']}:{trial.user_attrs['owner']['pid']}",
+            lane=1,
             begin=((trial.datetime_start or zero) - zero).total_seconds(),
             end=((trial.datetime_complete or last) - zero).total_seconds(),
             state=reason_of(trial) if trial.state.name == "FAIL" else trial.state.name.lower(),
         )
         for name, trial in taken
-    ]
+    )
+
+
+def _in_lanes(attempts: Iterable[Attempt]) -> list[Attempt]:
+    """The attempts in the order of their beginnings, each in the first lane of its worker that is free."""
+    ends: dict[str, list[float]] = {}
+    placed = []
+    for attempt in sorted(attempts, key=lambda attempt: attempt.begin):
+        lanes = ends.setdefault(attempt.worker, [])
+        free = (lane for lane, end in enumerate(lanes) if end <= attempt.begin)
+        lane = next(free, len(lanes))
+        lanes[lane : lane + 1] = [attempt.end]
+        placed.append(replace(attempt, lane=lane + 1))
+    return placed
 
 
 def _machines(trials: Mapping[str, Sequence[FrozenTrial]]) -> dict[str, int]:

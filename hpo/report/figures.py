@@ -270,8 +270,7 @@ def time_line(facts: Facts) -> Iterator[Drawing]:
     """Who worked on what and when."""
     if not facts.attempts:
         return
-    workers = list(dict.fromkeys(attempt.worker for attempt in facts.attempts))
-    workers.sort(key=lambda worker: min(a.begin for a in facts.attempts if a.worker == worker))
+    workers = list(dict.fromkeys(attempt.row for attempt in facts.attempts))  # by their beginnings
     shown = workers[:MAX_WORKERS]
     studies = list(dict.fromkeys(attempt.study for attempt in facts.attempts))
     colours = {study: style.SERIES[i % len(style.SERIES)] for i, study in enumerate(studies)}
@@ -289,7 +288,7 @@ def time_line(facts: Facts) -> Iterator[Drawing]:
     is_many = len(facts.attempts) > MAX_BARS
     for row, worker in enumerate(shown):
         for study in studies:
-            taken = [a for a in facts.attempts if a.worker == worker and a.study == study]
+            taken = [a for a in facts.attempts if a.row == worker and a.study == study]
             for is_broken in (False, True):
                 bars = [
                     (a.begin / seconds, max(a.end - a.begin, last / 2000) / seconds)

@@ -1,0 +1,154 @@
+"""What a GPU makes of the report: one trial, sixteen at once, all six studies.
+
+    python examples/benchmarks/gpu.py PATH [--parts trial together report] [--limit-train N] [--epochs 11]
+
+Claims, for one H200 and the full data: one trial at batch 20 trains at least 3 times the images a second of
+an eager loop over images that are on the GPU too, and 15 times those of the plain script; the sixteen points
+of `network-setup` at once take a third of the time that they take one after the other; the whole report (six
+studies and the final stage with one seed, 11 epochs, nothing pruned) trains in under 40 s.
+
+PATH is an image folder as `hpo run --data folder:PATH` takes it. Validation after each epoch is included
+everywhere, start-up and decoding nowhere. CSV on stdout. Each is run once: compare the ratios of one run of
+this file, on a machine that does nothing else. With `--device cpu` the same calls run without graphs and
+streams, which shows that they run and nothing more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from plain_script import evaluate, network
+from sample import sample
+
+import hpo
+from hpo.attributes import Options
+from hpo.compute import processor, resolve_precision
+from hpo.data import Split, TrainingData
+from hpo.run import training_data
+from hpo.train import train
+
+BATCH_SIZE, LEARNING_RATE = 20, 1e-4
+LIMITS = ("limit_train", "limit_valid")
+
+
+def trial_of_hpo(data: TrainingData, device: str, precision: str) -> float:
+    """Images a second of a seed's second and third epoch: the first one records the graph."""
+    config = hpo.TrialConfig.from_params(
+        {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE, "epochs": 3}
+    )
+    epochs = list(train(config, data, [0], device=device, precision=precision))
+    return 2 * len(data.train.labels) / sum(epoch.seconds for epoch in epochs[1:])
+
+
+def eager_loop(data: TrainingData, device: str) -> float:
+    """Images a second of the second epoch of a loop as one would write it, all images on the device."""
+    mean, std = (torch.as_tensor(each, device=device).view(1, -1, 1, 1) for each in (data.mean, data.std))
+
+    def on_device(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
+        images = torch.from_numpy(np.array(split.images)).to(device).permute(0, 3, 1, 2)
+        return (images / 255 - mean) / std, torch.from_numpy(np.array(split.labels)).to(device)
+
+    (images, labels), (valid_images, valid_labels) = on_device(data.train), on_device(data.valid)
+    model = network().to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+    for _ in range(2):
+        began = time.perf_counter()
+        for batch in torch.randperm(len(labels), device=device).split(BATCH_SIZE):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()
+            optimizer.step()
+        evaluate(model, list(zip(valid_images.split(250), valid_labels.split(250), strict=True)), device)
+        seconds = time.perf_counter() - began
+    return len(labels) / seconds
+
+
+def plain_script(folder: Path, n_images: int, device: str) -> float:
+    """Images a second of one epoch of one point of `plain_script.py`."""
+    script = Path(__file__).with_name("plain_script.py")
+    command = [sys.executable, script, folder, "--epochs", "1", "--points", "0", "--device", device]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(n_images / json.loads(done.stdout)["seconds"])
+
+
+def training_seconds(out: Path, *arguments: str) -> float:
+    """Runs `hpo run` with these arguments; seconds from its first claim to its last result."""
+    command = [sys.executable, "-m", "hpo", "run", "--no-pruning", "--out", str(out), *arguments]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    plan = hpo.find_plan(out)
+    trials = [trial for name in plan.all_names for trial in plan.trials(name) if trial.datetime_complete]
+    begin, end = min(each.datetime_start for each in trials), max(each.datetime_complete for each in trials)
+    return float((end - begin).total_seconds())
+
+
+def measure_trial(folder: Path, options: argparse.Namespace, work: Path) -> None:
+    """One trial beside what one would write."""
+    limits = {name: getattr(options, name) for name in LIMITS if getattr(options, name) is not None}
+    data = training_data(Options.from_given({"data": f"folder:{folder}", **limits}))
+    precision = resolve_precision("auto", options.device)
+    contenders: dict[str, Callable[[], float]] = {
+        f"hpo, {precision}": lambda: trial_of_hpo(data, options.device, precision),
+        "hpo, fp32": lambda: trial_of_hpo(data, options.device, "fp32"),
+        "eager loop, resident images, fp32": lambda: eager_loop(data, options.device),
+    }
+    images = work / "sample"
+    n_train, n_valid = len(data.train.labels), len(data.valid.labels)
+    sample(folder, images, n_train=n_train, n_valid=min(n_valid, n_train))
+    contenders["plain script, DataLoader, fp32"] = lambda: plain_script(images, n_train, options.device)
+    speeds = {name: contender() for name, contender in contenders.items()}
+    first = next(iter(speeds.values()))
+    print("contender,images_per_second,slower_than_the_first_by")
+    for name, speed in speeds.items():
+        print(f'"{name}",{speed:.0f},{first / speed:.2f}', flush=True)
+
+
+def main() -> None:
+    """A table a part."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument(
+        "--parts", nargs="+", choices=["trial", "together", "report"], default=["trial", "together", "report"]
+    )
+    parser.add_argument("--at-once", type=int, nargs="+", default=[1, 4, 16], help="of the part together")
+    parser.add_argument("--epochs", type=int, default=11, help="of the part report; together has two")
+    parser.add_argument("--limit-train", type=int)
+    parser.add_argument("--limit-valid", type=int)
+    options = parser.parse_args()
+    print(f"# {time.strftime('%Y-%m-%d')}, {processor(options.device)}, torch {torch.__version__},")
+    print(f"# {platform.python_version()}, {os.cpu_count()} cores")
+    common = [f"--data=folder:{options.folder}", f"--device={options.device}"]
+    for name in LIMITS:
+        if getattr(options, name) is not None:
+            common.append(f"--{name.replace('_', '-')}={getattr(options, name)}")
+    with tempfile.TemporaryDirectory(prefix="hpo-gpu-") as folder:
+        work = Path(folder)
+        os.environ.setdefault("HPO_CACHE", str(work / "cache"))
+        if "trial" in options.parts:
+            measure_trial(options.folder, options, work)
+        if "together" in options.parts:
+            print("trials_at_once,seconds,faster_than_the_first_by")
+            seconds: list[float] = []
+            for count in options.at_once:
+                arguments = ["--epochs=2", "--workers=1", f"--trials-per-device={count}", "network-setup"]
+                seconds.append(training_seconds(work / f"together-{count}", *common, *arguments))
+                print(f"{count},{seconds[-1]:.1f},{seconds[0] / seconds[-1]:.2f}", flush=True)
+        if "report" in options.parts:
+            took = training_seconds(
+                work / "report", *common, f"--epochs={options.epochs}", "--final-seeds=1", "--workers=1"
+            )
+            print(f"epochs,training_seconds\n{options.epochs},{took:.1f}")
+
+
+if __name__ == "__main__":
+    main()
