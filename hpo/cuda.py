@@ -1,17 +1,31 @@
 """What a GPU needs to be busy with small networks: many kernels as one launch, and several seeds and trials
 beside each other. On a CPU all of it is a plain call.
+
+A stream that is being recorded must not be anybody's to launch on, so there are two kinds of them: PyTorch
+hands out 32 of a priority in turn, to all threads alike, and the 33rd is the first one again.
 """
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 
 import torch
 from torch import Tensor
 
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator",
+    "out of memory",
+    "ALLOC_FAILED",
+    # cuDNN's words where no workspace fits
+    "unable to find an engine to execute this computation",
+)
+"""In the texts of errors that are no `OutOfMemoryError`."""
 _RECORDING = threading.Lock()
+_RECORDERS: dict[str, torch.cuda.Stream] = {}
+_OWN = threading.local()
 
 
 def prepare(device: str, precision: str) -> None:
@@ -24,10 +38,8 @@ def prepare(device: str, precision: str) -> None:
 
 
 def streams(device: str, count: int) -> list[torch.cuda.Stream | None]:
-    """A queue of work for each of several; None where work waits in no queue of its own."""
-    if device == "cpu" or count == 1:
-        return [None] * count
-    return [torch.cuda.Stream(device) for _ in range(count)]  # type: ignore[no-untyped-call]
+    """Queues of work that are the calling thread's own; None where work waits in no queue."""
+    return [None if device == "cpu" else _own_stream(device, 1 + number) for number in range(count)]
 
 
 @contextmanager
@@ -43,7 +55,7 @@ def joining(stream: torch.cuda.Stream | None) -> Iterator[None]:
     if stream is None:
         yield
         return
-    current = torch.cuda.current_stream()
+    current = torch.cuda.current_stream(stream.device)
     stream.wait_stream(current)
     try:
         yield
@@ -53,18 +65,33 @@ def joining(stream: torch.cuda.Stream | None) -> Iterator[None]:
 
 @contextmanager
 def beside_others(device: str) -> Iterator[None]:
-    """Trains on a queue of the calling thread's own, so that threads do not wait for each other's work."""
-    if device == "cpu":
-        yield
-        return
-    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)):  # type: ignore[no-untyped-call]
+    """Trains on queues of the calling thread's own, so that threads do not wait for each other's work."""
+    with nullcontext() if device == "cpu" else torch.cuda.stream(_own_stream(device, 0)):
         yield
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory of the device was asked for in vain."""
-    is_of_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    return is_of_cpu or isinstance(error, (MemoryError, torch.OutOfMemoryError))
+def _own_stream(device: str, number: int) -> torch.cuda.Stream:
+    """One of the calling thread's streams; of high priority, which those that are recorded never have."""
+    mine: list[torch.cuda.Stream] = _OWN.__dict__.setdefault(device, [])
+    while len(mine) <= number:
+        mine.append(torch.cuda.Stream(device, priority=-1))  # type: ignore[no-untyped-call]
+    return mine[number]
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory of the device was asked for in vain, as this error says or one behind it."""
+    while error is not None:
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            return True
+        if isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether the device does nothing more for this process: after such an error every further call fails."""
+    return isinstance(error, torch.cuda.AcceleratorError) and not is_out_of_memory(error)
 
 
 class CudaGraph:
@@ -76,10 +103,11 @@ class CudaGraph:
     Args:
         function: launches the same kernels at every call, on tensors that stay where they are: it neither
             reads a value from the GPU nor brings one there. Its results are new tensors.
+        device: which GPU, as `resolve_device` returns it.
     """
 
-    def __init__(self, function: Callable[..., tuple[Tensor, ...]]) -> None:
-        self._function = function
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]], device: str) -> None:
+        self._function, self._device = function, device
         self._is_warm = False
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: tuple[Tensor, ...] = ()
@@ -93,26 +121,46 @@ class CudaGraph:
         """
         if not self._is_warm:
             self._is_warm = True
-            return self._on_another_stream(inputs)
+            return self._function(*inputs)
         if self._graph is None:
             self._inputs = tuple(each.clone() for each in inputs)
-            graph = torch.cuda.CUDAGraph()
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            # records without running; other threads may allocate meanwhile, but not record
-            with _RECORDING, torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-                self._outputs = self._function(*self._inputs)
-            self._graph = graph
+            self._graph = self._recorded()
         for mine, given in zip(self._inputs, inputs, strict=True):
             mine.copy_(given)
         self._graph.replay()
         return self._outputs
 
-    def _on_another_stream(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        # autograd remembers the stream of a parameter's first use; the default stream cannot be recorded
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        current = torch.cuda.current_stream()
-        stream.wait_stream(current)
-        with torch.cuda.stream(stream):
-            outputs = self._function(*inputs)
-        current.wait_stream(stream)
-        return outputs
+    def _recorded(self) -> torch.cuda.CUDAGraph:
+        """Records without running. Other threads may launch and allocate meanwhile, but not record.
+
+        Not by `torch.cuda.graph`, which first waits for all that others have queued on the device.
+        """
+        graph = torch.cuda.CUDAGraph()
+        with _RECORDING, _no_collection():
+            if self._device not in _RECORDERS:
+                _RECORDERS[self._device] = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            # before torch 2.15 a stream's graphs share cuBLAS's workspace, and run at the same time later
+            torch._C._cuda_clearCublasWorkspaces()
+            with torch.cuda.stream(_RECORDERS[self._device]):
+                graph.capture_begin(capture_error_mode="thread_local")
+                try:
+                    self._outputs = self._function(*self._inputs)
+                except BaseException:
+                    with suppress(Exception):  # what went wrong is the error that is under way
+                        graph.capture_end()
+                    raise
+                graph.capture_end()
+            torch._C._cuda_clearCublasWorkspaces()
+        return graph
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Looks for no garbage: a graph or an event among it would be freed, which no recording survives."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -7,6 +7,7 @@ HpoError                     caught by the CLI: one line, no traceback
 │   ├── ConflictError        an option, a study or data contradicts what the plan recorded
 │   └── MissingError         a plan, study, trial or result that does not exist (yet)
 └── RunError                 the work itself failed; exit 1
+    ├── DeviceLostError      the GPU does nothing more for this process, a new one may be served; exit 75
     ├── PointsFailedError    everything has ended, and points failed for good
     └── StorageError         the database was away for too long, or takes no more writes
 TrialEnd                     control flow inside a worker, never shown as an error
@@ -58,6 +59,12 @@ class MissingError(InputError):
 
 class RunError(HpoError):
     """The work itself failed; everything finished until then is kept."""
+
+
+class DeviceLostError(RunError):
+    """The GPU does nothing more for this process; whoever started it is to start it again (EX_TEMPFAIL)."""
+
+    exit_code = 75
 
 
 class PointsFailedError(RunError):

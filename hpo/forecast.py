@@ -13,7 +13,7 @@ from torch import Tensor
 from hpo.attributes import Identity, Options
 from hpo.compute import DTYPES, n_cores, resolve_device, visible_gpus
 from hpo.config import ParamValue, TrialConfig, canonical_json
-from hpo.cuda import CudaGraph
+from hpo.cuda import CudaGraph, prepare
 from hpo.data import TrainingData
 from hpo.learner import Learner
 from hpo.plan import FINAL, lineage, published_config, with_ancestors
@@ -128,6 +128,7 @@ def _configs(specs: Mapping[str, StudySpec], name: str, options: Options) -> lis
 
 def _seconds_per_epoch(config: TrialConfig, data: TrainingData, identity: Identity, device: str) -> float:
     """Time of one epoch of training, from a few steps after a warm-up."""
+    prepare(device, identity.precision)
     size = min(config.training.batch_size, len(data.train.labels))
     learner = Learner(
         config, data.image_shape, len(data.class_names), 0, device=device, precision=identity.precision
@@ -147,6 +148,6 @@ def _seconds_per_epoch(config: TrialConfig, data: TrainingData, identity: Identi
         loss.item()  # waits for a GPU
         return time.perf_counter() - began
 
-    call = steps if device == "cpu" else CudaGraph(steps)
+    call = steps if device == "cpu" else CudaGraph(steps, device)
     seconds(WARM_UP_CALLS)
     return seconds(TIMED_CALLS) / (TIMED_CALLS * STEPS_A_CALL) * len(data.train.labels) / size

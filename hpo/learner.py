@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -71,12 +71,11 @@ class Learner:
         )
         self._dtype = DTYPES[precision]
         self._runner = bf16_copy(self.network) if precision == "bf16" else self.network
-        self._copies = [
-            (master, low)
-            for master, low in zip(self.network.parameters(), self._runner.parameters(), strict=True)
-            if master is not low
-        ]
-        for master, _ in self._copies:
+        pairs = zip(self.network.parameters(), self._runner.parameters(), strict=True)
+        copies = [(master, low) for master, low in pairs if master is not low]
+        self._masters: list[Tensor] = [master for master, _ in copies]
+        self._lows: list[Tensor] = [low for _, low in copies]
+        for master in self._masters:
             master.grad = torch.zeros_like(master)
 
     def step(self, images: Tensor, labels: Tensor, mix: Mix | None = None) -> Tensor:
@@ -91,23 +90,21 @@ class Learner:
         loss = mix.loss(logits, labels) if mix else F.cross_entropy(logits, labels)
         loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
-            for master, low in self._copies:
-                assert master.grad is not None
-                assert low.grad is not None
-                master.grad.copy_(low.grad)
+            if self._lows:  # a call for all of them is one kernel on a GPU
+                torch._foreach_copy_(_gradients(self._masters), _gradients(self._lows))
             self.optimizer.step()
-            for master, low in self._copies:
-                low.copy_(master)
+            self._refresh()
         return loss.detach()
+
+    def _refresh(self) -> None:
+        """Gives the bf16 copy the values of the network."""
+        if self._lows:
+            torch._foreach_copy_(self._lows, self._masters)
 
     def gradient_norms(self) -> Tensor:
         """Norms of the last step's gradients, (layers, 2): weight and bias of each layer."""
-        gradients = [
-            parameter.grad
-            for layer in self.network.layer_names
-            for parameter in self.network.weight_and_bias(layer)
-        ]
-        norms = [torch.linalg.vector_norm(gradient) for gradient in gradients if gradient is not None]
+        layers = map(self.network.weight_and_bias, self.network.layer_names)
+        norms = [torch.linalg.vector_norm(gradient) for pair in layers for gradient in _gradients(pair)]
         return torch.stack(norms).view(-1, 2)
 
     def state_dict(self) -> dict[str, Any]:
@@ -126,8 +123,11 @@ class Learner:
         stored = copy.deepcopy(state["optimizer"])
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": stored})
         with torch.no_grad():
-            for master, low in self._copies:
-                low.copy_(master)
+            self._refresh()
+
+
+def _gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
 _PURPOSES = {"init": 0, "order": 1, "mixup": 2}

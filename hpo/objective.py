@@ -19,10 +19,10 @@ from hpo.advance import is_control
 from hpo.checkpoint import Checkpoints
 from hpo.compute import processor
 from hpo.config import ParamValue, TrialConfig
-from hpo.cuda import is_out_of_memory
+from hpo.cuda import is_lost, is_out_of_memory
 from hpo.data import TrainingData
 from hpo.delivery import Delivery
-from hpo.errors import DeviceFull, Diverged, Interrupted, RunError, StorageError, TrialLost
+from hpo.errors import DeviceFull, DeviceLostError, Diverged, Interrupted, RunError, StorageError, TrialLost
 from hpo.plan import FINAL, Plan, versions
 from hpo.queue import Queue, Reason, slot_of
 from hpo.store import Store
@@ -108,6 +108,7 @@ def run_trial(plan: Plan, name: str, trial: FrozenTrial, place: Workplace, recor
         Interrupted: the worker was asked to stop; the trial is closed as released.
         DeviceFull: there was no memory for it beside other trials; it is closed as released.
         TrialLost: somebody else closed the trial meanwhile.
+        DeviceLostError: the GPU does nothing more for this process; the trial is closed as lost.
         RunError: checkpoints or results cannot be written; the trial is closed as released.
     """
     queue = Queue(plan.storage, name)
@@ -120,6 +121,9 @@ def run_trial(plan: Plan, name: str, trial: FrozenTrial, place: Workplace, recor
         raise
     except DeviceFull as error:
         queue.close(trial._trial_id, Reason.RELEASED, str(error))
+        raise
+    except DeviceLostError as error:
+        queue.close(trial._trial_id, Reason.LOST, str(error))
         raise
     except StorageError:
         raise  # nothing can be written any more; the lease gives the trial back
@@ -311,6 +315,7 @@ def _computed(place: Workplace, call: Callable[[], T]) -> T:
 
     Raises:
         DeviceFull: there was no memory for it, and it is not alone.
+        DeviceLostError: every further call would fail.
         TrialFailedError: anything else but the end of a trial.
     """
     try:
@@ -318,6 +323,8 @@ def _computed(place: Workplace, call: Callable[[], T]) -> T:
     except (Diverged, Interrupted):
         raise
     except Exception as error:
+        if is_lost(error):
+            raise DeviceLostError(f"{place.device}: {str(error).splitlines()[0]}") from error
         if not (place.is_shared() and is_out_of_memory(error)):
             raise TrialFailedError("".join(traceback.format_exception(error))) from error
     # not while the error is handled: it would go along, and its frames hold what has to be freed

@@ -93,5 +93,6 @@ class Pool:
             try:
                 each.result()
             except DeviceFull as error:
+                error.__traceback__ = None  # it leads to the trial's tensors, and in a circle back to here
                 self.size = max(1, min(self.size, n_running - 1))
                 log.warning("%s; from now on trials at once: %d", error, self.size)

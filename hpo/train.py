@@ -282,23 +282,22 @@ class _Lane:
 
     def __init__(self, task: _Task, learner: Learner, stream: torch.cuda.Stream | None) -> None:
         self._task, self._learner, self._stream = task, learner, stream
-        self._graphs: dict[bool, CudaGraph] = {}
+        self._graphs: dict[tuple[bool, int], CudaGraph] = {}
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=task.device)
         self._norms: list[Tensor] = []
 
     def training(self, epoch: int) -> Iterator[None]:
         """Trains an epoch; hands over after every chunk of steps."""
-        steps = self._recorded(self._task.is_mixing(epoch))
         # sums stay on the device: fetching each loss would stall a GPU at every step
         self._loss_sum.zero_()
         self._norms.clear()
         inputs = self._inputs(epoch)
         with joining(self._stream):
             for chunk in zip(*inputs, strict=True):
-                is_whole = len(chunk[0]) == CHUNK_STEPS * self._task.config.batch_size
+                if self._task.should_stop():  # no step asks when it is replayed
+                    raise Interrupted(f"seed {self._learner.seed}")
                 with on(self._stream):
-                    call = steps if steps and is_whole else partial(self._task.steps, self._learner)
-                    loss, norm = call(*chunk)
+                    loss, norm = self._steps(chunk)
                     self._loss_sum += loss
                     self._norms.append(norm.clone())
                 yield
@@ -346,13 +345,14 @@ class _Lane:
             inputs.append(torch.split(weights.to(task.device), CHUNK_STEPS))
         return inputs
 
-    def _recorded(self, is_mixing: bool) -> CudaGraph | None:
-        """`_Task.steps` of whole chunks as a graph; None on a CPU."""
+    def _steps(self, chunk: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """`_Task.steps`, on a GPU as a graph; an epoch's last chunk has its own, and so have mixed ones."""
+        call = partial(self._task.steps, self._learner)
         if self._task.device == "cpu":
-            return None
-        if is_mixing not in self._graphs:
-            self._graphs[is_mixing] = CudaGraph(partial(self._task.steps, self._learner))
-        return self._graphs[is_mixing]
+            return call(*chunk)
+        is_mixing, n_images = len(chunk) > 1, len(chunk[0])
+        graph = self._graphs.setdefault((is_mixing, n_images), CudaGraph(call, self._task.device))
+        return graph(*chunk)
 
 
 _RESIDENTS: WeakKeyDictionary[Split, dict[str, tuple[Tensor, Tensor]]] = WeakKeyDictionary()

@@ -353,7 +353,7 @@ def test_a_gpu_trains_as_the_cpu_does(precision, extra):
 def test_replayed_steps_end_where_single_steps_end(optimizer, monkeypatch):
     trial, data = config(**CHUNKS, optimizer=optimizer), toy_data(n_train=2 * (3 * CHUNK_STEPS + 1))
     replayed = run(trial, data=data, device="cuda:0")
-    monkeypatch.setattr("hpo.train.CudaGraph", lambda function: function)
+    monkeypatch.setattr("hpo.train.CudaGraph", lambda function, device: function)
     single = run(trial, data=data, device="cuda:0")
     assert replayed[0] == single[0]
     assert same(replayed[1][0], single[1][0])

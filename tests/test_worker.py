@@ -19,7 +19,7 @@ from hpo.advance import advance
 from hpo.attributes import Options
 from hpo.data import TrainingData
 from hpo.decision import epoch_records
-from hpo.errors import ConflictError, RunError, TrialLost
+from hpo.errors import ConflictError, DeviceLostError, RunError, TrialLost
 from hpo.plan import FINAL, Plan, read_studies
 from hpo.queue import Queue, Slots, SlotState, reason_of
 from hpo.report.facts import read
@@ -166,7 +166,9 @@ def without_times(trial: FrozenTrial) -> list[list[dict[str, Any]]]:
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_trials_beside_each_other_end_as_they_would_alone(device: str, tmp_path: Path) -> None:
-    study = {"rate": f"{SMALL}[search]\nlearning_rate = [0.01, 0.003, 0.001]\nbatch_norm = [true, false]"}
+    # chunks of steps enough to be recorded and replayed; the last one is not whole
+    base = f"{SMALL}batch_size = 2\nmixup_alpha = 0.2\nmixup_first_epoch = 2\n"
+    study = {"rate": f"{base}[search]\nlearning_rate = [0.01, 0.003, 0.001]\nbatch_norm = [true, false]"}
     trials = []
     for size in (1, 4):
         plan = made_plan(tmp_path / str(size), study, device=device)
@@ -194,6 +196,24 @@ def test_a_worker_that_is_stopped_puts_all_its_trials_back(tmp_path: Path) -> No
     limits = Limits(deadline_seconds=3)
     assert work(plan.storage, out=tmp_path, trials_at_once=2, limits=limits) is None
     assert [reason_of(trial) for trial in plan.trials("rate")] == ["released", "released"]
+
+
+def test_a_device_that_does_nothing_more_loses_the_trial_but_not_the_point(tmp_path: Path) -> None:
+    from hpo.objective import Recorder, Workplace, run_trial
+    from hpo.store import FolderStore
+
+    class Failing(Recorder):
+        def after_epoch(self, *_: object, **__: object) -> dict[str, Any]:
+            raise torch.cuda.AcceleratorError("CUDA error: an illegal memory access was encountered\nmore")
+
+    plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"}, epochs=1)
+    trial, data = claimed(plan)
+    place = Workplace(data, "cpu", FolderStore(tmp_path / "checkpoints"), lambda: False)
+    with pytest.raises(DeviceLostError, match=r"^cpu: CUDA error: an illegal memory access was encountered$"):
+        run_trial(plan, "rate", trial, place, Failing())
+    assert reason_of(plan.trials("rate")[0]) == "lost"
+    assert work(plan.storage, out=tmp_path, studies=["rate"]) is None
+    assert [row.state for row in results.rows(plan, "rate")] == ["complete"]
 
 
 def test_a_disk_that_fails_one_trial_ends_the_worker_and_puts_all_back(
