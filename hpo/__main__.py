@@ -28,7 +28,7 @@ def _leave(code: int) -> None:
             atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
-    except OSError:  # what was printed has not arrived
+    except Exception:  # what was printed has not arrived
         code = code or 1
     # Python's own end looks for garbage in all of torch first, for 0.9 CPU seconds, 1.4 in a worker
     os._exit(code)

@@ -57,8 +57,16 @@ NETWORK_FILE_SYSTEMS = frozenset(
 
 
 def default_url(out: Path) -> str:
-    """The URL of the database in an output folder."""
-    return f"sqlite:///{out / 'hpo.db'}"
+    """The URL of the database in an output folder.
+
+    Raises:
+        InputError: no URL can name it.
+    """
+    file = str(out / "hpo.db")
+    url = f"sqlite:///{file}"
+    if make_url(url).database != file:
+        raise InputError(f"--out {out}: no database URL can name a file there; take a name without ? and %")
+    return url
 
 
 def parse(url: str) -> URL:
@@ -111,7 +119,12 @@ def sqlite_file(url: str) -> Path | None:
     parsed = parse(url)
     if parsed.get_backend_name() != "sqlite":
         return None
-    if not parsed.database or parsed.database == ":memory:" or "mode=memory" in parsed.database:
+    is_uri = bool(parsed.database and parsed.database.startswith("file:"))
+    if (
+        not parsed.database
+        or ":memory:" in (parsed.database, parsed.database[5:])
+        or (is_uri and "mode=memory" in parsed.database)
+    ):
         raise InputError(f"--storage {url}: an in-memory database cannot be shared; give sqlite:///FILE")
     return Path(parsed.database)
 

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Annotated, Any
 
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import AfterValidator, BaseModel, ConfigDict, SkipValidation
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SkipValidation
 
 from hpo.config import PARAMETERS, ParamValue, TrialConfig
 from hpo.errors import InputError
@@ -93,7 +93,7 @@ class Decision(_Record):
     """The complete configuration that is carried on; empty where there is no result."""
     source: TrialRef | None
     value: float | None
-    text: str
+    text: Annotated[str, Field(min_length=1)]
     """The decision in words."""
 
 
@@ -204,7 +204,9 @@ def _in_words(
         f"{n_seeds} seeds, p = {p_value:.2g}" if p_value is not None else f"{_seeds(n_seeds)}, not tested"
     )
     if control is None:
-        return f"chose {params_text(winner.searched)}: best of {len(candidates)} ({confidence})"
+        n_equal = sum(found.value == winner.value for found in candidates)
+        first = f", the first of {n_equal} equal ones" if n_equal > 1 else ""
+        return f"chose {params_text(winner.searched)}: best of {len(candidates)}{first} ({confidence})"
     if not adopted:
         rivals = [found for found in candidates if found.params != control.params]
         if not rivals:

@@ -16,20 +16,36 @@ def write_durably(path: Path, *parts: bytes | memoryview) -> None:
     Raises:
         OSError: the disk is full or not writable.
     """
+    _write(path, parts, durably=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename too
+    finally:
+        os.close(folder)
+
+
+def write_whole(path: Path, *parts: bytes | memoryview) -> None:
+    """Writes a file that can be made again: it appears whole, but a crash of the machine may take it along.
+
+    What a link of that name leads to is left alone.
+
+    Raises:
+        OSError: the disk is full or not writable.
+    """
+    _write(path, parts, durably=False)
+
+
+def _write(path: Path, parts: tuple[bytes | memoryview, ...], *, durably: bool) -> None:
     # a name of its own: a worker that was paused may write the file that its successor is writing
     unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.unfinished")
     try:
         with unfinished.open("xb") as file:
             for part in parts:
                 file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
+            if durably:
+                file.flush()
+                os.fsync(file.fileno())
         unfinished.replace(path)
     except BaseException:
         unfinished.unlink(missing_ok=True)  # a full disk needs the room
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename too
-    finally:
-        os.close(folder)

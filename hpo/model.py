@@ -17,7 +17,7 @@ from hpo.data.images import read_image
 from hpo.errors import InputError, MissingError
 from hpo.files import write_durably
 from hpo.network import ImageShape, Network, build_network
-from hpo.tensors import dump, load
+from hpo.tensors import dump, is_like, load
 
 if TYPE_CHECKING:
     from hpo.data import TrainingData
@@ -119,6 +119,14 @@ def load_model(path: Path) -> Model:
         network = build_network(config.network, shape, len(class_names), torch.Generator())
         network.load_state_dict(content["weights"])
         network.eval()
-        return Model(network, config, shape, content["mean"].numpy(), content["std"].numpy(), class_names)
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        mean, std = content["mean"], content["std"]
+        example = torch.empty(channels, dtype=torch.float32)
+        if not (is_like(mean, example) and is_like(std, example) and bool((std > 0).all())):
+            raise ValueError("mean and deviation are not those of its images")
+        if not all(isinstance(name, str) for name in class_names):
+            raise ValueError("a class has no name")
+        if not all(bool(each.isfinite().all()) for each in (mean, std, *network.state_dict().values())):
+            raise ValueError("a weight is no number")
+        return Model(network, config, shape, mean.numpy(), std.numpy(), class_names)
+    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
         raise InputError(f"{path}: not a model file that hpo saved, or damaged") from error

@@ -88,7 +88,7 @@ class Slots:
         """Groups trials; within a slot they stay in the order of their numbers."""
         attempts: dict[Slot, list[FrozenTrial]] = {}
         for trial in trials:
-            if "point" in trial.user_attrs:  # trials that others put into the study are none of ours
+            if trial.user_attrs.keys() >= _OURS:  # trials that others put into the study are none of ours
                 attempts.setdefault(slot_of(trial), []).append(trial)
         return cls(attempts)
 
@@ -142,6 +142,9 @@ def reason_of(trial: FrozenTrial) -> str:
     """The kind of end that a trial's `reason` names; empty where it has none."""
     reason: str = trial.user_attrs.get("reason", "")
     return reason.split(":")[0]
+
+
+_OURS = {"point", "replicate", "attempt"}
 
 
 class Queue:

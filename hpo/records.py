@@ -7,6 +7,7 @@ attempts are records too: `state` says what they are.
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -15,11 +16,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config import PARAMETERS
-from hpo.decision import best_epoch, epoch_records
+from hpo.decision import best_epoch, recorded_epochs
 from hpo.errors import InputError, install
+from hpo.files import write_whole
 from hpo.plan import CONTROL_SLOT, Plan
 from hpo.queue import reason_of
-from hpo.text import harmless_cell, write_json
+from hpo.text import harmless_cell, printable, write_json
+from hpo.trials import ATTEMPT_KEY
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,19 +35,19 @@ def export(plan: Plan) -> list[Record]:
     return [
         {
             **_identity(name, trial),
-            "reason": trial.user_attrs.get("reason", ""),
-            "control": trial.user_attrs.get("point") == CONTROL_SLOT.point,
-            "point": trial.user_attrs.get("point"),
-            "attempt": trial.user_attrs.get("attempt"),
-            "seeds": " ".join(map(str, trial.user_attrs.get("seeds", []))),
+            "reason": attrs.get("reason", ""),
+            "control": attrs.get("point") == CONTROL_SLOT.point,
+            "point": attrs.get("point"),
+            "attempt": attrs.get("attempt"),
+            "seeds": " ".join(map(str, attrs.get("seeds", []))),
             "macro_f1": trial.value,
             "best_epoch": best_epoch(trial),
             "epochs_trained": len(trial.intermediate_values),
             "start": _iso(trial.datetime_start),
             "complete": _iso(trial.datetime_complete),
-            **_params(trial),
+            **_params(attrs),
         }
-        for name, trial in _trials(plan)
+        for name, trial, attrs in _trials(plan)
     ]
 
 
@@ -54,9 +57,9 @@ def export_epochs(plan: Plan) -> list[Record]:
     Records of the final stage hold test figures as well, `test_accuracy`, `test_loss` and `test_macro_f1`.
     """
     records = []
-    for name, trial in _trials(plan):
-        for number, seeds in enumerate(epoch_records(trial), start=1):
-            tests = {test["seed"]: test for test in trial.user_attrs.get(f"test:{number}", [])}
+    for name, trial, attrs in _trials(plan):
+        for number, seeds in enumerate(recorded_epochs(attrs), start=1):
+            tests = {test["seed"]: test for test in attrs.get(f"test:{number}", [])}
             for seed in seeds:
                 records.append(
                     {
@@ -73,7 +76,7 @@ def export_epochs(plan: Plan) -> list[Record]:
                             for figure, value in tests.get(seed["seed"], {}).items()
                             if figure != "seed"
                         },
-                        **_params(trial),
+                        **_params(attrs),
                     }
                 )
     return records
@@ -87,7 +90,7 @@ def trials_frame(plan: Plan) -> pd.DataFrame:
     """
     frame = _frame(export(plan))
     times = frame.columns.intersection(["start", "complete"])
-    frame[times] = frame[times].apply(_pandas().to_datetime)
+    frame[times] = frame[times].apply(_pandas().to_datetime, utc=True)
     return frame
 
 
@@ -105,8 +108,9 @@ def write_csv(records: Sequence[Record], file: TextIO) -> None:
 
     Every record is one line, and nothing in it is obeyed by a terminal; JSON holds the text as it is.
     """
-    writer = csv.DictWriter(file, _columns(records), lineterminator="\n")
-    writer.writeheader()
+    columns = _columns(records)
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
+    writer.writerow({name: harmless_cell(name) for name in columns})
     for record in records:
         writer.writerow({name: harmless_cell(value) for name, value in record.items()})
 
@@ -132,10 +136,11 @@ def write_file(plan: Plan, rows: str, path: Path) -> int:
     try:
         if kind == ".parquet":
             frame = trials_frame(plan) if rows == "trials" else epochs_frame(plan)
-            frame.to_parquet(path, index=False)
+            content = frame.to_parquet(index=False)
         else:
-            with path.open("w", encoding="utf-8") as file:
-                kinds[kind](records, file)
+            kinds[kind](records, text := io.StringIO())
+            content = text.getvalue().encode("utf-8")
+        write_whole(path, content)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
     except ImportError:
@@ -147,8 +152,11 @@ ROWS: Mapping[str, Callable[[Plan], list[Record]]] = {"trials": export, "epochs"
 """What one row of an export can be."""
 
 
-def _trials(plan: Plan) -> Iterator[tuple[str, FrozenTrial]]:
-    return ((name, trial) for name in plan.all_names for trial in plan.trials(name))
+def _trials(plan: Plan) -> Iterator[tuple[str, FrozenTrial, Mapping[str, Any]]]:
+    """All trials with the name of their study and their attributes, as far as these are ours."""
+    for name in plan.all_names:
+        for trial in plan.trials(name):
+            yield name, trial, trial.user_attrs if ATTEMPT_KEY in trial.user_attrs else {}
 
 
 def _identity(name: str, trial: FrozenTrial) -> Record:
@@ -156,17 +164,18 @@ def _identity(name: str, trial: FrozenTrial) -> Record:
         "study": name,
         "trial": trial.number,
         # lost, released and superseded attempts are no failures of the point
-        "state": reason_of(trial) if trial.state == TrialState.FAIL else trial.state.name.lower(),
+        "state": (reason_of(trial) or "fail") if trial.state == TrialState.FAIL else trial.state.name.lower(),
     }
 
 
-def _params(trial: FrozenTrial) -> Record:
-    config = trial.user_attrs.get("config", {})
+def _params(attrs: Mapping[str, Any]) -> Record:
+    config = attrs.get("config", {})
     return {name: config.get(name) for name in PARAMETERS}
 
 
 def _iso(time: datetime | None) -> str | None:
-    return time.isoformat(timespec="seconds") if time else None
+    """With the offset from UTC; Optuna's times are local ones."""
+    return time.astimezone().isoformat(timespec="seconds") if time else None
 
 
 def _columns(records: Sequence[Record]) -> list[str]:
@@ -176,10 +185,15 @@ def _columns(records: Sequence[Record]) -> list[str]:
 
 def _frame(records: Sequence[Record]) -> pd.DataFrame:
     pandas = _pandas()
-    columns = {name: [record.get(name) for record in records] for name in _columns(records)}
+    columns = {name: [_sound(record.get(name)) for record in records] for name in _columns(records)}
     return pandas.DataFrame(
         {name: pandas.Series(values, dtype=_dtype(values)) for name, values in columns.items()}
     )
+
+
+def _sound(value: Any) -> Any:
+    """Names of files may hold bytes that are no UTF-8, which Parquet does not take."""
+    return printable(value) if isinstance(value, str) else value
 
 
 def _dtype(values: Sequence[Any]) -> str:

@@ -18,8 +18,9 @@ from hpo.config import ParamValue
 from hpo.decision import Decision, Inherited, best_epoch, epoch_records
 from hpo.diagnostics import Finding, diagnose
 from hpo.errors import InputError, MissingError
-from hpo.plan import FINAL, FINAL_SLOT, Plan
+from hpo.plan import FINAL, FINAL_SLOT, Plan, lineage
 from hpo.queue import Slot, Slots, SlotState
+from hpo.text import percent, spread
 
 FIGURES = ("macro_f1", "accuracy", "loss")
 StudyState = Literal["pending", "running", "done", "failed"]
@@ -39,7 +40,7 @@ class StudyStatus:
     inherited: Mapping[str, Any] | None
     """study, trial, params that the study started from."""
     decision: str = ""
-    """What was decided, in words."""
+    """What was decided, in words; of the final stage what it found."""
 
     @property
     def n_points(self) -> int:
@@ -108,17 +109,18 @@ def study_status(plan: Plan, name: str, record: StudyRecord, trials: Sequence[Fr
     points = {state.value: states.count(state) for state in SlotState}
     complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
     best = max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
+    best_trial = plan.storage.trial(best._trial_id) if best else None
     return StudyStatus(
         name=name,
         section=plan.specs[name].section if name in plan.specs else "",
         state=_state(name, states, slots, decision),
         points=points,
         best=None
-        if best is None
+        if best_trial is None
         else {
-            "trial": best.number,
-            "value": best.value,
-            "params": own_params(plan.storage.trial(best._trial_id)),
+            "trial": best_trial.number,
+            "value": best_trial.value,
+            "params": own_params(best_trial),
         },
         inherited=None
         if inherited is None
@@ -127,8 +129,17 @@ def study_status(plan: Plan, name: str, record: StudyRecord, trials: Sequence[Fr
             "trial": inherited.source.trial if inherited.source else None,
             "params": inherited.params,
         },
-        decision=decision.text if decision else "",
+        decision=decision.text if decision else _answer(best_trial),
     )
+
+
+def _answer(trial: FrozenTrial | None) -> str:
+    """What the final stage found, in words; nothing for a trial of a study."""
+    final = trial.user_attrs.get("final") if trial else None
+    if not final:
+        return ""
+    macro_f1 = f"{percent(final['test']['macro_f1'])}{spread(final['std']['macro_f1'])} %"
+    return f"test macro F1 {macro_f1}, at epoch {final['selected_epoch']}"
 
 
 def _state(name: str, states: Sequence[SlotState], slots: Slots, decision: Decision | None) -> StudyState:
@@ -156,15 +167,20 @@ def own_params(trial: FrozenTrial) -> Mapping[str, ParamValue]:
     return trial.params or trial.user_attrs.get("config", {})
 
 
-def rows(plan: Plan, name: str) -> list[TrialRow]:
+def rows(plan: Plan, name: str, trials: Sequence[FrozenTrial] | None = None) -> list[TrialRow]:
     """One row a point of a study: its accepted trial, or else its latest.
+
+    Args:
+        plan: that the study belongs to.
+        name: of the study.
+        trials: all of the study, by number, where they have been read already.
 
     Raises:
         InputError: an unknown study.
     """
     if name != FINAL:
         plan.with_ancestors([name])
-    slots = Slots.of(plan.trials(name))
+    slots = Slots.of(plan.trials(name) if trials is None else trials)
     chosen = map(slots.accepted_or_latest, slots.attempts)
     return [_row(trial, slots) for trial in sorted(chosen, key=lambda t: t.user_attrs["index"])]
 
@@ -174,7 +190,7 @@ def _row(trial: FrozenTrial, slots: Slots) -> TrialRow:
     epoch = best_epoch(trial)
     figures: dict[str, float | None] = dict.fromkeys(FIGURES)
     if epoch is not None:
-        seeds = history[epoch - 1]
+        seeds = trial.user_attrs[f"epoch:{epoch}"]
         figures = {figure: fmean(seed[f"valid_{figure}"] for seed in seeds) for figure in FIGURES}
     slot = Slot(trial.user_attrs["point"], trial.user_attrs["replicate"])
     return TrialRow(
@@ -185,7 +201,7 @@ def _row(trial: FrozenTrial, slots: Slots) -> TrialRow:
         reason=trial.user_attrs.get("reason", ""),
         earlier=[
             f"trial {each.number}{_by(each)}: {each.user_attrs['reason']}, "
-            f"epochs finished: {len(each.intermediate_values)}"
+            f"epochs finished: {len(each.intermediate_values)}; now trial {trial.number}"
             for each in slots.attempts[slot]
             if each.number < trial.number and "reason" in each.user_attrs
         ],
@@ -288,18 +304,24 @@ def best(plan: Plan) -> dict[str, Any]:
     Raises:
         MissingError: no study has decided yet.
     """
-    decided = {name: plan.decision(name) for name in plan.specs}
-    found = [(name, decision) for name, decision in decided.items() if decision and decision.params]
-    if not found:
+    decided = {name: decision for name in plan.specs if (decision := plan.decision(name)) and decision.params}
+    if not decided:
         raise MissingError(
             f"{plan.storage.name}: no study has decided yet; `hpo status` shows how far they are"
         )
-    name, decision = found[-1]
+    # what goes to the final stage, or as long as no last study has decided, what was decided last
+    chosen = plan.best_decided()
+    name = chosen.study if chosen else list(decided)[-1]
+    decision = decided[name]
+    trial = final_trial(plan)
     return {
         "study": name,
         "source": decision.source.model_dump() if decision.source else None,
         "value": decision.value,
         "tested": decision.tested,
         "params": decision.params,
-        "decisions": {each: choice.text for each, choice in found},
+        "decisions": {
+            each.name: decided[each.name].text for each in lineage(plan.specs, name) if each.name in decided
+        },
+        "test": trial.user_attrs["final"]["test"] if trial else None,
     }

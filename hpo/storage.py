@@ -306,15 +306,16 @@ class Storage:
         return [(study_id, trial_id) for study_id, trial_id in self.read(query)]
 
     def running(self, study_id: int) -> list[tuple[int, int, dict[str, Any]]]:
-        """The RUNNING trials of a study as (trial id, number, owner); an owner may be empty."""
+        """The RUNNING trials of ours in a study as (trial id, number, owner)."""
         trial, attribute = models.TrialModel, models.TrialUserAttributeModel
         query = (
+            # claimed by us: those that others put into the study have no owner
             sqlalchemy.select(trial.trial_id, trial.number, attribute.value_json)
-            .outerjoin(attribute, (attribute.trial_id == trial.trial_id) & (attribute.key == "owner"))
+            .join(attribute, (attribute.trial_id == trial.trial_id) & (attribute.key == "owner"))
             .where(self._may_be_open([study_id]), trial.state == TrialState.RUNNING)
             .order_by(trial.number)
         )
-        return [(id_, number, json.loads(owner or "{}")) for id_, number, owner in self.read(query)]
+        return [(id_, number, json.loads(owner)) for id_, number, owner in self.read(query)]
 
     def counts(self, first: Mapping[int, int]) -> dict[tuple[int, TrialState], int]:
         """How many trials there are, by study id and state.
@@ -428,7 +429,7 @@ class Storage:
         return trial
 
     def silent(self, study_id: int, lease_seconds: float) -> list[int]:
-        """Ids of the RUNNING trials whose worker has been silent for a lease, by the database's clock.
+        """Ids of our RUNNING trials whose worker has been silent for a lease, by the database's clock.
 
         Silence alone is no proof: while the database was away nobody could be heard. So it takes two looks,
         half a lease apart. The first writes a suspicion, and a live worker has time to answer it by a
@@ -436,16 +437,16 @@ class Storage:
         before this process's own connection broke, is void and written anew.
         """
         half = timedelta(seconds=lease_seconds / 2)
+        owner = models.TrialUserAttributeModel
 
         def transaction(session: Session) -> list[int]:
             now = session.execute(sqlalchemy.func.now()).scalar_one().replace(tzinfo=None)
+            trial, beat_of = models.TrialModel, models.TrialHeartbeatModel
             rows = session.execute(
-                sqlalchemy.select(models.TrialModel.trial_id, models.TrialHeartbeatModel.heartbeat)
-                .outerjoin(
-                    models.TrialHeartbeatModel,
-                    models.TrialHeartbeatModel.trial_id == models.TrialModel.trial_id,
-                )
-                .where(self._may_be_open([study_id]), models.TrialModel.state == TrialState.RUNNING)
+                sqlalchemy.select(trial.trial_id, beat_of.heartbeat)
+                .join(owner, (owner.trial_id == trial.trial_id) & (owner.key == "owner"))
+                .outerjoin(beat_of, beat_of.trial_id == trial.trial_id)
+                .where(self._may_be_open([study_id]), trial.state == TrialState.RUNNING)
             ).all()
             lost = []
             for trial_id, beat in rows:

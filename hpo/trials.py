@@ -24,6 +24,8 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from hpo.errors import InputError
+
 T = TypeVar("T")
 Reader = Callable[[Callable[[Session], list[FrozenTrial]]], list[FrozenTrial]]
 """Runs a transaction that only reads."""
@@ -139,9 +141,17 @@ def fetch(session: Session, depth: Depth, *where: ColumnElement[bool]) -> list[F
 def _outlined(attrs: Mapping[str, Any]) -> dict[str, Any]:
     if ATTEMPT_KEY not in attrs:
         return {}
-    point, replicate, attempt = attrs[ATTEMPT_KEY].rsplit(" ", 2)
+    point, replicate, attempt = _attempt(attrs[ATTEMPT_KEY])
     rest = {key: value for key, value in attrs.items() if key != ATTEMPT_KEY}
-    return {"point": point, "replicate": int(replicate), "attempt": int(attempt), **rest}
+    return {"point": point, "replicate": replicate, "attempt": attempt, **rest}
+
+
+def _attempt(key: Any) -> tuple[str, int, int]:
+    try:
+        point, replicate, attempt = str(key).rsplit(" ", 2)
+        return point, int(replicate), int(attempt)
+    except ValueError:
+        raise InputError(f"attribute {ATTEMPT_KEY!r} is {key!r}, which hpo did not write") from None
 
 
 def _local(time: datetime | None) -> datetime | None:
@@ -162,7 +172,10 @@ def _attrs(
     if keys is None or keys:
         of_these = where if keys is None else (*where, model.key.in_(keys))
         for trial_id, key, text in _parts(session, model, of_these, model.key, model.value_json):
-            found[trial_id][sys.intern(key)] = json.loads(text)
+            try:
+                found[trial_id][sys.intern(key)] = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"attribute {key!r} of trial {trial_id} is no JSON: {error}") from None
     return found
 
 

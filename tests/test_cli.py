@@ -70,6 +70,9 @@ WRONG_OPTIONS = [
     (["run", "--data=digits", "--device=cuda:99"], "device"),
     (["run", "--data=digits", "--device=gpu"], "device = 'gpu': known: auto, cpu, cuda"),
     (["run", "--workers=many"], "auto"),
+    (["run", "--workers=1_0"], "'1_0' is neither a number of processes"),
+    (["status", "--out=a?b"], "--out a.b: no database URL can name a file there"),
+    (["run", "--data=digits", "--out=50%20"], "--out 50%20: no database URL can name a file there"),
     (["run", "--trials-per-device=0"], "'0' is neither a number of trials from 1 on nor 'auto'"),
     (["run", "--precision=fp8"], "fp32"),
     (

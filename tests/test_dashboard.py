@@ -276,8 +276,10 @@ def test_trials_carry_pictures(served: Served) -> None:
     assert curves[0] != curves[1]
 
 
-@pytest.mark.usefixtures("served")
-def test_started_twice_it_changes_nothing_and_a_note_of_others_stays(out: Path, tmp_path: Path) -> None:
+def test_started_twice_it_changes_nothing_and_a_note_of_others_stays(
+    served: Served, out: Path, tmp_path: Path
+) -> None:
+    until(lambda: all(artifact_names(served.detail("shape")).values()), served)  # the last to be drawn
     copy = copied(out, tmp_path)
     before, files = written(copy), sorted(path.name for path in (copy / "artifacts").iterdir())
     with serving(copy) as again:
@@ -372,8 +374,12 @@ def test_the_plan_is_not_damaged_even_where_writing_is_allowed(out: Path, tmp_pa
         ):
             assert served.ask(method, path, body).status == 403
         # the dashboard leaves out bytes that are no UTF-8, and reads the digits of every script
-        for path in (f"/api/studies/{study}%FF", f"/api/studies/{quote(chr(0xFF10 + study))}"):
-            assert served.ask("DELETE", path).status == 400
+        # and does not see a line end at the end
+        for path in ("%FF", "%0a", "/%0a", "%0d%0a"):
+            assert served.ask("DELETE", f"/api/studies/{study}{path}").status == 400
+        assert served.ask("DELETE", f"/api/studies/{quote(chr(0xFF10 + study))}").status == 400
+        renamed = served.ask("POST", f"/api/studies/{study}/rename%0a", {"study_name": "x"})
+        assert renamed.status == 400
         other = served.ask("POST", "/api/studies", {"study_name": "x", "directions": ["maximize"]})
         assert other.status == 201
         assert served.ask("DELETE", f"/api/studies/{served.studies()['x']}").status == 204

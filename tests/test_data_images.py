@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -129,10 +130,15 @@ def broken_files(folder: Path) -> dict[str, Path]:
         (folder / name).write_bytes(content)
     (folder / "folder").mkdir()
     saved(Image.fromarray(np.ones((4, 4), dtype=np.float32)), folder / "float.tif")
-    return {name: folder / name for name in [*files, "folder", "float.tif", "missing.png"]}
+    corners().save(folder / "program.png", "EPS")  # PostScript: Pillow would start another program
+    os.mkfifo(folder / "pipe.png")
+    return {name: folder / name for name in (*files, *OTHERS)}
 
 
-@pytest.mark.parametrize("kind", ["truncated", "no picture", "empty", "folder", "float.tif", "missing.png"])
+OTHERS = ("folder", "float.tif", "missing.png", "program.png", "pipe.png")
+
+
+@pytest.mark.parametrize("kind", ["truncated", "no picture", "empty", *OTHERS])
 def test_what_cannot_be_read_is_named(tmp_path: Path, kind: str) -> None:
     path = broken_files(tmp_path)[kind]
 

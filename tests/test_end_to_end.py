@@ -9,6 +9,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -454,3 +456,42 @@ def test_median_pruning_prunes_and_says_so() -> None:
     assert rows[-1].state == "pruned"
     assert rows[-1].reason == "pruned: by median after epoch 2"
     assert rows[-1].epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "redirect", "code", "says"),
+    [
+        (
+            "status",
+            "> /dev/full",
+            1,
+            "hpo status: the output could not be written: No space left on device\n",
+        ),
+        (
+            "best --json",
+            "> /dev/full",
+            1,
+            "hpo best: the output could not be written: No space left on device\n",
+        ),
+        ("export --rows epochs", "| head -1 > /dev/null", 0, ""),
+        ("status", "| true", 0, ""),
+        ("status", ">&-", 0, ""),
+        ("show nothing", "2>&-", 2, ""),
+    ],
+    ids=str,
+)
+def test_output_that_does_not_arrive_is_told_by_a_line_or_by_nothing(
+    finished: Path, command: str, redirect: str, code: int, says: str
+) -> None:
+    name, *options = command.split()
+    words = f"{sys.executable} -m hpo {name} --out {finished} {' '.join(options)}"
+    script = f"set -o pipefail; {words} {redirect}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, says)
+
+
+def test_a_terminal_of_few_letters_is_shown_the_codes_of_the_others(finished: Path) -> None:
+    command = [sys.executable, "-m", "hpo", "status", "--out", str(finished)]
+    settings = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=settings)
+    assert "\\xa7" in done.stdout  # §

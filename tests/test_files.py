@@ -2,7 +2,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from hpo.files import write_durably
+from hpo.files import write_durably, write_whole
 
 
 def test_a_write_that_fails_half_way_leaves_the_old_file(tmp_path):
@@ -15,6 +15,16 @@ def test_a_write_that_fails_half_way_leaves_the_old_file(tmp_path):
     write_durably(path, b"new")
     assert path.read_bytes() == b"new"
     assert [left.name for left in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_a_link_leads_to_is_left_alone(tmp_path):
+    (tmp_path / "theirs").write_bytes(b"theirs")
+    for write in (write_durably, write_whole):
+        link = tmp_path / write.__name__
+        link.symlink_to(tmp_path / "theirs")
+        write(link, b"ours")
+        assert link.read_bytes() == b"ours"
+    assert (tmp_path / "theirs").read_bytes() == b"theirs"
 
 
 def test_processes_that_write_one_file_at_once_do_each_other_no_harm(tmp_path):

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -93,4 +95,32 @@ def test_what_is_no_model_is_refused(tmp_path, model_file):
             load_model(path)
     torch.save({**torch.load(model_file, weights_only=True), "format": "hpo-model-9"}, path)
     with pytest.raises(InputError, match="'hpo-model-9'; this version reads 'hpo-model-1'"):
+        load_model(path)
+
+
+NAN = torch.tensor([math.nan])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mean": [0.5] * 3},
+        {"mean": torch.zeros(2)},
+        {"mean": torch.zeros(3, 3)},
+        {"mean": torch.zeros(3, dtype=torch.bool)},
+        {"mean": NAN.repeat(3)},
+        {"std": torch.zeros(3)},
+        {"class_names": [1, 2, 3]},
+    ],
+    ids=str,
+)
+def test_a_model_whose_parts_do_not_fit_is_refused(tmp_path, model_file, change):
+    path = tmp_path / "model.pt"
+    content = torch.load(model_file, weights_only=True)
+    torch.save({**content, **change}, path)
+    with pytest.raises(InputError, match="not a model file"):
+        load_model(path)
+    content["weights"]["output.bias"] += math.nan
+    torch.save(content, path)
+    with pytest.raises(InputError, match="not a model file"):
         load_model(path)

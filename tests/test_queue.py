@@ -41,6 +41,18 @@ def jobs(n: int) -> list[Job]:
     return [Job(Slot(f"p{i}"), i, (0,)) for i in range(n)]
 
 
+def test_trials_of_others_are_none_of_ours(queue: Queue, storage: Storage) -> None:
+    theirs = storage.study("s").ask()
+    for key, value in (("point", "theirs"), ("seeds", 3), ("config", "a.yaml")):
+        theirs.set_user_attr(key, value)
+    queue.enqueue(jobs(1), Slots({}))
+    for seconds in (0.0, 0.0):  # the first look writes a suspicion, the second one acts
+        assert queue.close_lost(seconds) == []
+    assert storage.trials(queue.study_id)[0].state == TrialState.RUNNING
+    assert [slot.point for slot in queue.slots().attempts] == ["p0"]
+    assert [slot.point for slot in Slots.of(storage.trials(queue.study_id)).attempts] == ["p0"]
+
+
 def enqueue_and_drain(url: str, n: int, results: multiprocessing.Queue[list[int]]) -> None:
     storage = Storage(url)
     queue = Queue(storage, "s")

@@ -11,11 +11,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import Result
+from optuna.trial import TrialState
 
 import hpo as library
 from hpo.config import PARAMETERS
 from hpo.decision import epoch_records
 from hpo.plan import Plan
+from hpo.records import write_csv
+from hpo.run import open_plan
 
 Cli = Callable[..., Result]
 
@@ -101,6 +104,25 @@ def test_a_file_that_cannot_be_written_is_refused(
     assert result.code == 2
     assert says in result.err
     assert not list(tmp_path.iterdir())
+
+
+def test_trials_of_others_are_shown_as_far_as_they_are_like_ours(small_studies: Path, tmp_path: Path) -> None:
+    plan = open_plan(tmp_path, studies=small_studies, given={"data": "digits"})
+    theirs = plan.storage.study("rate").ask()
+    for key, value in (("seeds", 3), ("config", "a.yaml"), ("point", "x"), ("epoch:1", "x")):
+        theirs.set_user_attr(key, value)
+    plan.storage.study("rate").tell(theirs, state=TrialState.FAIL)
+    (record,) = library.export(plan)
+    assert (record["study"], record["trial"], record["state"], record["seeds"]) == ("rate", 0, "fail", "")
+    assert library.export_epochs(plan) == []
+    assert library.rows(plan, "rate") == []
+
+
+def test_names_that_are_no_text_are_written_out(plan: Plan, tmp_path: Path) -> None:
+    records = [{"=1+1": 1, "a\nb\x1b[31m": "\udcff"}]
+    library_csv = io.StringIO()
+    write_csv(records, library_csv)
+    assert library_csv.getvalue() == "'=1+1,a\\nb\\x1b[31m\n1,\\udcff\n"
 
 
 def test_a_plan_without_trials_has_no_rows(cli: Cli, small_studies: Path, tmp_path: Path) -> None:

@@ -277,7 +277,7 @@ def test_what_a_study_takes(plan: Plan, worker: Worker) -> None:
 
     def left(studies: Sequence[StudyProgress], n_workers: int, **trial_seconds: float) -> float | None:
         running, best = progress.running, progress.best
-        return seconds_left(plan, studies, running, best, n_workers=n_workers, trial_seconds=trial_seconds)
+        return seconds_left(plan, studies, running, best, n_at_once=n_workers, trial_seconds=trial_seconds)
 
     assert left([setup], 0) is None
     assert left([setup], 1) == pytest.approx(3 * SECONDS)
@@ -308,7 +308,7 @@ def test_epochs_that_nobody_gave_are_those_of_the_study(tmp_path: Path) -> None:
         if name in n_epochs:
             alone = replace(study, status=replace(study.status, points={**study.status.points, "waiting": 1}))
             taken = seconds_left(
-                plan, [alone], progress.running, progress.best, n_workers=1, trial_seconds={}
+                plan, [alone], progress.running, progress.best, n_at_once=1, trial_seconds={}
             )
             begun = 10 if name == "c" else 0
             assert taken == pytest.approx((n_epochs[name] + begun) * SECONDS)

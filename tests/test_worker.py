@@ -127,6 +127,9 @@ def test_of_several_last_studies_the_best_goes_to_the_final_stage(tmp_path: Path
     best = plan.best_decided()
     assert best is not None
     assert (best.study, best.params["learning_rate"]) == ("b", 0.01)
+    shown = results.best(plan)
+    assert (shown["study"], list(shown["decisions"])) == ("b", ["a", "b"])
+    assert shown["test"] == results.final_result(plan)["test"]
     (final,) = plan.trials("final")
     assert final.user_attrs["config"] == best.params
 

@@ -49,17 +49,24 @@ def status(is_watch: bool, as_json: bool, **options: Any) -> None:
 
 def _close_lost(plan: Plan, options: dict[str, Any]) -> None:
     """Puts trials back whose worker is gone, so that `running` means what it says."""
+    from concurrent.futures import wait
+
     from hpo.advance import close_lost
+    from hpo.delivery import PATIENCE_SECONDS, in_background
     from hpo.errors import RunError
     from hpo.plan import Plan
     from hpo.storage import Storage
 
     if not any(plan.storage.running(plan.storage.study_id(name)) for name in plan.all_names):
         return
-    try:
-        close_lost(Plan.open(Storage(opt.storage_url(options))))
-    except (RunError, InputError) as error:  # one who may only read is told what there is to read
-        click.echo(f"hpo status: lost trials could not be put back: {error}", err=True)
+    closed = in_background(lambda: close_lost(Plan.open(Storage(opt.storage_url(options)))))
+    if not wait([closed], PATIENCE_SECONDS).done:
+        say("hpo status: somebody holds the database's lock: lost trials are shown as running", err=True)
+    elif isinstance(error := closed.exception(), RunError | InputError):
+        # one who may only read is told what there is to read
+        say(f"hpo status: lost trials could not be put back: {error}", err=True)
+    elif error is not None:
+        raise error
 
 
 def _status_json(record: dict[str, Any]) -> dict[str, Any]:

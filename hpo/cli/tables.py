@@ -125,8 +125,8 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
     findings: dict[str, list[str]] = {}
     for row in rows:
         is_best = row.state == "complete" and row.macro_f1 == best
-        values = [Text(show_value(row.params[axis])) for axis in axes if axis in row.params]
-        if not values and axes:
+        values = [Text(show_value(row.params[axis]) if axis in row.params else "–") for axis in axes]
+        if axes and not row.params:
             values = [Text(row.point, "italic"), *[Text("")] * (len(axes) - 1)]
         table.add_row(
             str(row.trial),
@@ -140,10 +140,9 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
         )
         notes += row.earlier
         notes += row.checkpoint_notes
-        if row.reason:
-            notes.append(f"trial {row.trial}: {row.reason}")
-        for finding in {finding.text for finding in findings_of(row)}:
-            findings.setdefault(finding, []).append(str(row.trial))
+        for text in dict.fromkeys([row.reason, *(finding.text for finding in findings_of(row))]):
+            if text:
+                findings.setdefault(text, []).append(str(row.trial))
     screen.print(table)
     for text, trials in findings.items():
         plural = "trial" if len(trials) == 1 else "trials"
@@ -162,8 +161,10 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
 def show_best(record: Mapping[str, Any]) -> None:
     """The best configuration and the decisions that led to it."""
     screen = console()
-    tested = "" if record["tested"] else ", not tested"
+    tested = "" if record["tested"] else " (too few seeds to test it against noise)"
     screen.print(Text(f"macro F1 {percent(record['value'])} % on validation{tested}", "bold"))
+    if record["test"]:
+        screen.print(f"macro F1 {percent(record['test']['macro_f1'])} % on the test set: hpo final has more")
     table = _table("parameter", "value")
     for name, value in record["params"].items():
         table.add_row(name, show_value(value))

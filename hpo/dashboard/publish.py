@@ -177,7 +177,9 @@ def _digest(text: str) -> str:
 
 def _artifact_id(plan: Plan, picture: Picture, trial: FrozenTrial) -> str:
     """The same on every machine and at every start; another in another plan."""
-    of_what = (plan.identity.fingerprint, str(trial.datetime_start), picture.study, trial.number)
+    # the moment, not the local time that Optuna shows
+    begin = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
+    of_what = (plan.identity.fingerprint, begin, picture.study, trial.number)
     return str(uuid.uuid5(uuid.NAMESPACE_OID, json.dumps([*of_what, picture.file_name])))
 
 

@@ -82,6 +82,7 @@ def serve(
         MissingError: there is no plan.
         InputError: host or port cannot be had.
     """
+    logging.getLogger("optuna_dashboard").setLevel(logging.CRITICAL)  # of a bad request it logs its stack
     with _signals_raise():
         try:
             plan = Plan.open(Storage(url, reader=True))
@@ -137,10 +138,11 @@ def _keep_published(
         nonlocal said
         try:
             publish()
-        except (HpoError, OSError) as error:
+        except Exception as error:  # whatever it is, people go on looking, and the next time may be better
             if str(error) != said:
                 said = str(error)
-                say(f"notes and figures could not be written: {error}")
+                say(f"notes and figures could not be written: {said or type(error).__name__}")
+                log.debug("while notes and figures were written", exc_info=True)
 
     is_ready = False
     while True:
@@ -198,9 +200,10 @@ def _refusal(
     environ: dict[str, Any], study_ids: frozenset[int], *, read_only: bool, names: frozenset[str] | None
 ) -> tuple[str, list[tuple[str, str]], str] | None:
     """Status, headers and words for a request that is not passed on."""
-    if not environ["PATH_INFO"].isascii():
-        # the dashboard leaves out bytes that are no UTF-8 and reads every script's digits: it would see
-        # another path than we look at
+    path = environ["PATH_INFO"]
+    if not (path.isascii() and path.isprintable()):
+        # the dashboard leaves out bytes that are no UTF-8, reads every script's digits, and overlooks a line
+        # end at the end: it would see another path than we look at
         return "400 Bad Request", [], "no page of the dashboard has such an address"
     host = environ.get("HTTP_HOST", "")
     if names is not None and _name(host) not in names:
@@ -217,7 +220,7 @@ def _refusal(
     origin = environ.get("HTTP_ORIGIN")
     if origin is not None and urlsplit(origin).netloc != host:
         return "403 Forbidden", [], "another site's page may change nothing here"
-    found = OF_THE_PLAN.fullmatch(environ["PATH_INFO"])
+    found = OF_THE_PLAN.fullmatch(path)
     if found and (found["study"] is None or int(found["study"]) in study_ids):
         reason = "studies and trials of a plan are not deleted, renamed or ended here: hpo builds on them"
         return "403 Forbidden", [], reason

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import stat
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,8 @@ from hpo.errors import DataError
 MAX_PIXELS = 2**26
 """Larger pictures (8,192 × 8,192) are refused before they are decoded: a small file can hide gigabytes."""
 
+_PROGRAMS = frozenset(("EPS", "WMF", "FPX", "MPEG", "GRIB", "HDF5", "BUFR"))
+"""Formats that Pillow hands to others, or whose pictures are programs."""
 _MODES = {1: "L", 3: "RGB"}
 
 
@@ -38,7 +42,9 @@ def read_image(path: Path | str, *, size: int, channels: int) -> npt.NDArray[np.
     if channels not in _MODES:
         raise DataError(f"{path}: a picture can be read with 1 or 3 channels, not with {channels}")
     try:
-        with Image.open(path) as image:
+        if stat.S_ISFIFO(Path(path).stat().st_mode):  # would wait for somebody to write into it
+            raise ValueError("a pipe, not a file")
+        with Image.open(path, formats=_formats()) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise _bomb(path, f"{width} × {height} pixels")
@@ -57,6 +63,13 @@ def read_image(path: Path | str, *, size: int, channels: int) -> npt.NDArray[np.
         if isinstance(error, UnidentifiedImageError):
             reason = "not a picture in a format that Pillow knows"
         raise DataError(f"{path}: cannot be read: {reason}") from error
+
+
+@cache
+def _formats() -> list[str]:
+    """All that Pillow reads itself: a picture must not start a program, as PostScript does."""
+    Image.init()
+    return [name for name in Image.OPEN if name not in _PROGRAMS]
 
 
 def _bomb(path: Path | str, found: str) -> DataError:

@@ -68,8 +68,9 @@ def noise_text(facts: Facts) -> str:
     if noise.deviation is None:
         return "No configuration was trained on two seeds, so nobody knows how much seeds alone do."
     return (
-        f"Between seeds of one configuration its standard deviation is {100 * noise.deviation:.1f} points "
-        f"({noise.df} degrees of freedom)."
+        f"Between seeds of one configuration macro F1 has a standard deviation of "
+        f"{100 * noise.deviation:.1f} points ({noise.df} degrees of freedom), taken to be the same for all. "
+        "Runs of different length are compared over the epochs that both have."
     )
 
 
@@ -142,9 +143,9 @@ def _dying(cells: Cells) -> Evidence:
             died.append(f"{point.n_dying} of {len(point.seeds)}")
             shares.append(f"{100 * _dead_share(point):.0f} %")
         text = (
-            f"At {rates[0]} {died[0]} runs died of their ReLUs: in the worst layer {shares[0]} of the units "
-            f"were dead at the end. At {rates[1]} it is {died[1]}, and {shares[1]}. The lower rate is ahead "
-            f"by {contrast}."
+            f"At {rates[0]}, {died[0]} runs died of their ReLUs: in the worst layer {shares[0]} of the units "
+            f"were dead at the end. At {rates[1]} it is {died[1]}, and {shares[1]}. The lower rate gains "
+            f"{contrast}."
         )
         verdict: Verdict = "open"
         if top.n_dying == len(top.seeds) and not best.n_dying:
@@ -225,13 +226,13 @@ def _mixup(cells: Cells) -> Evidence:
     learns = at_once.difference - noise > max(1.5 * cells.chance, reached / 2)
     text = (
         f"Mixup from the first epoch on reaches a macro F1 of {100 * at_once.difference:.1f} % "
-        f"(chance: {100 * cells.chance:.0f} %); after normal training it is ahead by {contrast}."
+        f"(chance: {100 * cells.chance:.0f} %); after normal training it gains {contrast}."
     )
     verdict: Verdict = "open"
     if contrast.verdict == "confirmed" and at_chance:
         verdict = "confirmed"
     elif learns and at_once.standard_error is not None:
-        verdict, text = "denied", f"{text} It learns without."
+        verdict, text = "denied", f"{text} It learns without that."
     return Evidence(verdict, text, contrast.points)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -216,8 +217,9 @@ def read(plan: Plan) -> Facts:
         )
     final = results.final_trial(plan)
     file = sqlite_file(plan.storage.url)
-    starts = [t.datetime_start for found in trials.values() for t in found if t.datetime_start]
-    ends = [t.datetime_complete for found in trials.values() for t in found if t.datetime_complete]
+    ours = [trial for found in trials.values() for trial in found if "owner" in trial.user_attrs]
+    starts = [trial.datetime_start for trial in ours if trial.datetime_start]
+    ends = [trial.datetime_complete for trial in ours if trial.datetime_complete]
     return Facts(
         options=plan.options.model_copy(update={"data": _without_folders(plan.options.data)}),
         identity=plan.identity,
@@ -229,8 +231,8 @@ def read(plan: Plan) -> Facts:
         final_inherited=plan.best_decided(),
         test_epochs=_test_epochs(final) if final else [],
         attempts=_attempts(trials),
-        began=f"{min(starts):%Y-%m-%d %H:%M}" if starts else "",
-        ended=f"{max(ends):%Y-%m-%d %H:%M}" if ends else "",
+        began=f"{min(starts).astimezone():%Y-%m-%d %H:%M %Z}" if starts else "",
+        ended=f"{max(ends).astimezone():%Y-%m-%d %H:%M %Z}" if ends else "",
         remarks=results.remarks(plan),
         machines=_machines(trials),
     )
@@ -244,7 +246,7 @@ def _without_folders(source: str) -> str:
 
 def _points(plan: Plan, name: str, trials: Sequence[FrozenTrial]) -> list[Point]:
     found = []
-    for row in results.rows(plan, name):
+    for row in results.rows(plan, name, trials):
         attrs, findings = trials[row.trial].user_attrs, findings_of(row)
         found.append(
             Point(
@@ -309,7 +311,7 @@ def _attempts(trials: Mapping[str, Sequence[FrozenTrial]]) -> list[Attempt]:
             lane=1,
             begin=((trial.datetime_start or zero) - zero).total_seconds(),
             end=((trial.datetime_complete or last) - zero).total_seconds(),
-            state=reason_of(trial) if trial.state.name == "FAIL" else trial.state.name.lower(),
+            state=(reason_of(trial) or "fail") if trial.state.name == "FAIL" else trial.state.name.lower(),
         )
         for name, trial in taken
     )
@@ -323,7 +325,7 @@ def _in_lanes(attempts: Iterable[Attempt]) -> list[Attempt]:
         lanes = ends.setdefault(attempt.worker, [])
         free = (lane for lane, end in enumerate(lanes) if end <= attempt.begin)
         lane = next(free, len(lanes))
-        lanes[lane : lane + 1] = [attempt.end]
+        lanes[lane : lane + 1] = [math.inf if attempt.state == "running" else attempt.end]
         placed.append(replace(attempt, lane=lane + 1))
     return placed
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from hpo.errors import RunError
+from hpo.files import write_whole
 from hpo.plan import Plan
 from hpo.report import conclusions, figures, published, tables, words
 from hpo.report.facts import Facts, Section, read
@@ -77,15 +79,15 @@ def write_report(plan: Plan, out: Path) -> Path:
     try:
         for name in ("tables", "figures"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        page.write_text(_html(context), "utf-8")
-        (folder / "report.md").write_text(_markdown(context), "utf-8")
         for table in [*context["all_tables"], tables.epochs_table(facts.points)]:
-            (folder / "tables" / f"{table.name}.csv").write_text(table.csv(), "utf-8", newline="")
+            write_whole(folder / "tables" / f"{table.name}.csv", table.csv().encode())
         for drawing in (each for found in drawings.values() for each in found):
-            (folder / "figures" / f"{drawing.name}.svg").write_bytes(drawing.svg)
-            (folder / "figures" / f"{drawing.name}.png").write_bytes(drawing.png)
+            write_whole(folder / "figures" / f"{drawing.name}.svg", drawing.svg)
+            write_whole(folder / "figures" / f"{drawing.name}.png", drawing.png)
         if context["wrong_images"]:
-            (folder / "figures" / WRONG_IMAGES).write_bytes(context["wrong_images"])
+            write_whole(folder / "figures" / WRONG_IMAGES, context["wrong_images"])
+        write_whole(folder / "report.md", _markdown(context).encode())
+        write_whole(page, _html(context).encode())  # last: it shows what the other files hold
     except OSError as error:
         raise RunError(f"{folder}: the report cannot be written: {error.strerror or error}") from error
     return page
@@ -102,6 +104,7 @@ def _context(facts: Facts, drawings: figures.Figures, out: Path) -> dict[str, An
     conclusions_table = tables.conclusions_table(judged)
     return {
         "answer": words.answer(facts),
+        "source": printable(facts.options.data),
         "warnings": [printable(text) for text in words.warnings(facts)],
         "conclusions": judged,
         "noise": conclusions.noise_text(facts),
@@ -169,9 +172,10 @@ def _final_config(facts: Facts) -> Table:
 def _wrong_images(facts: Facts, out: Path) -> bytes:
     """The sheet that the final stage stored; empty where it is not at hand or too large for a page."""
     file = out / WRONG_IMAGES
-    if facts.final is None or not file.is_file() or file.stat().st_size > MAX_IMAGE_BYTES:
-        return b""
-    content = file.read_bytes()
+    content = b""
+    with suppress(OSError):
+        if facts.final is not None and file.is_file() and file.stat().st_size <= MAX_IMAGE_BYTES:
+            content = file.read_bytes()
     return content if content.startswith(b"\x89PNG\r\n") else b""
 
 

@@ -226,8 +226,14 @@ def heat_map(section: Section) -> Iterator[Drawing]:
         figure,
         f"{section.name}-channels-kernels",
         "Channels and kernels",
-        f"Macro F1 in % on validation by channels and kernels; the best is {percent(best.row.macro_f1)} %.",
+        f"Macro F1 in % on validation by channels and kernels; the best is {percent(best.row.macro_f1)} %."
+        f"{_of_pruned(section)}",
     )
+
+
+def _of_pruned(section: Section) -> str:
+    count = sum(point.row.state == "pruned" for point in section.ranked)
+    return f" {count} of the {len(section.ranked)} were pruned: theirs is of fewer epochs." if count else ""
 
 
 def matrix(axes: Axes, values: Any, text: Any) -> None:
@@ -247,11 +253,11 @@ def matrix(axes: Axes, values: Any, text: Any) -> None:
 
 
 def worst_and_best(section: Section) -> tuple[Point, Point] | None:
-    """Of a study of learning rates: the run that died, or else the worst, and the best run."""
+    """Of a study of learning rates: a run that died, or else that of the highest rate, and the best run."""
     if "learning_rate" not in section.spec.search or len(section.ranked) < 2:
         return None
     best, *rest = section.ranked
-    return max(rest, key=lambda p: (p.n_dying, -(p.row.macro_f1 or 0.0))), best
+    return max(rest, key=lambda p: (p.n_dying, float(p.config["learning_rate"]))), best
 
 
 def gradients(section: Section) -> Iterator[Drawing]:
@@ -260,6 +266,7 @@ def gradients(section: Section) -> Iterator[Drawing]:
     if pair is None:
         return
     worst, healthy = pair
+    which = "a run that died" if worst.n_dying else "the run of the highest other rate"
     layers = list(worst.row.history[0][0]["layers"])
     kinds = (
         ("weight_gradient", "gradients-weights", "Gradients of the weights", "norm of the gradient"),
@@ -270,7 +277,8 @@ def gradients(section: Section) -> Iterator[Drawing]:
         figure = canvas(3.0)
         panels = figure.subplots(1, 2, sharey=True)
         figure.subplots_adjust(left=0.125, right=0.975, top=0.83, bottom=0.235, wspace=0.08)
-        for axes, point, word in zip(panels, (worst, healthy), ("worst", "best"), strict=True):
+        words = ("died" if worst.n_dying else "other", "best")
+        for axes, point, word in zip(panels, (worst, healthy), words, strict=True):
             axes.set_title(f"{word}: learning rate {point.config['learning_rate']:.3g}", fontsize=9)
             for i, layer in enumerate(layers):
                 values = [layer_health(epoch[0]["layers"].get(layer, {}), key) for epoch in point.row.history]
@@ -299,8 +307,8 @@ def gradients(section: Section) -> Iterator[Drawing]:
             figure,
             f"{section.name}-{name}",
             title,
-            f"{title} per layer over training, of the worst run ({worst.name}) and the best "
-            f"({healthy.name}), first seed of each{'' if key == 'dead_share' else '; logarithmic'}.",
+            f"{title} per layer over training, of {which} ({worst.name}) and the best ({healthy.name}), "
+            f"first seed of each{'' if key == 'dead_share' else '; logarithmic'}.",
         )
 
 

@@ -86,7 +86,13 @@ def param_cell(value: ParamValue | None) -> Cell:
 
 def points_table(section: Section) -> Table:
     """All points of a study; the control too, where an earlier study trained it."""
-    axes = list(section.spec.search)
+    control = section.control
+    fixed = [
+        name
+        for name, value in section.spec.fixed.items()
+        if control is not None and control.config.get(name) != value  # what tells the control from the others
+    ]
+    axes = [*fixed, *section.spec.search]
     columns = [
         Column("trial", "trial"),
         *[Column(axis.replace("_", " "), axis) for axis in axes],
@@ -100,16 +106,21 @@ def points_table(section: Section) -> Table:
         Column("remarks", "remarks", numeric=False),
     ]
     points = list(section.points)
-    if section.control and section.control not in points:
-        points.insert(0, section.control)
-    best = section.decision.winner.source if section.decision and section.decision.winner else None
+    if control and control not in points:
+        points.insert(0, control)
+    decision = section.decision
+    best = decision.winner.source if decision and decision.winner else None
+    carried = decision.source if decision else None
     rows = []
     for point in points:
-        is_best = best is not None and (best.study, best.trial) == (point.study, point.row.trial)
-        is_control = point is section.control or point.row.point == "control"
+        is_best, is_carried = (
+            ref is not None and (ref.study, ref.trial) == (point.study, point.row.trial)
+            for ref in (best, carried)
+        )
+        is_control = point is control or point.row.point == "control"
         is_ours = point.study == section.name
         row = point.row
-        marks = ["best"] * is_best + ["control"] * is_control
+        marks = ["best of the study"] * is_best + ["control"] * is_control + ["carried on"] * is_carried
         rows.append(
             Row(
                 cells=[
@@ -118,7 +129,7 @@ def points_table(section: Section) -> Table:
                         None if is_ours else point.name,
                         link="" if is_ours else point.anchor,
                     ),
-                    *[param_cell(row.params.get(axis, point.config.get(axis))) for axis in axes],
+                    *[param_cell(_param(point, axis)) for axis in axes],
                     percent_cell(row.macro_f1),
                     percent_cell(row.accuracy),
                     loss_cell(row.loss),
@@ -128,12 +139,19 @@ def points_table(section: Section) -> Table:
                     Cell(row.state, style=f"state {row.state}"),
                     Cell(printable("; ".join([*marks, *_remarks(point)]))),
                 ],
-                style=" ".join(["best"] * is_best + ["control"] * is_control),
+                style=" ".join(["best"] * is_carried + ["control"] * is_control),
                 anchor=point.anchor if is_ours else "",
             )
         )
     caption = f"All points of {section.name}; figures of the best epoch on validation, means over seeds."
     return Table(f"points-{section.name}", caption, columns, rows)
+
+
+def _param(point: Point, name: str) -> ParamValue | None:
+    """A parameter of a point; None for when mixup begins and ends, where there is none."""
+    if name in ("mixup_first_epoch", "mixup_last_epoch") and not point.config.get("mixup_alpha"):
+        return None
+    return point.row.params.get(name, point.config.get(name))
 
 
 def _remarks(point: Point) -> list[str]:
@@ -177,19 +195,20 @@ def published_table(comparisons: Sequence[Comparison], facts: Facts) -> Table:
         Column("trial", "trial", numeric=False),
         Column("remarks", "remarks", numeric=False),
     ]
-    rows = [Row(_comparison_cells(each)) for each in comparisons]
+    rows = [Row(_comparison_cells(each, is_same=facts.is_cifar10)) for each in comparisons]
     ours = data_text(facts)
     caption = (
         "Published: CIFAR-10, 40,000 training and 10,000 validation images, one seed. "
         f"Ours: {ours}. Each figure is of its own best epoch (the highest accuracy, the lowest loss), as the "
         "report printed it, or of the last epoch where it says so."
+        f"{'' if facts.is_cifar10 else ' On other data a difference means nothing, and is left out.'}"
     )
     return Table("published", caption, columns, rows)
 
 
-def _comparison_cells(each: Comparison) -> list[Cell]:
+def _comparison_cells(each: Comparison, *, is_same: bool) -> list[Cell]:
     show = loss_cell if each.figure == "loss" else percent_cell
-    gap = each.difference
+    gap = each.difference if is_same else None
     scale = 1 if each.figure == "loss" else 100
     digits = 3 if each.figure == "loss" else 1
     return [
@@ -210,9 +229,12 @@ def data_text(facts: Facts) -> str:
     height, width, channels = identity.image_shape
     source = facts.options.data
     known = f"CIFAR-10 ({source})" if facts.is_cifar10 and not source.startswith("cifar10") else source
+    parts = f"{identity.n_train:,} training and {identity.n_valid:,} validation images"
+    if facts.final:
+        n_test = round(sum(map(sum, facts.final["confusion_matrix"])))
+        parts = f"{identity.n_train:,} training, {identity.n_valid:,} validation and {n_test:,} test images"
     return printable(
-        f"{known}: {identity.n_train:,} training and {identity.n_valid:,} validation images of "
-        f"{height}×{width}×{channels} in {len(identity.class_names)} classes"
+        f"{known}: {parts} of {height}×{width}×{channels} in {len(identity.class_names)} classes"
     )
 
 

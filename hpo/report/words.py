@@ -33,7 +33,7 @@ def answer(facts: Facts) -> Answer:
     if final is not None:
         test, deviation, n_seeds = final["test"], final["std"], len(final["seeds"])
         seeds = (
-            "result of one fresh seed"
+            "the result of one fresh seed"
             if n_seeds == 1
             else f"mean and deviation over {_count(n_seeds)} fresh seeds"
         )
@@ -41,8 +41,8 @@ def answer(facts: Facts) -> Answer:
         return Answer(
             f"Test macro F1 {macro_f1}",
             f"The configuration that the studies chose reaches a macro F1 of {macro_f1}, an accuracy of "
-            f"{percent(test['accuracy'])} % and a loss of {test['loss']:.3f} on the test set of "
-            f"{data}. That is the {seeds}, at epoch {final['selected_epoch']}, which validation chose.",
+            f"{percent(test['accuracy'])} % and a loss of {test['loss']:.3f} on the test set: {seeds}, at "
+            f"epoch {final['selected_epoch']}, which validation chose. Data: {data}.",
         )
     decided = [section for section in facts.sections if section.decision]
     if facts.final_inherited is not None and facts.final_inherited.value is not None:
@@ -53,7 +53,7 @@ def answer(facts: Facts) -> Answer:
             f"{state}. On validation the best configuration reaches a macro F1 of {best} %, on {data}.",
         )
     values = [s.decision.value for s in decided if s.decision and s.decision.value is not None]
-    best_so_far = f" The best so far reaches {percent(values[-1])} % on validation." if values else ""
+    best_so_far = f" The best so far reaches {percent(max(values))} % on validation." if values else ""
     how_many = _count(len(decided)).capitalize() if decided else "None"
     return Answer(
         "No answer yet",
@@ -77,6 +77,10 @@ def warnings(facts: Facts) -> list[str]:
             points = "point" if failed == 1 else "points"
             found.append(f"{section.name}: {_count(failed)} {points} failed for good and count for nothing.")
         decision = section.decision
+        if decision and decision.adopted and decision.winner and decision.control:
+            lead = decision.winner.value - decision.control.value
+            if 0 < lead < 1 / facts.identity.n_valid:
+                found.append(f"{section.name}: the winner's lead is less than one validation image.")
         if decision and decision.adopted and decision.p_value is not None and decision.p_value >= ALPHA:
             found.append(
                 f"{section.name}: the winner was adopted although seeds alone may explain its lead "
@@ -214,7 +218,7 @@ def provenance(facts: Facts, version: str) -> Table:
         ("data", data_text(facts)),
         ("data fingerprint", identity.fingerprint),
         ("classes", ", ".join(identity.class_names)),
-        ("seeds of the search", search_seeds),
+        ("seed of the search" if options.seeds == 1 else "seeds of the search", search_seeds),
         ("seeds of the final stage", final_seeds),
         (
             "precision, device, threads a worker",
@@ -229,7 +233,7 @@ def provenance(facts: Facts, version: str) -> Table:
         ("last trial ended", facts.ended),
         ("time from first to last", duration(wall)),
         ("time of training", f"{duration(busy)} on {_count(workers)} worker{'' if workers == 1 else 's'}"),
-        ("epochs trained", f"{trained:,}, one seed each"),
+        ("epochs trained", f"{trained:,}, those of each seed counted"),
         ("epochs saved by pruning", f"{saved:,} (about {duration(seconds_saved)})"),
         ("attempts lost, released or failed", lost),
     ]
@@ -262,8 +266,9 @@ def shrinkage(facts: Facts) -> str:
         return ""
     return (
         f"Macro F1 of this configuration: {percent(search)} % on validation in the search, "
-        f"{percent(fresh)} % on validation at fresh seeds, {percent(test)} % on the test set. The first two "
-        "differ by the optimism of choosing the best of many, the last two by that of choosing the epoch."
+        f"{percent(fresh)} % on validation at fresh seeds, {percent(test)} % on the test set. The first step "
+        "takes away the luck of the search's own seeds, the second that configuration and epoch were chosen "
+        "on the validation images; chance is in both."
     )
 
 
