@@ -140,23 +140,14 @@ def test_workers_stop_when_their_parent_is_killed(small_studies: Path, tmp_path:
     assert not alive
 
 
-def test_how_a_forked_worker_ended_is_told(tmp_path: Path) -> None:
-    server = ForkServer(["no-such-command"], dict(os.environ), "HPO_PARENT_PID", tmp_path / "log")
-    server.start(1, tmp_path / "1.log", {})
-    assert server.ended(60) == {1: 2}
-    assert "no-such-command" in (tmp_path / "1.log").read_text()
-    server.start(2, tmp_path / "2.log", {})
-    server.send_signal(signal.SIGKILL)
-    assert server.ended(60) == {2: -signal.SIGKILL}
-    server.kill()
-    assert not server.is_alive
-
-
-def test_a_forked_worker_has_variables_of_its_own(tmp_path: Path) -> None:
+def test_how_a_forked_worker_ended_is_told_and_each_has_variables_of_its_own(tmp_path: Path) -> None:
     server = ForkServer(["status"], dict(os.environ), "HPO_PARENT_PID", tmp_path / "log")
     for number, name in ((1, "here"), (2, "there")):
         server.start(number, tmp_path / f"{number}.log", {"HPO_OUT": name})
         assert server.ended(60) == {number: 2}
         assert f"{name}/hpo.db" in (tmp_path / f"{number}.log").read_text()
+    server.start(3, tmp_path / "3.log", {})
+    server.send_signal(signal.SIGKILL)
+    assert server.ended(60) == {3: -signal.SIGKILL}
     server.kill()
     assert not server.is_alive

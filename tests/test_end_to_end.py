@@ -458,27 +458,17 @@ def test_median_pruning_prunes_and_says_so() -> None:
     assert rows[-1].epochs == 2
 
 
+FULL = "hpo status: the output could not be written: No space left on device\n"
+
+
 @pytest.mark.parametrize(
     ("command", "redirect", "code", "says"),
     [
-        (
-            "status",
-            "> /dev/full",
-            1,
-            "hpo status: the output could not be written: No space left on device\n",
-        ),
-        (
-            "best --json",
-            "> /dev/full",
-            1,
-            "hpo best: the output could not be written: No space left on device\n",
-        ),
+        ("status", "> /dev/full", 1, FULL),
         ("export --rows epochs", "| head -1 > /dev/null", 0, ""),
-        ("status", "| true", 0, ""),
         ("status", ">&-", 0, ""),
-        ("show nothing", "2>&-", 2, ""),
     ],
-    ids=str,
+    ids=["full", "gone", "closed"],
 )
 def test_output_that_does_not_arrive_is_told_by_a_line_or_by_nothing(
     finished: Path, command: str, redirect: str, code: int, says: str

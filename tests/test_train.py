@@ -122,7 +122,7 @@ def test_the_order_of_images_changes_from_epoch_to_epoch():
     asked = []
     for _ in train(trial, toy_data(n_train=40), [0], should_stop=lambda: asked.append(0) is not None):
         pass
-    assert len(asked) == 80
+    assert len(asked) == 2 * (40 + 3)  # before every step, and before every chunk of 16 of them
     first, second = (epoch[0].layers["output"].weight_gradient for epoch in run(trial)[0])
     assert first != second  # sampled at the same steps, of other images
 

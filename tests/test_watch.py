@@ -260,7 +260,7 @@ def test_a_worker_is_silent_after_half_a_lease_and_counts_no_more(plan: Plan, wo
     assert progress.running[0].silence == 0.0
     assert progress.seconds_left is not None
     file = plan.storage.url.removeprefix("sqlite:///")
-    for seconds, is_silent in ((28, False), (40, True)):
+    for seconds, is_silent in ((15, False), (40, True)):
         with contextlib.closing(sqlite3.connect(file)) as connection, connection:
             change = "update trial_heartbeats set heartbeat = datetime('now', ?) where trial_id = ?"
             connection.execute(change, (f"-{seconds} seconds", trial._trial_id))

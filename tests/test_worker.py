@@ -248,7 +248,7 @@ def test_trials_that_do_not_fit_beside_each_other_are_trained_one_after_the_othe
     # one step on these takes some 740 MB, two at once 1,270
     base = "[base]\nconv1_channels = 512\nconv2_channels = 8\nbatch_size = 1000\n"
     study = f"{base}[search]\nhidden_units = [16, 17]"
-    plan = made_plan(tmp_path, {"units": study}, epochs=4, precision="fp32", limit_train=1000)
+    plan = made_plan(tmp_path, {"units": study}, epochs=2, precision="fp32", limit_train=1000)
     command = [sys.executable, "-c", IN_LITTLE_MEMORY, plan.storage.url, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
