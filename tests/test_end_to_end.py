@@ -467,8 +467,9 @@ FULL = "hpo status: the output could not be written: No space left on device\n"
         ("status", "> /dev/full", 1, FULL),
         ("export --rows epochs", "| head -1 > /dev/null", 0, ""),
         ("status", ">&-", 0, ""),
+        ("worker", "2> /dev/full", 0, ""),  # a log that finds no room stops nobody
     ],
-    ids=["full", "gone", "closed"],
+    ids=["full", "gone", "closed", "log"],
 )
 def test_output_that_does_not_arrive_is_told_by_a_line_or_by_nothing(
     finished: Path, command: str, redirect: str, code: int, says: str

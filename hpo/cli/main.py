@@ -25,7 +25,7 @@ class OutputError(Exception):
 
 
 class _Stream(io.TextIOWrapper):
-    """A standard stream that tells its own errors from those of files and connections."""
+    """The standard output; it tells its own errors from those of files and connections."""
 
     def write(self, text: str) -> int:
         try:
@@ -82,15 +82,17 @@ def _run(name: str) -> int:
 
 
 def _prepare_streams() -> None:
-    """Has both streams take all that is printed, closed ones and those that know few letters too."""
+    """Has both streams take all that is printed, closed ones and those that know few letters too.
+
+    Only stdout's errors are told apart: on stderr logging passes over an OSError, as of a full disk.
+    """
     for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:
+        if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
-        elif type(stream) is io.TextIOWrapper:
-            encoding, line_buffering = stream.encoding, stream.line_buffering
-            binary = stream.detach()
-            setattr(sys, name, _Stream(binary, encoding, "backslashreplace", line_buffering=line_buffering))
+    if type(sys.stdout) is io.TextIOWrapper:
+        encoding, line_buffering = sys.stdout.encoding, sys.stdout.line_buffering
+        binary = sys.stdout.detach()
+        sys.stdout = _Stream(binary, encoding, "backslashreplace", line_buffering=line_buffering)
 
 
 @click.group(
