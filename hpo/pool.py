@@ -28,7 +28,8 @@ class Pool:
         self.size = size
         self.n_begun = 0
         self._train, self._give_up = train, give_up
-        # one: where it is called, in the main thread, whose memory glibc keeps best (`keep_freed_memory`)
+        # one: where it is called. glibc's heap of a thread other than the main one is 64 MB at most, and what
+        # does not fit is mapped anew at every step, whatever `keep_freed_memory` asks for
         self._threads = ThreadPoolExecutor(size, "trial") if size > 1 else None
         self._running: set[Future[None]] = set()
 
@@ -44,7 +45,7 @@ class Pool:
         if self._threads is not None:
             try:
                 while self._running:
-                    wait(self._running)
+                    wait(self._running, return_when=FIRST_COMPLETED)
                     self._collect()
             except BaseException:
                 self._give_up()

@@ -132,20 +132,20 @@ def write_file(plan: Plan, rows: str, path: Path) -> int:
     kind = path.suffix.lower()
     if kind not in (*kinds, ".parquet"):
         raise InputError(f"{path}: ends in none of .csv, .json, .parquet")
-    records = ROWS[rows](plan)
     try:
         if kind == ".parquet":
             frame = trials_frame(plan) if rows == "trials" else epochs_frame(plan)
-            content = frame.to_parquet(index=False)
+            content, count = frame.to_parquet(index=False), len(frame)
         else:
+            records = ROWS[rows](plan)
             kinds[kind](records, text := io.StringIO())
-            content = text.getvalue().encode("utf-8")
+            content, count = text.getvalue().encode("utf-8"), len(records)
         write_whole(path, content)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
     except ImportError:
         raise InputError(f"{path}: Parquet needs pyarrow; {install('parquet')}") from None
-    return len(records)
+    return count
 
 
 ROWS: Mapping[str, Callable[[Plan], list[Record]]] = {"trials": export, "epochs": export_epochs}
@@ -174,7 +174,7 @@ def _params(attrs: Mapping[str, Any]) -> Record:
 
 
 def _iso(time: datetime | None) -> str | None:
-    """With the offset from UTC; Optuna's times are local ones."""
+    # with the offset from UTC; Optuna's times are local ones
     return time.astimezone().isoformat(timespec="seconds") if time else None
 
 

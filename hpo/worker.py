@@ -43,7 +43,7 @@ BEATS_PER_LEASE = 6
 POLL_SECONDS = 0.5
 HANDLED = (signal.SIGINT, signal.SIGTERM)
 TRIALS_PER_GPU = 16
-"""So many small networks at once keep a large GPU busy; one alone leaves most of it idle."""
+"""A first guess, which `examples/benchmarks/gpu.py` measures; one small network leaves a GPU idle."""
 LOW_WATER = 8
 """Who leaves so many trials waiting queues more: one of the workers, before the others find nothing."""
 STOP_SECONDS = 7.0
@@ -138,7 +138,7 @@ def work(
     data: str | None = None,
     checkpoints: str | Path | None = None,
     limits: Limits | None = None,
-    trials_at_once: int | None = None,
+    trials_per_device: int | None = None,
 ) -> int | None:
     """Serves a plan until it has ended, a limit is reached or a signal comes.
 
@@ -149,7 +149,7 @@ def work(
         data: where the plan's data are on this machine, if elsewhere than where it was created.
         checkpoints: folder or fsspec URL of the plan's checkpoints; default `out/checkpoints`.
         limits: when to stop early.
-        trials_at_once: how many to train at a time; None: one on a CPU, `TRIALS_PER_GPU` on a GPU. Fewer
+        trials_per_device: how many to train at a time; None: one on a CPU, `TRIALS_PER_GPU` on a GPU. Fewer
             where the device's memory does not hold them.
 
     Returns:
@@ -177,7 +177,7 @@ def work(
             with heart.beating_for(claimed.trial._trial_id), beside_others(place.device):
                 _train(plan, claimed, replace(place, is_shared=lambda: pool.is_shared), entry, out)
 
-        size = trials_at_once or (1 if place.device == "cpu" else TRIALS_PER_GPU)
+        size = trials_per_device or (1 if place.device == "cpu" else TRIALS_PER_GPU)
         ended, stop.idle_until = False, time.monotonic() + idle_seconds
         with _Heart(plan, names) as heart, Pool(size, train, stop.give_up) as pool:
             ended, pulse = _close_lost_and_advance(plan, names), _Pulse(plan, served)

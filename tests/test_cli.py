@@ -15,8 +15,12 @@ from pathlib import Path
 
 import pytest
 from conftest import SMALL_RUN, Result, hpo
+from scripted_worker import Worker, new_plan
 
 from hpo import find_plan
+from hpo.advance import advance
+from hpo.cli.main import hpo as hpo_commands
+from hpo.queue import this_process
 
 Cli = Callable[..., Result]
 
@@ -331,6 +335,41 @@ def test_a_study_that_nobody_works_on_is_idle_to_a_person(cli: Cli, created: Pat
     advance(Plan.open(Storage(f"sqlite:///{created / 'hpo.db'}")))
     assert json.loads(cli("status", "--json").out)["studies"][0]["state"] == "running"
     assert "idle" in cli("status").out
+
+
+def test_status_answers_while_somebody_holds_the_lock(cli: Cli, tmp_path: Path) -> None:
+    plan = new_plan(tmp_path)
+    advance(plan)
+    Worker(plan).claim("setup", {**this_process(), "started": 0.0})  # of a process that is gone
+    with contextlib.closing(sqlite3.connect(tmp_path / "hpo.db", isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        held = cli("status", "--json", "--out", tmp_path)
+    assert held.code == 0
+    assert "somebody holds the database's lock" in held.err
+    assert json.loads(held.out)["studies"][0]["points"]["running"] == 1
+
+
+@pytest.mark.parametrize("error", [EOFError(), BrokenPipeError(32, "a server has gone")])
+def test_an_end_of_something_else_is_not_taken_for_one_of_input_or_output(cli: Cli, error: Exception) -> None:
+    @hpo_commands.command("fail")
+    def fail() -> None:
+        raise error
+
+    try:
+        with pytest.raises(RuntimeError, match="unexpected"):
+            cli("fail")
+    finally:
+        del hpo_commands.commands["fail"]
+
+
+def test_an_attribute_that_is_no_json_is_named(cli: Cli, tmp_path: Path) -> None:
+    plan = new_plan(tmp_path)
+    advance(plan)
+    with contextlib.closing(sqlite3.connect(tmp_path / "hpo.db")) as connection, connection:
+        connection.execute("update trial_user_attributes set value_json = '{' where key = 'seeds'")
+    shown = cli("show", "setup", "--out", tmp_path)
+    assert shown.code == 2
+    assert "attribute 'seeds' of trial 1 is no JSON" in shown.err
 
 
 def test_mixup_that_never_begins_is_said(folder: Path, cli: Cli) -> None:

@@ -130,12 +130,11 @@ def broken_files(folder: Path) -> dict[str, Path]:
         (folder / name).write_bytes(content)
     (folder / "folder").mkdir()
     saved(Image.fromarray(np.ones((4, 4), dtype=np.float32)), folder / "float.tif")
-    corners().save(folder / "program.png", "EPS")  # PostScript: Pillow would start another program
     os.mkfifo(folder / "pipe.png")
     return {name: folder / name for name in (*files, *OTHERS)}
 
 
-OTHERS = ("folder", "float.tif", "missing.png", "program.png", "pipe.png")
+OTHERS = ("folder", "float.tif", "missing.png", "pipe.png")
 
 
 @pytest.mark.parametrize("kind", ["truncated", "no picture", "empty", *OTHERS])
@@ -146,6 +145,12 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, kind: str) -> None:
         read_image(path, size=8, channels=3)
 
     assert str(caught.value).startswith(f"{path}: cannot be read: ")
+
+
+def test_a_picture_starts_no_program(tmp_path: Path) -> None:
+    corners().save(tmp_path / "a.png", "EPS")  # PostScript: Pillow would have Ghostscript draw it
+    with pytest.raises(DataError, match="not a picture in a format that Pillow knows"):
+        read_image(tmp_path / "a.png", size=8, channels=3)
 
 
 @pytest.mark.parametrize("side", [8200, 14000])

@@ -46,8 +46,13 @@ def test_trials_of_others_are_none_of_ours(queue: Queue, storage: Storage) -> No
     for key, value in (("point", "theirs"), ("seeds", 3), ("config", "a.yaml")):
         theirs.set_user_attr(key, value)
     queue.enqueue(jobs(1), Slots({}))
-    for seconds in (0.0, 0.0):  # the first look writes a suspicion, the second one acts
-        assert queue.close_lost(seconds) == []
+    ours = queue.claim()
+    assert ours is not None
+    for _ in range(2):  # the first look would write a suspicion, the second one would act
+        time.sleep(1.1)
+        storage.heartbeat(ours._trial_id)
+        assert queue.close_lost(lease_seconds=2) == []
+    assert "suspected" not in storage.trials(queue.study_id)[0].user_attrs
     assert storage.trials(queue.study_id)[0].state == TrialState.RUNNING
     assert [slot.point for slot in queue.slots().attempts] == ["p0"]
     assert [slot.point for slot in Slots.of(storage.trials(queue.study_id)).attempts] == ["p0"]

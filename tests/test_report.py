@@ -19,10 +19,15 @@ import numpy as np
 import pytest
 from conftest import Result, as_options, hpo, train
 from hostile_plan import HOSTILE_NAMES, train_hostile
+from optuna.trial import FrozenTrial
 from picture_folder import write_folder
 from PIL import Image
+from scripted_worker import Worker, new_plan
 
 import hpo as library
+from hpo.advance import advance
+from hpo.plan import Plan
+from hpo.queue import Job, Queue, Slot
 from hpo.report.facts import read
 from hpo.report.page import markdown_text
 from hpo.report.published import comparisons
@@ -187,6 +192,30 @@ def test_a_report_leaves_alone_what_is_not_its_own(tmp_path: Path, cli: Cli, sma
     assert cli("report", "--out", out).code == 0
     assert mine.read_text() == (out / "report" / "tables" / "mine.csv").read_text() == "mine"
     assert (out / "report" / "report.md").read_text().startswith("# No answer yet")
+
+
+def test_trials_that_run_now_lie_beside_each_other(tmp_path: Path) -> None:
+    plan = new_plan(tmp_path)
+    advance(plan)
+    worker = Worker(plan)
+    for _ in range(2):  # the second one begins last of all
+        worker.claim("setup")
+    assert [(each.state, each.lane) for each in read(plan).attempts] == [("running", 1), ("running", 2)]
+
+
+def test_a_report_is_written_while_trials_are_queued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = new_plan(tmp_path)
+    advance(plan)
+    seen = Plan.trials
+
+    def queued_after_a_look(self: Plan, name: str) -> list[FrozenTrial]:
+        found = seen(self, name)
+        queue = Queue(self.storage, name)
+        queue.enqueue([Job(Slot(f"#{len(found)}"), len(found), (0,))], queue.slots())
+        return found
+
+    monkeypatch.setattr(Plan, "trials", queued_after_a_look)
+    assert len(read(plan).points) >= 2
 
 
 def test_on_other_data_the_conclusions_stay_open(out: Path, page: str) -> None:

@@ -175,7 +175,7 @@ def test_trials_beside_each_other_end_as_they_would_alone(device: str, tmp_path:
     trials = []
     for size in (1, 4):
         plan = made_plan(tmp_path / str(size), study, device=device)
-        assert work(plan.storage, out=tmp_path / str(size), trials_at_once=size) is None
+        assert work(plan.storage, out=tmp_path / str(size), trials_per_device=size) is None
         assert results.final_result(plan)["selected_epoch"]
         trials.append({trial.user_attrs["point"]: trial for trial in plan.trials("rate")})
         assert len(trials[-1]) == len(plan.trials("rate")) == 6  # each point was tried once
@@ -197,7 +197,7 @@ def test_trials_beside_each_other_end_as_they_would_alone(device: str, tmp_path:
 def test_a_worker_that_is_stopped_puts_all_its_trials_back(tmp_path: Path) -> None:
     plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01, 0.003]"}, epochs=100_000)
     limits = Limits(deadline_seconds=3)
-    assert work(plan.storage, out=tmp_path, trials_at_once=2, limits=limits) is None
+    assert work(plan.storage, out=tmp_path, trials_per_device=2, limits=limits) is None
     assert [reason_of(trial) for trial in plan.trials("rate")] == ["released", "released"]
 
 
@@ -219,16 +219,17 @@ def test_a_device_that_does_nothing_more_loses_the_trial_but_not_the_point(tmp_p
     assert [row.state for row in results.rows(plan, "rate")] == ["complete"]
 
 
-def test_a_disk_that_fails_one_trial_ends_the_worker_and_puts_all_back(
-    tmp_path: Path,
+@pytest.mark.parametrize("limits", [Limits(), Limits(max_trials=2)], ids=["looks for more", "waits"])
+def test_a_disk_that_fails_one_trial_ends_the_worker_and_puts_the_others_back(
+    limits: Limits, tmp_path: Path
 ) -> None:
-    study = f"{SMALL}[search]\nlearning_rate = [0.01, 0.003]"
-    plan = made_plan(tmp_path, {"rate": study}, epochs=100_000)
+    study = f"{SMALL}[search]\nlearning_rate = [0.01]"
+    plan = made_plan(tmp_path, {"a": study, "b": study}, epochs=500)
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "rate").write_text("a file where a folder should be")
-    with pytest.raises(RunError, match=r"rate/\d: .*checkpoints"):
-        work(plan.storage, out=tmp_path, trials_at_once=2)
-    assert {reason_of(trial) for trial in plan.trials("rate")} == {"released"}
+    (tmp_path / "checkpoints" / "b").write_text("a file where a folder should be")
+    with pytest.raises(RunError, match=r"b/0: .*checkpoints"):
+        work(plan.storage, out=tmp_path, trials_per_device=2, limits=limits)
+    assert [reason_of(plan.trials(name)[0]) for name in ("a", "b")] == ["released", "released"]
 
 
 IN_LITTLE_MEMORY = """
@@ -239,7 +240,7 @@ from hpo.storage import Storage
 from hpo.worker import work
 most = psutil.Process().memory_info().vms + 1000 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (most, most))
-work(Storage(sys.argv[1]), out=Path(sys.argv[2]), studies=["units"], trials_at_once=2)
+work(Storage(sys.argv[1]), out=Path(sys.argv[2]), studies=["units"], trials_per_device=2)
 """
 
 

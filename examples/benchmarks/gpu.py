@@ -2,10 +2,10 @@
 
     python examples/benchmarks/gpu.py PATH [--parts trial together report] [--limit-train N] [--epochs 11]
 
-Claims, for one H200 and the full data: one trial at batch 20 trains at least 3 times the images a second of
-an eager loop over images that are on the GPU too, and 15 times those of the plain script; the sixteen points
-of `network-setup` at once take a third of the time that they take one after the other; the whole report (six
-studies and the final stage with one seed, 11 epochs, nothing pruned) trains in under 40 s.
+Goals, not yet measured, for one H200 and the full data: one trial at batch 20 trains at least 3 times the
+images a second of an eager loop over images that are on the GPU too, and 15 times those of the plain script;
+the sixteen points of `network-setup` at once take a third of the time that they take one after the other; the
+whole report (six studies and the final stage with one seed, 11 epochs, nothing pruned) trains in under 40 s.
 
 PATH is an image folder as `hpo run --data folder:PATH` takes it. Validation after each epoch is included
 everywhere, decoding and the start of processes nowhere; CUDA's own start is in the parts together and report.

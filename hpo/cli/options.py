@@ -53,15 +53,8 @@ class Count(click.ParamType[int | None]):
         text = str(value)
         number = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
         if number < 1:
-            self.fail(
-                f"{shortened(text)!r} is neither a number of {self._things} from 1 on nor 'auto'", param, ctx
-            )
+            self.fail(f"{text[:40]!r} is neither a number of {self._things} from 1 on nor 'auto'", param, ctx)
         return number
-
-
-def shortened(text: str) -> str:
-    """What a message repeats of what was given."""
-    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 class Port(click.ParamType[int | None]):

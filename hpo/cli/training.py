@@ -201,7 +201,7 @@ def worker(study: tuple[str, ...], **options: Any) -> int:
         data=options["data"],
         checkpoints=options["checkpoints"],
         limits=Limits(options["idle_timeout"], options["max_trials"], options["deadline"]),
-        trials_at_once=options["trials_per_device"],
+        trials_per_device=options["trials_per_device"],
     )
     return 0 if stopped_by is None else 128 + stopped_by
 
