@@ -322,7 +322,7 @@ def test_the_search_never_opens_the_test_set(
     tiny: tuple[str, ...], cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HPO_CACHE", "cache")
-    write_study("rate", "[search]\nlearning_rate = [0.01, 0.001]")
+    write_study("rate", f"{SMALL}[search]\nlearning_rate = [0.01, 0.001]")
     assert cli("create", *tiny).code == 0
     files = list(Path("cache").glob("*/test_*"))
     assert len(files) == 2

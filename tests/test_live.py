@@ -87,10 +87,10 @@ def frames(text: str) -> list[list[str]]:
 
 
 def test_a_run_on_a_terminal_that_is_resized_and_watched_through_pipes(
-    tmp_path: Path, small_studies: Path
+    tmp_path: Path, small_studies: Path, cli: Callable[..., Result]
 ) -> None:
     out = tmp_path / "out"
-    assert hpo("create", "--out", out, "--studies", small_studies, "--workers=2", *SMALL_RUN).code == 0
+    assert cli("create", "--out", out, "--studies", small_studies, "--workers=2", *SMALL_RUN).code == 0
     command = [sys.executable, "-m", "hpo"]
     watch = [*command, "status", "--watch", "--out", str(out)]
     with (

@@ -126,7 +126,7 @@ def test_tables_and_figures_are_there(out: Path) -> None:
 
 def test_the_page_says_what_the_database_says(out: Path, page: str, cli: Cli) -> None:
     final = json.loads(cli("final", "--out", out, "--json").out)
-    deviation = f"{100 * final['test']['macro_f1']:.1f} ± {100 * final['std']['macro_f1']:.1f} %"
+    deviation = f"{100 * final['test']['macro_f1']:.1f} ± {100 * final['std']['macro_f1']:.1f}\u00a0%"
     assert f"<h1>Test macro F1 {deviation}</h1>" in page
     for study in json.loads(cli("status", "--out", out, "--json").out)["studies"][:-1]:
         shown = rows(out, f"points-{study['name']}")

@@ -27,6 +27,7 @@ from typing import Any
 import optuna
 import servers
 from siege import fork
+from tables import Table, heading
 
 from hpo import objective, queue, run, worker
 from hpo.config import TrialConfig
@@ -200,6 +201,8 @@ def main() -> None:
     parser.add_argument("--finished", type=int, nargs="+", default=[100, 1000, 10_000])
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    heading("one run")
+    table = Table()
     for kind in options.back_ends:
         if kind != "sqlite" and not servers.is_installed(kind):
             print(f"{kind}: not installed here", file=sys.stderr)
@@ -215,7 +218,7 @@ def main() -> None:
             records += [plain(kind, database()[0])]
             records += per_trial(kind, *database(), options.finished)
             for record in records:
-                print(", ".join(f"{key}={value}" for key, value in record.items()), flush=True)
+                table.add(record)
 
 
 if __name__ == "__main__":

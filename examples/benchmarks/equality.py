@@ -22,6 +22,7 @@ from statistics import fmean, stdev
 
 from sample import sample
 from scipy.stats import t, ttest_ind
+from tables import heading, print_table
 
 import hpo
 from hpo.records import export_epochs
@@ -83,9 +84,11 @@ def main() -> None:
         found = {"hpo": train_hpo(images, folder, options.epochs, options.learning_rate, options.seeds)}
         found["plain script"] = [f1 for each in plain for f1 in json.loads(each.communicate()[0])["macro_f1"]]
     points = {name: [100 * value for value in values] for name, values in found.items()}
-    print("contender,seeds,macro_f1,deviation")
-    for name, values in points.items():
-        print(f"{name},{len(values)},{fmean(values):.2f},{stdev(values):.2f}")
+    heading(f"{options.seeds} seeds, learning rate {options.learning_rate:g}, {options.limit_train:,} images")
+    print_table(
+        {"contender": name, "seeds": len(values), "macro_f1": fmean(values), "deviation": stdev(values)}
+        for name, values in points.items()
+    )
     ours, theirs = points.values()
     lower = ttest_ind([value + MARGIN for value in ours], theirs, equal_var=False, alternative="greater")
     upper = ttest_ind([value - MARGIN for value in ours], theirs, equal_var=False, alternative="less")

@@ -39,6 +39,7 @@ import servers
 import torch
 from PIL import Image
 from siege import LEASE_SECONDS, NO_SPACE, REFUSED, Places, Siege, Tally
+from tables import heading, print_table
 
 from hpo import objective, queue, results, run, storage, worker
 from hpo.decision import epoch_records
@@ -335,13 +336,12 @@ def main() -> None:
     if options.json:
         print(json.dumps(records, indent=2))
         return
-    for number, record in enumerate(records):
+    heading(f"seed {options.seed}")
+    for record in records:
         kinds = record.pop("kinds")
-        if number == 0:
-            print(",".join(record))
-        print(",".join(map(str, record.values())))
         text = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))
         print(f"# {record['subject']} on {record['back_end']}: {text}")
+    print_table(records)
 
 
 if __name__ == "__main__":

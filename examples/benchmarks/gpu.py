@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -31,10 +30,11 @@ import numpy as np
 import torch
 from plain_script import evaluate, network
 from sample import sample
+from tables import Table, heading, print_table
 
 import hpo
 from hpo.attributes import Options
-from hpo.compute import processor, resolve_precision
+from hpo.compute import resolve_precision
 from hpo.data import Split, TrainingData
 from hpo.run import training_data
 from hpo.train import train
@@ -109,9 +109,10 @@ def measure_trial(folder: Path, options: argparse.Namespace, work: Path) -> None
     contenders["plain script, DataLoader, fp32"] = lambda: plain_script(images, n_train, options.device)
     speeds = {name: contender() for name, contender in contenders.items()}
     ours = speeds[f"hpo, {precision}"]
-    print("contender,images_per_second,hpo_is_faster_by")
-    for name, speed in speeds.items():
-        print(f'"{name}",{speed:.0f},{ours / speed:.2f}', flush=True)
+    print_table(
+        {"contender": name, "images_per_second": round(speed), "hpo_is_faster_by": ours / speed}
+        for name, speed in speeds.items()
+    )
 
 
 def main() -> None:
@@ -127,8 +128,7 @@ def main() -> None:
     parser.add_argument("--limit-train", type=int)
     parser.add_argument("--limit-valid", type=int)
     options = parser.parse_args()
-    print(f"# {time.strftime('%Y-%m-%d')}, {processor(options.device)}, torch {torch.__version__},")
-    print(f"# {platform.python_version()}, {os.cpu_count()} cores")
+    heading("one run", device=options.device)
     common = [f"--data=folder:{options.folder}", f"--device={options.device}"]
     for name in LIMITS:
         if getattr(options, name) is not None:
@@ -139,17 +139,25 @@ def main() -> None:
         if "trial" in options.parts:
             measure_trial(options.folder, options, work)
         if "together" in options.parts:
-            print("trials_at_once,seconds,faster_than_the_first_by")
+            print()
+            table = Table()
             seconds: list[float] = []
             for count in options.at_once:
                 arguments = ["--epochs=2", "--workers=1", f"--trials-per-device={count}", "network-setup"]
                 seconds.append(training_seconds(work / f"together-{count}", *common, *arguments))
-                print(f"{count},{seconds[-1]:.1f},{seconds[0] / seconds[-1]:.2f}", flush=True)
+                table.add(
+                    {
+                        "trials_at_once": count,
+                        "seconds": seconds[-1],
+                        "faster_than_the_first_by": seconds[0] / seconds[-1],
+                    }
+                )
         if "report" in options.parts:
             took = training_seconds(
                 work / "report", *common, f"--epochs={options.epochs}", "--final-seeds=1", "--workers=1"
             )
-            print(f"epochs,training_seconds\n{options.epochs},{took:.1f}")
+            print()
+            print_table([{"epochs": options.epochs, "training_seconds": took}])
 
 
 if __name__ == "__main__":

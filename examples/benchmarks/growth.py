@@ -30,6 +30,7 @@ from optuna.pruners import MedianPruner
 from optuna.trial import TrialState
 from report_size import finish, plan_of
 from sqlalchemy import text
+from tables import Table, heading
 
 from hpo.advance import advance, study_jobs
 from hpo.plan import Plan
@@ -148,11 +149,10 @@ def main() -> None:
     parser.add_argument("trials", nargs="*", type=int, default=[100, 1000, 10_000])
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    for number, n_trials in enumerate(sorted(options.trials)):
-        record = measure(n_trials, options.repeats)
-        if number == 0:
-            print(",".join(record))
-        print(",".join(f"{value:.4g}" for value in record.values()), flush=True)
+    heading(f"{options.repeats} repeats")
+    table = Table()
+    for n_trials in sorted(options.trials):
+        table.add(measure(n_trials, options.repeats))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from tables import Table, heading
 
 from hpo.config import TrialConfig
 from hpo.data import ImageData, load_training, prepare
@@ -156,7 +157,8 @@ def main() -> None:
     parser.add_argument("--pictures", nargs="*", type=int, default=[1000, 10_000])
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2])
     options = parser.parse_args()
-    print("kind,images,cold_cpu_s,warm_cpu_s,cold_peak_mb,cache_mb,workers,private_mb,images_mb")
+    heading("one run")
+    table = Table()
     for kind, make, sizes in (
         ("arrays", make_arrays, options.images),
         ("pictures", make_pictures, options.pictures),
@@ -169,8 +171,19 @@ def main() -> None:
                 for n_workers in options.workers:
                     memory = in_processes(n_workers, working, entry, SPAWN.Barrier(n_workers))
                     private, share = (max(figures) for figures in zip(*memory, strict=True))
-                    cells = (n_images, cold, warm, peak, megabytes, n_workers, private, share)
-                    print(",".join([kind, *(f"{cell:.5g}" for cell in cells)]), flush=True)
+                    table.add(
+                        {
+                            "kind": kind,
+                            "images": n_images,
+                            "cold_cpu_s": cold,
+                            "warm_cpu_s": warm,
+                            "cold_peak_mb": peak,
+                            "cache_mb": megabytes,
+                            "workers": n_workers,
+                            "private_mb": private,
+                            "images_mb": share,
+                        }
+                    )
 
 
 if __name__ == "__main__":

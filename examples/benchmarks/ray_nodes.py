@@ -20,6 +20,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from tables import heading, print_table
+
 import hpo
 from hpo.queue import Reason, Slots, reason_of
 
@@ -123,7 +125,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="hpo-ray-") as folder:
         given = others or ["--data", "digits"]
         record = run(Path(folder, "out"), options.nodes, options.kill_after, given)
-    print(", ".join(f"{key}={value}" for key, value in record.items()))
+    heading("one run")
+    print_table([record])
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
+from tables import heading, print_table
 
 from hpo import objective, run
 from hpo.advance import advance
@@ -96,12 +97,12 @@ def main() -> None:
         record = {
             "trials": count,
             "epochs": count * options.epochs,
-            **{f"{command}_s": round(taken, 2) for command, taken in times.items()},
-            "page_mb": round(page / 1e6, 2),
-            "all_files_mb": round(everything / 1e6, 2),
+            **{f"{command}_s": taken for command, taken in times.items()},
+            "page_mb": page / 1e6,
+            "all_files_mb": everything / 1e6,
         }
-    print(",".join(record))
-    print(",".join(map(str, record.values())))
+    heading("one run")
+    print_table([record])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What pruning saves and what it costs: learning curves, recorded once whole, searched again many times.
 
     python examples/benchmarks/search_cost.py record PATH [--out hpo-search-cost]
-    python examples/benchmarks/search_cost.py replay [--orders 200] [--plot FILE]
+    python examples/benchmarks/search_cost.py replay [--orders 200]
 
 Goal: at most 35 % of the epochs, at a regret of at most 0.5 points of macro F1 at the 90th percentile.
 
@@ -19,8 +19,7 @@ from __future__ import annotations
 import argparse
 import csv
 import random
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
@@ -30,6 +29,7 @@ from typing import Any
 
 import optuna
 from optuna.trial import TrialState
+from tables import Table, heading
 
 import hpo
 from hpo.config import canonical_json
@@ -170,18 +170,8 @@ def replay(options: argparse.Namespace) -> None:
     jobs = [(file, name) for file in sorted(RECORDED.glob("*.csv")) for name in PRUNERS]
     if not jobs:
         raise SystemExit(f"{RECORDED} is empty; `record` fills it")
-    columns = [
-        "table",
-        "pruner",
-        "epochs_share",
-        "regret_p50",
-        "regret_p90",
-        "regret_mean",
-        "best_pruned_share",
-    ]
-    writer = csv.writer(sys.stdout)
-    writer.writerow(columns)
-    rows: list[dict[str, Any]] = []
+    heading(f"{options.orders} orders, {options.workers} workers")
+    table = Table()
     with ProcessPoolExecutor() as pool:
         found = pool.map(
             searches,
@@ -192,40 +182,17 @@ def replay(options: argparse.Namespace) -> None:
         )
         for (file, name), results in zip(jobs, found, strict=True):
             cuts = quantiles((100 * each.regret for each in results), n=10)
-            figures = (
-                fmean(each.epochs_share for each in results),
-                cuts[4],
-                cuts[8],
-                fmean(100 * each.regret for each in results),
-                fmean(each.best_was_pruned for each in results),
+            table.add(
+                {
+                    "table": file.stem,
+                    "pruner": name,
+                    "epochs_share": fmean(each.epochs_share for each in results),
+                    "regret_p50": cuts[4],
+                    "regret_p90": cuts[8],
+                    "regret_mean": fmean(100 * each.regret for each in results),
+                    "best_pruned_share": fmean(each.best_was_pruned for each in results),
+                }
             )
-            row = dict(zip(columns, (file.stem, name, *(f"{figure:.3f}" for figure in figures)), strict=True))
-            writer.writerow(row.values())
-            rows.append(row)
-    if options.plot:
-        plot(rows, options.plot)
-
-
-def plot(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Epochs spent against regret, a panel a table."""
-    from matplotlib.figure import Figure
-
-    tables = list(dict.fromkeys(row["table"] for row in rows))
-    figure = Figure(figsize=(6 * len(tables), 4.5), layout="constrained")
-    for axes, table in zip(_panels(figure, len(tables)), tables, strict=True):
-        for row in rows:
-            if row["table"] == table:
-                x, y = 100 * float(row["epochs_share"]), float(row["regret_p90"])
-                axes.plot(x, y, "o", color="#0072b2")
-                axes.annotate(row["pruner"], (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
-        axes.axvline(35, color="#999999", linewidth=0.8)
-        axes.axhline(0.5, color="#999999", linewidth=0.8)
-        axes.set(xlabel="epochs spent, % of all", ylabel="regret, 90th percentile, points of F1", title=table)
-    figure.savefig(file, dpi=110)
-
-
-def _panels(figure: Any, count: int) -> Iterator[Any]:
-    yield from figure.subplots(1, count, squeeze=False)[0]
 
 
 def main() -> None:
@@ -242,7 +209,6 @@ def main() -> None:
     replaying = commands.add_parser("replay")
     replaying.add_argument("--orders", type=int, default=200)
     replaying.add_argument("--workers", type=int, default=2)
-    replaying.add_argument("--plot", type=Path)
     replaying.set_defaults(run=replay)
     options = parser.parse_args()
     options.run(options)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+
+from tables import Table, heading
 
 import hpo
 from hpo.crew import Engine, Orders, forked_processes, spawned_processes
@@ -96,12 +97,11 @@ def main() -> None:
         }
         # no round to warm up: a median of several bears a first one that is slower
         rounds = [{name: timed(work) for name, work in contenders.items()} for _ in range(options.rounds)]
-    machine = platform.processor() or platform.machine()
-    print(f"# {time.strftime('%Y-%m-%d')}, {machine}, {os.cpu_count()} cores, {options.rounds} rounds")
-    print("what,wall_seconds,cpu_seconds")
+    heading(f"{options.rounds} rounds")
+    table = Table()
     for name in contenders:
         wall, cpu = (median(each[name][i] for each in rounds) for i in range(2))
-        print(f'"{name}",{wall:.2f},{cpu:.2f}')
+        table.add({"what": name, "wall_seconds": wall, "cpu_seconds": cpu})
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
-import platform
 import time
 from collections.abc import Callable
 from statistics import median
@@ -23,6 +21,7 @@ from statistics import median
 import numpy as np
 import torch
 import torch.nn.functional as F
+from tables import Table, heading
 from torch import Tensor
 
 from hpo.compute import DTYPES, Normaliser, keep_freed_memory
@@ -112,10 +111,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--precision", choices=sorted(DTYPES), default="bf16")
     options = parser.parse_args()
-    machine = platform.processor() or platform.machine()
-    print(f"# {time.strftime('%Y-%m-%d')}, {machine}, {os.cpu_count()} cores, torch {torch.__version__},")
-    print(f"# {options.precision}, {options.processes} processes of one thread, {options.rounds} rounds")
-    print("batch_size,images_per_second,step_ms,convolutions_ms,share_of_convolutions_rate")
+    heading(f"{options.precision}, {options.processes} processes of one thread, {options.rounds} rounds")
+    table = Table()
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
         for batch_size in options.batch_sizes:
             order = [(batch_size, options.precision, options.rounds)] * options.processes
@@ -123,7 +120,15 @@ def main() -> None:
             step, bare = (median(times) for times in zip(*rounds, strict=True))
             share = median(bare / step for step, bare in rounds)
             speed = options.processes * batch_size / step
-            print(f"{batch_size},{speed:.0f},{1000 * step:.2f},{1000 * bare:.2f},{share:.2f}", flush=True)
+            table.add(
+                {
+                    "batch_size": batch_size,
+                    "images_per_second": round(speed),
+                    "step_ms": 1000 * step,
+                    "convolutions_ms": 1000 * bare,
+                    "share_of_convolutions_rate": share,
+                }
+            )
 
 
 if __name__ == "__main__":

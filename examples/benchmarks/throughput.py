@@ -16,16 +16,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from statistics import fmean, median, stdev
 
-import torch
 from sample import sample
+from tables import Table, heading
 
 import hpo
 
@@ -113,16 +111,23 @@ def main() -> None:
                 run = contender(images, options.epochs, number)
                 runs[name].append(run)
                 print(f"round {number + 1}: {name}: {n_images / run[0]:,.0f} images/s", file=sys.stderr)
-    machine = platform.processor() or platform.machine()
-    print(f"# {time.strftime('%Y-%m-%d')}, {machine}, {os.cpu_count()} cores,")
-    print(f"# torch {torch.__version__}, {options.rounds} rounds of {n_images:,} images, batches of 20")
-    print("contender,images_per_second,min,max,hpo_is_faster_by,macro_f1,macro_f1_deviation")
+    heading(f"{options.rounds} rounds of {n_images:,} images")
+    table = Table()
     for name, measured in runs.items():
         speeds = [n_images / seconds for seconds, _ in measured]
         ratios = [theirs[0] / ours[0] for ours, theirs in zip(runs["hpo run"], measured, strict=True)]
         f1 = [fmean(values) for _, values in measured]
-        figures = f"{median(speeds):.0f},{min(speeds):.0f},{max(speeds):.0f},{median(ratios):.2f}"
-        print(f'"{name}",{figures},{fmean(f1):.4f},{stdev(f1) if len(f1) > 1 else 0:.4f}')
+        table.add(
+            {
+                "contender": name,
+                "images_per_second": round(median(speeds)),
+                "min": round(min(speeds)),
+                "max": round(max(speeds)),
+                "hpo_is_faster_by": median(ratios),
+                "macro_f1": fmean(f1),
+                "macro_f1_deviation": stdev(f1) if len(f1) > 1 else 0.0,
+            }
+        )
 
 
 if __name__ == "__main__":

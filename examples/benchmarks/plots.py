@@ -1,0 +1,158 @@
+"""A picture of what the benchmarks measured: a panel a table of `results/`.
+
+    python examples/benchmarks/plots.py [FILE.svg]
+
+Light and dark, as the figures of `hpo report`. To add one: a function and a line in `PANELS`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
+from tables import read_tables
+
+from hpo.report import style
+from hpo.report.style import canvas, drawn, number, styled
+
+RESULTS = Path(__file__).with_name("results")
+PICTURE = RESULTS / "benchmarks.svg"
+COLUMNS, WIDTH, HEIGHT = 2, 9.6, 2.9
+"""Of the picture and of a row of panels; inches."""
+Rows = Sequence[Mapping[str, str]]
+
+
+def throughput(axes: Axes, rows: Rows) -> None:
+    """Images a second, and how many times as fast hpo is."""
+    _bars(
+        axes,
+        [row["contender"].replace(", ", ",\n") for row in rows],
+        [float(row["images_per_second"]) for row in rows],
+        [
+            "" if number == 0 else f"hpo: {float(row['hpo_is_faster_by']):.2g}×"
+            for number, row in enumerate(rows)
+        ],
+    )
+    axes.set(title="Training, images a second")
+
+
+def step(axes: Axes, rows: Rows) -> None:
+    """A step beside its convolutions alone."""
+    labels = [f"batch {row['batch_size']}" for row in rows]
+    whole = [1000 * float(row["step_ms"]) / float(row["batch_size"]) for row in rows]
+    bare = [1000 * float(row["convolutions_ms"]) / float(row["batch_size"]) for row in rows]
+    shares = [f"{100 * float(row['share_of_convolutions_rate']):.0f} %" for row in rows]
+    _bars(axes, labels, whole, shares, colour=style.SKY, label="the whole step")
+    axes.barh(range(len(rows)), bare, height=0.55, color=style.BLUE, label="its convolutions alone")
+    axes.set(title="A step, µs an image and core", ylim=(len(rows) - 0.4, -1.1))
+    axes.legend(loc="upper left", ncols=2)
+
+
+def startup(axes: Axes, rows: Rows) -> None:
+    """What a user waits for."""
+    seconds = [float(row["wall_seconds"]) for row in rows]
+    _bars(axes, [row["what"] for row in rows], seconds, [f"{value:.2g}" for value in seconds])
+    axes.set(title="Until it answers, seconds")
+
+
+def growth(axes: Axes, rows: Rows) -> None:
+    """Costs by the trials in one storage."""
+    lines = {
+        "hpo status": "status_s",
+        "first look of a worker": "first_look_s",
+        "verdict of a pruner": "verdict_s",
+        "claim of a trial": "claim_s",
+    }
+    _lines(axes, rows, "trials", lines)
+    axes.set(title="As trials grow, seconds", xlabel="trials in one storage")
+
+
+def images(axes: Axes, rows: Rows) -> None:
+    """Memory by the images of a data set."""
+    lines = {
+        "cache on disk": "cache_mb",
+        "a worker's own memory": "private_mb",
+        "peak while the cache is made": "cold_peak_mb",
+    }
+    _lines(axes, [row for row in rows if (row["kind"], row["workers"]) == ("arrays", "1")], "images", lines)
+    axes.set(title="As images grow, MB", xlabel="images of 32×32×3")
+
+
+def search_cost(axes: Axes, rows: Rows) -> None:
+    """Epochs spent against what is lost by that, a mark a table."""
+    tables = list(dict.fromkeys(row["table"] for row in rows))
+    for table, colour, marker in zip(tables, style.SERIES, style.MARKERS, strict=False):
+        own = [row for row in rows if row["table"] == table]
+        x, y = ([float(row[key]) for row in own] for key in ("epochs_share", "regret_p90"))
+        axes.plot([100 * value for value in x], y, marker, color=colour, label=table.replace("-", " "))
+        for row, place in zip(own, zip(x, y, strict=True), strict=True):
+            axes.annotate(
+                row["pruner"],
+                (100 * place[0], place[1]),
+                xytext=(4, 3),
+                textcoords="offset points",
+                fontsize=6,
+                color=style.FAINT,
+            )
+    axes.axvline(35, color=style.GREY, linewidth=0.8)
+    axes.axhline(0.5, color=style.GREY, linewidth=0.8)
+    axes.set(title="What pruning saves and costs", xlabel="epochs spent, % of all")
+    axes.set(ylabel="regret, points of F1 (90th percentile)")
+    axes.legend(loc="upper right", fontsize=7)
+
+
+PANELS: Mapping[str, Callable[[Axes, Rows], None]] = {
+    "throughput": throughput,
+    "step": step,
+    "startup": startup,
+    "growth": growth,
+    "images": images,
+    "search_cost": search_cost,
+}
+
+
+def _bars(
+    axes: Axes,
+    labels: Sequence[str],
+    values: Sequence[float],
+    texts: Sequence[str],
+    *,
+    colour: str = style.BLUE,
+    label: str | None = None,
+) -> None:
+    axes.barh(range(len(values)), values, height=0.55, color=colour, label=label)
+    for place, (value, text) in enumerate(zip(values, texts, strict=True)):
+        axes.annotate(text, (value, place), xytext=(4, 0), textcoords="offset points", va="center")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set(xlim=(0, 1.22 * max(values)), ylim=(len(values) - 0.4, -0.6))
+    axes.grid(visible=False, axis="y")
+
+
+def _lines(axes: Axes, rows: Rows, x: str, lines: Mapping[str, str]) -> None:
+    for (label, column), colour, marker in zip(lines.items(), style.SERIES, style.MARKERS, strict=False):
+        values = [float(row[column]) for row in rows]
+        axes.plot([float(row[x]) for row in rows], values, marker=marker, color=colour, label=label)
+    axes.set(xscale="log", yscale="log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(number))
+        axis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+    axes.legend(loc="upper left", fontsize=7.5)
+
+
+def main(target: Path = PICTURE) -> None:
+    """Draws what there is."""
+    found = {name: read_tables(file)[0] for name in PANELS if (file := RESULTS / f"{name}.csv").exists()}
+    n_rows = -(-len(found) // COLUMNS)
+    with styled():
+        figure = canvas(HEIGHT * n_rows, WIDTH)
+        for number_, (name, rows) in enumerate(found.items(), start=1):
+            PANELS[name](figure.add_subplot(n_rows, COLUMNS, number_), rows)
+        figure.tight_layout(w_pad=2.5, h_pad=2.0)
+        target.write_bytes(drawn(figure, target.stem, "Benchmarks", "").svg)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:2]))
