@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.exceptions import UpdateFinishedTrialError
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from hpo.config import TrialConfig, canonical_json
@@ -231,19 +231,26 @@ def contact_sheet(images: Any, wrong: Sequence[Wrong], class_names: Sequence[str
     Args:
         images: (n, h, w, c) uint8.
     """
-    cell, caption, per_row = 128, 40, 5
+    import matplotlib  # for its font, which has more scripts than Pillow's; those who only train need none
+
+    font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), 13)
+    cell, line, gap, per_row = 160, 17, 14, 5
+    height = cell + 3 * line + gap
     rows = max(1, -(-len(wrong) // per_row))
-    sheet = Image.new("RGB", (per_row * (cell + 8) + 8, rows * (cell + caption + 8) + 8), "white")
+    sheet = Image.new("RGB", (per_row * (cell + gap) + gap, rows * height + gap), "white")
     draw = ImageDraw.Draw(sheet)
     for place, (index, label, predicted, probability) in enumerate(wrong):
-        x, y = 8 + place % per_row * (cell + 8), 8 + place // per_row * (cell + caption + 8)
+        x, y = gap + place % per_row * (cell + gap), gap + place // per_row * height
         pixels = np.asarray(images[index])
         picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB")
         sheet.paste(picture.resize((cell, cell), Image.Resampling.NEAREST), (x, y))
-        draw.text((x, y + cell + 2), f"is {class_names[label]}"[:22], fill="black")
-        taken = f"taken for {class_names[predicted]}"[:22]
-        draw.text((x, y + cell + 14), taken, fill="black")
-        draw.text((x, y + cell + 26), f"with {100 * probability:.1f} %", fill="black")
+        texts = (
+            f"is {class_names[label]}",
+            f"taken for {class_names[predicted]}",
+            f"with {100 * probability:.1f} %",
+        )
+        for number, text in enumerate(texts):
+            draw.text((x, y + cell + 2 + number * line), text[:22], fill="black", font=font)
     return sheet
 
 

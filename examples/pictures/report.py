@@ -16,7 +16,6 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 WIDTH, HEIGHT = 1200, 800
-COLORS = 128
 
 
 def main(page_file: str) -> None:
@@ -30,7 +29,7 @@ def main(page_file: str) -> None:
         )
         picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
         browser.close()
-    picture.quantize(COLORS).save(Path(__file__).with_suffix(".png"), optimize=True)
+    picture.save(Path(__file__).with_suffix(".png"), optimize=True)
 
 
 if __name__ == "__main__":
