@@ -79,7 +79,8 @@ def forecast(
     lines = []
     for name in served:
         configs = _configs(specs, name, options)
-        runs = [config.training.epochs * options.seeds for config in configs]
+        known = _known(specs, name, options)
+        runs = [config.training.epochs * options.seeds * (config != known) for config in configs]
         seconds = [n * seconds_per_epoch(config) for n, config in zip(runs, configs, strict=True)]
         busy = min(count, len(configs)) or 1
         lines.append(
@@ -109,6 +110,16 @@ def _inherited(specs: Mapping[str, StudySpec], name: str, options: Options) -> d
     for study in lineage(specs, parent):
         params = study.context(params)
     return params
+
+
+def _known(specs: Mapping[str, StudySpec], name: str, options: Options) -> TrialConfig | None:
+    """The configuration that no point has to train, as an earlier study has; as far as the files say."""
+    inherited = _inherited(specs, name, options) if options.inherit == "winners" else None
+    if inherited is None:
+        return None
+    return TrialConfig.from_params(
+        inherited if options.epochs is None else {**inherited, "epochs": options.epochs}
+    )
 
 
 def _configs(specs: Mapping[str, StudySpec], name: str, options: Options) -> list[TrialConfig]:

@@ -38,13 +38,14 @@ Five gave an innocent point up in one of 16 plans whose workers were killed ever
 
 
 class Reason(StrEnum):
-    """Why a trial ended otherwise than by its own result; the attribute `reason` starts with it."""
+    """Why a trial ended otherwise than by its own training; the attribute `reason` starts with it."""
 
     SUPERSEDED = "superseded"
     LOST = "lost"
     RELEASED = "released"
     ERROR = "error"
     DIVERGED = "diverged"
+    KNOWN = "already trained"
 
 
 class SlotState(StrEnum):

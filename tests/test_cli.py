@@ -295,6 +295,7 @@ def test_plan_forecasts_and_writes_nothing(cli: Cli, folder: Path) -> None:
     lines = {line["study"]: line for line in json.loads(result.out)}
     assert [line["points"] for line in lines.values()] == [16, 3, 3, 4, 3, 2, 1]
     assert lines["network-setup"]["epochs"] == 16 * 2 * 3
+    assert lines["batch-size"]["epochs"] == 2 * 2 * 3  # what is inherited is one of its three points
     assert all(line["seconds"] > 0 for line in lines.values())
     assert not list(folder.glob("**/*.db"))
     published = cli(

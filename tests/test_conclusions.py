@@ -92,6 +92,13 @@ def test_networks_that_collapsed_say_nothing_of_noise() -> None:
     assert seed_noise([collapsed]).deviation is None
 
 
+def test_the_same_runs_in_two_studies_are_counted_once() -> None:
+    first, other = point(0.7), point(0.6, l2=1e-2)
+    again = replace(first, study="another")
+    assert seed_noise([first, again, other]) == seed_noise([first, other])
+    assert seed_noise([first, replace(again, seeds=(10, 11, 12)), other]).df == 6
+
+
 def test_a_pruned_cell_is_compared_over_the_epochs_that_both_have() -> None:
     late = point([0.2, 0.3, 0.9], l2=1e-5)
     assert judge("L2", late, point([0.2, 0.3], l2=1e-2)).verdict == "open"

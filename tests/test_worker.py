@@ -233,13 +233,20 @@ def test_a_disk_that_fails_one_trial_ends_the_worker_and_puts_the_others_back(
 
 
 IN_LITTLE_MEMORY = """
-import psutil, resource, sys
+import itertools, psutil, resource, sys, threading
 from pathlib import Path
 import optuna.samplers
+from hpo import objective
 from hpo.storage import Storage
 from hpo.worker import work
 most = psutil.Process().memory_info().vms + 1000 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (most, most))
+train, calls, both = objective.train, itertools.count(), threading.Barrier(2)
+def together(*arguments, **named):
+    if next(calls) < 2:
+        both.wait(60)  # on a busy machine one might have ended before the other begins
+    return train(*arguments, **named)
+objective.train = together
 work(Storage(sys.argv[1]), out=Path(sys.argv[2]), studies=["units"], trials_per_device=2)
 """
 
@@ -538,6 +545,34 @@ def test_a_control_that_is_a_point_of_the_grid_is_never_pruned(tmp_path: Path) -
     assert decision is not None
     assert decision.control is not None
     assert decision.control.params["learning_rate"] == 1e-6
+
+
+def test_a_point_that_an_earlier_study_has_trained_is_not_trained_again(tmp_path: Path) -> None:
+    strict = '[pruner]\nname = "threshold"\nlower = 0.999\n'
+    studies = {
+        "rate": f"{SMALL}[search]\nlearning_rate = [0.01, 1e-6]",
+        "size": f'inherits = "rate"\n[search]\nbatch_size = [20, 50]\n{strict}',
+        "norm": 'inherits = "size"\n[fixed]\nbatch_norm = true\n[search]\nbatch_size = [20]',
+    }
+    plan = made_plan(tmp_path, studies, seeds=2)
+    assert work(plan.storage, out=tmp_path) is None
+    before = plan.trials("rate")[0]
+    known, trained = plan.trials("size")
+    # seconds and all: two trainings never take the same time
+    assert epoch_records(known) == epoch_records(before)
+    assert (known.value, known.intermediate_values) == (before.value, before.intermediate_values)
+    assert known.user_attrs["reason"].startswith("already trained: rate/0 ")
+    assert trained.state == TrialState.PRUNED
+    assert verify(plan, "size", known) is None
+    decision = plan.decision("size")
+    assert decision is not None
+    assert decision.text.startswith("kept what was inherited")
+    # what is fixed beside the same value makes another configuration
+    (with_norm,) = plan.trials("norm")
+    assert "reason" not in with_norm.user_attrs
+    facts = read(plan)
+    assert ("size", 0) not in {(attempt.study, attempt.trial) for attempt in facts.attempts}
+    assert sum(facts.machines.values()) == 5
 
 
 def test_checkpoints_that_cannot_be_written_stop_the_worker_and_cost_no_point(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 """Whether hpo's networks are as good as those of the plain script: macro F1 of many seeds each.
 
-    python examples/benchmarks/equality.py PATH [--seeds 48] [--limit-train 4000] [--epochs 4]
+    python examples/benchmarks/equality.py PATH [--seeds 160] [--out hpo-equality.csv]
 
 Claim: the means differ by less than half a point of macro F1, by two one-sided tests at 5 % (Schuirmann
 1987). hpo trains in the precision that it chooses, the plain script in fp32 through a DataLoader; same
 network, Adam, learning rate, batches of 20, the same training and validation images, best epoch on
-validation on both sides. CSV on stdout. No times are taken: it may run beside other work.
+validation on both sides. A line a seed in the file; what is there already is not trained again, so it goes
+on where it was stopped. CSV on stdout. No times are taken: it may run beside other work.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
 from sample import sample
 from scipy.stats import t, ttest_ind
-from tables import heading, print_table
+from tables import heading, print_table, read_tables
 
 import hpo
 from hpo.records import export_epochs
@@ -30,6 +32,9 @@ from hpo.records import export_epochs
 MARGIN = 0.5
 """Points of macro F1 within which the means count as equal."""
 STUDY = "one"
+CONTENDERS = HPO, PLAIN = "hpo", "plain script"
+BLOCK = 20
+"""Seeds that are trained before they are written down."""
 
 
 def start_plain(images: Path, epochs: int, rate: float, seeds: range) -> subprocess.Popen[bytes]:
@@ -40,65 +45,113 @@ def start_plain(images: Path, epochs: int, rate: float, seeds: range) -> subproc
     return subprocess.Popen(command, stdout=subprocess.PIPE)
 
 
-def train_hpo(images: Path, folder: Path, epochs: int, rate: float, n_seeds: int) -> list[float]:
-    """The best epoch of every seed."""
-    (folder / "studies").mkdir()
-    text = f"[base]\nlearning_rate = {rate}\n[search]\nl2 = [0.00001]\n"
-    (folder / "studies" / f"{STUDY}.toml").write_text(text)
-    plan = hpo.run_plan(
-        [STUDY],
-        out=folder / "out",
-        studies=folder / "studies",
-        data=f"folder:{images}",
-        epochs=epochs,
-        seeds=n_seeds,
-        workers=2,  # one has nothing to do, but a thread each: two threads on busy cores wait for one another
-    )
-    best: dict[int, float] = defaultdict(float)
-    for record in export_epochs(plan):
-        best[record["seed"]] = max(best[record["seed"]], record["valid_macro_f1"])
-    return list(best.values())
+def finish_plain(processes: Sequence[subprocess.Popen[bytes]]) -> list[float]:
+    """The best epoch of every seed, in order."""
+    return [f1 for each in processes for f1 in json.loads(each.communicate()[0])["macro_f1"]]
+
+
+def train_hpo(images: Path, epochs: int, rate: float, seeds: range) -> list[float]:
+    """The best epoch of every seed, in order."""
+    with tempfile.TemporaryDirectory(prefix="hpo-equality-") as name:
+        folder = Path(name)
+        text = f"[base]\nlearning_rate = {rate}\n[search]\nl2 = [0.00001]\n"
+        (folder / f"{STUDY}.toml").write_text(text)
+        plan = hpo.run_plan(
+            [STUDY],
+            out=folder / "out",
+            studies=folder,
+            data=f"folder:{images}",
+            epochs=epochs,
+            seed=seeds.start,
+            seeds=len(seeds),
+            workers=2,  # one is idle, but a thread each: two threads on busy cores wait for one another
+        )
+        best: dict[int, float] = defaultdict(float)
+        for record in export_epochs(plan):
+            best[record["seed"]] = max(best[record["seed"]], record["valid_macro_f1"])
+    return [best[seed] for seed in seeds]
+
+
+def trained(file: Path) -> dict[str, dict[int, float]]:
+    """Macro F1 by contender and seed, as far as it has been trained."""
+    found: dict[str, dict[int, float]] = {name: {} for name in CONTENDERS}
+    if file.exists():
+        for row in read_tables(file)[0]:
+            found[row["contender"]][int(row["seed"])] = float(row["macro_f1"])
+    return found
+
+
+def train_missing(options: argparse.Namespace, images: Path) -> None:
+    """Trains what the file lacks, a block of seeds after the other, both contenders side by side."""
+    if not options.out.exists():
+        options.out.write_text("contender,seed,macro_f1\n")
+    for start in range(0, options.seeds, BLOCK):
+        seeds = range(start, min(start + BLOCK, options.seeds))
+        done = trained(options.out)
+        missing = [name for name in CONTENDERS if not done[name].keys() >= set(seeds)]
+        half = (len(seeds) + 1) // 2
+        plain = [
+            start_plain(images, options.epochs, options.learning_rate, part)
+            for part in (seeds[:half], seeds[half:])
+            if part and PLAIN in missing
+        ]
+        found = {}
+        if HPO in missing:
+            found[HPO] = train_hpo(images, options.epochs, options.learning_rate, seeds)
+        if plain:
+            found[PLAIN] = finish_plain(plain)
+        with options.out.open("a") as file:
+            for name, values in found.items():
+                file.writelines(f"{name},{seed},{f1:.6f}\n" for seed, f1 in zip(seeds, values, strict=True))
 
 
 def main() -> None:
     """Trains both, compares."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--seeds", type=int, default=48)
+    parser.add_argument("--out", type=Path, default=Path("hpo-equality.csv"))
+    parser.add_argument("--seeds", type=int, default=160)
     parser.add_argument("--limit-train", type=int, default=4000)
     parser.add_argument("--limit-valid", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--learning-rate", type=float, default=1e-4)
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that this one starts
     with tempfile.TemporaryDirectory(prefix="hpo-equality-") as name:
-        images, folder = Path(name) / "images", Path(name)
-        os.environ["HPO_CACHE"] = str(folder / "cache")
+        images = Path(name) / "images"
+        os.environ["HPO_CACHE"] = str(Path(name) / "cache")
         sample(options.folder, images, n_train=options.limit_train, n_valid=options.limit_valid)
-        half = options.seeds // 2
-        plain = [
-            start_plain(images, options.epochs, options.learning_rate, seeds)
-            for seeds in (range(half), range(half, options.seeds))
-            if seeds
-        ]
-        found = {"hpo": train_hpo(images, folder, options.epochs, options.learning_rate, options.seeds)}
-        found["plain script"] = [f1 for each in plain for f1 in json.loads(each.communicate()[0])["macro_f1"]]
-    points = {name: [100 * value for value in values] for name, values in found.items()}
-    heading(f"{options.seeds} seeds, learning rate {options.learning_rate:g}, {options.limit_train:,} images")
-    print_table(
-        {"contender": name, "seeds": len(values), "macro_f1": fmean(values), "deviation": stdev(values)}
-        for name, values in points.items()
+        train_missing(options, images)
+    heading(
+        f"{options.seeds} seeds, {options.epochs} epochs of {options.limit_train:,} images, "
+        f"learning rate {options.learning_rate:g}"
     )
-    ours, theirs = points.values()
+    points = {
+        name: [100 * f1 for seed, f1 in by_seed.items() if seed < options.seeds]
+        for name, by_seed in trained(options.out).items()
+    }
+    print_table(compared(points))
+
+
+def compared(points: Mapping[str, Sequence[float]]) -> list[dict[str, object]]:
+    """A line a contender, and the difference with what can be said of it."""
+    ours, theirs = points[HPO], points[PLAIN]
     lower = ttest_ind([value + MARGIN for value in ours], theirs, equal_var=False, alternative="greater")
     upper = ttest_ind([value - MARGIN for value in ours], theirs, equal_var=False, alternative="less")
     difference = fmean(ours) - fmean(theirs)
-    error = (stdev(ours) ** 2 / len(ours) + stdev(theirs) ** 2 / len(theirs)) ** 0.5
-    reach = t.ppf(0.95, lower.df) * error
+    reach = t.ppf(0.95, lower.df) * (stdev(ours) ** 2 / len(ours) + stdev(theirs) ** 2 / len(theirs)) ** 0.5
     p_value = max(lower.pvalue, upper.pvalue)
-    print(f"# difference {difference:+.2f} points, 90 % interval {difference - reach:+.2f} to", end=" ")
-    verdict = "equal" if p_value < 0.05 else "not shown to be equal"
-    print(f"{difference + reach:+.2f}; p = {p_value:.4f} for ±{MARGIN} points: {verdict}")
+    return [
+        *({"what": name, "macro_f1": fmean(each), "deviation": stdev(each)} for name, each in points.items()),
+        {
+            "difference": difference,
+            "at_least": difference - reach,
+            "at_most": difference + reach,
+            "margin": MARGIN,
+            "p_value": float(p_value),
+            "verdict": "equal" if p_value < 0.05 else "not shown to be equal",
+        },
+    ]
 
 
 if __name__ == "__main__":

@@ -100,10 +100,15 @@ class Cells:
 def seed_noise(points: Iterable[Point]) -> Noise:
     """The deviation between seeds, pooled over configurations with two seeds or more."""
     squares, df = 0.0, 0
+    counted: set[tuple[str, tuple[int, ...]]] = set()
     for point in points:
         # networks that answer the same to everything agree perfectly, which says nothing of the others
         if not point.has_result or len(point.seeds) < 2 or point.has_collapsed:
             continue
+        runs = canonical_json(_effective(point.config)), point.seeds
+        if runs in counted:  # in another study the same runs again say nothing new
+            continue
+        counted.add(runs)
         means = point.curve("valid_macro_f1")
         seeds = [seed["valid_macro_f1"] for seed in point.row.history[means.index(max(means))]]
         squares += sum((value - fmean(seeds)) ** 2 for value in seeds)

@@ -18,7 +18,7 @@ from hpo.config import ParamValue, TrialConfig
 from hpo.database import sqlite_file
 from hpo.decision import Decision, Inherited, TrialRef
 from hpo.plan import FINAL, Plan, published_config
-from hpo.queue import reason_of
+from hpo.queue import Reason, reason_of
 from hpo.results import StudyStatus, TrialRow, findings_of
 from hpo.spec import StudySpec
 
@@ -53,6 +53,11 @@ class Point:
     def name(self) -> str:
         """As `hpo verify` takes it: STUDY/NUMBER."""
         return f"{self.study}/{self.row.trial}"
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it has the result of an earlier study's point instead of a training of its own."""
+        return self.row.reason.startswith(Reason.KNOWN)
 
     @property
     def has_collapsed(self) -> bool:
@@ -297,7 +302,9 @@ def _attempts(trials: Mapping[str, Sequence[FrozenTrial]]) -> list[Attempt]:
         (name, trial)
         for name, found in trials.items()
         for trial in found
-        if trial.datetime_start is not None and "owner" in trial.user_attrs
+        if trial.datetime_start is not None
+        and "owner" in trial.user_attrs
+        and reason_of(trial) != Reason.KNOWN
     ]
     times = [t for _, trial in taken for t in (trial.datetime_start, trial.datetime_complete) if t]
     if not times:
@@ -336,7 +343,7 @@ def _machines(trials: Mapping[str, Sequence[FrozenTrial]]) -> dict[str, int]:
     for found in trials.values():
         for trial in found:
             attrs = trial.user_attrs
-            if "owner" in attrs and "device" in attrs:
+            if "owner" in attrs and "device" in attrs and reason_of(trial) != Reason.KNOWN:
                 model = attrs.get("processor", attrs["device"])
                 text = f"{attrs['owner']['host']}: {model}, {attrs['precision']}, threads {attrs['threads']}"
                 counts[text] = counts.get(text, 0) + 1
