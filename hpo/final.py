@@ -32,6 +32,7 @@ from hpo.objective import Recorder, Workplace
 from hpo.plan import Plan
 from hpo.store import Store
 from hpo.tensors import is_like
+from hpo.text import printable
 from hpo.train import EpochResult, predict_logits
 
 MODEL, WRONG_IMAGES = "model.pt", "most-confidently-wrong.png"
@@ -233,7 +234,9 @@ def contact_sheet(images: Any, wrong: Sequence[Wrong], class_names: Sequence[str
     """
     import matplotlib  # for its font, which has more scripts than Pillow's; those who only train need none
 
-    font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), 13)
+    file = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
+    # the other layout, where Pillow has it, gives up at some of what a folder may be called
+    font = ImageFont.truetype(file, 13, layout_engine=ImageFont.Layout.BASIC)
     cell, line, gap, per_row = 160, 17, 14, 5
     height = cell + 3 * line + gap
     rows = max(1, -(-len(wrong) // per_row))
@@ -250,7 +253,7 @@ def contact_sheet(images: Any, wrong: Sequence[Wrong], class_names: Sequence[str
             f"with {100 * probability:.1f} %",
         )
         for number, text in enumerate(texts):
-            draw.text((x, y + cell + 2 + number * line), text[:22], fill="black", font=font)
+            draw.text((x, y + cell + 2 + number * line), printable(text)[:22], fill="black", font=font)
     return sheet
 
 

@@ -19,15 +19,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import Result, hpo, start_hpo
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 import hpo as library
 from hpo import ImageData, InputError, load_training, prepare
 from hpo.cli.tables import Screen
 from hpo.decision import epoch_records
+from hpo.final import contact_sheet
 from hpo.plan import FINAL, Plan
 from hpo.records import write_csv
 from hpo.storage import Storage
@@ -208,6 +212,12 @@ def test_hostile_classes_reach_the_model_as_they_are(trained: Path) -> None:
     with Image.open(trained / "out" / "most-confidently-wrong.png") as sheet:
         sheet.verify()
     assert {path.name for path in trained.iterdir()} == {"[red]data\x1b[31m\u202e", "studies", "out"}
+
+
+@given(st.text(st.characters(codec=None), max_size=30))  # lone surrogates too: folders may be called so
+def test_law_whatever_a_class_is_called_its_pictures_can_be_drawn(name: str) -> None:
+    sheet = contact_sheet(np.zeros((1, 8, 8, 1), np.uint8), [(0, 0, 0, 0.5)], (name,))
+    assert np.asarray(sheet).min() == 0
 
 
 def test_hostile_classes_are_shown_and_not_obeyed(trained: Path, cli: Cli) -> None:
