@@ -136,3 +136,28 @@ def test_the_array_job_asks_for_what_it_counts_on() -> None:
 def test_no_module_hides_a_name_of_the_library() -> None:
     modules = {module.name for module in pkgutil.iter_modules(library.__path__)}
     assert not modules & set(library.__all__)
+
+
+def test_what_benchmarks_print_can_be_read_and_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import plots
+    import tables
+
+    tables.heading("two runs")
+    tables.print_table([{"a": 1, "b": 0.123456}, {"a": 2, "b": "x, y"}, {"c": 3}])
+    file = tmp_path / "printed.csv"
+    file.write_text(capsys.readouterr().out)
+    assert tables.read_tables(file) == [[{"a": "1", "b": "0.1235"}, {"a": "2", "b": "x, y"}], [{"c": "3"}]]
+    plots.main(tmp_path / "drawn.svg")
+    drawn = (tmp_path / "drawn.svg").read_text()
+    for name in plots.PANELS.keys() & {each.stem for each in plots.RESULTS.glob("*.csv")}:
+        # every line of a table is somewhere in the picture
+        first_column = [
+            next(iter(row.values())) for row in tables.read_tables(plots.RESULTS / f"{name}.csv")[0]
+        ]
+        assert name in ("growth", "images") or all(
+            re.search(rf">[^<]*{re.escape(value.split(',')[0])}", drawn) for value in first_column
+        )
+    # and the one that is shown says the same; matplotlib's versions may place it otherwise
+    assert re.findall(r">([^<]+)</text>", plots.PICTURE.read_text()) == re.findall(r">([^<]+)</text>", drawn)

@@ -139,7 +139,7 @@ def _lines(axes: Axes, rows: Rows, x: str, lines: Mapping[str, str]) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(number))
         axis.set_minor_formatter(FuncFormatter(lambda *_: ""))
-    axes.legend(loc="upper left", fontsize=7.5)
+    axes.legend(loc="best", fontsize=7.5)
 
 
 def main(target: Path = PICTURE) -> None:
