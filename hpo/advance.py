@@ -92,10 +92,7 @@ def _control(plan: Plan, name: str, inherited: Inherited | None, slots: Slots) -
     if inherited is None:
         return None
     if inherited.source is not None:
-        study, number = inherited.source.study, inherited.source.trial
-        trial = plan.storage.numbered(plan.storage.study_id(study), number)
-        assert trial is not None  # that a parent's decision names
-        return candidate(study, [trial])
+        return candidate(inherited.source.study, [plan.decided_by(inherited.source)])
     slot = _own_control(plan, name, inherited) or CONTROL_SLOT
     (trials,) = _whole(plan, [slots.attempts.get(slot, [])])
     return candidate(name, trials)

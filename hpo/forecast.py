@@ -96,8 +96,11 @@ def forecast(
 
 def _start(specs: Mapping[str, StudySpec], name: str, options: Options) -> dict[str, ParamValue]:
     """What a study's points are laid over, as far as the files say: the base and what is fixed on the way."""
-    context = specs[name].context(_inherited(specs, name, options))
-    return context if options.epochs is None else {**context, "epochs": options.epochs}
+    return _with_epochs(specs[name].context(_inherited(specs, name, options)), options)
+
+
+def _with_epochs(params: dict[str, ParamValue], options: Options) -> dict[str, ParamValue]:
+    return params if options.epochs is None else {**params, "epochs": options.epochs}
 
 
 def _inherited(specs: Mapping[str, StudySpec], name: str, options: Options) -> dict[str, ParamValue] | None:
@@ -115,11 +118,7 @@ def _inherited(specs: Mapping[str, StudySpec], name: str, options: Options) -> d
 def _known(specs: Mapping[str, StudySpec], name: str, options: Options) -> TrialConfig | None:
     """The configuration that no point has to train, as an earlier study has; as far as the files say."""
     inherited = _inherited(specs, name, options) if options.inherit == "winners" else None
-    if inherited is None:
-        return None
-    return TrialConfig.from_params(
-        inherited if options.epochs is None else {**inherited, "epochs": options.epochs}
-    )
+    return TrialConfig.from_params(_with_epochs(inherited, options)) if inherited is not None else None
 
 
 def _configs(specs: Mapping[str, StudySpec], name: str, options: Options) -> list[TrialConfig]:
@@ -130,8 +129,7 @@ def _configs(specs: Mapping[str, StudySpec], name: str, options: Options) -> lis
     inherited = _inherited(specs, name, options)
     if options.inherit == "published" and inherited is not None:
         # nobody has trained what was published: where it is no point of the grid, a control is
-        epochs = {} if options.epochs is None else {"epochs": options.epochs}
-        control = TrialConfig.from_params({**inherited, **epochs})
+        control = TrialConfig.from_params(_with_epochs(inherited, options))
         if not study.is_grid or control not in configs:
             configs.insert(0, control)
     return configs

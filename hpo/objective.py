@@ -266,15 +266,9 @@ def _take_over(plan: Plan, name: str, trial: FrozenTrial, config: TrialConfig) -
     Grids often hold the value that was inherited, as a control (2 of the report's 32 points).
     """
     inherited = plan.record(name).inherited if name != FINAL else None
-    if inherited is None or inherited.source is None:
+    if inherited is None or inherited.source is None or config != plan.inherited_config(inherited):
         return False
-    study, number = inherited.source.study, inherited.source.trial
-    before = plan.storage.numbered(plan.storage.study_id(study), number)
-    if before is None or before.state != TrialState.COMPLETE or before.value is None:
-        return False
-    wanted = {"config": config.params(), "seeds": trial.user_attrs["seeds"]}
-    if any(before.user_attrs.get(key) != value for key, value in wanted.items()):
-        return False
+    before = plan.decided_by(inherited.source)
     # with where that was, and what is to be said of it
     attrs = {
         key: value
@@ -282,7 +276,8 @@ def _take_over(plan: Plan, name: str, trial: FrozenTrial, config: TrialConfig) -
         if key in ("device", "processor", "versions", "notes") or key.startswith("epoch:")
     }
     plan.storage.write(trial._trial_id, attrs=attrs, reports=before.intermediate_values)
-    reason = f"{Reason.KNOWN}: {study}/{number} is the same configuration at the same seeds"
+    source = f"{inherited.source.study}/{inherited.source.trial}"
+    reason = f"{Reason.KNOWN}: {source} is the same configuration at the same seeds"
     plan.storage.finish(trial._trial_id, TrialState.COMPLETE, before.value, {"reason": reason})
     return True
 

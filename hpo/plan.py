@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial
 from hpo import sampling, spec
 from hpo.attributes import MAJOR_VERSIONS, Identity, Mark, Options, StudyRecord, checked, defined, unreadable
 from hpo.config import Params, ParamValue, TrialConfig
-from hpo.decision import Decision, Inherited
+from hpo.decision import Decision, Inherited, TrialRef
 from hpo.errors import ConflictError, InputError, MissingError, StudyFileError, did_you_mean
 from hpo.queue import Slot, is_elsewhere
 from hpo.spec import StudySpec
@@ -294,6 +294,12 @@ class Plan:
         """The inherited configuration as the study's control trains it: with `--epochs` applied."""
         epochs = self.options.epochs
         return inherited.config if epochs is None else inherited.config.replace(epochs=epochs)
+
+    def decided_by(self, source: TrialRef) -> FrozenTrial:
+        """The COMPLETE trial that a decision names."""
+        trial = self.storage.numbered(self.storage.study_id(source.study), source.trial)
+        assert trial is not None
+        return trial
 
     def trial_config(self, name: str, trial: FrozenTrial, params: Params) -> TrialConfig:
         """The configuration that a claimed trial trains."""

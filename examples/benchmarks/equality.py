@@ -75,16 +75,19 @@ def train_hpo(images: Path, epochs: int, rate: float, seeds: range) -> list[floa
 def trained(file: Path) -> dict[str, dict[int, float]]:
     """Macro F1 by contender and seed, as far as it has been trained."""
     found: dict[str, dict[int, float]] = {name: {} for name in CONTENDERS}
-    if file.exists():
-        for row in read_tables(file)[0]:
-            found[row["contender"]][int(row["seed"])] = float(row["macro_f1"])
+    for row in read_tables(file)[0]:
+        found[row["contender"]][int(row["seed"])] = float(row["macro_f1"])
     return found
 
 
 def train_missing(options: argparse.Namespace, images: Path) -> None:
     """Trains what the file lacks, a block of seeds after the other, both contenders side by side."""
+    settings = f"# {options.limit_train} + {options.limit_valid} images, {options.epochs} epochs"
+    settings += f", learning rate {options.learning_rate:g}\n"
     if not options.out.exists():
-        options.out.write_text("contender,seed,macro_f1\n")
+        options.out.write_text(f"{settings}contender,seed,macro_f1\n")
+    elif not options.out.read_text().startswith(settings):
+        raise SystemExit(f"{options.out}: of another job than {settings[2:].strip()}")
     for start in range(0, options.seeds, BLOCK):
         seeds = range(start, min(start + BLOCK, options.seeds))
         done = trained(options.out)

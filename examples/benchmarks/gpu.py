@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from plain_script import evaluate, network
 from sample import sample
-from tables import Table, heading, print_table
+from tables import Table, heading
 
 import hpo
 from hpo.attributes import Options
@@ -92,7 +92,7 @@ def training_seconds(out: Path, *arguments: str) -> float:
     return float((end - begin).total_seconds())
 
 
-def measure_trial(folder: Path, options: argparse.Namespace, work: Path) -> None:
+def measure_trial(folder: Path, options: argparse.Namespace, work: Path, table: Table) -> None:
     """One trial beside what one would write."""
     limits = {name: getattr(options, name) for name in LIMITS if getattr(options, name) is not None}
     data = training_data(Options.from_given({"data": f"folder:{folder}", **limits}))
@@ -109,10 +109,8 @@ def measure_trial(folder: Path, options: argparse.Namespace, work: Path) -> None
     contenders["plain script, DataLoader, fp32"] = lambda: plain_script(images, n_train, options.device)
     speeds = {name: contender() for name, contender in contenders.items()}
     ours = speeds[f"hpo, {precision}"]
-    print_table(
-        {"contender": name, "images_per_second": round(speed), "hpo_is_faster_by": ours / speed}
-        for name, speed in speeds.items()
-    )
+    for name, speed in speeds.items():
+        table.add({"contender": name, "images_per_second": round(speed), "hpo_is_faster_by": ours / speed})
 
 
 def main() -> None:
@@ -129,6 +127,7 @@ def main() -> None:
     parser.add_argument("--limit-valid", type=int)
     options = parser.parse_args()
     heading("one run", device=options.device)
+    table = Table()
     common = [f"--data=folder:{options.folder}", f"--device={options.device}"]
     for name in LIMITS:
         if getattr(options, name) is not None:
@@ -137,10 +136,8 @@ def main() -> None:
         work = Path(folder)
         os.environ.setdefault("HPO_CACHE", str(work / "cache"))
         if "trial" in options.parts:
-            measure_trial(options.folder, options, work)
+            measure_trial(options.folder, options, work, table)
         if "together" in options.parts:
-            print()
-            table = Table()
             seconds: list[float] = []
             for count in options.at_once:
                 arguments = ["--epochs=2", "--workers=1", f"--trials-per-device={count}", "network-setup"]
@@ -156,8 +153,7 @@ def main() -> None:
             took = training_seconds(
                 work / "report", *common, f"--epochs={options.epochs}", "--final-seeds=1", "--workers=1"
             )
-            print()
-            print_table([{"epochs": options.epochs, "training_seconds": took}])
+            table.add({"epochs": options.epochs, "training_seconds": took})
 
 
 if __name__ == "__main__":

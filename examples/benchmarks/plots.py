@@ -25,20 +25,6 @@ COLUMNS, WIDTH, HEIGHT = 2, 9.6, 2.9
 Rows = Sequence[Mapping[str, str]]
 
 
-def throughput(axes: Axes, rows: Rows) -> None:
-    """Images a second, and how many times as fast hpo is."""
-    _bars(
-        axes,
-        [row["contender"].replace(", ", ",\n") for row in rows],
-        [float(row["images_per_second"]) for row in rows],
-        [
-            "" if number == 0 else f"hpo: {float(row['hpo_is_faster_by']):.2g}×"
-            for number, row in enumerate(rows)
-        ],
-    )
-    axes.set(title="Training, images a second")
-
-
 def step(axes: Axes, rows: Rows) -> None:
     """A step beside its convolutions alone."""
     labels = [f"batch {row['batch_size']}" for row in rows]
@@ -70,47 +56,10 @@ def growth(axes: Axes, rows: Rows) -> None:
     axes.set(title="As trials grow, seconds", xlabel="trials in one storage")
 
 
-def images(axes: Axes, rows: Rows) -> None:
-    """Memory by the images of a data set."""
-    lines = {
-        "cache on disk": "cache_mb",
-        "a worker's own memory": "private_mb",
-        "peak while the cache is made": "cold_peak_mb",
-    }
-    _lines(axes, [row for row in rows if (row["kind"], row["workers"]) == ("arrays", "1")], "images", lines)
-    axes.set(title="As images grow, MB", xlabel="images of 32×32×3")
-
-
-def search_cost(axes: Axes, rows: Rows) -> None:
-    """Epochs spent against what is lost by that, a mark a table."""
-    tables = list(dict.fromkeys(row["table"] for row in rows))
-    for table, colour, marker in zip(tables, style.SERIES, style.MARKERS, strict=False):
-        own = [row for row in rows if row["table"] == table]
-        x, y = ([float(row[key]) for row in own] for key in ("epochs_share", "regret_p90"))
-        axes.plot([100 * value for value in x], y, marker, color=colour, label=table.replace("-", " "))
-        for row, place in zip(own, zip(x, y, strict=True), strict=True):
-            axes.annotate(
-                row["pruner"],
-                (100 * place[0], place[1]),
-                xytext=(4, 3),
-                textcoords="offset points",
-                fontsize=6,
-                color=style.FAINT,
-            )
-    axes.axvline(35, color=style.GREY, linewidth=0.8)
-    axes.axhline(0.5, color=style.GREY, linewidth=0.8)
-    axes.set(title="What pruning saves and costs", xlabel="epochs spent, % of all")
-    axes.set(ylabel="regret, points of F1 (90th percentile)")
-    axes.legend(loc="upper right", fontsize=7)
-
-
 PANELS: Mapping[str, Callable[[Axes, Rows], None]] = {
-    "throughput": throughput,
     "step": step,
     "startup": startup,
     "growth": growth,
-    "images": images,
-    "search_cost": search_cost,
 }
 
 

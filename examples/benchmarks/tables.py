@@ -6,7 +6,6 @@ Several tables may follow one another; each begins with the names of its columns
 from __future__ import annotations
 
 import csv
-import os
 import platform
 import sys
 import time
@@ -19,9 +18,9 @@ from typing import Any
 
 def heading(runs: str, *, device: str = "cpu") -> None:
     """Prints when, on what machine, with which versions and in how many runs the figures were measured."""
-    from hpo.compute import processor  # imports torch, which nobody who reads a table needs
+    from hpo.compute import n_cores, processor  # imports torch, which nobody who reads a table needs
 
-    machine = f"{processor(device)}, {len(os.sched_getaffinity(0))} cores"
+    machine = f"{processor(device)}, {n_cores()} cores"
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "optuna"))
     when = time.strftime("%Y-%m-%d")
     print(f"# {when}, {machine}, Python {platform.python_version()}, {versions}, {runs}", flush=True)

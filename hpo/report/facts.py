@@ -302,9 +302,7 @@ def _attempts(trials: Mapping[str, Sequence[FrozenTrial]]) -> list[Attempt]:
         (name, trial)
         for name, found in trials.items()
         for trial in found
-        if trial.datetime_start is not None
-        and "owner" in trial.user_attrs
-        and reason_of(trial) != Reason.KNOWN
+        if trial.datetime_start is not None and _was_trained(trial)
     ]
     times = [t for _, trial in taken for t in (trial.datetime_start, trial.datetime_complete) if t]
     if not times:
@@ -337,13 +335,18 @@ def _in_lanes(attempts: Iterable[Attempt]) -> list[Attempt]:
     return placed
 
 
+def _was_trained(trial: FrozenTrial) -> bool:
+    """Whether a worker spent its time on it."""
+    return "owner" in trial.user_attrs and reason_of(trial) != Reason.KNOWN
+
+
 def _machines(trials: Mapping[str, Sequence[FrozenTrial]]) -> dict[str, int]:
     """How many trials each machine ended, by what is known of it."""
     counts: dict[str, int] = {}
     for found in trials.values():
         for trial in found:
             attrs = trial.user_attrs
-            if "owner" in attrs and "device" in attrs and reason_of(trial) != Reason.KNOWN:
+            if "device" in attrs and _was_trained(trial):
                 model = attrs.get("processor", attrs["device"])
                 text = f"{attrs['owner']['host']}: {model}, {attrs['precision']}, threads {attrs['threads']}"
                 counts[text] = counts.get(text, 0) + 1
