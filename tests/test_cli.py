@@ -335,7 +335,9 @@ def test_a_study_that_nobody_works_on_is_idle_to_a_person(cli: Cli, created: Pat
 
     advance(Plan.open(Storage(f"sqlite:///{created / 'hpo.db'}")))
     assert json.loads(cli("status", "--json").out)["studies"][0]["state"] == "running"
-    assert "idle" in cli("status").out
+    said = cli("status").out
+    assert "idle" in said
+    assert "section 1 of 2 · no worker · test set locked" in said
 
 
 def test_status_answers_while_somebody_holds_the_lock(cli: Cli, tmp_path: Path) -> None:

@@ -30,9 +30,6 @@ def status(is_watch: bool, as_json: bool, **options: Any) -> None:
 
     With --watch and --json: a JSON line for every point that ends, study that decides, and the final stage.
     """
-    from hpo import results
-    from hpo.cli.tables import show_status
-
     plan = opt.read_plan(options)
     if is_watch:
         from hpo.cli.live import watch
@@ -40,11 +37,19 @@ def status(is_watch: bool, as_json: bool, **options: Any) -> None:
         watch(plan, as_json=as_json)
         return
     _close_lost(plan, options)
-    records = results.status(plan)
     if as_json:
-        write_json({"studies": [_status_json(record.to_json()) for record in records]}, sys.stdout)
+        from hpo import results
+
+        studies = [_status_json(record.to_json()) for record in results.status(plan)]
+        write_json({"studies": studies}, sys.stdout)
     else:
-        show_status(records)
+        from hpo.cli.screen import headline
+        from hpo.cli.tables import console, show_status
+        from hpo.watch import Watch
+
+        progress = Watch(plan, plan.all_names).look()
+        show_status([study.status for study in progress.studies])
+        console().print(headline(progress, console().width))
 
 
 def _close_lost(plan: Plan, options: dict[str, Any]) -> None:

@@ -77,7 +77,7 @@ class Display:
 
     def _lines(self, console: Console, width: int, *, is_short: bool) -> list[_Line]:
         return [
-            _Line(_Rank.FIRST_LINE, _first_line(self._progress, width)),
+            _Line(_Rank.FIRST_LINE, headline(self._progress, width)),
             *(_Line(_Rank.NOTE, Text(printable(note), "yellow")) for note in self._notes[-2:]),
             _Line(_Rank.SPACE, Text()),
             *_tree(self._progress, console, width, is_short=is_short),
@@ -115,7 +115,8 @@ def _fitted(lines: Sequence[_Line], height: int) -> Iterator[Text]:
 # --- the first line -------------------------------------------------------------------------------
 
 
-def _first_line(progress: Progress, width: int) -> Text:
+def headline(progress: Progress, width: int) -> Text:
+    """A plan in one line: where it is, the best so far, the time left, the test set; as much of it as fits."""
     lines = [_summary(progress, n_details) for n_details in (2, 1, 0, -1)]
     return next((line for line in lines if line.cell_len <= width), lines[-1])
 
