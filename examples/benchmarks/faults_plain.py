@@ -78,6 +78,7 @@ class Grid:
         results = Counter(str(sorted(trial.params.items())) for trial in complete)
         retried = {t.system_attrs["failed_trial"] for t in trials if "failed_trial" in t.system_attrs}
         repeated = [len(trials[number].intermediate_values) for number in retried]
+        tally.unknown = ("false_losses", "resumed", "resumed_equal", "recovery_p50_s", "recovery_p99_s")
         tally.points += N_POINTS
         tally.points_lost += N_POINTS - len(results)
         tally.double_results += sum(n - 1 for n in results.values())

@@ -1,15 +1,15 @@
 """How costs grow with the images, 10³ to 10⁶: preparing the cache, opening it, and the memory of workers.
 
-    python examples/benchmarks/images.py [1000 10000 100000] [--pictures 1000 10000] [--workers 1 2]
+    python examples/benchmarks/images.py [1000 10000 100000 1000000] [--pictures 1000 10000] [--workers 1 2]
 
 Claims: what a process holds for itself does not grow with the images but by some 16 bytes each (labels, the
 order of an epoch), neither while the cache is made nor while a network is trained; all workers share the
 pages of one file. `arrays` is a data set of one's own, `python:images:synthetic`, mapped from a file;
-`pictures` are JPEG files of 32 × 32. A worker has the data open and is 30 steps into its first epoch.
-A line an entry of the cache and number of workers: the CPU seconds of the first and of a later `prepare`; the
-peak of private memory while it is made; of the worker that needs most, private memory (85 MB of it are
-PyTorch's) and its share of the images in memory (PSS: of a page its part among all who map it). Memory in
-MB, from /proc: Linux alone. CSV on stdout.
+`pictures` are JPEG files of 32 × 32. A million images take 6 GB of the temporary folder. A worker has the
+data open and is 30 steps into its first epoch. A line an entry of the cache and number of workers: the CPU
+seconds of the first and of a later `prepare`; the peak of private memory while it is made; of the worker that
+needs most, private memory (85 MB of it are PyTorch's) and its share of the images in memory (PSS: of a page
+its part among all who map it). Memory in MB, from /proc: Linux alone. CSV on stdout.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def in_processes(count: int, work: Callable[..., None], *arguments: Any) -> list
 def main() -> None:
     """Sizes one after the other; each data set is gone before the next is made."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("images", nargs="*", type=int, default=[1000, 10_000, 100_000])
+    parser.add_argument("images", nargs="*", type=int, default=[1000, 10_000, 100_000, 1_000_000])
     parser.add_argument("--pictures", nargs="*", type=int, default=[1000, 10_000])
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2])
     options = parser.parse_args()

@@ -9,9 +9,13 @@ Goal: at most 35 % of the epochs, at a regret of at most 0.5 points of macro F1 
 epochs a run, three seeds: network-setup × batch size (48 points), learning rate × batch size × batch norm
 (18). It leaves a CSV file a grid in its folder; `recorded/` holds those of 4,000 + 2,000 images of CIFAR-10.
 
-`replay` runs a search of one seed on such a table as `hpo run` would: points in random order, workers in
-step, a report an epoch, Optuna's own pruner as a study file names it. Regret is the best run of the table
-less the best that the search trained to its end. CSV on stdout.
+`replay` runs searches of one seed on such a table as `hpo run` would for a study that inherits nothing: each
+worker takes the next point when its last one has ended, reports every epoch when that has taken its time (the
+shortest that an epoch of that point took: the machine is not always alone), and asks Optuna's own pruner as
+a study file names it. Points come in random order, the seeds in turn, or as the study lists them. Shares are
+of what the whole table takes. Regret, in points of F1, is the best run of the table less the best that the
+search trained to its end; `lost_on_other_seeds` is what the point so chosen reaches on the other seeds, less
+than the point that is best without pruning reaches there, on average. CSV on stdout.
 """
 
 from __future__ import annotations
@@ -21,12 +25,14 @@ import csv
 import random
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from itertools import repeat
 from pathlib import Path
-from statistics import fmean, quantiles
+from statistics import fmean
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.trial import TrialState
 from tables import Table, heading
@@ -57,8 +63,9 @@ TABLES = {
 }
 PRUNERS: dict[str, dict[str, Any]] = {
     "none": {"name": "none"},
-    "threshold": {"name": "threshold", "lower": 0.15, "n_warmup_steps": 3},
     "median": {"name": "median"},
+    "median after 2 trials": {"name": "median", "n_startup_trials": 2},
+    "median after 2 trials, of 3": {"name": "median", "n_startup_trials": 2, "n_min_trials": 3},
     "median from epoch 3": {"name": "median", "n_warmup_steps": 3},
     "median from epoch 6": {"name": "median", "n_warmup_steps": 6},
     "best quarter": {"name": "percentile", "percentile": 25.0, "n_startup_trials": 2},
@@ -70,11 +77,33 @@ PRUNERS: dict[str, dict[str, Any]] = {
         "min_resource": 2,
         "reduction_factor": 3,
     },
+    "successive halving by 3 from epoch 3": {
+        "name": "successive-halving",
+        "min_early_stopping_rate": 1,
+        "reduction_factor": 3,
+    },
     "hyperband": {"name": "hyperband"},
     "patient 2, median": {"name": "patient", "patience": 2, "wrapped": {"name": "median"}},
 }
-Curves = Mapping[str, Sequence[float]]
-"""Macro F1 by epoch, of every point, with one seed."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A point of a table, trained with one seed."""
+
+    macro_f1: list[float] = field(default_factory=list)
+    """By epoch."""
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def best(self) -> float:
+        """The value of the trial."""
+        return max(self.macro_f1)
+
+    @property
+    def epoch_seconds(self) -> float:
+        """What an epoch takes where nothing else runs."""
+        return min(self.seconds)
 
 
 @dataclass(frozen=True)
@@ -83,8 +112,12 @@ class Search:
 
     epochs_share: float
     """Of the epochs that the whole table took."""
+    seconds_share: float
+    """Of the processor time."""
     regret: float
     best_was_pruned: bool
+    chosen: int
+    """Which point."""
 
 
 def record(options: argparse.Namespace) -> None:
@@ -104,96 +137,126 @@ def record(options: argparse.Namespace) -> None:
             seeds=options.seeds,
             pruning=False,
         )
-        axes = list(plan.specs[name].search)
+        spec = plan.specs[name]
+        axes, points = list(spec.search), [*map(canonical_json, spec.grid(plan.context(name, None)))]
+        found = [each for each in export_epochs(plan) if each["state"] == "complete"]
         with (options.out / f"{name}.csv").open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow([*axes, "seed", "epoch", "macro_f1"])
-            for each in export_epochs(plan):
-                if each["state"] == "complete":
-                    figures = each["seed"], each["epoch"], f"{each['valid_macro_f1']:.4f}"
-                    writer.writerow([*(each[axis] for axis in axes), *figures])
+            writer.writerow([*axes, "seed", "epoch", "macro_f1", "seconds"])
+            found.sort(key=lambda each: points.index(canonical_json({axis: each[axis] for axis in axes})))
+            for each in found:
+                figures = f"{each['valid_macro_f1']:.4f}", f"{each['seconds']:.2f}"
+                writer.writerow([*(each[axis] for axis in axes), each["seed"], each["epoch"], *figures])
 
 
-def curves_by_seed(file: Path) -> list[Curves]:
-    """The table of every seed."""
-    found: dict[str, dict[str, list[float]]] = {}
+def tables_by_seed(file: Path) -> list[list[Curve]]:
+    """The points of a table in the order of its study, for every seed."""
+    found: dict[str, dict[str, Curve]] = {}
     with file.open(newline="") as lines:
         for row in csv.DictReader(lines):
-            seed, _, f1 = row.pop("seed"), row.pop("epoch"), float(row.pop("macro_f1"))
-            found.setdefault(seed, {}).setdefault(canonical_json(row), []).append(f1)
-    return list(found.values())
+            seed, _, f1, seconds = row.pop("seed"), row.pop("epoch"), row.pop("macro_f1"), row.pop("seconds")
+            curve = found.setdefault(seed, {}).setdefault(canonical_json(row), Curve())
+            curve.macro_f1.append(float(f1))
+            curve.seconds.append(float(seconds))
+    tables = [list(table.values()) for table in found.values()]
+    shapes = {tuple(len(curve.macro_f1) for curve in table) for table in tables}
+    if len(shapes) != 1 or len(set(*shapes)) != 1:
+        raise SystemExit(f"{file}: points or epochs are missing")
+    return tables
 
 
-def search(curves: Curves, pruner: Mapping[str, Any], order: int, workers: int) -> Search:
-    """Searches a table with workers that train an epoch each in turn."""
+def search(table: Sequence[Curve], pruner: Mapping[str, Any], order: Sequence[int], workers: int) -> Search:
+    """Searches a table, its points in that order."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    epochs = max(map(len, curves.values()))
     spec = StudySpec.model_validate(
         {"name": "replay", "search": {"l2": [0.0]}, "sampler": {"name": "grid"}, "pruner": dict(pruner)}
     )
+    n_epochs = len(table[0].macro_f1)
+    # a name of its own for every order: Hyperband assigns its brackets by the study's name
     study = optuna.create_study(
-        study_name=f"replay {order}", direction="maximize", pruner=build_pruner(spec, epochs)
+        study_name=f"replay {order}", direction="maximize", pruner=build_pruner(spec, n_epochs)
     )
-    waiting = sorted(curves)
-    random.Random(order).shuffle(waiting)
-    running: dict[str, tuple[optuna.Trial, int]] = {}
-    best_point = max(curves, key=lambda point: max(curves[point]))
-    n_epochs, found, best_was_pruned = 0, 0.0, False
-    while waiting or running:
-        while waiting and len(running) < workers:
-            running[waiting.pop(0)] = study.ask(), 0
-        for point, (trial, done) in list(running.items()):
-            n_epochs += 1
-            running[point] = trial, done + 1
-            trial.report(curves[point][done], done + 1)
-            if done + 1 == len(curves[point]):
-                found = max(found, max(curves[point]))
-                study.tell(trial, max(curves[point]))
+    waiting = iter(order)
+    due = [(0.0, worker) for worker in range(workers)]
+    running: dict[int, tuple[int, optuna.Trial]] = {}
+    trained, pruned = dict.fromkeys(order, 0), set()
+    while due:
+        now, worker = heappop(due)
+        if worker in running:
+            point, trial = running[worker]
+            curve = table[point]
+            trained[point] += 1
+            trial.report(curve.macro_f1[trained[point] - 1], trained[point])
+            if trained[point] == n_epochs:
+                study.tell(trial, curve.best)
+                del running[worker]
             elif trial.should_prune():
-                best_was_pruned |= point == best_point
                 study.tell(trial, state=TrialState.PRUNED)
-            else:
+                pruned.add(point)
+                del running[worker]
+        if worker not in running:
+            following = next(waiting, None)
+            if following is None:
                 continue
-            del running[point]
-    share = n_epochs / sum(map(len, curves.values()))
-    return Search(share, max(curves[best_point]) - found, best_was_pruned)
+            running[worker] = following, study.ask()
+        heappush(due, (now + table[running[worker][0]].epoch_seconds, worker))
+    best = max(order, key=lambda point: table[point].best)
+    chosen = max(set(order) - pruned, key=lambda point: table[point].best)
+    return Search(
+        epochs_share=sum(trained.values()) / (n_epochs * len(order)),
+        seconds_share=sum(n * table[point].epoch_seconds for point, n in trained.items())
+        / sum(n_epochs * curve.epoch_seconds for curve in table),
+        regret=table[best].best - table[chosen].best,
+        best_was_pruned=best in pruned,
+        chosen=chosen,
+    )
 
 
-def searches(file: Path, pruner: Mapping[str, Any], orders: int, workers: int) -> list[Search]:
-    """As many searches of one table with one pruner; each order takes the next seed's curves."""
-    tables = curves_by_seed(file)
-    return [search(tables[order % len(tables)], pruner, order, workers) for order in range(orders)]
+def searches(file: Path, pruner: Mapping[str, Any], n_orders: int, workers: int) -> dict[str, Any]:
+    """What as many searches of a table with one pruner came to; 0: one a seed, in the order of the study."""
+    tables = tables_by_seed(file)
+    found, lost = [], []
+    for number in range(n_orders or len(tables)):
+        seed = number % len(tables)
+        order = list(range(len(tables[seed])))
+        if n_orders:
+            random.Random(number).shuffle(order)
+        result = search(tables[seed], pruner, order, workers)
+        best = max(order, key=lambda point: tables[seed][point].best)
+        others = [table for place, table in enumerate(tables) if place != seed]
+        lost += [100 * (table[best].best - table[result.chosen].best) for table in others]
+        found.append(result)
+    regrets = [100 * each.regret for each in found]
+    return {
+        "epochs_share": fmean(each.epochs_share for each in found),
+        "seconds_share": fmean(each.seconds_share for each in found),
+        "regret_p50": float(np.quantile(regrets, 0.5)),
+        "regret_p90": float(np.quantile(regrets, 0.9)),
+        "regret_mean": fmean(regrets),
+        "lost_on_other_seeds": fmean(lost) if lost else "",
+        "best_pruned_share": fmean(each.best_was_pruned for each in found),
+    }
 
 
 def replay(options: argparse.Namespace) -> None:
-    """A line a table and pruner."""
+    """A line a table, order and pruner."""
     files = options.files or sorted(RECORDED.glob("*.csv"))
     if not files:
         raise SystemExit(f"{RECORDED} is empty; copy what `record` leaves")
-    jobs = [(file, name) for file in files for name in PRUNERS]
-    heading(f"{options.orders} orders, {options.workers} workers")
+    kinds = {"random": options.orders, "as listed": 0}
+    jobs = [(file, kind, name) for file in files for kind in kinds for name in PRUNERS]
+    heading(f"{options.orders} random orders, {options.workers} workers")
     table = Table()
     with ProcessPoolExecutor() as pool:
         found = pool.map(
             searches,
-            [file for file, _ in jobs],
-            [PRUNERS[name] for _, name in jobs],
-            repeat(options.orders),
+            [file for file, _, _ in jobs],
+            [PRUNERS[name] for _, _, name in jobs],
+            [kinds[kind] for _, kind, _ in jobs],
             repeat(options.workers),
         )
-        for (file, name), results in zip(jobs, found, strict=True):
-            cuts = quantiles((100 * each.regret for each in results), n=10)
-            table.add(
-                {
-                    "table": file.stem,
-                    "pruner": name,
-                    "epochs_share": fmean(each.epochs_share for each in results),
-                    "regret_p50": cuts[4],
-                    "regret_p90": cuts[8],
-                    "regret_mean": fmean(100 * each.regret for each in results),
-                    "best_pruned_share": fmean(each.best_was_pruned for each in results),
-                }
-            )
+        for (file, kind, name), figures in zip(jobs, found, strict=True):
+            table.add({"table": file.stem, "order": kind, "pruner": name, **figures})
 
 
 def main() -> None:

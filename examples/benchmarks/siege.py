@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -53,6 +53,8 @@ class Tally:
     resumed_equal: int = 0
     recovery_seconds: list[float] = field(default_factory=list)
     kinds: dict[str, int] = field(default_factory=dict)
+    unknown: Sequence[str] = ()
+    """What was not looked at; its figures stay empty."""
 
     def count(self, kind: str) -> None:
         """One fault more."""
@@ -70,12 +72,8 @@ class Tally:
         times = sorted(record.pop("recovery_seconds"))
         cuts = quantiles(times, n=100) if len(times) > 1 else times * 99 or [0.0] * 99
         kinds = record.pop("kinds")
-        return {
-            **record,
-            "recovery_p50_s": round(cuts[49], 2),
-            "recovery_p99_s": round(cuts[98], 2),
-            "kinds": kinds,
-        }
+        record |= {"recovery_p50_s": round(cuts[49], 2), "recovery_p99_s": round(cuts[98], 2)}
+        return {**record, **dict.fromkeys(record.pop("unknown"), ""), "kinds": kinds}
 
 
 class Subject(Protocol):

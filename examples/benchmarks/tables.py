@@ -23,7 +23,11 @@ def heading(runs: str, *, device: str = "cpu") -> None:
     machine = f"{processor(device)}, {n_cores()} cores"
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "optuna"))
     when = time.strftime("%Y-%m-%d")
-    print(f"# {when}, {machine}, Python {platform.python_version()}, {versions}, {runs}", flush=True)
+    # which folders these are is nobody's business who reads the table
+    command = " ".join([Path(sys.argv[0]).name, *("PATH" if "/" in word else word for word in sys.argv[1:])])
+    print(
+        f"# {command}: {when}, {machine}, Python {platform.python_version()}, {versions}, {runs}", flush=True
+    )
 
 
 class Table:

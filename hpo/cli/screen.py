@@ -116,7 +116,7 @@ def _fitted(lines: Sequence[_Line], height: int) -> Iterator[Text]:
 
 
 def headline(progress: Progress, width: int) -> Text:
-    """A plan in one line: where it is, the best so far, the time left, the test set; as much of it as fits."""
+    """A plan in one line: where it is, the best so far, the time left, the test set; as much as fits."""
     lines = [_summary(progress, n_details) for n_details in (2, 1, 0, -1)]
     return next((line for line in lines if line.cell_len <= width), lines[-1])
 

@@ -1,0 +1,119 @@
+"""What benchmarks conclude from their figures: the test of equality, and searches replayed on tables."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import equality
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from search_cost import PRUNERS, Curve, search, searches, tables_by_seed
+
+EPOCHS, POINTS = 11, 20
+
+
+def normal(mean: float, deviation: float, n: int, seed: int) -> list[float]:
+    chance = random.Random(seed)
+    return [chance.gauss(mean, deviation) for _ in range(n)]
+
+
+def difference(ours: list[float], theirs: list[float]) -> dict[str, object]:
+    return equality.compared({equality.HPO: ours, equality.PLAIN: theirs})[-1]
+
+
+@pytest.mark.parametrize(
+    ("shift", "n", "is_equal"), [(0.0, 100, True), (0.0, 4, False), (0.6, 100, False), (-0.6, 100, False)]
+)
+def test_equal_is_what_is_close_and_known_well_enough(shift: float, n: int, is_equal: bool) -> None:
+    record = difference(normal(70 + shift, 1.0, n, 1), normal(70, 1.0, n, 2))
+    assert (record["verdict"] == "equal") == is_equal
+
+
+@given(
+    shift=st.floats(-1, 1),
+    deviations=st.tuples(st.floats(0.1, 2), st.floats(0.1, 2)),
+    sizes=st.tuples(st.integers(3, 80), st.integers(3, 80)),
+    seed=st.integers(0, 1000),
+)
+def test_means_are_equal_exactly_where_the_interval_is_within_the_margin(
+    shift: float, deviations: tuple[float, float], sizes: tuple[int, int], seed: int
+) -> None:
+    ours = normal(70 + shift, deviations[0], sizes[0], seed)
+    theirs = normal(70, deviations[1], sizes[1], seed + 1)
+    record, swapped = difference(ours, theirs), difference(theirs, ours)
+    low, high = float(str(record["interval_90_from"])), float(str(record["interval_90_to"]))
+    assert low < float(str(record["difference"])) < high
+    assert (float(str(swapped["interval_90_from"])), float(str(swapped["interval_90_to"]))) == pytest.approx(
+        (-high, -low)
+    )
+    if min(abs(low + equality.MARGIN), abs(high - equality.MARGIN)) > 1e-6:  # not on the edge
+        assert (record["verdict"] == "equal") == (low > -equality.MARGIN and high < equality.MARGIN)
+
+
+def table(noise: float, seed: int) -> list[Curve]:
+    """Points of rising levels, whose epochs take from one to two seconds."""
+    chance = random.Random(seed)
+    return [
+        Curve(
+            [0.3 + 0.02 * point + 0.02 * epoch + chance.gauss(0, noise) for epoch in range(EPOCHS)],
+            [1 + point / POINTS + chance.random() for _ in range(EPOCHS)],
+        )
+        for point in range(POINTS)
+    ]
+
+
+@pytest.mark.parametrize("pruner", PRUNERS)
+def test_a_search_trains_no_more_than_the_table_has_and_finds_no_more(pruner: str) -> None:
+    order = list(range(POINTS))
+    for seed in range(3):
+        random.Random(seed).shuffle(order)
+        curves = table(0.05, seed)
+        result = search(curves, PRUNERS[pruner], order, workers=2)
+        assert 0 < result.epochs_share <= 1
+        assert 0 < result.seconds_share <= 1 + 1e-9
+        assert result.regret == max(curve.best for curve in curves) - curves[result.chosen].best
+        assert (result.regret > 0) == result.best_was_pruned
+        assert result == search(curves, PRUNERS[pruner], order, workers=2)
+
+
+def test_without_pruning_a_search_costs_everything_and_loses_nothing() -> None:
+    result = search(table(0.05, 0), PRUNERS["none"], range(POINTS), workers=3)
+    assert (result.epochs_share, result.regret, result.best_was_pruned) == (1, 0, False)
+    assert result.seconds_share == pytest.approx(1)
+
+
+def test_where_curves_keep_their_order_the_median_costs_less_and_loses_nothing() -> None:
+    order = list(range(POINTS))
+    random.Random(0).shuffle(order)
+    result = search(table(0.0, 0), PRUNERS["median"], order, workers=2)
+    assert result.regret == 0
+    assert result.chosen == POINTS - 1
+    assert result.epochs_share < 0.8
+
+
+def written(file: Path, n_seeds: int, n_points: int) -> Path:
+    lines = ["learning_rate,seed,epoch,macro_f1,seconds"]
+    for point in range(n_points):
+        for seed in range(n_seeds):
+            curve = table(0.05, seed)[point]
+            lines += [f"{point},{seed},{epoch},{curve.macro_f1[epoch - 1]:.4f},1.0" for epoch in (1, 2, 3)]
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+def test_a_table_is_read_seed_by_seed_in_its_order(tmp_path: Path) -> None:
+    file = written(tmp_path / "table.csv", n_seeds=2, n_points=4)
+    tables = tables_by_seed(file)
+    assert [len(each) for each in tables] == [4, 4]
+    assert tables[1][3].macro_f1 == [round(f1, 4) for f1 in table(0.05, 1)[3].macro_f1[:3]]
+    figures = searches(file, PRUNERS["none"], 5, 2)
+    assert (figures["epochs_share"], figures["regret_p90"], figures["lost_on_other_seeds"]) == (1, 0, 0)
+
+
+def test_a_table_with_a_hole_is_refused(tmp_path: Path) -> None:
+    file = written(tmp_path / "table.csv", n_seeds=2, n_points=4)
+    file.write_text("\n".join(file.read_text().splitlines()[:-1]) + "\n")
+    with pytest.raises(SystemExit, match="missing"):
+        tables_by_seed(file)
