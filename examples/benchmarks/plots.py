@@ -25,6 +25,15 @@ COLUMNS, WIDTH, HEIGHT = 2, 9.6, 2.9
 Rows = Sequence[Mapping[str, str]]
 
 
+def throughput(axes: Axes, rows: Rows) -> None:
+    """Images a second, and how many times as fast hpo is."""
+    labels = [row["contender"].replace(", ", ",\n") for row in rows]
+    speeds = [float(row["images_per_second"]) for row in rows]
+    ratios = [float(row["hpo_is_faster_by"]) for row in rows]
+    _bars(axes, labels, speeds, ["" if ratio == 1 else f"hpo: {ratio:.2g}×" for ratio in ratios])
+    axes.set(title="Training, images a second")
+
+
 def step(axes: Axes, rows: Rows) -> None:
     """A step beside its convolutions alone."""
     labels = [f"batch {row['batch_size']}" for row in rows]
@@ -56,11 +65,40 @@ def growth(axes: Axes, rows: Rows) -> None:
     axes.set(title="As trials grow, seconds", xlabel="trials in one storage")
 
 
-PANELS: Mapping[str, Callable[[Axes, Rows], None]] = {
-    "step": step,
-    "startup": startup,
-    "growth": growth,
-}
+def images(axes: Axes, rows: Rows) -> None:
+    """Memory by the images of a data set."""
+    lines = {
+        "cache on disk": "cache_mb",
+        "a worker's own memory": "private_mb",
+        "peak while the cache is made": "cold_peak_mb",
+    }
+    _lines(axes, [row for row in rows if (row["kind"], row["workers"]) == ("arrays", "1")], "images", lines)
+    axes.set(title="As images grow, MB", xlabel="images of 32×32×3")
+
+
+def search_epochs(axes: Axes, rows: Rows) -> None:
+    """What each pruner spends."""
+    _marks(axes, rows, "epochs_share", 100, 35)
+    axes.set(title="What pruning spends", xlabel="% of the epochs", xlim=(0, 104))
+
+
+def search_regret(axes: Axes, rows: Rows) -> None:
+    """What each pruner loses."""
+    _marks(axes, rows, "regret_p90", 1, 0.5)
+    axes.set(title="What pruning loses", xlabel="regret, points of F1 (90th percentile)")
+    axes.legend(loc="best", fontsize=7)
+
+
+PANELS: Sequence[tuple[str, Callable[[Axes, Rows], None]]] = (
+    ("throughput", throughput),
+    ("step", step),
+    ("startup", startup),
+    ("growth", growth),
+    ("search_cost", search_epochs),
+    ("search_cost", search_regret),
+    ("images", images),
+)
+"""Table and what is drawn of it."""
 
 
 def _bars(
@@ -80,6 +118,20 @@ def _bars(
     axes.grid(visible=False, axis="y")
 
 
+def _marks(axes: Axes, rows: Rows, column: str, scale: float, goal: float) -> None:
+    """A row a pruner, a mark a table; searches in random order."""
+    rows = [row for row in rows if row["order"] == "random"]
+    pruners = list(dict.fromkeys(row["pruner"] for row in rows))
+    tables = dict.fromkeys(row["table"] for row in rows)
+    for table, colour, marker in zip(tables, style.SERIES, style.MARKERS, strict=False):
+        own = [row for row in rows if row["table"] == table]
+        x, y = [scale * float(row[column]) for row in own], [pruners.index(row["pruner"]) for row in own]
+        axes.plot(x, y, marker, color=colour, label=table.replace("-", " "), markersize=5)
+    axes.axvline(goal, color=style.GREY, linewidth=0.8, linestyle="--")
+    axes.set_yticks(range(len(pruners)), pruners, fontsize=7)
+    axes.set(ylim=(len(pruners) - 0.5, -0.5))
+
+
 def _lines(axes: Axes, rows: Rows, x: str, lines: Mapping[str, str]) -> None:
     for (label, column), colour, marker in zip(lines.items(), style.SERIES, style.MARKERS, strict=False):
         values = [float(row[column]) for row in rows]
@@ -93,12 +145,14 @@ def _lines(axes: Axes, rows: Rows, x: str, lines: Mapping[str, str]) -> None:
 
 def main(target: Path = PICTURE) -> None:
     """Draws what there is."""
-    found = {name: read_tables(file)[0] for name in PANELS if (file := RESULTS / f"{name}.csv").exists()}
+    found = [
+        (draw, read_tables(file)[0]) for name, draw in PANELS if (file := RESULTS / f"{name}.csv").exists()
+    ]
     n_rows = -(-len(found) // COLUMNS)
     with styled():
         figure = canvas(HEIGHT * n_rows, WIDTH)
-        for number_, (name, rows) in enumerate(found.items(), start=1):
-            PANELS[name](figure.add_subplot(n_rows, COLUMNS, number_), rows)
+        for place, (draw, rows) in enumerate(found, start=1):
+            draw(figure.add_subplot(n_rows, COLUMNS, place), rows)
         figure.tight_layout(w_pad=2.5, h_pad=2.0)
         target.write_bytes(drawn(figure, target.stem, "Benchmarks", "").svg)
 
