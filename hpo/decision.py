@@ -213,19 +213,26 @@ def _in_words(
             return f"kept what was inherited: nothing else has a result ({confidence})"
         rival = max(rivals, key=lambda found: found.value)
         changed = _differing(rival, control)
-        kept = params_text({name: control.params[name] for name in changed})
+        kept = _in_effect(control, changed)
         lead = control.value - rival.value
         verdict = f"is {_points(lead)} behind" if lead > 0 else "is not better"
         return f"kept {kept}: {params_text(changed)} {verdict} ({confidence})"
     changed = _differing(winner, control) or winner.searched
     ahead = winner.value - control.value
     way = f"{_points(ahead)} ahead of" if ahead >= 0 else f"although {_points(-ahead)} behind"
-    before = params_text({name: control.params[name] for name in changed})
+    before = _in_effect(control, changed)
     return f"adopted {params_text(changed)}: {way} {before} ({confidence})"
 
 
 def _differing(one: Candidate, other: Candidate) -> dict[str, ParamValue]:
     return {name: value for name, value in one.params.items() if other.params.get(name) != value}
+
+
+def _in_effect(candidate: Candidate, names: Iterable[str]) -> str:
+    """These of its parameters in words; without mixup its epochs mean nothing."""
+    idle = () if candidate.params["mixup_alpha"] else ("mixup_first_epoch", "mixup_last_epoch")
+    found = {name: candidate.params[name] for name in names}
+    return params_text({name: value for name, value in found.items() if name not in idle} or found)
 
 
 def _seeds(count: int) -> str:

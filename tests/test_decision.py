@@ -17,7 +17,9 @@ RATES = (0.01, 0.001, 0.0001)
 INHERITED = Inherited(study="before", source=TrialRef(study="before", trial=3), params=TrialConfig().params())
 
 
-def trial(rate: float, *f1_of_seeds: float, state: TrialState = TrialState.COMPLETE) -> FrozenTrial:
+def trial(
+    rate: float, *f1_of_seeds: float, state: TrialState = TrialState.COMPLETE, **params: float
+) -> FrozenTrial:
     mean = sum(f1_of_seeds) / len(f1_of_seeds)
     made = create_trial(
         state=state,
@@ -26,7 +28,7 @@ def trial(rate: float, *f1_of_seeds: float, state: TrialState = TrialState.COMPL
         distributions={"learning_rate": CategoricalDistribution(RATES)},
         intermediate_values={1: mean / 2, 2: mean},
         user_attrs={
-            "config": TrialConfig().replace(learning_rate=rate).params(),
+            "config": TrialConfig().replace(learning_rate=rate, **params).params(),
             "epoch:1": [{"seed": seed, "valid_macro_f1": f1 / 2} for seed, f1 in enumerate(f1_of_seeds)],
             "epoch:2": [{"seed": seed, "valid_macro_f1": f1} for seed, f1 in enumerate(f1_of_seeds)],
         },
@@ -56,6 +58,13 @@ def test_a_winner_that_beats_its_control_is_adopted() -> None:
     assert decision.text == (
         "adopted learning_rate 0.0001: 2.0 points ahead of learning_rate 0.001 (one seed, not tested)"
     )
+
+
+def test_without_mixup_its_epochs_are_not_told() -> None:
+    mixed = trial(0.001, 0.62, mixup_alpha=0.2, mixup_first_epoch=6)
+    decision = decide("s", points(mixed), INHERITED, control(0.6), always=False)
+    told = "adopted mixup_alpha 0.2, mixup_first_epoch 6: 2.0 points ahead of mixup_alpha 0 ("
+    assert decision.text.startswith(told)
 
 
 def test_a_tie_keeps_what_was_inherited() -> None:

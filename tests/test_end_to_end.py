@@ -190,6 +190,15 @@ def test_the_outcome_fits_a_narrow_terminal(
                 f"{row.loss:.3f}",
                 f"{row.best_epoch}/{row.epochs}",
             ]
+    monkeypatch.setenv(
+        "COLUMNS", "50"
+    )  # too narrow for a column a parameter: they share one, figures stay whole
+    lines = cli("show", "shape", "--out", finished).out.splitlines()
+    assert max(map(len, lines)) <= 50
+    for row in library.rows(library.find_plan(finished), "shape"):
+        line = next(line for line in lines if line.startswith(f"{row.trial:6} "))
+        figures = [f"{row.loss:.3f}", f"{row.best_epoch}/{row.epochs}", row.state]
+        assert line.split()[-3:] == figures
 
 
 # --- disturbed runs ---------------------------------------------------------------------------------------

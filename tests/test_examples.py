@@ -5,6 +5,7 @@ from __future__ import annotations
 import pkgutil
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import yaml
 
 import hpo as library
 from hpo.cli.main import hpo
+from hpo.plan import read_studies
 
 ROOT = Path(__file__).parent.parent
 KUBERNETES = ROOT / "examples" / "kubernetes"
@@ -153,3 +155,12 @@ def test_what_benchmarks_print_can_be_read_and_drawn(
     # the picture that is shown says what the tables say; matplotlib's versions may place it otherwise
     shown, drawn = (file.read_text() for file in (plots.PICTURE, tmp_path / "drawn.svg"))
     assert re.findall(r">([^<]+)</text>", shown) == re.findall(r">([^<]+)</text>", drawn)
+
+
+def test_the_study_file_of_the_readme_can_be_used(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```toml\n# my-studies/(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    name, text = text.split(";", 1)
+    shutil.copy(ROOT / "studies" / "network-setup.toml", tmp_path)
+    (tmp_path / name).write_text(f"# {text}")
+    study = read_studies(tmp_path)["rate"]
+    assert (study.trials, study.inherits, study.pruner.name) == (30, "network-setup", "median")

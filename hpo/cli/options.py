@@ -155,7 +155,7 @@ studies = _option(
     "--studies",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Folder of study files.  [default: the report's six]",
+    help="Folder of study files.  [default: the six that are shipped]",
 )
 data = _option(
     "--data",
@@ -173,16 +173,18 @@ checkpoints = _option(
 
 
 def _workers(text: str) -> Callable[[Command], Command]:
-    return _option("--workers", type=Count("processes"), default="auto", show_default=True, help=text)
+    kind = Count("processes")
+    return _option("--workers", type=kind, metavar=kind.name, default="auto", show_default=True, help=text)
 
 
 workers = _workers("Worker processes; auto: one a core or GPU, or as many as the cluster has room for.")
 planned_workers = _workers(
-    "Workers that will share a machine like this one: each trains with its part of the cores; auto: with one."
+    "Workers that a machine like this one will have: sets the threads of each; auto: one thread."
 )
 trials_per_device = _option(
     "--trials-per-device",
     type=Count("trials"),
+    metavar=Count.name,
     default="auto",
     show_default=True,
     help="Trials a worker trains at once; auto: one on a CPU, up to 16 on a GPU.",
@@ -228,7 +230,10 @@ _LIMITS = (
     ),
     _option("--max-trials", type=click.IntRange(min=1), metavar="N", help="Stop after N trials."),
     _option(
-        "--deadline", type=Duration(), metavar="DURATION", help="Stop so long from now; its trial goes back."
+        "--deadline",
+        type=Duration(),
+        metavar="DURATION",
+        help="Stop so long from now; the trial goes back to the queue.",
     ),
 )
 
@@ -245,11 +250,12 @@ _SERVER = (
         "--host",
         default="127.0.0.1",
         show_default=True,
-        help="Address to listen on; there is no password, so any but this machine's own is everybody's.",
+        help="Address to listen on. There is no password: others can reach any address but the default.",
     ),
     _option(
         "--port",
         type=Port(),
+        metavar=Port.name,
         default="auto",
         show_default=True,
         help="auto: 8080, or a free one where that is taken; 0: a free one.",
@@ -266,6 +272,7 @@ def server(command: Command) -> Command:
     return command
 
 
+_PRECISION = "auto: bf16 where the hardware has it, else fp32.  [default: auto]"
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, alone on stdout.")
 as_json_lines = click.option(
     "--json", "as_json", is_flag=True, help="Print a JSON line for every event, alone on stdout; no screen."
@@ -278,21 +285,21 @@ _PLAN = (
     _option("--seed", type=int, help="First seed of the search.  [default: 0]"),
     _option("--seeds", type=int, metavar="K", help="Seeds a point is trained on.  [default: 1]"),
     _option("--final-seeds", type=int, metavar="K", help="Seeds of the final stage.  [default: 5]"),
-    _option("--epochs", type=int, metavar="N", help="Epochs a run, over what the files say."),
+    _option("--epochs", type=int, metavar="N", help="Epochs a trial has, over what the study files say."),
     _option("--limit-train", type=int, metavar="N", help="Train on N images only, stratified."),
     _option("--limit-valid", type=int, metavar="N", help="Validate on N images only, stratified."),
-    _option("--precision", type=click.Choice(["auto", "fp32", "tf32", "bf16"]), help="[default: auto]"),
-    _option("--device", metavar="auto|cpu|cuda[:N]", help="[default: auto]"),
-    _option("--no-pruning", is_flag=True, help="Train all to the end."),
+    _option("--precision", type=click.Choice(["auto", "fp32", "tf32", "bf16"]), help=_PRECISION),
+    _option("--device", metavar="auto|cpu|cuda[:N]", help="auto: a GPU where there is one.  [default: auto]"),
+    _option("--no-pruning", is_flag=True, help="Train every trial to its last epoch."),
     _option(
         "--inherit",
         type=click.Choice(["winners", "published"]),
-        help="What a study starts from: the winner before it, or the report's choice.  [default: winners]",
+        help="What a study starts from: the winner before it, or the published choice.  [default: winners]",
     ),
     _option(
         "--adopt",
         type=click.Choice(["better", "always"]),
-        help="Adopt a study's winner only if it beats what was inherited, or always.  [default: better]",
+        help="Adopt a study's winner if it scores above what was inherited, or always.  [default: better]",
     ),
     _option(
         "--lease-seconds",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @opt.storage
 @opt.as_json
 def status(is_watch: bool, as_json: bool, **options: Any) -> None:
-    """Where every study stands.
+    """Where every study stands, and the time left.
 
     With --watch and --json: a JSON line for every point that ends, study that decides, and the final stage.
     """
@@ -86,7 +86,7 @@ def _status_json(record: dict[str, Any]) -> dict[str, Any]:
 @opt.storage
 @opt.as_json
 def show(study: str, as_json: bool, **options: Any) -> None:
-    """The points of a study with their results, the decision, and what went wrong."""
+    """The points of a study and its decision."""
     from hpo import results
     from hpo.cli.tables import show_study
 
@@ -111,7 +111,7 @@ def show(study: str, as_json: bool, **options: Any) -> None:
 @opt.storage
 @opt.as_json
 def best(as_json: bool, **options: Any) -> None:
-    """The best configuration decided so far, and the decisions that led to it."""
+    """The best configuration so far, and why."""
     from hpo import results
     from hpo.cli.tables import show_best
 
@@ -127,7 +127,10 @@ def best(as_json: bool, **options: Any) -> None:
 @click.argument("image", nargs=-1, required=True, type=click.Path(path_type=Path))
 @opt.as_json
 def predict(model: Path, image: tuple[Path, ...], as_json: bool) -> None:
-    """Classify pictures with the model that the final stage saved."""
+    """Classify pictures with the final model.
+
+    MODEL is OUT/model.pt, which the final stage saved.
+    """
     from hpo.model import load_model
 
     predictions = load_model(model).classify(image)
@@ -154,7 +157,10 @@ def predict(model: Path, image: tuple[Path, ...], as_json: bool) -> None:
 @opt.storage
 @opt.as_json
 def export(file: Path | None, rows: str, as_json: bool, **options: Any) -> None:
-    """Every trial of the plan, as CSV on stdout or into FILE: .csv, .json or .parquet."""
+    """Every trial, as CSV, JSON or Parquet.
+
+    CSV on stdout, or into FILE, whose name says the format: .csv, .json or .parquet.
+    """
     from hpo import records
 
     plan = opt.read_plan(options)
@@ -172,7 +178,10 @@ def export(file: Path | None, rows: str, as_json: bool, **options: Any) -> None:
 @opt.out
 @opt.storage
 def report(**options: Any) -> None:
-    """Write OUT/report/: a page with tables, figures and conclusions; also of a plan that is under way."""
+    """Write a page about the plan.
+
+    OUT/report/ gets it, with tables, figures and conclusions; also of a plan that is under way.
+    """
     from hpo.report import write_report
 
     page = write_report(opt.read_plan(options), options["out"])
@@ -184,7 +193,10 @@ def report(**options: Any) -> None:
 @opt.storage
 @opt.server
 def dashboard(host: str, port: int | None, read_only: bool, no_browser: bool, **options: Any) -> int:
-    """Serve optuna-dashboard on the plan, with notes, figures and pictures of its own; until stopped."""
+    """Serve optuna-dashboard on the plan.
+
+    With notes, figures and pictures of its own; until stopped.
+    """
     import webbrowser
 
     from hpo.dashboard import is_loopback, serve
@@ -217,7 +229,10 @@ def dashboard(host: str, port: int | None, read_only: bool, no_browser: bool, **
 @opt.workers
 @opt.as_json
 def plan(study: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """What a run would train: points, seeds, epochs, predicted time. Runs no trial, writes no database."""
+    """What a run would train, and how long.
+
+    Points, seeds, epochs and predicted time; runs no trial, writes no database.
+    """
     from hpo.attributes import Options
     from hpo.cli.tables import show_forecast
     from hpo.forecast import forecast
@@ -239,10 +254,10 @@ def plan(study: tuple[str, ...], as_json: bool, **options: Any) -> None:
 @opt.worker_data
 @opt.as_json
 def doctor(as_json: bool, **options: Any) -> int:
-    """Whether database, data, checkpoints and this machine are fit for work.
+    """Try what a worker needs on this machine.
 
-    Tries them, which takes some seconds. Leaves nothing behind; only of a server's empty database it makes
-    the tables.
+    Database, data, checkpoints and devices, which takes some seconds. Leaves nothing behind; only of a
+    server's empty database it makes the tables.
     """
     from hpo.cli.tables import show_checks
     from hpo.doctor import examine

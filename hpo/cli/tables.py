@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.measure import Measurement
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -115,40 +116,24 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
         source = inherited.source
         origin = f"{source.study}/{source.trial}" if source else f"published, {inherited.study}"
         screen.print(Text(f"from {origin}: {params_text(inherited.params)}", "dim"))
-    axes = list(spec.search) if spec else []
-    # headers break where they can, so that a table of four axes fits 80 columns with every figure whole
-    heads = [axis.replace("_", "_\n") for axis in axes]
-    figures = ("F1\n%", "acc.\n%", "loss", "best\nepoch", "state")
-    table = _table("trial", *heads, *figures, numeric=heads)
-    best = max((row.macro_f1 or 0.0 for row in rows if row.state == "complete"), default=None)
+    if spec and spec.fixed:
+        screen.print(Text(f"fixed in this study: {params_text(spec.fixed)}", "dim"))
+    screen.print(_points_table(list(spec.search) if spec else [], rows, screen))
     notes: list[str] = []
     findings: dict[str, list[str]] = {}
     for row in rows:
-        is_best = row.state == "complete" and row.macro_f1 == best
-        values = [Text(show_value(row.params[axis]) if axis in row.params else "–") for axis in axes]
-        if axes and not row.params:
-            values = [Text(row.point, "italic"), *[Text("")] * (len(axes) - 1)]
-        table.add_row(
-            str(row.trial),
-            *values,
-            percent(row.macro_f1),
-            percent(row.accuracy),
-            "–" if row.loss is None else f"{row.loss:.3f}",
-            f"{row.best_epoch or '–'}/{row.epochs}",
-            Text(row.state, STATE_STYLES[row.state]),
-            style="bold" if is_best else "",
-        )
         notes += row.earlier
         notes += row.checkpoint_notes
         for text in dict.fromkeys([row.reason, *(finding.text for finding in findings_of(row))]):
             if text:
                 findings.setdefault(text, []).append(str(row.trial))
-    screen.print(table)
     for text, trials in findings.items():
         plural = "trial" if len(trials) == 1 else "trials"
         screen.print(Text(f"{plural} {', '.join(trials)}: {text}", "yellow"))
     for note in notes:
-        screen.print(Text(printable(note), "yellow"))
+        screen.print(Text(printable(note), "dim"))
+    if spec is None and any(row.state == "complete" for row in rows):
+        screen.print("these figures are of the validation images; hpo final has the test set's")
     decision = plan.decision(name) if spec else None
     if decision and decision.control:
         control = decision.control
@@ -156,6 +141,33 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
         screen.print(Text(f"control: {at}, the inherited configuration, F1 {percent(control.value)} %"))
     if decision:
         screen.print(Text(f"decision: {decision.text}", "bold"))
+
+
+def _points_table(axes: Sequence[str], rows: Sequence[TrialRow], screen: Screen) -> Table:
+    """A line a point, a column an axis; where these do not fit, one column with all of them."""
+    best = max((row.macro_f1 or 0.0 for row in rows if row.state == "complete"), default=None)
+    # headers break where they can, so that a table of four axes fits 80 columns with every figure whole
+    heads = [axis.replace("_", "_\n") for axis in axes]
+    figures = ("F1\n%", "acc.\n%", "loss", "best\nepoch", "state")
+    wide = _table("trial", *heads, *figures, numeric=heads)
+    narrow = _table("trial", "point", *figures)
+    for row in rows:
+        values = [Text(show_value(row.params[axis]) if axis in row.params else "–") for axis in axes]
+        if axes and not row.params:
+            values = [Text(row.point, "italic"), *[Text("")] * (len(axes) - 1)]
+        cells = (
+            percent(row.macro_f1),
+            percent(row.accuracy),
+            "–" if row.loss is None else f"{row.loss:.3f}",
+            f"{row.best_epoch or '–'}/{row.epochs}",
+            Text(row.state, STATE_STYLES[row.state]),
+        )
+        style = "bold" if row.state == "complete" and row.macro_f1 == best else ""
+        wide.add_row(str(row.trial), *values, *cells, style=style)
+        narrow.add_row(str(row.trial), params_text(row.params) or row.point, *cells, style=style)
+    # measured against the screen itself it would never be wider than that
+    needed = Measurement.get(screen, screen.options.update(width=10_000), wide).maximum
+    return wide if needed <= screen.width else narrow
 
 
 def show_best(record: Mapping[str, Any]) -> None:
@@ -278,12 +290,12 @@ def show_checks(checks: Iterable[Check]) -> list[Check]:
 
 def _table(*columns: str, numeric: Sequence[str] = ()) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    words = {"study", "state", "decision", "parameter", "value", "class", "§"}
+    words = {"study", "state", "decision", "parameter", "value", "class", "point", "§"}
     for column in columns:
         table.add_column(
             column,
             justify="left" if column in words and column not in numeric else "right",
-            no_wrap=column != "decision",
+            no_wrap=column not in ("decision", "point"),
             overflow="fold",
         )
     return table

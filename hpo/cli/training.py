@@ -33,7 +33,7 @@ SERVER_START_SECONDS = 60.0
 @opt.trials_per_device
 @opt.as_json_lines
 def demo(**options: Any) -> int:
-    """Run the report's whole plan on scikit-learn's handwritten digits."""
+    """Run the whole plan on scikit-learn's handwritten digits."""
     options["data"] = options["data"] or "digits"
     return _run((), options)
 
@@ -67,7 +67,10 @@ def run(study: tuple[str, ...], **options: Any) -> int:
 @opt.engine
 @opt.as_json_lines
 def resume(study: tuple[str, ...], **options: Any) -> int:
-    """Go on with a plan that exists; like `run`, but never creates one."""
+    """Go on with a plan that exists.
+
+    Like `run`, but never creates one.
+    """
     opt.read_plan(options)  # MissingError where there is no plan
     return _run(study, options)
 
@@ -184,7 +187,10 @@ def create(**options: Any) -> None:
 @opt.trials_per_device
 @opt.limits
 def worker(study: tuple[str, ...], **options: Any) -> int:
-    """Serve a plan with one process until it has ended; as many as you like, on any machine."""
+    """Train for a plan until it has ended.
+
+    One process; start as many as you like, on any machine that reaches database and checkpoints.
+    """
     import logging
 
     with _loading():
@@ -229,7 +235,10 @@ def retry(study: tuple[str, ...], **options: Any) -> None:
 @opt.checkpoints
 @opt.as_json
 def final(as_json: bool, **options: Any) -> int:
-    """The test set's answer; trains the final stage first if every study has decided."""
+    """The test set's answer, trained first if need be.
+
+    Once every study has decided: the final stage is trained unless it has been.
+    """
     from hpo import results
     from hpo.cli.tables import show_final
 
@@ -273,7 +282,10 @@ def _train_final(options: dict[str, Any]) -> int:
 @opt.storage
 @opt.worker_data
 def verify(trial: str, **options: Any) -> int:
-    """Train TRIAL (STUDY/NUMBER) again from nothing: equal to the bit, or the first epoch that differs."""
+    """Train TRIAL again and compare every bit.
+
+    TRIAL is STUDY/NUMBER. Says that all epochs are equal, or the first that differs.
+    """
     from hpo import results
     from hpo.verify import verify as train_again
 
