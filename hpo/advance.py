@@ -41,10 +41,10 @@ def advance(plan: Plan, names: Sequence[str] | None = None) -> bool:
 
 
 def _advance_study(plan: Plan, name: str) -> bool:
-    definition = plan.record(name).definition
+    record = plan.record(name)
     queue = Queue(plan.storage, name)
     slots = queue.slots()
-    decided = plan.decision(name)
+    decided = record.decision
     if decided is not None and decided.params:  # one without was made for want of any result: look again
         # `hpo retry` may have queued points since; one of them may have been lost again
         open_ = [s for s in slots.attempts if slots.state(s) in (SlotState.WAITING, SlotState.RUNNING)]
@@ -70,12 +70,12 @@ def _advance_study(plan: Plan, name: str) -> bool:
         _control(plan, name, inherited, slots),
         always=plan.options.adopt == "always",
     )
-    # unless somebody has asked for more trials since
+    # unless somebody has asked for more trials or decided since
     return plan.storage.swap_study_attr(
         queue.study_id,
         "decision",
         decision.model_dump(mode="json"),
-        expected={"definition": definition},
+        expected={"definition": record.definition, "decision": decided and decided.model_dump(mode="json")},
     )
 
 
@@ -228,6 +228,9 @@ def require_result(plan: Plan, names: Sequence[str] | None) -> None:
         decision = plan.decision(name) if name != FINAL else None
         if name != FINAL and (decision is None or not decision.params):
             failed.append(f"{name}: no point has a result")
+        final = slots.accepted(FINAL_SLOT) if name == FINAL else None
+        if final is not None and final.state != TrialState.COMPLETE:
+            failed.append(f"{FINAL}/{final.number} {final.user_attrs['reason']}: no answer on the test set")
     if failed:
         raise PointsFailedError(
             f"failed for good: {'; '.join(failed)}. `hpo show STUDY` says why, `hpo retry` tries again"

@@ -199,5 +199,6 @@ def keep_freed_memory() -> None:
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "gnu_get_libc_version"):
-        libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
+        if not libc.mallopt(_M_MMAP_THRESHOLD, 2**30):
+            libc.mallopt(_M_MMAP_THRESHOLD, 2**25)  # the most that older ones take
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

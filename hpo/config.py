@@ -114,10 +114,6 @@ class TrialConfig(_Part):
         """
         return TrialConfig.from_params({**self.params(), **params})
 
-    def key(self) -> str:
-        """Canonical JSON: equal exactly when the configurations are equal."""
-        return canonical_json(self.params())
-
 
 PARAMETERS: dict[str, TypeAdapter[Any]] = {
     name: TypeAdapter(

@@ -88,7 +88,8 @@ class Decision(_Record):
     tested: bool
     """Whether winner and control were compared on three seeds or more."""
     p_value: float | None
-    """Of a paired two-sided t-test over seeds, where tested."""
+    """Of a paired two-sided t-test over seeds, where tested: of the winner against the control, or where they
+    are the same, of the best other point against it."""
     params: Annotated[_Params, AfterValidator(lambda params: params and _complete(params))]
     """The complete configuration that is carried on; empty where there is no result."""
     source: TrialRef | None
@@ -153,7 +154,11 @@ def decide(
     """
     candidates = [found for found in (candidate(study, trials) for trials in points) if found is not None]
     winner = max(candidates, key=lambda found: found.value, default=None)
-    p_value = _paired_p_value(winner, control) if winner and control else None
+    rival = winner
+    if winner and control and winner.params == control.params:  # what is told of then is the best other one
+        others = (found for found in candidates if found.params != control.params)
+        rival = max(others, key=lambda found: found.value, default=None)
+    p_value = _paired_p_value(rival, control) if rival and control else None
     if winner is None:
         adopted = False
     elif control is None or always:
@@ -171,7 +176,9 @@ def decide(
         params=params,
         source=carried.source if carried else (inherited.source if inherited else None),
         value=carried.value if carried else None,
-        text=_in_words(candidates, winner, control, adopted=adopted, p_value=p_value),
+        text=_in_words(
+            candidates, winner, control, is_first=inherited is None, adopted=adopted, p_value=p_value
+        ),
     )
 
 
@@ -192,6 +199,7 @@ def _in_words(
     winner: Candidate | None,
     control: Candidate | None,
     *,
+    is_first: bool,
     adopted: bool,
     p_value: float | None,
 ) -> str:
@@ -206,7 +214,8 @@ def _in_words(
     if control is None:
         n_equal = sum(found.value == winner.value for found in candidates)
         first = f", the first of {n_equal} equal ones" if n_equal > 1 else ""
-        return f"chose {params_text(winner.searched)}: best of {len(candidates)}{first} ({confidence})"
+        alone = "" if is_first else "; the inherited configuration has no result"
+        return f"chose {params_text(winner.searched)}: best of {len(candidates)}{first}{alone} ({confidence})"
     if not adopted:
         rivals = [found for found in candidates if found.params != control.params]
         if not rivals:

@@ -10,7 +10,7 @@ from functools import partial
 from statistics import fmean
 from typing import Any, TypeVar
 
-from optuna.pruners import BasePruner
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import TypeAdapter, ValidationError
 
@@ -22,7 +22,16 @@ from hpo.config import ParamValue, TrialConfig
 from hpo.cuda import is_lost, is_out_of_memory
 from hpo.data import TrainingData
 from hpo.delivery import Delivery
-from hpo.errors import DeviceFull, DeviceLostError, Diverged, Interrupted, RunError, StorageError, TrialLost
+from hpo.errors import (
+    DeviceFull,
+    DeviceLostError,
+    Diverged,
+    HpoError,
+    Interrupted,
+    RunError,
+    StorageError,
+    TrialLost,
+)
 from hpo.plan import FINAL, Plan, versions
 from hpo.queue import Queue, Reason, slot_of
 from hpo.store import Store
@@ -147,7 +156,8 @@ def _train_trial(
 ) -> TrialState:
     trial_id, storage = trial._trial_id, plan.storage
     config = _configure(plan, name, trial, place)
-    if _take_over(plan, name, trial, config):
+    judge = _judge(plan, name, config)
+    if _take_over(plan, name, trial, config, judge):
         return TrialState.COMPLETE
     checkpoints = _checkpoints(plan, name, trial, config, place)
     seeds: Sequence[int] = trial.user_attrs["seeds"]
@@ -168,15 +178,11 @@ def _train_trial(
         notes.append(f"trained on {', then '.join(trained_on)}: its last bits are those of no single machine")
     if notes:
         storage.write(trial_id, attrs={"notes": notes})
-    pruner = _pruner(plan, name, trial, config)
+    is_prunable = not is_control(plan, name, slot_of(trial))  # a pruned one could not be compared with
 
-    study = storage.study(name, pruner) if pruner is not None else None
-
-    def should_prune(epoch: int) -> bool:
-        # after the last epoch nothing is saved by it
-        if pruner is None or study is None or epoch == config.training.epochs:
-            return False
-        return storage.retry(lambda: pruner.prune(study, storage.trial(trial_id)))
+    def should_prune() -> bool:
+        # a control is judged too: what it had reached by an epoch counts for the others
+        return _is_stopped(plan, trial_id, judge, len(reports)) and is_prunable
 
     training = train(
         config,
@@ -191,7 +197,7 @@ def _train_trial(
     diverged = None
     try:
         # the kill may have come between the last report and the verdict on it
-        pruned = bool(reports) and should_prune(len(reports))
+        pruned = bool(reports) and should_prune()
         while not pruned and (epoch := _computed(place, lambda: next(training, None))) is not None:
             value = epoch.valid_macro_f1
             attrs = {_key(epoch.number): _records(epoch.seeds)}
@@ -199,8 +205,8 @@ def _train_trial(
             attrs |= _computed(place, partial(recorder.after_epoch, epoch, is_best=is_best))
             epochs[epoch.number] = epoch.seeds
             reports[epoch.number] = value
-            # first the database, which knows whether the trial is still ours, then the checkpoint:
-            # who has lost his trial writes neither
+            # first the database, which knows whether the trial is still ours, then the checkpoint: who has
+            # lost his trial writes neither, unless the database is away
             delivered = delivery.send(attrs, {epoch.number: value})
             state = {
                 "training": state_of(epoch),
@@ -210,7 +216,7 @@ def _train_trial(
             }
             checkpoints.save(trial.user_attrs["attempt"], epoch.number, state)
             if delivered:  # an outage postpones the verdict; training goes on
-                pruned = should_prune(epoch.number)
+                pruned = should_prune()
     except Diverged as error:
         diverged = error
     delivery.complete(place.should_stop)
@@ -239,13 +245,13 @@ def _configure(plan: Plan, name: str, trial: FrozenTrial, place: Workplace) -> T
     is_sample = trial.user_attrs["point"].startswith("#")
     if study is not None and is_sample and not params:
         axes = {axis: sampling.distribution(axis, values) for axis, values in study.search.items()}
-        drawn = params = sampling.draw(
-            plan.storage.study(name),
-            trial,
-            study,
-            plan.context(name, plan.inherited(name)),
-            trial.user_attrs["index"],
-            plan.options.seed,
+        known = plan.context(name, plan.inherited(name))
+        index, seed = trial.user_attrs["index"], plan.options.seed
+        optunas = plan.storage.study(name)
+        drawn = params = _asked(
+            plan,
+            trial._trial_id,
+            lambda: sampling.draw(optunas, trial, study, known, index, seed),
         )
     config = plan.trial_config(name, trial, params)
     attrs = {
@@ -260,7 +266,26 @@ def _configure(plan: Plan, name: str, trial: FrozenTrial, place: Workplace) -> T
     return config
 
 
-def _take_over(plan: Plan, name: str, trial: FrozenTrial, config: TrialConfig) -> bool:
+def _asked(plan: Plan, trial_id: int, call: Callable[[], T]) -> T:
+    """What a sampler or a pruner answers. They write for their neighbours, past what `storage` looks after.
+
+    Raises:
+        TrialLost: somebody else closed the trial.
+        TrialFailedError: Optuna raised anything else.
+    """
+    try:
+        return plan.storage.retry(call)
+    except UpdateFinishedTrialError as error:
+        raise TrialLost(f"trial {trial_id} was closed by somebody else") from error
+    except HpoError:
+        raise
+    except Exception as error:
+        raise TrialFailedError("".join(traceback.format_exception(error))) from error
+
+
+def _take_over(
+    plan: Plan, name: str, trial: FrozenTrial, config: TrialConfig, judge: sampling.Judge | None
+) -> bool:
     """Gives a trial the result of the inherited trial, if that trained the same: nothing is trained twice.
 
     Grids often hold the value that was inherited, as a control (2 of the report's 32 points).
@@ -276,6 +301,7 @@ def _take_over(plan: Plan, name: str, trial: FrozenTrial, config: TrialConfig) -
         if key in ("device", "processor", "versions", "notes") or key.startswith("epoch:")
     }
     plan.storage.write(trial._trial_id, attrs=attrs, reports=before.intermediate_values)
+    _is_stopped(plan, trial._trial_id, judge, len(before.intermediate_values))
     source = f"{inherited.source.study}/{inherited.source.trial}"
     reason = f"{Reason.KNOWN}: {source} is the same configuration at the same seeds"
     plan.storage.finish(trial._trial_id, TrialState.COMPLETE, before.value, {"reason": reason})
@@ -327,11 +353,18 @@ def _records(epoch: Sequence[SeedEpoch]) -> list[dict[str, Any]]:
     return [seed.to_dict() for seed in epoch]
 
 
-def _pruner(plan: Plan, name: str, trial: FrozenTrial, config: TrialConfig) -> BasePruner | None:
-    # a pruned control could not be compared with
-    if name == FINAL or not plan.options.pruning or is_control(plan, name, slot_of(trial)):
+def _judge(plan: Plan, name: str, config: TrialConfig) -> sampling.Judge | None:
+    if name == FINAL or not plan.options.pruning:
         return None
-    return sampling.build_pruner(plan.specs[name], config.training.epochs)
+    epochs = config.training.epochs
+    pruner = sampling.build_pruner(plan.specs[name], epochs)
+    return sampling.Judge(pruner, plan.storage.study(name, pruner), epochs)
+
+
+def _is_stopped(plan: Plan, trial_id: int, judge: sampling.Judge | None, n_epochs: int) -> bool:
+    if judge is None:
+        return False
+    return _asked(plan, trial_id, lambda: judge.stops(lambda: plan.storage.trial(trial_id), n_epochs))
 
 
 def _computed(place: Workplace, call: Callable[[], T]) -> T:

@@ -281,8 +281,9 @@ def find_trial(plan: Plan, text: str) -> tuple[str, FrozenTrial]:
 
 
 def final_trial(plan: Plan) -> FrozenTrial | None:
-    """The trial of the final stage, once it has ended."""
-    return Slots.of(plan.trials(FINAL)).accepted(FINAL_SLOT)
+    """The trial of the final stage, once it has a result; one that diverged has none."""
+    trial = Slots.of(plan.trials(FINAL)).accepted(FINAL_SLOT)
+    return trial if trial is not None and trial.state == TrialState.COMPLETE else None
 
 
 def final_result(plan: Plan) -> dict[str, Any]:

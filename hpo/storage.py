@@ -88,7 +88,7 @@ class Storage:
         self._rdb = database.open_rdb(url, create=create, reader=reader, patience_seconds=patience_seconds)
         self._whole = Trials(self._read, WHOLE)
         self._cached = _Cached(self._rdb, self._whole)
-        self._taught = _Cached(self._rdb, Trials(self._read, HISTORY))
+        self._taught = _Taught(self._rdb, Trials(self._read, HISTORY))
         self.outlines = Trials(self._read, OUTLINE)
         """Where the trials of ours stand, for all who do not need more of them."""
         self._study_ids: dict[str, int] = {}
@@ -543,3 +543,15 @@ class _Cached(_CachedStorage):
         """As Optuna has it."""
         trials = [t for t in self._trials.of(study_id) if states is None or t.state in states]
         return copy.deepcopy(trials) if deepcopy else trials
+
+
+class _Taught(_Cached):
+    """What samplers and pruners learn from: without attempts that failed, which another one stands for."""
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """As Optuna has it, but for those."""
+        trials = super().get_all_trials(study_id, deepcopy=False, states=states)
+        found = [trial for trial in trials if trial.state != TrialState.FAIL]
+        return copy.deepcopy(found) if deepcopy else found

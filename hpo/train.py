@@ -152,7 +152,7 @@ def train(
         device: as `resolve_device` returns it.
         precision: as `resolve_precision` returns it.
         resume: what `state_of` returned after an epoch; training goes on with the next one.
-        should_stop: asked before every step.
+        should_stop: asked before every step; on a GPU before every chunk of steps.
 
     Raises:
         InputError: the images are too small for the network.

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from scipy.stats import ttest_rel
 
 from hpo.config import TrialConfig
 from hpo.decision import Candidate, Inherited, TrialRef, candidate, decide
@@ -65,6 +66,25 @@ def test_without_mixup_its_epochs_are_not_told() -> None:
     decision = decide("s", points(mixed), INHERITED, control(0.6), always=False)
     told = "adopted mixup_alpha 0.2, mixup_first_epoch 6: 2.0 points ahead of mixup_alpha 0 ("
     assert decision.text.startswith(told)
+
+
+def test_where_the_control_is_the_best_point_the_test_is_of_the_best_other_one() -> None:
+    best = (0.60, 0.61, 0.63, 0.62)
+    found = points(
+        trial(0.001, *best), trial(0.0001, 0.55, 0.57, 0.58, 0.56), trial(0.01, 0.1, 0.1, 0.1, 0.1)
+    )
+    decision = decide("s", found, INHERITED, control(*best), always=False)
+    assert not decision.adopted
+    assert decision.p_value == pytest.approx(ttest_rel(best, (0.55, 0.57, 0.58, 0.56)).pvalue)
+    assert decision.text.startswith(
+        "kept learning_rate 0.001: learning_rate 0.0001 is 5.0 points behind (4 seeds"
+    )
+
+
+def test_a_control_without_a_result_is_told() -> None:
+    decision = decide("s", points(trial(0.0001, 0.6)), INHERITED, None, always=False)
+    assert decision.adopted
+    assert "the inherited configuration has no result" in decision.text
 
 
 def test_a_tie_keeps_what_was_inherited() -> None:

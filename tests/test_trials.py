@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -31,6 +32,12 @@ PARAMS = {"learning_rate": 0.003, "batch_size": 20, "optimizer": "sgd"}
 @pytest.fixture
 def storage(database_url: str) -> Storage:
     storage = Storage(database_url, create=True)
+    storage.create_study("s", {})
+    return storage
+
+
+def made_storage(folder: Path) -> Storage:
+    storage = Storage(f"sqlite:///{folder / 'hpo.db'}", create=True)
     storage.create_study("s", {})
     return storage
 
@@ -104,10 +111,10 @@ def test_trials_are_what_optuna_reads_and_outlines_stand_where_they_stand(storag
         whole = watching.trials(study_id)
         assert whole == theirs
         history = watching.study("s").get_trials()
-        assert [trial.user_attrs for trial in history] == [{}] * len(theirs)
+        assert not any(trial.user_attrs for trial in history)
         for trial in history:
             trial.user_attrs = theirs[trial.number].user_attrs
-        assert history == theirs
+        assert history == [trial for trial in theirs if trial.state != TrialState.FAIL]
         outlined, slots = Queue(watching, "s").slots(), Slots.of(theirs)
         assert list(outlined.attempts) == list(slots.attempts)
         for slot in slots.attempts:
@@ -198,7 +205,12 @@ def test_samplers_draw_from_histories_what_they_draw_from_whole_trials(sampler: 
         assert drawn[0]["conv1_channels"] <= drawn[0]["conv2_channels"]  # type: ignore[operator]
 
 
-PRUNER_OPTIONS = {"percentile": "percentile = 50.0", "patient": "patience = 1", "threshold": "lower = 0.5"}
+PRUNER_OPTIONS = {
+    "successive-halving": "reduction_factor = 2",
+    "percentile": "percentile = 50.0",
+    "patient": "patience = 1",
+    "threshold": "lower = 0.5",
+}
 
 
 @pytest.mark.parametrize("pruner", [name for name in sampling.PRUNERS if name != "none"])
@@ -219,6 +231,67 @@ def test_pruners_judge_by_histories_as_by_whole_trials(pruner: str, tmp_path: Pa
             verdicts[-1].append(judge.prune(study, storage.trial(trial._trial_id)))
     assert verdicts[0] == verdicts[1]
     assert any(verdicts[0])
+
+
+CURVE_EPOCHS, N_TRIALS = 6, 24
+
+
+def verdicts(folder: Path, pruner: str, seed: int, *, is_disturbed: bool) -> list[list[bool]]:
+    """What a pruner says of trials with random curves, epoch by epoch, until it stops them.
+
+    Where `is_disturbed`, every other trial is given up in its middle, and another attempt goes on with it:
+    what it has by then is written at once.
+    """
+    folder.mkdir()
+    text = f'[search]\nbatch_size = [10]\n[pruner]\nname = "{pruner}"\n{PRUNER_OPTIONS.get(pruner, "")}'
+    (folder / "s.toml").write_text(text)
+    spec, storage, chance = read_studies(folder)["s"], made_storage(folder), random.Random(seed)
+    queue, said = Queue(storage, "s"), list[list[bool]]()
+    for number in range(N_TRIALS):
+        # better and better: an early one must not keep out later ones by what it reached later itself
+        level, middle = number / N_TRIALS + chance.random(), chance.randint(2, CURVE_EPOCHS)
+        curve = [level + 0.2 * epoch + chance.gauss(0, 0.2) for epoch in range(1, CURVE_EPOCHS + 1)]
+        job, n_done = Job(Slot(f"p {number}"), number, (0,), PARAMS, AXES), 0
+        said.append([])
+        for n_goal in (middle, CURVE_EPOCHS) if is_disturbed and number % 2 else (CURVE_EPOCHS,):
+            queue.enqueue([job], queue.slots())
+            trial = queue.claim()
+            assert trial is not None
+            read = partial(storage.trial, trial._trial_id)
+            judge = sampling.Judge(
+                sampling.build_pruner(spec, CURVE_EPOCHS), storage.study("s"), CURVE_EPOCHS
+            )
+            storage.write(trial._trial_id, reports=dict(enumerate(curve[:n_done], start=1)))
+            judge.stops(read, n_done)
+            while n_done < n_goal and not any(said[-1]):
+                n_done += 1
+                storage.write(trial._trial_id, reports={n_done: curve[n_done - 1]})
+                said[-1].append(judge.stops(read, n_done))
+            if any(said[-1]):
+                storage.finish(trial._trial_id, TrialState.PRUNED, max(curve[:n_done]))
+                break
+            if n_done < CURVE_EPOCHS:
+                queue.close(trial._trial_id, Reason.RELEASED)
+            else:
+                storage.finish(trial._trial_id, TrialState.COMPLETE, max(curve))
+                break
+    return said
+
+
+# Hyperband assigns trials to its brackets by their numbers, and another attempt has another number
+@pytest.mark.parametrize("pruner", [name for name in sampling.PRUNERS if name not in ("none", "hyperband")])
+def test_trials_that_go_on_are_judged_as_if_nothing_had_been(pruner: str, tmp_path: Path) -> None:
+    n_stopped = 0
+    for seed in range(2):
+        calm = verdicts(tmp_path / f"calm-{seed}", pruner, seed, is_disturbed=False)
+        assert verdicts(tmp_path / f"disturbed-{seed}", pruner, seed, is_disturbed=True) == calm
+        n_stopped += sum(map(any, calm))
+    assert 0 < n_stopped < 2 * N_TRIALS
+
+
+def test_after_the_last_epoch_nothing_is_asked(tmp_path: Path) -> None:
+    judge = sampling.Judge(optuna.pruners.ThresholdPruner(lower=1.0), made_storage(tmp_path).study("s"), 1)
+    assert not judge.stops(lambda: pytest.fail("the trial was read"), 1)
 
 
 def test_a_sampled_point_that_is_lost_keeps_what_was_drawn_for_it(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import torch
 from optuna.trial import FrozenTrial, TrialState
@@ -19,11 +20,18 @@ from hpo.advance import advance
 from hpo.attributes import Options
 from hpo.data import TrainingData
 from hpo.decision import epoch_records
-from hpo.errors import ConflictError, DeviceLostError, RunError, TrialLost
+from hpo.errors import (
+    ConflictError,
+    DeviceLostError,
+    MissingError,
+    PointsFailedError,
+    RunError,
+    TrialLost,
+)
 from hpo.plan import FINAL, Plan, read_studies
-from hpo.queue import Queue, Slots, SlotState, reason_of
+from hpo.queue import Queue, Reason, Slots, SlotState, reason_of
 from hpo.report.facts import read
-from hpo.run import identify
+from hpo.run import identify, run
 from hpo.sampling import PRUNERS, SAMPLERS
 from hpo.storage import Storage
 from hpo.tensors import dump, load
@@ -615,3 +623,60 @@ def test_who_asks_for_more_trials_while_a_study_decides_is_told(tmp_path: Path) 
     with pytest.raises(ConflictError, match="decided"):
         plan.with_more_trials(read_studies(file.parent))
     assert Plan.open(plan.storage).specs["shape"].trials == 1
+
+
+class _Broken(optuna.pruners.BasePruner):
+    """Raises, or has its trial closed by somebody else, whenever it is asked."""
+
+    def __init__(self, close: Callable[[FrozenTrial], object]) -> None:
+        self._close = close
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        self._close(trial)
+        study._storage.set_trial_system_attr(trial._trial_id, "noted", 1)
+        raise ValueError("no idea")
+
+
+def test_a_pruner_that_raises_fails_the_point_and_not_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = made_plan(tmp_path, {"s": f'{SMALL}[search]\nbatch_size = [20, 50]\n[pruner]\nname = "median"'})
+    monkeypatch.setitem(PRUNERS, "median", lambda epochs: _Broken(lambda trial: None))
+    assert work(plan.storage, out=tmp_path, studies=["s"]) is None
+    assert {row.state for row in results.rows(plan, "s")} == {"failed"}
+    assert all("no idea" in row.reason for row in results.rows(plan, "s"))
+
+
+def test_a_trial_that_is_closed_while_its_pruner_writes_is_lost_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = made_plan(tmp_path, {"s": f'{SMALL}[search]\nbatch_size = [20, 50]\n[pruner]\nname = "median"'})
+    queue, closed = Queue(plan.storage, "s"), list[int]()
+
+    def close(trial: FrozenTrial) -> None:
+        closed.append(trial.number)
+        queue.close(trial._trial_id, Reason.LOST)
+        monkeypatch.undo()
+
+    monkeypatch.setitem(PRUNERS, "median", lambda epochs: _Broken(close))
+    assert work(plan.storage, out=tmp_path, studies=["s"]) is None
+    assert closed == [0]
+    assert [row.state for row in results.rows(plan, "s")] == ["complete", "complete"]
+
+
+def test_a_final_stage_that_diverges_has_no_answer_and_says_so(tmp_path: Path) -> None:
+    plan = made_plan(tmp_path, {"s": f"{SMALL}[search]\nbatch_size = [20]"}, epochs=1)
+    assert work(plan.storage, out=tmp_path, studies=["s"]) is None
+    advance(plan)
+    trial = Queue(plan.storage, "final").claim()
+    assert trial is not None
+    reason = {"reason": f"{Reason.DIVERGED}: seed 1000, epoch 1: training loss nan"}
+    plan.storage.finish(trial._trial_id, TrialState.PRUNED, attrs=reason)
+    for _ in range(2):
+        with pytest.raises(PointsFailedError, match=r"final/0 diverged: .* no answer on the test set"):
+            run(plan, out=tmp_path)
+    assert results.final_trial(plan) is None
+    assert results.best(plan)["test"] is None
+    assert results.status(plan)[-1].state == "failed"
+    with pytest.raises(MissingError):
+        results.final_result(plan)
