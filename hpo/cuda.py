@@ -23,6 +23,8 @@ OUT_OF_MEMORY = (
     "unable to find an engine to execute this computation",
 )
 """In the texts of errors that are no `OutOfMemoryError`."""
+FAILED = ("CUBLAS_STATUS_EXECUTION_FAILED", "CUBLAS_STATUS_INTERNAL_ERROR", "CUDNN_STATUS_EXECUTION_FAILED")
+"""In the texts of errors of a device that has failed, as cuBLAS and cuDNN tell it."""
 _RECORDING = threading.Lock()
 _RECORDERS: dict[str, torch.cuda.Stream] = {}
 _OWN = threading.local()
@@ -91,6 +93,8 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 def is_lost(error: BaseException) -> bool:
     """Whether the device does nothing more for this process: after such an error every further call fails."""
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in FAILED):
+        return True
     return isinstance(error, torch.cuda.AcceleratorError) and not is_out_of_memory(error)
 
 

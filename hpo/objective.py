@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
@@ -214,7 +214,8 @@ def _train_trial(
                 "recorder": recorder.state,
                 "trained_on": trained_on,
             }
-            checkpoints.save(trial.user_attrs["attempt"], epoch.number, state)
+            with _telling_lost_devices(place):  # it copies tensors from there
+                checkpoints.save(trial.user_attrs["attempt"], epoch.number, state)
             if delivered:  # an outage postpones the verdict; training goes on
                 pruned = should_prune()
     except Diverged as error:
@@ -367,6 +368,16 @@ def _is_stopped(plan: Plan, trial_id: int, judge: sampling.Judge | None, n_epoch
     return _asked(plan, trial_id, lambda: judge.stops(lambda: plan.storage.trial(trial_id), n_epochs))
 
 
+@contextlib.contextmanager
+def _telling_lost_devices(place: Workplace) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if is_lost(error):
+            raise DeviceLostError(f"{place.device}: {str(error).splitlines()[0]}") from error
+        raise
+
+
 def _computed(place: Workplace, call: Callable[[], T]) -> T:
     """What a computation returns; what it raises by mistake is told from what storage or disk raise.
 
@@ -376,12 +387,11 @@ def _computed(place: Workplace, call: Callable[[], T]) -> T:
         TrialFailedError: anything else but the end of a trial.
     """
     try:
-        return call()
-    except (Diverged, Interrupted):
+        with _telling_lost_devices(place):
+            return call()
+    except (Diverged, Interrupted, DeviceLostError):
         raise
     except Exception as error:
-        if is_lost(error):
-            raise DeviceLostError(f"{place.device}: {str(error).splitlines()[0]}") from error
         if not (place.is_shared() and is_out_of_memory(error)):
             raise TrialFailedError("".join(traceback.format_exception(error))) from error
     # not while the error is handled: it would go along, and its frames hold what has to be freed

@@ -42,6 +42,8 @@ MODEL_DRAWS = {"gp": 3}  # it proposes nearly the same optimum again, at a secon
 MODEL_DRAWS_ELSE = 100
 """How often a sampler is asked for a point that satisfies the constraints, before chance is."""
 MAX_DRAWS = 10_000
+QMC_POINTS = 10_000
+"""Of a study with more, two may be the same. To go on from a million's sample takes a second."""
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -52,7 +54,6 @@ class Place:
     """Which point of which study a sampler is made for."""
 
     index: int
-    n_points: int
     point_seed: int
     study_seed: int
 
@@ -65,7 +66,8 @@ class _QmcSampler(optuna.samplers.QMCSampler):
 
     def __init__(self, place: Place, qmc_type: str) -> None:
         super().__init__(qmc_type=qmc_type, scramble=True, seed=place.study_seed)
-        self._sample_ids = itertools.count(place.index, place.n_points)
+        # drawn again, a point comes after the first draws of all that a study has, and may have later
+        self._sample_ids = itertools.count(place.index, QMC_POINTS)
 
     def _find_sample_id(self, study: optuna.Study, search_space: Mapping[str, BaseDistribution]) -> int:
         return next(self._sample_ids)
@@ -211,7 +213,7 @@ def check(spec: StudySpec, file: Path) -> None:
         StudyFileError: an unknown name or option, or a value that it cannot have.
     """
     try:
-        _build("sampler", SAMPLERS, spec.sampler, Place(0, spec.trials or 1, 0, 0))
+        _build("sampler", SAMPLERS, spec.sampler, Place(0, 0, 0))
         build_pruner(spec, epochs=1)
     except InputError as error:
         raise StudyFileError(file, str(error)) from None
@@ -291,7 +293,7 @@ def draw(
     """
     space = {name: distribution(name, axis) for name, axis in spec.search.items()}
     free = {name: axis for name, axis in space.items() if not axis.single()}
-    place = Place(index, spec.trials or 1, _seed(seed, spec.name, index), _seed(seed, spec.name))
+    place = Place(index, _seed(seed, spec.name, index), _seed(seed, spec.name))
     sampler = _build("sampler", SAMPLERS, spec.sampler, place)
     assert sampler is not None, f"{spec.name} is a grid"
     chance = optuna.samplers.RandomSampler(seed=_seed(seed, spec.name, index, "chance"))
