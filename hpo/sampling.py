@@ -42,8 +42,9 @@ MODEL_DRAWS = {"gp": 3}  # it proposes nearly the same optimum again, at a secon
 MODEL_DRAWS_ELSE = 100
 """How often a sampler is asked for a point that satisfies the constraints, before chance is."""
 MAX_DRAWS = 10_000
-QMC_POINTS = 10_000
-"""Of a study with more, two may be the same. To go on from a million's sample takes a second."""
+QMC_POINTS = 10_007
+"""Of a study with more, two may be the same. A prime, as multiples of a power of two would fall into one part
+of a Sobol sequence's space; no larger, as to skip a hundred million samples takes a second."""
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]

@@ -312,8 +312,8 @@ def test_qmc_redraws_take_samples_that_are_nobodys() -> None:
     points = [tuple(point.values()) for point in work(new_study(), spec, range(spec.trials or 0))]
     sequence = qmc.Sobol(2, seed=sampling._seed(1, "joint"), scramble=True).random(2**17)
     ids = [int(np.abs(sequence - point).sum(axis=1).argmin()) for point in points]
-    assert [sample % 10_000 for sample in ids] == list(range(30))
-    assert max(ids) >= 10_000  # some were redrawn, past what a study with more points would draw
+    assert [sample % sampling.QMC_POINTS for sample in ids] == list(range(30))
+    assert max(ids) >= sampling.QMC_POINTS  # some were redrawn, past what a study with more points would draw
 
 
 @pytest.mark.parametrize("name", ["tpe", "gp"])
