@@ -18,7 +18,8 @@ from hpo import sampling
 from hpo.axes import Choices, Range
 from hpo.config import TrialConfig, check_param
 from hpo.errors import RunError, StudyFileError
-from hpo.spec import StudySpec
+from hpo.plan import read_studies
+from hpo.spec import StudySpec, shipped_studies
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -411,11 +412,17 @@ def test_the_shipped_threshold_stops_networks_at_chance_level_from_epoch_3_on() 
     assert first_pruned(study, threshold(), [0.018, 0.1, 0.2, 0.3, 0.16]) is None
 
 
-def test_the_shipped_median_judges_from_epoch_6_on() -> None:
+def test_the_shipped_halving_judges_after_epochs_2_and_6() -> None:
+    shipped = read_studies(shipped_studies())["network-setup"]
+
+    def halving() -> optuna.pruners.BasePruner:
+        return sampling.build_pruner(shipped, 11)
+
     study = new_study()
-    for _ in range(5):
-        assert first_pruned(study, pruner({"name": "median", "n_warmup_steps": 6}), [0.5] * 11) is None
-    assert first_pruned(study, pruner({"name": "median", "n_warmup_steps": 6}), [0.4] * 11) == 6
+    assert first_pruned(study, halving(), [0.5] * 11) is None
+    assert first_pruned(study, halving(), [0.9, *[0.4] * 10]) == 2
+    assert first_pruned(study, halving(), [0.1, *[0.6] * 4, *[0.4] * 6]) == 6
+    assert first_pruned(study, halving(), [0.1, *[0.6] * 10]) is None
 
 
 def test_patience_gives_the_wrapped_pruner_its_turn_only_without_progress() -> None:
