@@ -9,7 +9,7 @@ import equality
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from search_cost import PRUNERS, Curve, search, searches, tables_by_seed
+from search_cost import PRUNERS, RECORDED, Curve, search, searches, tables_by_seed
 
 EPOCHS, POINTS = 11, 20
 
@@ -117,3 +117,17 @@ def test_a_table_with_a_hole_is_refused(tmp_path: Path) -> None:
     file.write_text("\n".join(file.read_text().splitlines()[:-1]) + "\n")
     with pytest.raises(SystemExit, match="missing"):
         tables_by_seed(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "n_points", "n_seeds"),
+    [
+        ("network-setup-by-batch-size", 48, 3),
+        ("learning-rate-by-batch-size-by-batch-norm", 18, 3),
+        ("network-setup", 16, 1),
+    ],
+)
+def test_recorded_tables_are_whole(name: str, n_points: int, n_seeds: int) -> None:
+    tables = tables_by_seed(RECORDED / f"{name}.csv")
+    assert [len(points) for points in tables] == [n_points] * n_seeds
+    assert {len(point.macro_f1) for points in tables for point in points} == {EPOCHS}

@@ -43,7 +43,7 @@ def step(axes: Axes, rows: Rows) -> None:
     _bars(axes, labels, whole, shares, colour=style.SKY, label="the whole step")
     axes.barh(range(len(rows)), bare, height=0.55, color=style.BLUE, label="its convolutions alone")
     axes.set(title="A step, µs an image and core", ylim=(len(rows) - 0.4, -1.1))
-    axes.legend(loc="upper left", ncols=2)
+    axes.legend(loc="upper left", ncols=2, fontsize=7)
 
 
 def startup(axes: Axes, rows: Rows) -> None:
@@ -86,7 +86,7 @@ def search_regret(axes: Axes, rows: Rows) -> None:
     """What each pruner loses."""
     _marks(axes, rows, "regret_p90", 1, 0.5)
     axes.set(title="What pruning loses", xlabel="regret, points of F1 (90th percentile)")
-    axes.legend(loc="best", fontsize=7)
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.25), fontsize=8)  # the place below is free
 
 
 PANELS: Sequence[tuple[str, Callable[[Axes, Rows], None]]] = (
@@ -138,7 +138,9 @@ def _lines(axes: Axes, rows: Rows, x: str, lines: Mapping[str, str]) -> None:
         axes.plot([float(row[x]) for row in rows], values, marker=marker, color=colour, label=label)
     axes.set(xscale="log", yscale="log")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(number))
+        axis.set_major_formatter(
+            FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else number(value))
+        )
         axis.set_minor_formatter(FuncFormatter(lambda *_: ""))
     axes.legend(loc="best", fontsize=7.5)
 
