@@ -217,21 +217,20 @@ def require_result(plan: Plan, names: Sequence[str] | None) -> None:
     Raises:
         PointsFailedError: points failed for good, or a study could decide nothing; the text names them.
     """
-    failed = []
+    failed, hint = [], ""
     for name in plan.all_names if names is None else names:
         slots = Queue(plan.storage, name).slots()
         broken = [slot for slot in slots.attempts if slots.state(slot) == SlotState.FAILED]
-        last = plan.storage.whole([slots.attempts[slot][-1]._trial_id for slot in broken])
-        failed += [
-            f"{name}/{trial.number} ({params_text(trial.params) or slot_of(trial).point})" for trial in last
-        ]
-        decision = plan.decision(name) if name != FINAL else None
-        if name != FINAL and (decision is None or not decision.params):
+        for trial in plan.storage.whole([slots.attempts[slot][-1]._trial_id for slot in broken]):
+            failed.append(f"{name}/{trial.number} ({params_text(trial.params) or slot_of(trial).point})")
+            hint = ", `hpo retry` tries again"
+        if name == FINAL:
+            final = slots.accepted(FINAL_SLOT)
+            if final is not None and final.state != TrialState.COMPLETE:  # the same seeds would diverge again
+                failed.append(
+                    f"{name}/{final.number} {final.user_attrs['reason']}: no answer on the test set"
+                )
+        elif not ((decision := plan.decision(name)) and decision.params):
             failed.append(f"{name}: no point has a result")
-        final = slots.accepted(FINAL_SLOT) if name == FINAL else None
-        if final is not None and final.state != TrialState.COMPLETE:
-            failed.append(f"{FINAL}/{final.number} {final.user_attrs['reason']}: no answer on the test set")
     if failed:
-        raise PointsFailedError(
-            f"failed for good: {'; '.join(failed)}. `hpo show STUDY` says why, `hpo retry` tries again"
-        )
+        raise PointsFailedError(f"failed for good: {'; '.join(failed)}. `hpo show STUDY` says why{hint}")

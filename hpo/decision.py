@@ -154,17 +154,17 @@ def decide(
     """
     candidates = [found for found in (candidate(study, trials) for trials in points) if found is not None]
     winner = max(candidates, key=lambda found: found.value, default=None)
-    rival = winner
-    if winner and control and winner.params == control.params:  # what is told of then is the best other one
-        others = (found for found in candidates if found.params != control.params)
-        rival = max(others, key=lambda found: found.value, default=None)
-    p_value = _paired_p_value(rival, control) if rival and control else None
     if winner is None:
         adopted = False
     elif control is None or always:
         adopted = True
     else:
         adopted = winner.value > control.value
+    rival = winner
+    if control is not None and not adopted:  # the control may be a point itself, and then the best of them
+        others = (found for found in candidates if found.params != control.params)
+        rival = max(others, key=lambda found: found.value, default=None)
+    p_value = _paired_p_value(rival, control) if rival and control else None
     carried = winner if adopted else control
     params = carried.params if carried else (inherited.params if inherited else {})
     return Decision(
@@ -177,7 +177,7 @@ def decide(
         source=carried.source if carried else (inherited.source if inherited else None),
         value=carried.value if carried else None,
         text=_in_words(
-            candidates, winner, control, is_first=inherited is None, adopted=adopted, p_value=p_value
+            candidates, winner, rival, control, is_first=inherited is None, adopted=adopted, p_value=p_value
         ),
     )
 
@@ -197,6 +197,7 @@ def _paired_p_value(winner: Candidate, control: Candidate) -> float | None:
 def _in_words(
     candidates: Sequence[Candidate],
     winner: Candidate | None,
+    rival: Candidate | None,
     control: Candidate | None,
     *,
     is_first: bool,
@@ -217,10 +218,8 @@ def _in_words(
         alone = "" if is_first else "; the inherited configuration has no result"
         return f"chose {params_text(winner.searched)}: best of {len(candidates)}{first}{alone} ({confidence})"
     if not adopted:
-        rivals = [found for found in candidates if found.params != control.params]
-        if not rivals:
+        if rival is None:
             return f"kept what was inherited: nothing else has a result ({confidence})"
-        rival = max(rivals, key=lambda found: found.value)
         changed = _differing(rival, control)
         kept = _in_effect(control, changed)
         lead = control.value - rival.value

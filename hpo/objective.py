@@ -178,10 +178,10 @@ def _train_trial(
         notes.append(f"trained on {', then '.join(trained_on)}: its last bits are those of no single machine")
     if notes:
         storage.write(trial_id, attrs={"notes": notes})
-    is_prunable = not is_control(plan, name, slot_of(trial))  # a pruned one could not be compared with
+    # a pruned control could not be compared with; it is judged: what it had reached counts for the others
+    is_prunable = judge is not None and not is_control(plan, name, slot_of(trial))
 
     def should_prune() -> bool:
-        # a control is judged too: what it had reached by an epoch counts for the others
         return _is_stopped(plan, trial_id, judge, len(reports)) and is_prunable
 
     training = train(

@@ -190,9 +190,8 @@ def test_the_outcome_fits_a_narrow_terminal(
                 f"{row.loss:.3f}",
                 f"{row.best_epoch}/{row.epochs}",
             ]
-    monkeypatch.setenv(
-        "COLUMNS", "50"
-    )  # too narrow for a column a parameter: they share one, figures stay whole
+    # too narrow for a column a parameter: they share one, and the figures stay whole
+    monkeypatch.setenv("COLUMNS", "50")
     lines = cli("show", "shape", "--out", finished).out.splitlines()
     assert max(map(len, lines)) <= 50
     for row in library.rows(library.find_plan(finished), "shape"):

@@ -15,11 +15,12 @@ import pytest
 import torch
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo import advance as advancing
 from hpo import results
 from hpo.advance import advance
 from hpo.attributes import Options
 from hpo.data import TrainingData
-from hpo.decision import epoch_records
+from hpo.decision import Decision, epoch_records
 from hpo.errors import (
     ConflictError,
     DeviceLostError,
@@ -28,12 +29,15 @@ from hpo.errors import (
     RunError,
     TrialLost,
 )
+from hpo.objective import Recorder, Workplace, run_trial
 from hpo.plan import FINAL, Plan, read_studies
 from hpo.queue import Queue, Reason, Slots, SlotState, reason_of
+from hpo.report import write_report
 from hpo.report.facts import read
 from hpo.run import identify, run
 from hpo.sampling import PRUNERS, SAMPLERS
 from hpo.storage import Storage
+from hpo.store import FolderStore
 from hpo.tensors import dump, load
 from hpo.verify import verify
 from hpo.worker import Limits, work
@@ -209,18 +213,31 @@ def test_a_worker_that_is_stopped_puts_all_its_trials_back(tmp_path: Path) -> No
     assert [reason_of(trial) for trial in plan.trials("rate")] == ["released", "released"]
 
 
-def test_a_device_that_does_nothing_more_loses_the_trial_but_not_the_point(tmp_path: Path) -> None:
-    from hpo.objective import Recorder, Workplace, run_trial
-    from hpo.store import FolderStore
-
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("in training", torch.cuda.AcceleratorError("CUDA error: an illegal memory access\nmore")),
+        ("in training", RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")),
+        ("in saving", torch.cuda.AcceleratorError("CUDA error: an illegal memory access\nmore")),
+    ],
+)
+def test_a_device_that_does_nothing_more_loses_the_trial_but_not_the_point(
+    where: str, error: Exception, tmp_path: Path
+) -> None:
     class Failing(Recorder):
         def after_epoch(self, *_: object, **__: object) -> dict[str, Any]:
-            raise torch.cuda.AcceleratorError("CUDA error: an illegal memory access was encountered\nmore")
+            if where == "in training":
+                raise error
+            return {}
+
+    class FailingStore(FolderStore):
+        def write(self, *_: object, **__: object) -> None:
+            raise error
 
     plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"}, epochs=1)
     trial, data = claimed(plan)
-    place = Workplace(data, "cpu", FolderStore(tmp_path / "checkpoints"), lambda: False)
-    with pytest.raises(DeviceLostError, match=r"^cpu: CUDA error: an illegal memory access was encountered$"):
+    place = Workplace(data, "cpu", FailingStore(tmp_path / "checkpoints"), lambda: False)
+    with pytest.raises(DeviceLostError, match=f"^cpu: {str(error).splitlines()[0]}$"):
         run_trial(plan, "rate", trial, place, Failing())
     assert reason_of(plan.trials("rate")[0]) == "lost"
     assert work(plan.storage, out=tmp_path, studies=["rate"]) is None
@@ -437,7 +454,6 @@ def test_what_is_no_checkpoint_inside_is_put_aside_whatever_its_sum_says(name: s
 
 def claimed(plan: Plan, name: str = "rate") -> tuple[FrozenTrial, TrainingData]:
     """The first waiting trial of a study, ours, and what it trains on."""
-    from hpo.advance import advance
     from hpo.data import load_training, prepare
 
     options = plan.options
@@ -455,7 +471,6 @@ def stop_after_two_epochs(plan: Plan, out: Path, name: str = "rate") -> None:
     from hpo.data import prepare
     from hpo.errors import Interrupted
     from hpo.final import TestRecorder
-    from hpo.objective import Recorder, Workplace, run_trial
     from hpo.store import open_store
 
     trial, data = claimed(plan, name)
@@ -474,9 +489,6 @@ def stop_after_two_epochs(plan: Plan, out: Path, name: str = "rate") -> None:
 def test_a_checkpoint_that_cannot_be_written_is_the_disk_s_fault_or_a_successor_s(
     is_lost: bool, tmp_path: Path
 ) -> None:
-    from hpo.objective import Recorder, Workplace, run_trial
-    from hpo.queue import Reason
-    from hpo.store import FolderStore
 
     plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"}, epochs=2)
     trial, data = claimed(plan)
@@ -495,8 +507,8 @@ def test_a_checkpoint_that_cannot_be_written_is_the_disk_s_fault_or_a_successor_
 
 
 def test_a_point_retried_after_the_decision_survives_a_second_loss(tmp_path: Path) -> None:
-    from hpo.advance import advance, retry
-    from hpo.queue import ERROR_CAP, Reason
+    from hpo.advance import retry
+    from hpo.queue import ERROR_CAP
 
     plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01, 0.001]"}, epochs=1)
     advance(plan, ["rate"])
@@ -659,8 +671,12 @@ def test_a_trial_that_is_closed_while_its_pruner_writes_is_lost_and_nothing_else
         monkeypatch.undo()
 
     monkeypatch.setitem(PRUNERS, "median", lambda epochs: _Broken(close))
-    assert work(plan.storage, out=tmp_path, studies=["s"]) is None
+    trial, data = claimed(plan, "s")
+    place = Workplace(data, "cpu", FolderStore(tmp_path / "checkpoints"), lambda: False)
+    with pytest.raises(TrialLost):
+        run_trial(plan, "s", trial, place, Recorder())
     assert closed == [0]
+    assert work(plan.storage, out=tmp_path, studies=["s"]) is None
     assert [row.state for row in results.rows(plan, "s")] == ["complete", "complete"]
 
 
@@ -673,10 +689,34 @@ def test_a_final_stage_that_diverges_has_no_answer_and_says_so(tmp_path: Path) -
     reason = {"reason": f"{Reason.DIVERGED}: seed 1000, epoch 1: training loss nan"}
     plan.storage.finish(trial._trial_id, TrialState.PRUNED, attrs=reason)
     for _ in range(2):
-        with pytest.raises(PointsFailedError, match=r"final/0 diverged: .* no answer on the test set"):
+        with pytest.raises(
+            PointsFailedError, match=r"final/0 diverged: .*no answer on the test set"
+        ) as caught:
             run(plan, out=tmp_path)
+        assert "retry" not in str(caught.value)
     assert results.final_trial(plan) is None
     assert results.best(plan)["test"] is None
     assert results.status(plan)[-1].state == "failed"
     with pytest.raises(MissingError):
         results.final_result(plan)
+    assert "diverged" in write_report(plan, tmp_path).read_text()
+
+
+def test_who_decides_late_overwrites_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = made_plan(tmp_path, {"s": f"{SMALL}[search]\nbatch_size = [20]"}, epochs=1)
+    trial, data = claimed(plan, "s")
+    place = Workplace(data, "cpu", FolderStore(tmp_path / "checkpoints"), lambda: False)
+    assert run_trial(plan, "s", trial, place, Recorder()) == TrialState.COMPLETE
+    decide = advancing.decide
+
+    def overtaken(*arguments: Any, **options: Any) -> Decision:
+        monkeypatch.undo()
+        assert advance(Plan.open(plan.storage), ["s"])
+        decision = decide(*arguments, **options)
+        return decision.model_copy(update={"text": "late"})
+
+    monkeypatch.setattr(advancing, "decide", overtaken)
+    assert not advance(plan, ["s"])
+    decision = plan.decision("s")
+    assert decision is not None
+    assert decision.text != "late"

@@ -173,8 +173,8 @@ checkpoints = _option(
 
 
 def _workers(text: str) -> Callable[[Command], Command]:
-    kind = Count("processes")
-    return _option("--workers", type=kind, metavar=kind.name, default="auto", show_default=True, help=text)
+    settings = {"metavar": Count.name, "default": "auto", "show_default": True, "help": text}
+    return _option("--workers", type=Count("processes"), **settings)
 
 
 workers = _workers("Worker processes; auto: one a core or GPU, or as many as the cluster has room for.")
@@ -272,7 +272,6 @@ def server(command: Command) -> Command:
     return command
 
 
-_PRECISION = "auto: bf16 where the hardware has it, else fp32.  [default: auto]"
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, alone on stdout.")
 as_json_lines = click.option(
     "--json", "as_json", is_flag=True, help="Print a JSON line for every event, alone on stdout; no screen."
@@ -288,7 +287,11 @@ _PLAN = (
     _option("--epochs", type=int, metavar="N", help="Epochs a trial has, over what the study files say."),
     _option("--limit-train", type=int, metavar="N", help="Train on N images only, stratified."),
     _option("--limit-valid", type=int, metavar="N", help="Validate on N images only, stratified."),
-    _option("--precision", type=click.Choice(["auto", "fp32", "tf32", "bf16"]), help=_PRECISION),
+    _option(
+        "--precision",
+        type=click.Choice(["auto", "fp32", "tf32", "bf16"]),
+        help="auto: bf16 where the hardware has it, else fp32.  [default: auto]",
+    ),
     _option("--device", metavar="auto|cpu|cuda[:N]", help="auto: a GPU where there is one.  [default: auto]"),
     _option("--no-pruning", is_flag=True, help="Train every trial to its last epoch."),
     _option(

@@ -49,7 +49,8 @@ def status(is_watch: bool, as_json: bool, **options: Any) -> None:
 
         progress = Watch(plan, plan.all_names).look()
         show_status([study.status for study in progress.studies])
-        console().print(headline(progress, console().width))
+        screen = console()
+        screen.print(headline(progress, screen.width))
 
 
 def _close_lost(plan: Plan, options: dict[str, Any]) -> None:

@@ -47,7 +47,10 @@ def answer(facts: Facts) -> Answer:
     decided = [section for section in facts.sections if section.decision]
     if facts.final_inherited is not None and facts.final_inherited.value is not None:
         best = percent(facts.final_inherited.value)
-        state = "Every study has decided; the test set has not been opened"
+        ended = facts.final_point.row.reason if facts.final_point else ""
+        state = "Every study has decided; " + (
+            f"the final stage has no result: {ended}" if ended else "the test set has not been opened"
+        )
         return Answer(
             f"Validation macro F1 {best} %, no test result yet",
             f"{state}. On validation the best configuration reaches a macro F1 of {best} %, on {data}.",
