@@ -53,8 +53,7 @@ def _advance_study(plan: Plan, name: str) -> bool:
         return not open_
     inherited = plan.inherited(name)
     if inherited is None and plan.specs[name].inherits is not None:
-        parent = plan.decision(plan.specs[name].inherits or "")
-        return parent is not None  # it decided nothing: there is nothing to go on from
+        return is_orphaned(plan, name)
     jobs = study_jobs(plan, name, inherited)
     if not slots.attempts and inherited is not None:
         plan.storage.set_study_attr(queue.study_id, "inherited", inherited.model_dump(mode="json"))
@@ -166,6 +165,15 @@ def close_lost(plan: Plan, names: Sequence[str] | None = None) -> list[str]:
         numbers = Queue(plan.storage, name).close_lost(plan.options.lease_seconds)
         closed += [f"{name}/{number}" for number in numbers]
     return closed
+
+
+def is_orphaned(plan: Plan, name: str) -> bool:
+    """Whether a study never begins: the one that it starts from decided nothing, or never begins itself."""
+    parent = plan.specs[name].inherits
+    if parent is None or plan.options.inherit != "winners":
+        return False
+    decision = plan.decision(parent)
+    return is_orphaned(plan, parent) if decision is None else not decision.params
 
 
 def is_control(plan: Plan, name: str, slot: Slot) -> bool:

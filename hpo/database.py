@@ -478,8 +478,9 @@ _this_thread = threading.local()
 @contextmanager
 def reading() -> Iterator[None]:
     """What this thread begins meanwhile only reads: on SQLite it does not queue for the one write lock."""
+    before = getattr(_this_thread, "only_reads", False)  # one may be inside another
     _this_thread.only_reads = True
     try:
         yield
     finally:
-        _this_thread.only_reads = False
+        _this_thread.only_reads = before

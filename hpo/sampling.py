@@ -247,7 +247,7 @@ class Judge:
         self._n_judged = 0
 
     def stops(self, read: Callable[[], FrozenTrial], n_epochs: int) -> bool:
-        """Whether the trial is to be stopped now that it has so many epochs.
+        """Whether the trial was to be stopped after any of the epochs that are new, now that it has so many.
 
         Args:
             read: the trial as it stands in the database, an object that nobody else has.
@@ -258,7 +258,8 @@ class Judge:
             trial = read()  # with what the pruner noted of the epoch before
             reports = trial.intermediate_values
             trial.intermediate_values = {number: f1 for number, f1 in reports.items() if number <= epoch}
-            is_stopped = self._pruner.prune(self._study, trial)
+            # of several at once any counts: what would have been stopped has not trained the others
+            is_stopped = self._pruner.prune(self._study, trial) or is_stopped
             self._n_judged = epoch
         return is_stopped
 

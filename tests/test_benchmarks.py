@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import random
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import equality
+import faults
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,6 +54,32 @@ def test_means_are_equal_exactly_where_the_interval_is_within_the_margin(
     )
     if min(abs(low + equality.MARGIN), abs(high - equality.MARGIN)) > 1e-6:  # not on the edge
         assert (record["verdict"] == "equal") == (low > -equality.MARGIN and high < equality.MARGIN)
+
+
+def test_a_worker_passes_every_place_where_faults_kills_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed: set[str] = set()
+
+    def watched(place: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*arguments: Any, **options: Any) -> Any:
+            passed.add(place)
+            return call(*arguments, **options)
+
+        return wrapper
+
+    monkeypatch.setitem(faults.OPTIONS, "limit_train", 100)
+    monkeypatch.setitem(faults.OPTIONS, "epochs", 1)
+    plan = faults.HpoPlan(f"sqlite:///{tmp_path / 'hpo.db'}", tmp_path)
+    plan.create()
+    for place, (owner, name, _) in faults.PLACES.items():
+        monkeypatch.setattr(owner, name, watched(place, getattr(owner, name)))
+    monkeypatch.setattr(faults, "pose_as_elsewhere", lambda *_: None)  # this process stays where it is
+    monkeypatch.setenv("TZ", "UTC")
+    assert plan.work(seed=0) == 0
+    monkeypatch.undo()
+    time.tzset()
+    assert passed == set(faults.PLACES)
 
 
 def table(noise: float, seed: int) -> list[Curve]:

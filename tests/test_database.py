@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 import servers
 import sqlalchemy
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
 from hpo import database
@@ -80,6 +83,21 @@ def test_a_lock_that_is_never_given_back_is_told(tmp_path: Path, monkeypatch: py
             Storage(url, create=True)
         holder.communicate(b"\n")
     Storage(url, create=True)
+
+
+def test_who_reads_does_not_wait_for_who_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "SQLITE_BUSY_SECONDS", 1)
+    storage = Storage(f"sqlite:///{tmp_path / 'hpo.db'}", create=True)
+    storage.create_study("s", {})
+    study_id = storage.study_id("s")
+    writer = sqlite3.connect(tmp_path / "hpo.db", isolation_level=None)
+    with contextlib.closing(writer):
+        writer.execute("BEGIN IMMEDIATE")
+        with database.reading():  # as the dashboard does around all that one request reads
+            assert storage.system_attrs(study_id) == {}
+            assert [study.study_name for study in storage.for_optuna.get_all_studies()] == ["s"]
+        with pytest.raises(StorageInternalError):
+            storage.for_optuna.get_all_studies()  # not said to be a reader
 
 
 def test_only_one_process_at_a_time_is_exclusive(database_url: str) -> None:

@@ -289,6 +289,42 @@ def test_trials_that_go_on_are_judged_as_if_nothing_had_been(pruner: str, tmp_pa
     assert 0 < n_stopped < 2 * N_TRIALS
 
 
+@pytest.mark.parametrize("pruner", [name for name in sampling.PRUNERS if name != "none"])
+def test_epochs_that_arrive_together_are_judged_as_if_they_had_come_one_by_one(
+    pruner: str, tmp_path: Path
+) -> None:
+    text = f'[search]\nbatch_size = [10]\n[pruner]\nname = "{pruner}"\n{PRUNER_OPTIONS.get(pruner, "")}'
+    bad_begin, good_begin = (0.5, 0.0, 0.0, 0.95, 0.97, 0.98), (0.8, 0.7, 0.9, 0.95, 0.97, 0.98)
+    verdicts: list[list[bool]] = []
+    for name, arrivals in (("one by one", range(1, CURVE_EPOCHS + 1)), ("together", (4, CURVE_EPOCHS))):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "s.toml").write_text(text)
+        spec, storage = read_studies(folder)["s"], made_storage(folder)
+        queue = Queue(storage, "s")
+        slots = [Slot(f"p {number}") for number in range(8)]
+        queue.enqueue([Job(slot, n, (0,), PARAMS, AXES) for n, slot in enumerate(slots)], queue.slots())
+        verdicts.append([])
+        for number in range(len(slots)):
+            trial = queue.claim()
+            assert trial is not None
+            is_last = number >= len(slots) - 2
+            curve = bad_begin if is_last and number % 2 else good_begin
+            judge = sampling.Judge(
+                sampling.build_pruner(spec, CURVE_EPOCHS), storage.study("s"), CURVE_EPOCHS
+            )
+            is_stopped, n_done = False, 0
+            for n_arrived in arrivals if is_last else range(1, CURVE_EPOCHS + 1):
+                reports = dict(enumerate(curve[n_done:n_arrived], start=n_done + 1))
+                storage.write(trial._trial_id, reports=reports)
+                n_done = n_arrived
+                is_stopped |= judge.stops(partial(storage.trial, trial._trial_id), n_done)
+            verdicts[-1].append(is_stopped)
+            storage.finish(trial._trial_id, TrialState.COMPLETE, max(curve))
+    assert verdicts[0] == verdicts[1]
+    assert any(verdicts[0])
+
+
 def test_after_the_last_epoch_nothing_is_asked(tmp_path: Path) -> None:
     judge = sampling.Judge(optuna.pruners.ThresholdPruner(lower=1.0), made_storage(tmp_path).study("s"), 1)
     assert not judge.stops(lambda: pytest.fail("the trial was read"), 1)

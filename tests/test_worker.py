@@ -702,6 +702,28 @@ def test_a_final_stage_that_diverges_has_no_answer_and_says_so(tmp_path: Path) -
     assert "diverged" in write_report(plan, tmp_path).read_text()
 
 
+def test_a_study_without_a_result_ends_those_that_build_on_it_and_no_others(tmp_path: Path, cli: Any) -> None:
+    hopeless = '[search]\nlearning_rate = [1e-6]\n[pruner]\nname = "threshold"\nlower = 0.99\n'
+    studies = {
+        "first": SMALL + hopeless,
+        "child": 'inherits = "first"\n[search]\nbatch_size = [20]',
+        "grandchild": 'inherits = "child"\n[search]\nl2 = [0.001]',
+        "apart": f"{SMALL}[search]\nbatch_size = [20]",
+    }
+    plan = made_plan(tmp_path, studies, epochs=2)
+    assert work(plan.storage, out=tmp_path, limits=Limits(idle_seconds=30)) is None
+    assert advance(plan)
+    decided = {
+        name: bool(decision and decision.params) for name in studies if (decision := plan.decision(name))
+    }
+    assert decided == {"first": False, "apart": True}
+    shown = cli("final", "--out", tmp_path)
+    assert shown.code == 0
+    assert "test" in shown.out
+    with pytest.raises(PointsFailedError, match="first: no point .*child: no point .*grandchild: no point"):
+        run(plan, out=tmp_path)
+
+
 def test_who_decides_late_overwrites_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = made_plan(tmp_path, {"s": f"{SMALL}[search]\nbatch_size = [20]"}, epochs=1)
     trial, data = claimed(plan, "s")

@@ -94,13 +94,15 @@ PLACES: Places = {
     "after the end of a trial is written": (Storage, "finish", "after"),
     "before trials are queued": (Storage, "enqueue", "before"),
     "after trials were queued": (Storage, "enqueue", "after"),
-    "before a decision": (Storage, "set_study_attr", "before"),
-    "after a decision": (Storage, "set_study_attr", "after"),
+    "before what is inherited is written": (Storage, "set_study_attr", "before"),
+    "after what is inherited is written": (Storage, "set_study_attr", "after"),
+    "before a decision is written": (Storage, "swap_study_attr", "before"),
+    "after a decision is written": (Storage, "swap_study_attr", "after"),
 }
 
 
 class HpoPlan:
-    """A plan of hpo with two small studies and a final stage."""
+    """A plan of hpo with three small studies and a final stage."""
 
     places = PLACES
 

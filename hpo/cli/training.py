@@ -240,10 +240,11 @@ def final(as_json: bool, **options: Any) -> int:
     Once every study has decided: the final stage is trained unless it has been.
     """
     from hpo import results
+    from hpo.advance import is_orphaned
     from hpo.cli.tables import show_final
 
     plan = opt.read_plan(options)
-    undecided = [name for name in plan.specs if plan.decision(name) is None]
+    undecided = [name for name in plan.specs if plan.decision(name) is None and not is_orphaned(plan, name)]
     if undecided:
         raise InputError(f"no final stage before every study has decided; open: {', '.join(undecided)}")
     if results.final_trial(plan) is None:
