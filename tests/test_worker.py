@@ -713,14 +713,13 @@ def test_a_study_without_a_result_ends_those_that_build_on_it_and_no_others(tmp_
     plan = made_plan(tmp_path, studies, epochs=2)
     assert work(plan.storage, out=tmp_path, limits=Limits(idle_seconds=30)) is None
     assert advance(plan)
-    decided = {
-        name: bool(decision and decision.params) for name in studies if (decision := plan.decision(name))
-    }
+    decisions = {name: plan.decision(name) for name in studies}
+    decided = {name: bool(decision.params) for name, decision in decisions.items() if decision}
     assert decided == {"first": False, "apart": True}
     shown = cli("final", "--out", tmp_path)
     assert shown.code == 0
     assert "test" in shown.out
-    with pytest.raises(PointsFailedError, match="first: no point .*child: no point .*grandchild: no point"):
+    with pytest.raises(PointsFailedError, match=r"first: no point .*child: no point .*grandchild: no point"):
         run(plan, out=tmp_path)
 
 
