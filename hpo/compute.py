@@ -24,6 +24,8 @@ from hpo.errors import InputError, did_you_mean
 from hpo.network import ImageShape, Network
 
 PREDICT_BATCH, PREDICT_BATCH_ON_GPU = 250, 2000
+PREDICT_PIXELS = 32 * 32
+"""Larger images come in smaller batches: of 512 × 512 pixels, 2,000 would fill 62 GiB after a convolution."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 """What tensors hold; with "tf32" a GPU multiplies them with mantissas of 10 bits."""
@@ -155,7 +157,9 @@ def evaluating(network: Network, precision: str) -> Iterator[Network]:
 
 def batches(images: Tensor, normalise: Normaliser, precision: str) -> Iterator[Tensor]:
     """Consecutive batches of uint8 images (n, h, w, c) as a network of that precision wants them."""
-    for part in torch.split(images, PREDICT_BATCH_ON_GPU if images.is_cuda else PREDICT_BATCH):
+    most = PREDICT_BATCH_ON_GPU if images.is_cuda else PREDICT_BATCH
+    n_fitting = most * PREDICT_PIXELS // (images.shape[1] * images.shape[2])
+    for part in torch.split(images, max(1, min(most, n_fitting))):
         yield normalise(part).to(DTYPES[precision])
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 
@@ -21,6 +22,9 @@ OUT_OF_MEMORY = (
     "ALLOC_FAILED",
     # cuDNN's words where no workspace fits
     "unable to find an engine to execute this computation",
+    # where nothing is left for a thread's first call of a library
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_NOT_INITIALIZED",
 )
 """In the texts of errors that are no `OutOfMemoryError`."""
 FAILED = ("CUBLAS_STATUS_EXECUTION_FAILED", "CUBLAS_STATUS_INTERNAL_ERROR", "CUDNN_STATUS_EXECUTION_FAILED")
@@ -63,6 +67,26 @@ def joining(stream: torch.cuda.Stream | None) -> Iterator[None]:
         yield
     finally:
         current.wait_stream(stream)
+
+
+class Backlog:
+    """What was launched on a queue and is not done yet: little of it, so that who launches can be stopped.
+
+    Launches return at once, and an epoch of them may take the device longer than a process has to stop.
+    """
+
+    def __init__(self, stream: torch.cuda.Stream | None) -> None:
+        self._stream, self._launched = stream, deque[torch.cuda.Event]()
+
+    def add(self) -> None:
+        """Notes what was launched since the last call; waits until all but the latest two are done."""
+        if self._stream is None:
+            return
+        event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        event.record(self._stream)
+        self._launched.append(event)
+        if len(self._launched) > 2:
+            self._launched.popleft().synchronize()
 
 
 @contextmanager
@@ -139,22 +163,32 @@ class CudaGraph:
 
         Not by `torch.cuda.graph`, which first waits for all that others have queued on the device.
         """
-        graph = torch.cuda.CUDAGraph()
         with _RECORDING, _no_collection():
             if self._device not in _RECORDERS:
                 _RECORDERS[self._device] = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-            # before torch 2.15 a stream's graphs share cuBLAS's workspace, and run at the same time later
-            torch._C._cuda_clearCublasWorkspaces()
-            with torch.cuda.stream(_RECORDERS[self._device]):
-                graph.capture_begin(capture_error_mode="thread_local")
-                try:
-                    self._outputs = self._function(*self._inputs)
-                except BaseException:
-                    with suppress(Exception):  # what went wrong is the error that is under way
-                        graph.capture_end()
+            try:
+                return self._capture(_RECORDERS[self._device])
+            except Exception as error:
+                if not is_out_of_memory(error):
                     raise
-                graph.capture_end()
-            torch._C._cuda_clearCublasWorkspaces()
+            # a recording has memory of its own, and while there is one PyTorch gives back none that it keeps
+            torch.cuda.empty_cache()
+            return self._capture(_RECORDERS[self._device])
+
+    def _capture(self, recorder: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        # before torch 2.15 a stream's graphs share cuBLAS's workspace, and run at the same time later
+        torch._C._cuda_clearCublasWorkspaces()
+        with torch.cuda.stream(recorder):
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                self._outputs = self._function(*self._inputs)
+            except BaseException:
+                with suppress(Exception):  # what went wrong is the error that is under way
+                    graph.capture_end()
+                raise
+            graph.capture_end()
+        torch._C._cuda_clearCublasWorkspaces()
         return graph
 
 

@@ -89,7 +89,8 @@ class Decision(_Record):
     """Whether winner and control were compared on three seeds or more."""
     p_value: float | None
     """Of a paired two-sided t-test over seeds, where tested: of the winner against the control, or where they
-    are the same, of the best other point against it."""
+    are the same, of the best other point against it; times the number of points that it is the best of
+    (Bonferroni), without which 11 % of studies of 16 points that differ by nothing have p < 0.05."""
     params: Annotated[_Params, AfterValidator(lambda params: params and _complete(params))]
     """The complete configuration that is carried on; empty where there is no result."""
     source: TrialRef | None
@@ -152,7 +153,8 @@ def decide(
         control: that configuration's result at the same seeds.
         always: adopt the winner even where it does not beat the control (`--adopt always`).
     """
-    candidates = [found for found in (candidate(study, trials) for trials in points) if found is not None]
+    pooled = [candidate(study, trials) for trials in points]
+    candidates = [found for found in pooled if found is not None]
     winner = max(candidates, key=lambda found: found.value, default=None)
     if winner is None:
         adopted = False
@@ -160,11 +162,14 @@ def decide(
         adopted = True
     else:
         adopted = winner.value > control.value
-    rival = winner
-    if control is not None and not adopted:  # the control may be a point itself, and then the best of them
-        others = (found for found in candidates if found.params != control.params)
-        rival = max(others, key=lambda found: found.value, default=None)
-    p_value = _paired_p_value(rival, control) if rival and control else None
+    rival, p_value, n_tried = winner, None, 0
+    if control is not None:
+        others = [found for found in candidates if found.params != control.params]
+        if not adopted:  # the control may be a point itself, and then the best of them
+            rival = max(others, key=lambda found: found.value, default=None)
+        # what was pruned or failed was tried as well
+        n_tried = len(pooled) - (len(candidates) - len(others))
+        p_value = _paired_p_value(rival, control, n_tried) if rival else None
     carried = winner if adopted else control
     params = carried.params if carried else (inherited.params if inherited else {})
     return Decision(
@@ -177,21 +182,37 @@ def decide(
         source=carried.source if carried else (inherited.source if inherited else None),
         value=carried.value if carried else None,
         text=_in_words(
-            candidates, winner, rival, control, is_first=inherited is None, adopted=adopted, p_value=p_value
+            candidates,
+            winner,
+            rival,
+            control,
+            is_first=inherited is None,
+            adopted=adopted,
+            confidence=_confidence(winner, p_value, n_tried),
         ),
     )
 
 
-def _paired_p_value(winner: Candidate, control: Candidate) -> float | None:
-    shared = sorted(winner.seeds.keys() & control.seeds.keys())
+def _paired_p_value(best: Candidate, control: Candidate, n_tried: int) -> float | None:
+    """Of a paired t-test, where `best` was selected among so many by its mean."""
+    shared = sorted(best.seeds.keys() & control.seeds.keys())
     if len(shared) < MIN_SEEDS_TO_TEST:
         return None
     from scipy.stats import ttest_rel  # scipy takes 0.3 s to import; most decisions do not need it
 
-    ours, theirs = [winner.seeds[s] for s in shared], [control.seeds[s] for s in shared]
+    ours, theirs = [best.seeds[s] for s in shared], [control.seeds[s] for s in shared]
     if len({a - b for a, b in zip(ours, theirs, strict=True)}) == 1:
         return 1.0 if ours == theirs else 0.0  # no deviation: the statistic is undefined
-    return float(ttest_rel(ours, theirs).pvalue)
+    return min(1.0, n_tried * float(ttest_rel(ours, theirs).pvalue))
+
+
+def _confidence(winner: Candidate | None, p_value: float | None, n_tried: int) -> str:
+    if winner is None:
+        return ""
+    if p_value is None:
+        return f"{_seeds(len(winner.seeds))}, not tested"
+    of_many = f" for the best of {n_tried}" if n_tried > 1 else ""
+    return f"{len(winner.seeds)} seeds, p = {p_value:.2g}{of_many}"
 
 
 def _in_words(
@@ -202,16 +223,12 @@ def _in_words(
     *,
     is_first: bool,
     adopted: bool,
-    p_value: float | None,
+    confidence: str,
 ) -> str:
     if winner is None:
         return (
             "no point has a result; the inherited configuration stays" if control else "no point has a result"
         )
-    n_seeds = len(winner.seeds)
-    confidence = (
-        f"{n_seeds} seeds, p = {p_value:.2g}" if p_value is not None else f"{_seeds(n_seeds)}, not tested"
-    )
     if control is None:
         n_equal = sum(found.value == winner.value for found in candidates)
         first = f", the first of {n_equal} equal ones" if n_equal > 1 else ""

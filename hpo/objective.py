@@ -386,13 +386,14 @@ def _computed(place: Workplace, call: Callable[[], T]) -> T:
         DeviceLostError: every further call would fail.
         TrialFailedError: anything else but the end of a trial.
     """
+    was_shared = place.is_shared()  # the neighbour that took the memory may end meanwhile
     try:
         with _telling_lost_devices(place):
             return call()
     except (Diverged, Interrupted, DeviceLostError):
         raise
     except Exception as error:
-        if not (place.is_shared() and is_out_of_memory(error)):
+        if not ((was_shared or place.is_shared()) and is_out_of_memory(error)):
             raise TrialFailedError("".join(traceback.format_exception(error))) from error
     # not while the error is handled: it would go along, and its frames hold what has to be freed
     raise DeviceFull(f"no memory on {place.device} for a trial beside the others")

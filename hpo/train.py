@@ -31,7 +31,7 @@ from hpo.compute import (
     resolve_precision,
 )
 from hpo.config import TrainingConfig, TrialConfig
-from hpo.cuda import CudaGraph, joining, on, prepare, streams
+from hpo.cuda import Backlog, CudaGraph, joining, on, prepare, streams
 from hpo.diagnostics import logits_and_dead_shares
 from hpo.errors import Diverged, Interrupted
 from hpo.learner import Learner, entropy, generator_of
@@ -285,6 +285,7 @@ class _Lane:
         self._graphs: dict[tuple[bool, int], CudaGraph] = {}
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=task.device)
         self._norms: list[Tensor] = []
+        self._backlog = Backlog(stream)
 
     def training(self, epoch: int) -> Iterator[None]:
         """Trains an epoch; hands over after every chunk of steps."""
@@ -300,6 +301,7 @@ class _Lane:
                     loss, norm = self._steps(chunk)
                     self._loss_sum += loss
                     self._norms.append(norm.clone())
+                self._backlog.add()
                 yield
 
     def result(self, epoch: int) -> SeedEpoch:

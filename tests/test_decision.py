@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 import pytest
@@ -75,7 +76,7 @@ def test_where_the_control_is_the_best_point_the_test_is_of_the_best_other_one()
     )
     decision = decide("s", found, INHERITED, control(*best), always=False)
     assert not decision.adopted
-    assert decision.p_value == pytest.approx(ttest_rel(best, (0.55, 0.57, 0.58, 0.56)).pvalue)
+    assert decision.p_value == pytest.approx(2 * ttest_rel(best, (0.55, 0.57, 0.58, 0.56)).pvalue)
     assert decision.text.startswith(
         "kept learning_rate 0.001: learning_rate 0.0001 is 5.0 points behind (4 seeds"
     )
@@ -139,6 +140,24 @@ def test_three_seeds_are_needed_to_test(n_seeds: int, tested: bool) -> None:
     if tested:
         assert decision.p_value is not None
         assert 0 < decision.p_value < 0.05
+
+
+@pytest.mark.parametrize(("n_points", "n_seeds"), [(1, 3), (16, 3), (16, 5)])
+def test_of_studies_that_make_no_difference_few_have_a_small_p(n_points: int, n_seeds: int) -> None:
+    chance, n_studies = random.Random(n_points), 200
+
+    def f1() -> list[float]:
+        return [chance.gauss(0.6, 0.02) for _ in range(n_seeds)]
+
+    n_small = 0
+    for _ in range(n_studies):
+        tried = points(*[trial(0.0001, *f1()) for _ in range(n_points)])
+        decision = decide("s", tried, INHERITED, control(*f1()), always=False)
+        assert decision.p_value is not None
+        n_small += decision.p_value < 0.05
+        many = f" for the best of {n_points})"
+        assert (many in decision.text) == (n_points > 1)
+    assert n_small <= 0.05 * n_studies + 2 * (0.05 * 0.95 * n_studies) ** 0.5
 
 
 def test_more_seeds_of_a_point_are_pooled() -> None:

@@ -3,6 +3,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import torch
 from toy_images import toy_data
 
 from hpo.checkpoint import Checkpoints
-from hpo.compute import Normaliser
+from hpo.compute import DTYPES, Normaliser, batches
 from hpo.config import TrialConfig
+from hpo.cuda import CudaGraph
 from hpo.data.dataset import Split
 from hpo.errors import Diverged, InputError, Interrupted
 from hpo.learner import OPTIMIZERS, Learner
@@ -326,13 +328,22 @@ def test_precisions_are_named_exactly():
         resolve_precision("fp16", "cpu")
 
 
+@pytest.mark.parametrize(
+    ("side", "sizes"), [(8, [250, 50]), (32, [250, 50]), (64, [62, 62, 62, 62, 52]), (600, [1] * 300)]
+)
+def test_larger_images_are_evaluated_in_smaller_batches(side, sizes):
+    images = torch.zeros(300, 1, 1, 1, dtype=torch.uint8).expand(300, side, side, 1)
+    normalise = Normaliser(np.zeros(1), np.ones(1), (side, side, 1), "cpu")
+    assert [len(batch) for batch in batches(images, normalise, "fp32")] == sizes
+
+
 # the first chunk of steps runs as it is, the second is recorded, the third replays it, the last is not whole
 CHUNKS = {"batch_size": 2, "epochs": 2}
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", DTYPES)
 @pytest.mark.parametrize("extra", [{}, {"mixup_alpha": 0.3, "mixup_first_epoch": 2}], ids=str)
 def test_a_gpu_trains_as_the_cpu_does(precision, extra):
     trial, data = config(**CHUNKS, **extra), toy_data(n_train=2 * (3 * CHUNK_STEPS + 1))
@@ -345,6 +356,24 @@ def test_a_gpu_trains_as_the_cpu_does(precision, extra):
         assert [each.train_loss for each in mine] == pytest.approx(
             [each.train_loss for each in theirs], rel=0.02
         )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_recording_takes_memory_that_pytorch_kept():
+    size = 2**28
+    twos = partial(torch.full, (size,), 2, dtype=torch.uint8, device="cuda:0")
+    graph = CudaGraph(lambda x: (twos()[0] * x,), "cuda:0")
+    graph(torch.ones(1, device="cuda:0"))
+    _, total = torch.cuda.mem_get_info()
+    kept = torch.empty(2 * size, dtype=torch.uint8, device="cuda:0")
+    allowed = torch.cuda.memory_reserved() + size // 2  # without what is kept a recording does not fit
+    torch.cuda.set_per_process_memory_fraction(allowed / total)
+    del kept
+    try:
+        assert [graph(torch.ones(1, device="cuda:0"))[0].item() for _ in range(2)] == [2, 2]
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 @pytest.mark.gpu
