@@ -6,6 +6,7 @@ database alone; so a worker that is lost costs its epoch in progress, and furthe
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import signal
@@ -23,11 +24,13 @@ from typing import Protocol, TypeVar
 from hpo.compute import n_cores, visible_gpus
 from hpo.database import sqlite_file
 from hpo.delivery import in_background
-from hpo.errors import InputError, RunError
+from hpo.errors import DeviceLostError, InputError, RunError
 from hpo.forkserver import ForkServer
 from hpo.plan import Plan
 from hpo.queue import Queue, SlotState
 from hpo.worker import PARENT_VARIABLE
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -271,10 +274,12 @@ def keep_at_work(
 
     Raises:
         InputError: a worker refused to work here.
-        RunError: workers give up, or die again and again and no trial ends.
+        RunError: workers give up, or die again and again and no trial ends. One whose device had failed
+            before is missed only where it was the last.
     """
     n_restarts, n_ended_before = 0, -1
     leave_at = math.inf
+    lost_devices = set[int]()
     at_work = set(range(1, (count or crew.room()) + 1))
     with _signals() as received:
         for number in sorted(at_work):
@@ -297,8 +302,14 @@ def keep_at_work(
                 n_ended_before = n_ended
                 # one that was killed is replaced; one that gave up (1) or refused (2) would do so again
                 if code in (1, 2) or n_restarts > MAX_RESTARTS:
+                    if number in lost_devices and at_work:  # this device does not come back
+                        words = crew.last_words(number)
+                        log.warning("worker %d ended with code %d: %s; the others go on", number, code, words)
+                        continue
                     kind = InputError if code == 2 else RunError
                     raise kind(f"worker {number} ended with code {code}: {crew.last_words(number)}")
+                if code == DeviceLostError.exit_code:
+                    lost_devices.add(number)
                 crew.start(number)
                 at_work.add(number)
     return None

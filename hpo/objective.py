@@ -317,6 +317,7 @@ def _checkpoints(
         "config": config.params(),
         "seeds": attrs["seeds"],
         "fingerprint": plan.identity.fingerprint,
+        "device": plan.identity.device,
         "precision": plan.identity.precision,
         "threads": plan.identity.threads,
     }

@@ -15,8 +15,8 @@ import pytest
 from conftest import start_hpo
 from test_worker import SMALL, made_plan
 
-from hpo.crew import Engine, forked_processes, spawned_processes
-from hpo.errors import RunError
+from hpo.crew import Engine, forked_processes, keep_at_work, spawned_processes
+from hpo.errors import DeviceLostError, InputError, RunError
 from hpo.forkserver import ForkServer
 from hpo.plan import Plan
 from hpo.queue import Reason, Slots, SlotState, reason_of
@@ -123,6 +123,44 @@ def test_workers_that_cannot_even_start_say_why(tmp_path: Path, monkeypatch: pyt
         RunError, match=r"ended with code 1: ImportError: this optuna is broken \(see .*\.log"
     ):
         run(plan, out=tmp_path, studies=["rate"], workers=2, engine=forked_processes)
+
+
+class _Scripted:
+    """Workers that end with these codes, one each time that they are started; after that they work on."""
+
+    def __init__(self, codes: dict[int, list[int]]) -> None:
+        self._codes, self._running = codes, set[int]()
+
+    def room(self) -> int:
+        return len(self._codes)
+
+    def start(self, number: int) -> None:
+        self._running.add(number)
+
+    def ended(self) -> dict[int, int]:
+        ended = {number: self._codes[number].pop(0) for number in self._running if self._codes[number]}
+        self._running -= ended.keys()
+        return ended
+
+    def last_words(self, number: int) -> str:
+        return "only a CPU here"
+
+    def terminate(self) -> None:
+        raise AssertionError("nobody has asked for that")
+
+
+# no machine at hand loses a GPU when it is asked to: what is real here is who keeps workers at work
+def test_a_device_that_does_not_come_back_costs_the_others_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = made_plan(tmp_path, RATES)
+    lost = DeviceLostError.exit_code
+    assert keep_at_work(_Scripted({1: [lost, 2], 2: [lost, lost, lost, 0]}), plan, None, None, int) is None
+    assert "worker 1 ended with code 2: only a CPU here; the others go on" in caplog.text
+    with pytest.raises(InputError, match="worker 1 ended with code 2: only a CPU here"):
+        keep_at_work(_Scripted({1: [lost, 2]}), plan, None, None, int)
+    with pytest.raises(InputError, match="worker 2 ended with code 2"):
+        keep_at_work(_Scripted({1: [lost, lost, lost, 0], 2: [2]}), plan, None, None, int)
 
 
 def test_workers_stop_when_their_parent_is_killed(small_studies: Path, tmp_path: Path) -> None:
