@@ -1,6 +1,7 @@
 """Networks: from the network part of a configuration to an `nn.Module`.
 
-To add one: a config part in `hpo.config`, a subclass of `Network`, and a line in `NETWORKS`.
+To add one: a subclass of `Network`, a line in `NETWORKS`, and its parameters in `hpo.config`, where
+`TrialConfig` and `PARAMETERS` know one family so far.
 """
 
 from __future__ import annotations

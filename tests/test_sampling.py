@@ -217,9 +217,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "median": {"n_startup_trials": 0, "n_warmup_steps": 1, "interval_steps": 2, "n_min_trials": 1},
     "percentile": {"percentile": 25, "n_startup_trials": 0, "n_warmup_steps": 1},
     "successive-halving": {"min_resource": 2, "reduction_factor": 2, "min_early_stopping_rate": 1},
-    "hyperband": {"min_resource": 20, "reduction_factor": 2, "bootstrap_count": 1},
+    "hyperband": {"min_resource": 2, "reduction_factor": 2, "bootstrap_count": 1},
     "patient": {"patience": 1, "min_delta": 0.005, "wrapped": {"name": "median", "n_warmup_steps": 2}},
-    "threshold": {"upper": 0.9, "interval_steps": 2},
+    "threshold": {"lower": 0.15, "upper": 0.9, "interval_steps": 2},
 }
 
 
@@ -396,11 +396,12 @@ def test_every_pruner_judges_runs_beside_a_control(name: str, epochs: int) -> No
                 study, pruner({"name": name, **options}, epochs), [0.5 + 0.01 * e for e in range(epochs)]
             )
         bad = [0.14 - 0.01 * e for e in range(epochs)]
-        stopped = first_pruned(study, pruner({"name": name, **options}, epochs), bad)
+        n_runs = 6 if name == "hyperband" else 1  # one of its brackets stops nothing before the end
+        stopped = [first_pruned(study, pruner({"name": name, **options}, epochs), bad) for _ in range(n_runs)]
         if name == "none":
-            assert stopped is None
-        elif epochs == 11 and name not in ("hyperband", "threshold"):
-            assert stopped is not None
+            assert stopped == [None]
+        elif epochs == 11:
+            assert any(stopped)
 
 
 def test_the_shipped_threshold_stops_networks_at_chance_level_from_epoch_3_on() -> None:

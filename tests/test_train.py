@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from toy_images import toy_data
 
 from hpo.checkpoint import Checkpoints
 from hpo.compute import DTYPES, Normaliser, batches
-from hpo.config import TrialConfig
+from hpo.config import TrainingConfig, TrialConfig
 from hpo.cuda import CudaGraph
 from hpo.data.dataset import Split
 from hpo.errors import Diverged, InputError, Interrupted
@@ -179,6 +180,10 @@ def test_l2_is_added_to_the_gradient_biases_included_but_decoupled_with_adamw(pr
         torch.testing.assert_close(new, old - rate * slope / (slope.abs() + 1e-8))
     for old, gradient, new in steps["adamw"]:
         torch.testing.assert_close(new, old * (1 - rate * l2) - rate * gradient / (gradient.abs() + 1e-8))
+
+
+def test_the_optimizers_are_those_that_a_configuration_may_name():
+    assert get_args(TrainingConfig.model_fields["optimizer"].annotation) == tuple(OPTIMIZERS)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

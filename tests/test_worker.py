@@ -159,7 +159,7 @@ def test_every_pruner_leaves_a_winner_and_ends_the_plan(pruner: str, tmp_path: P
         assert (f"by {pruner} after epoch {row.epochs}" in row.reason) is (row.state == "pruned")
     if pruner == "none":
         assert {row.state for row in rows} == {"complete"}
-    if pruner in ("median", "threshold"):
+    if pruner not in ("none", "hyperband", "patient"):  # whose judgement comes after these few trials
         assert "pruned" in {row.state for row in rows}
     assert Queue(plan.storage, "final").slots().attempts or pruner == "threshold"
 
