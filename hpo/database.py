@@ -172,7 +172,7 @@ def _connect(url: URL, *, reader: bool) -> RDBStorage:
     if reader:
         _require_tables(url)
     # several processes that create or upgrade the tables at once crash each other; a reader does neither
-    with nullcontext_or(None if reader else url), warnings.catch_warnings():
+    with _locked(None if reader else url), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         rdb = RDBStorage(
             # Optuna keeps the URL as it is given: with the password, which it needs
@@ -233,12 +233,12 @@ def _is_refusal(error: BaseException) -> bool:
 @contextmanager
 def exclusive(url: str) -> Iterator[None]:
     """Lets one process at a time, of all that use this database, do what must not be done twice."""
-    with nullcontext_or(parse(url)):
+    with _locked(parse(url)):
         yield
 
 
 @contextmanager
-def nullcontext_or(url: URL | None) -> Iterator[None]:
+def _locked(url: URL | None) -> Iterator[None]:
     """Holds the lock of a database; None: holds nothing."""
     if url is None:
         yield
