@@ -238,7 +238,12 @@ def require_result(plan: Plan, names: Sequence[str] | None) -> None:
                 failed.append(
                     f"{name}/{final.number} {final.user_attrs['reason']}: no answer on the test set"
                 )
+        elif is_orphaned(plan, name):
+            failed.append(f"{name}: not begun, as {plan.specs[name].inherits} has nothing to go on from")
         elif not ((decision := plan.decision(name)) and decision.params):
-            failed.append(f"{name}: no point has a result")
+            states = [slots.state(slot) for slot in slots.attempts]
+            n_pruned = states.count(SlotState.PRUNED)
+            pruned = f", {n_pruned} of {len(states)} were pruned or diverged" if n_pruned else ""
+            failed.append(f"{name}: no point has a result{pruned}")
     if failed:
         raise PointsFailedError(f"failed for good: {'; '.join(failed)}. `hpo show STUDY` says why{hint}")

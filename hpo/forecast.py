@@ -79,7 +79,8 @@ def forecast(
     lines = []
     for name in served:
         configs = _configs(specs, name, options)
-        known = _known(specs, name, options)
+        # a point of a grid may be what an earlier study has trained; of a sampled one nobody knows the points
+        known = _known(specs, name, options) if specs[name].is_grid else None
         runs = [config.training.epochs * options.seeds * (config != known) for config in configs]
         seconds = [n * seconds_per_epoch(config) for n, config in zip(runs, configs, strict=True)]
         busy = min(count, len(configs)) or 1

@@ -359,7 +359,8 @@ def _judge(plan: Plan, name: str, config: TrialConfig) -> sampling.Judge | None:
     if name == FINAL or not plan.options.pruning:
         return None
     epochs = config.training.epochs
-    pruner = sampling.build_pruner(plan.specs[name], epochs)
+    runs = sampling.Runs(epochs, len(plan.identity.class_names))
+    pruner = sampling.build_pruner(plan.specs[name], runs)
     return sampling.Judge(pruner, plan.storage.study(name, pruner), epochs)
 
 

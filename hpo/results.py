@@ -308,7 +308,7 @@ def best(plan: Plan) -> dict[str, Any]:
     decided = {name: decision for name in plan.specs if (decision := plan.decision(name)) and decision.params}
     if not decided:
         raise MissingError(
-            f"{plan.storage.name}: no study has decided yet; `hpo status` shows how far they are"
+            f"{plan.storage.name}: no study has a winner yet; `hpo status` shows how far they are"
         )
     # what goes to the final stage, or as long as no last study has decided, what was decided last
     chosen = plan.best_decided()

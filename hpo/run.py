@@ -137,7 +137,7 @@ def training_data(options: Options) -> TrainingData:
 
 
 def run_plan(
-    names: Sequence[str] = (),
+    names: Sequence[str] | str = (),
     *,
     out: Path | str = "hpo-out",
     storage: str | None = None,
@@ -149,7 +149,8 @@ def run_plan(
     """Writes or finds a plan and works on it until it has ended: `hpo run` as a function.
 
     Args:
-        names: only these studies and the earlier ones they need, without a final stage; empty: all.
+        names: only these studies, or this one, and the earlier ones that they need, without a final stage;
+            empty: all.
         out: output folder.
         storage: database URL; default `out/hpo.db`.
         studies: folder of study files; default the shipped ones.
@@ -166,6 +167,7 @@ def run_plan(
     for key in options:
         if key not in Options.model_fields:
             raise InputError(f"{key} is not an option; {did_you_mean(key, Options.model_fields)}")
+    names = [names] if isinstance(names, str) else names
     folder = Path(studies) if studies is not None else None
     plan = open_plan(
         Path(out), storage=storage, studies=folder, names=names, threads=threads_each(workers), given=options

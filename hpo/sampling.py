@@ -59,6 +59,14 @@ class Place:
     study_seed: int
 
 
+@dataclass(frozen=True)
+class Runs:
+    """What a pruner has to know of the runs that it judges."""
+
+    epochs: int
+    n_classes: int
+
+
 # --- samplers ------------------------------------------------------------------------------------------
 
 
@@ -109,15 +117,15 @@ SAMPLERS: dict[str, Callable[..., BaseSampler | None]] = {
 }
 
 
-# --- pruners; each is told how many epochs a run has -----------------------------------------------------
+# --- pruners; each is told what it judges ----------------------------------------------------------------
 
 
-def _none(epochs: int) -> BasePruner:
+def _none(runs: Runs) -> BasePruner:
     return optuna.pruners.NopPruner()
 
 
 def _median(
-    epochs: int,
+    runs: Runs,
     *,
     n_startup_trials: Count = 5,
     n_warmup_steps: Count = 0,
@@ -130,7 +138,7 @@ def _median(
 
 
 def _percentile(
-    epochs: int,
+    runs: Runs,
     *,
     percentile: Annotated[float, Field(ge=0, le=100)],
     n_startup_trials: Count = 5,
@@ -144,7 +152,7 @@ def _percentile(
 
 
 def _successive_halving(
-    epochs: int,
+    runs: Runs,
     *,
     min_resource: Positive = 1,
     reduction_factor: Annotated[int, Field(ge=2)] = 4,
@@ -157,17 +165,17 @@ def _successive_halving(
 
 
 def _hyperband(
-    epochs: int,
+    runs: Runs,
     *,
     min_resource: Positive = 1,
     reduction_factor: Annotated[int, Field(ge=2)] = 3,
     bootstrap_count: Count = 0,
 ) -> BasePruner:
-    return optuna.pruners.HyperbandPruner(min_resource, epochs, reduction_factor, bootstrap_count)
+    return optuna.pruners.HyperbandPruner(min_resource, runs.epochs, reduction_factor, bootstrap_count)
 
 
 def _patient(
-    epochs: int,
+    runs: Runs,
     *,
     patience: Count,
     min_delta: Annotated[float, Field(ge=0)] = 0.0,
@@ -177,12 +185,12 @@ def _patient(
     if wrapped is not None:
         if not isinstance(wrapped.get("name"), str):
             raise InputError(f"wrapped.name is missing; known: {', '.join(PRUNERS)}")
-        inner = _build("wrapped", PRUNERS, Component.model_validate(wrapped), epochs)
+        inner = _build("wrapped", PRUNERS, Component.model_validate(wrapped), runs)
     return optuna.pruners.PatientPruner(inner, patience, min_delta)
 
 
 def _threshold(
-    epochs: int,
+    runs: Runs,
     *,
     lower: float | None = None,
     upper: float | None = None,
@@ -196,6 +204,23 @@ def _threshold(
     return optuna.pruners.ThresholdPruner(lower, upper, n_warmup_steps, interval_steps)
 
 
+def _chance(
+    runs: Runs,
+    *,
+    factor: Annotated[float, Field(gt=0)] = 1.5,
+    at_most: Annotated[float, Field(gt=0, le=1)] = 0.15,
+    n_warmup_steps: Count = 0,
+    interval_steps: Positive = 1,
+) -> BasePruner:
+    """Stops what is no better than chance, whose macro F1 is one divided by the number of classes.
+
+    With few classes that is so much that a network which is slow to learn may be below it for a while: what
+    is above `at_most` goes on.
+    """
+    lower = min(factor / runs.n_classes, at_most)
+    return optuna.pruners.ThresholdPruner(lower, None, n_warmup_steps, interval_steps)
+
+
 PRUNERS: dict[str, Callable[..., BasePruner]] = {
     "none": _none,
     "median": _median,
@@ -204,6 +229,7 @@ PRUNERS: dict[str, Callable[..., BasePruner]] = {
     "hyperband": _hyperband,
     "patient": _patient,
     "threshold": _threshold,
+    "chance": _chance,
 }
 
 
@@ -215,18 +241,18 @@ def check(spec: StudySpec, file: Path) -> None:
     """
     try:
         _build("sampler", SAMPLERS, spec.sampler, Place(0, 0, 0))
-        build_pruner(spec, epochs=1)
+        build_pruner(spec, Runs(epochs=1, n_classes=2))
     except InputError as error:
         raise StudyFileError(file, str(error)) from None
 
 
-def build_pruner(spec: StudySpec, epochs: int) -> BasePruner:
-    """Makes the pruner of a study for runs of so many epochs.
+def build_pruner(spec: StudySpec, runs: Runs) -> BasePruner:
+    """Makes the pruner of a study for such runs.
 
     Raises:
         InputError: as `check`.
     """
-    return _build("pruner", PRUNERS, spec.pruner, epochs)
+    return _build("pruner", PRUNERS, spec.pruner, runs)
 
 
 class Judge:

@@ -254,13 +254,14 @@ class StudySpec(_Model):
             if self.trials is None:
                 raise InputError(f"trials is missing; sampler {self.sampler.name!r} needs it, as trials = 30")
             return
-        if self.trials is not None:
-            raise InputError(f"trials = {self.trials}: a grid tries each of its points; remove the key")
         for name, axis in self.search.items():
             if axis.size is None:
                 raise InputError(
-                    f"search.{name} has no step, so a grid cannot enumerate it; add one or a list"
+                    f"search.{name} has no step, so a grid cannot enumerate it; add one or a list, or choose "
+                    "another [sampler]"
                 )
+        if self.trials is not None:
+            raise InputError(f"trials = {self.trials}: a grid tries each of its points; remove the key")
         size = self._size()
         if size is not None and size > MAX_GRID_POINTS:
             raise InputError(
@@ -324,7 +325,9 @@ def load_studies(folder: Path) -> dict[str, StudySpec]:
     for name, spec in specs.items():
         if spec.inherits is not None and spec.inherits not in specs:
             hint = did_you_mean(spec.inherits, [other for other in specs if other != name])
-            raise StudyFileError(files[name], f"inherits = {spec.inherits!r} is not a study; {hint}")
+            raise StudyFileError(
+                files[name], f"inherits = {spec.inherits!r} is no study in this folder; {hint}"
+            )
 
     ordered: dict[str, StudySpec] = {}
     ready = [(_section_key(spec), name) for name, spec in specs.items() if spec.inherits is None]

@@ -49,7 +49,7 @@ def point(f1: float | list[float], *, dead: float = 0.1, died: bool = False, **c
 def judge(claim: str, *points: Point) -> Evidence:
     """What the cells say about the claim that holds this word."""
     (function,) = [function for text, function in CLAIMS.items() if claim in text]
-    return function(Cells(points, seed_noise(points), n_classes=10))
+    return function(Cells(points, points, n_classes=10))
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,23 @@ def test_without_seeds_to_measure_noise_by_nothing_is_decided() -> None:
     assert evidence.verdict == "open"
     assert "no seeds to tell it from noise" in evidence.text
     # one configuration with seeds is enough to know the noise
-    cells = Cells(map(first_seed, points), seed_noise(points), 10)
+    cells = Cells(map(first_seed, points), points, 10)
     assert CLAIMS["L2 must be small on a small network"](cells).verdict == "confirmed"
+
+
+def test_what_was_pruned_is_judged_by_how_far_apart_seeds_are_by_then() -> None:
+    def early(f1: float, **params: float) -> Point:
+        """Seeds that are ten times as far apart after the first epoch as after the second."""
+        whole = point(f1, **params)
+        spread = [{"seed": s, "valid_macro_f1": f1 - 0.1 + 0.1 * (s - 1)} for s in range(3)]
+        return replace(whole, row=replace(whole.row, epochs=2, history=[spread, whole.row.history[-1]]))
+
+    def pruned(each: Point) -> Point:
+        return replace(each, row=replace(each.row, state="pruned", epochs=1, history=each.row.history[:1]))
+
+    long = early(0.7, l2=1e-5), early(0.6, l2=1e-2)
+    assert judge("L2", *long).verdict == "confirmed"
+    assert judge("L2", long[0], pruned(long[1])).verdict == "open"
 
 
 def test_networks_that_collapsed_say_nothing_of_noise() -> None:
@@ -144,7 +159,7 @@ def test_a_cell_in_two_contrasts_is_counted_once() -> None:
         point(f1, conv1_kernel=one, conv2_kernel=two)
         for f1, one, two in ((0.7, 3, 5), (0.8, 5, 7), (0.6, 5, 5))
     )
-    cells = Cells([a, b, c], seed_noise([a, b, c]), 10)
+    cells = Cells([a, b, c], [a, b, c], 10)
     contrast = cells.contrast([[(1, a), (-1, c)], [(1, b), (-1, c)]])
     assert contrast.difference == pytest.approx(0.15)
     # variances of (a + b) / 2 and of c, each cell the mean of three seeds of deviation 0.01

@@ -56,7 +56,7 @@ def image_data(per_class: int = 5, seed: int = 0) -> ImageData:
         ({"test_labels": np.array([0, 1, 2, 3, 0, 1])}, "test_labels: must be 0 to 2, .* is 3"),
         ({"test_labels": np.array([0, 1, 2, -1, 0, 1])}, "test_labels: must be 0 to 2, .* is -1"),
         ({"test_labels": np.array([0, 1, 0, 1, 0, 1])}, "test_labels: class 'emu' has 0 images"),
-        ({"class_names": ["cat", "dog", "emu"]}, "class_names: must be a tuple"),
+        ({"class_names": "cat dog emu"}, "class_names: must be a tuple"),
         ({"class_names": ("cat", "dog", "dog")}, "class_names: must be at least two different names"),
         ({"class_names": ("cat",)}, "class_names: must be at least two different names"),
         ({"valid_labels": np.zeros(3, int)}, "give both"),
@@ -347,7 +347,7 @@ def test_an_own_function_is_asked_each_time(own_module: str, tmp_path: Path) -> 
         ("laod", "has no such function; did you mean 'load'"),
         ("number", "has no such function"),
         ("fail", "KeyError: 'pixels'"),
-        ("wrong", "must return hpo.data.ImageData, returned dict"),
+        ("wrong", "must return hpo.ImageData, returned dict"),
     ],
 )
 def test_an_own_function_that_fails_is_named(

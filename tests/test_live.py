@@ -177,7 +177,9 @@ def test_a_watch_of_a_plan_that_has_ended_ends(finished: Path) -> None:
 def test_what_is_no_terminal_gets_no_screen(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setenv("FORCE_COLOR", "1")  # rich takes any file for a terminal then
-        assert hpo("status", "--watch", "--out", finished).out == ""
+        table = hpo("status", "--out", finished).out
+        assert "final" in table
+        assert hpo("status", "--watch", "--out", finished).out == table
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")  # has no blocks to draw curves with
     command = [sys.executable, "-m", "hpo", "status", "--watch", "--out", str(finished)]
     assert on_terminal(command, [(24, 80)]) == ["", "0"]

@@ -374,10 +374,10 @@ def first_pruned(study: optuna.Study, pruner: optuna.pruners.BasePruner, values:
     return stopped
 
 
-def pruner(table: dict[str, Any], epochs: int = 11) -> optuna.pruners.BasePruner:
+def pruner(table: dict[str, Any], epochs: int = 11, n_classes: int = 10) -> optuna.pruners.BasePruner:
     spec = StudySpec.model_validate({"name": "x", "search": {"l2": [0.1]}, "pruner": table})
     sampling.check(spec, Path("x.toml"))
-    return sampling.build_pruner(spec, epochs)
+    return sampling.build_pruner(spec, sampling.Runs(epochs, n_classes))
 
 
 @pytest.mark.parametrize("name", sampling.PRUNERS)
@@ -404,20 +404,25 @@ def test_every_pruner_judges_runs_beside_a_control(name: str, epochs: int) -> No
             assert any(stopped)
 
 
-def test_the_shipped_threshold_stops_networks_at_chance_level_from_epoch_3_on() -> None:
-    def threshold() -> optuna.pruners.BasePruner:
-        return pruner({"name": "threshold", "lower": 0.15, "n_warmup_steps": 3})
+@pytest.mark.parametrize("name", ["learning-rate", "batch-size", "l2", "batch-norm", "mixup"])
+def test_the_other_shipped_studies_stop_networks_at_chance_level_from_epoch_3_on(name: str) -> None:
+    shipped = read_studies(shipped_studies())[name]
 
-    study = new_study()
-    assert first_pruned(study, threshold(), [0.018] * 11) == 3
-    assert first_pruned(study, threshold(), [0.018, 0.1, 0.2, 0.3, 0.16]) is None
+    def stopped(n_classes: int, values: list[float]) -> int | None:
+        return first_pruned(new_study(), sampling.build_pruner(shipped, sampling.Runs(11, n_classes)), values)
+
+    assert stopped(10, [0.018] * 11) == 3
+    assert stopped(10, [0.018, 0.1, 0.2, 0.3, 0.16]) is None
+    assert stopped(60, [0.0005] * 11) == 3
+    assert stopped(60, [0.01, 0.03, 0.06, 0.3, 0.7]) is None  # chance is 0.017
+    assert stopped(2, [0.33] * 11) is None  # on two classes who has yet to learn looks the same
 
 
 def test_the_shipped_halving_judges_after_epochs_2_and_6() -> None:
     shipped = read_studies(shipped_studies())["network-setup"]
 
     def halving() -> optuna.pruners.BasePruner:
-        return sampling.build_pruner(shipped, 11)
+        return sampling.build_pruner(shipped, sampling.Runs(11, 10))
 
     study = new_study()
     assert first_pruned(study, halving(), [0.5] * 11) is None

@@ -210,6 +210,7 @@ PRUNER_OPTIONS = {
     "percentile": "percentile = 50.0",
     "patient": "patience = 1",
     "threshold": "lower = 0.5",
+    "chance": "factor = 1.0\nat_most = 0.5",
 }
 
 
@@ -222,7 +223,7 @@ def test_pruners_judge_by_histories_as_by_whole_trials(pruner: str, tmp_path: Pa
         storage, _, trial = learnt(folder, "random")
         text = f'[search]\nbatch_size = [10]\n[pruner]\nname = "{pruner}"\n{PRUNER_OPTIONS.get(pruner, "")}'
         (folder / "s.toml").write_text(text)
-        judge = sampling.build_pruner(read_studies(folder)["s"], epochs=4)
+        judge = sampling.build_pruner(read_studies(folder)["s"], sampling.Runs(4, 2))
         theirs = optuna.load_study(study_name="s", storage=storage._rdb)
         verdicts.append([])
         for epoch, value in enumerate((0.3, 0.2, 0.1, 0.01), start=1):
@@ -234,6 +235,7 @@ def test_pruners_judge_by_histories_as_by_whole_trials(pruner: str, tmp_path: Pa
 
 
 CURVE_EPOCHS, N_TRIALS = 6, 24
+RUNS = sampling.Runs(CURVE_EPOCHS, 2)
 
 
 def verdicts(folder: Path, pruner: str, seed: int, *, is_disturbed: bool) -> list[list[bool]]:
@@ -258,9 +260,7 @@ def verdicts(folder: Path, pruner: str, seed: int, *, is_disturbed: bool) -> lis
             trial = queue.claim()
             assert trial is not None
             read = partial(storage.trial, trial._trial_id)
-            judge = sampling.Judge(
-                sampling.build_pruner(spec, CURVE_EPOCHS), storage.study("s"), CURVE_EPOCHS
-            )
+            judge = sampling.Judge(sampling.build_pruner(spec, RUNS), storage.study("s"), CURVE_EPOCHS)
             storage.write(trial._trial_id, reports=dict(enumerate(curve[:n_done], start=1)))
             judge.stops(read, n_done)
             while n_done < n_goal and not any(said[-1]):
@@ -310,9 +310,7 @@ def test_epochs_that_arrive_together_are_judged_as_if_they_had_come_one_by_one(
             assert trial is not None
             is_last = number >= len(slots) - 2
             curve = bad_begin if is_last and number % 2 else good_begin
-            judge = sampling.Judge(
-                sampling.build_pruner(spec, CURVE_EPOCHS), storage.study("s"), CURVE_EPOCHS
-            )
+            judge = sampling.Judge(sampling.build_pruner(spec, RUNS), storage.study("s"), CURVE_EPOCHS)
             is_stopped, n_done = False, 0
             for n_arrived in arrivals if is_last else range(1, CURVE_EPOCHS + 1):
                 reports = dict(enumerate(curve[n_done:n_arrived], start=n_done + 1))

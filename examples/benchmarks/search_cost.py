@@ -41,7 +41,7 @@ from tables import Table, heading
 import hpo
 from hpo.config import canonical_json
 from hpo.records import export_epochs
-from hpo.sampling import build_pruner
+from hpo.sampling import Runs, build_pruner
 from hpo.spec import StudySpec
 
 RECORDED = Path(__file__).with_name("recorded")
@@ -165,7 +165,7 @@ def search(table: Sequence[Curve], pruner: Mapping[str, Any], order: Sequence[in
     n_epochs = len(table[0].macro_f1)
     # a name of its own for every order: Hyperband assigns its brackets by the study's name
     study = optuna.create_study(
-        study_name=f"replay {order}", direction="maximize", pruner=build_pruner(spec, n_epochs)
+        study_name=f"replay {order}", direction="maximize", pruner=build_pruner(spec, Runs(n_epochs, 10))
     )
     waiting = iter(order)
     due = [(0.0, worker) for worker in range(workers)]

@@ -35,7 +35,8 @@ def status(is_watch: bool, as_json: bool, **options: Any) -> None:
         from hpo.cli.live import watch
 
         watch(plan, as_json=as_json)
-        return
+        if as_json or sys.stdout.isatty():  # where the last screen stays
+            return
     _close_lost(plan, options)
     if as_json:
         from hpo import results

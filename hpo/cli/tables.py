@@ -229,18 +229,28 @@ def describe(plan: Plan) -> str:
     return f"{data}: {images}, {classes}; {how}; {plan.storage.name}"
 
 
-def show_outcome(plan: Plan, out: Path) -> None:
-    """What a run leaves on the screen: every study, the final stage where it has ended, what to do next."""
+def show_outcome(plan: Plan, out: Path, storage: str | None) -> None:
+    """What a run leaves on the screen: every study, the final stage where it has ended, what to do next.
+
+    Args:
+        plan: that has ended.
+        out: its folder.
+        storage: the database URL as it was given; None: it is that of the folder.
+    """
     from hpo import results
+    from hpo.database import parse
 
     show_status(results.status(plan))
     final = results.final_trial(plan)
     if final is not None:
         show_final(results.final_result(plan))
     ended = [name for name in plan.specs if plan.decision(name)]
-    lines = [f"hpo report --out {out}"]
+    where = f"--out {out}"
+    if storage is not None:
+        where += f" --storage {'…' if parse(storage).password else storage}"
+    lines = [f"hpo report {where}"]
     if ended:
-        lines.insert(0, f"hpo show {ended[-1]} --out {out}")
+        lines.insert(0, f"hpo show {ended[-1]} {where}")
     model = out / "model.pt"
     if model.exists():
         lines += [f"hpo predict {model} IMAGE…", str(out / "most-confidently-wrong.png")]

@@ -129,13 +129,13 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
             )
     except PointsFailedError:
         if not options["as_json"]:
-            show_outcome(reader, out)
+            show_outcome(reader, out, options["storage"])
         raise
     if stopped_by is not None:
         click.echo("stopped; nothing is lost, the same command goes on", err=True)
         return 128 + stopped_by
     if not options["as_json"]:
-        show_outcome(reader, out)
+        show_outcome(reader, out, options["storage"])
     return 0
 
 
@@ -225,7 +225,7 @@ def retry(study: tuple[str, ...], **options: Any) -> None:
     plan = Plan.open(Storage(opt.storage_url(options)))
     plan.with_ancestors(name for name in study if name != FINAL)  # refuses unknown names
     count = queue_again(plan, study or None)
-    click.echo(f"{count} queued again; `hpo run` trains them" if count else "nothing has failed for good")
+    click.echo(f"{count} queued again; `hpo run` trains them" if count else "no point has failed for good")
 
 
 @click.command()

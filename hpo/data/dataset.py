@@ -30,7 +30,7 @@ class ImageData:
         train_images: uint8 array (n, h, w, c), 0..255; the other images have the same h, w, c.
         train_labels: integer array (n,), each an index into `class_names`.
         test_images, test_labels: likewise. The final stage alone looks at them.
-        class_names: at least two different names.
+        class_names: at least two different names; a list becomes a tuple.
         valid_images, valid_labels: likewise. None: a fifth of each class is split off the training part.
 
     Raises:
@@ -48,6 +48,8 @@ class ImageData:
 
     def __post_init__(self) -> None:
         names = self.class_names
+        if isinstance(names, list):  # as torchvision's data sets have them
+            object.__setattr__(self, "class_names", names := tuple(names))
         if not isinstance(names, tuple) or not all(isinstance(name, str) and name for name in names):
             raise DataError(f"class_names: must be a tuple of names, is {names!r}")
         if len(names) < 2 or len(set(names)) < len(names):

@@ -151,7 +151,7 @@ def python(argument: str, image_size: int | None) -> Source:
         except Exception as error:  # whatever the user's code raises
             raise DataError(f"{name}: {type(error).__name__}: {error}") from error
     if not isinstance(data, ImageData):
-        raise DataError(f"{name}: must return hpo.data.ImageData, returned {type(data).__name__}")
+        raise DataError(f"{name}: must return hpo.ImageData, returned {type(data).__name__}")
     return Source(name, _content(data), read=lambda scratch: data)
 
 

@@ -51,7 +51,7 @@ class Conclusion:
 def conclusions(facts: Facts) -> list[Conclusion]:
     """The seven, judged on what the plan has trained so far."""
     limits = not_the_reports(facts)
-    cells = Cells(facts.points, seed_noise(facts.trained), len(facts.identity.class_names))
+    cells = Cells(facts.points, facts.trained, len(facts.identity.class_names))
     found = []
     for number, (claim, judge) in enumerate(CLAIMS.items(), start=1):
         evidence = judge(cells)
@@ -70,7 +70,8 @@ def noise_text(facts: Facts) -> str:
     return (
         f"Between seeds of one configuration macro F1 has a standard deviation of "
         f"{100 * noise.deviation:.1f} points ({noise.df} degrees of freedom), taken to be the same for all. "
-        "Runs of different length are compared over the epochs that both have."
+        "Runs of different length are compared over the epochs that both have, and by how far apart seeds "
+        "are in those."
     )
 
 

@@ -100,7 +100,8 @@ def _context(facts: Facts, drawings: figures.Figures, out: Path) -> dict[str, An
     final_tables = []
     if facts.final is not None:
         final_tables = [_final_config(facts), *tables.final_tables(facts.final)]
-    judged = conclusions.conclusions(facts)
+    # a plan of somebody's own has nothing to do with the original's claims
+    judged = conclusions.conclusions(facts) if comparisons.rows else []
     conclusions_table = tables.conclusions_table(judged)
     return {
         "answer": words.answer(facts),

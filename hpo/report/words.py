@@ -44,7 +44,7 @@ def answer(facts: Facts) -> Answer:
             f"{percent(test['accuracy'])} % and a loss of {test['loss']:.3f} on the test set: {seeds}, at "
             f"epoch {final['selected_epoch']}, which validation chose. Data: {data}.",
         )
-    decided = [section for section in facts.sections if section.decision]
+    decided = [section for section in facts.sections if section.decision and section.decision.params]
     if facts.final_inherited is not None and facts.final_inherited.value is not None:
         best = percent(facts.final_inherited.value)
         ended = facts.final_point.row.reason if facts.final_point else ""
