@@ -25,6 +25,7 @@ from hpo.compute import n_cores, visible_gpus
 from hpo.database import sqlite_file
 from hpo.delivery import in_background
 from hpo.errors import DeviceLostError, InputError, RunError
+from hpo.files import resolved
 from hpo.forkserver import ForkServer
 from hpo.plan import Plan
 from hpo.queue import Queue, SlotState
@@ -75,9 +76,9 @@ class Orders:
             # before torch is imported, or its pools are as large as the machine
             "OMP_NUM_THREADS": str(plan.identity.threads),
         }
-        if checkpoints is not None:
+        if checkpoints:
             place = str(checkpoints)
-            settings["HPO_CHECKPOINTS"] = place if "://" in place else str(Path(place).resolve())
+            settings["HPO_CHECKPOINTS"] = place if "://" in place else str(resolved(place))
         if data is not None:
             settings["HPO_DATA"] = data
         threads = plan.identity.threads

@@ -1,10 +1,24 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and paths as people write them."""
 
 from __future__ import annotations
 
 import os
 import uuid
 from pathlib import Path
+
+from hpo.errors import InputError
+
+
+def resolved(path: str) -> Path:
+    """The absolute path that somebody means, with ~ for a home.
+
+    Raises:
+        InputError: it leads in a circle, or is in a home that nobody has.
+    """
+    try:
+        return Path(path).expanduser().resolve()
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def write_durably(path: Path, *parts: bytes | memoryview) -> None:

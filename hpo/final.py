@@ -193,20 +193,19 @@ def fetch_files(record: Mapping[str, Any], store: Store, out: Path) -> None:
     Args:
         record: the result of the final stage.
         store: where the plan's checkpoints are.
-        out: the folder that is to have them; what it has already stays.
+        out: the folder that is to have them; what it has of another plan is replaced.
 
     Raises:
         OSError: the store or the folder fails.
     """
     for name in (MODEL, WRONG_IMAGES):
-        if (out / name).exists():
-            continue
         try:
             content = store.read(f"{record['shared_folder']}/{name}")
         except FileNotFoundError:
             continue  # the worker had another store, and has the file
-        out.mkdir(parents=True, exist_ok=True)
-        write_durably(out / name, content)
+        if not ((out / name).is_file() and (out / name).read_bytes() == content):
+            out.mkdir(parents=True, exist_ok=True)
+            write_durably(out / name, content)
 
 
 Wrong = tuple[int, int, int, float]

@@ -115,6 +115,8 @@ def load_model(path: Path) -> Model:
         config = TrialConfig.from_params(content["params"])
         height, width, channels = content["image_shape"]
         class_names = tuple(content["class_names"])
+        if len(class_names) < 2:
+            raise ValueError("it has no two classes")
         shape = (height, width, channels)
         network = build_network(config.network, shape, len(class_names), torch.Generator())
         network.load_state_dict(content["weights"])

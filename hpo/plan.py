@@ -154,6 +154,8 @@ class Plan:
 
     def _is_open(self, name: str) -> bool:
         decision = self.decision(name)
+        if self.record(FINAL).inherited is not None:  # the plan's answer is under way
+            return False
         return decision is None or not decision.params  # one for want of any result is made again
 
     def refuse_other_data(self, fingerprint: str, source: str) -> None:
@@ -310,7 +312,11 @@ class Plan:
         return self.config(name, inherited, params)
 
     def best_decided(self) -> Inherited | None:
-        """The configuration of the study that nobody inherits from; of several such the best value."""
+        """What the final stage trains, once it has begun, whatever is decided later; until then the
+        configuration of the study that nobody inherits from, of several such the best value.
+        """
+        if (begun := self.record(FINAL).inherited) is not None:
+            return begun
         parents = {study.inherits for study in self.specs.values()}
         leaves = {name: self.decision(name) for name in self.specs if name not in parents}
         decided = [(name, decision) for name, decision in leaves.items() if decision and decision.params]

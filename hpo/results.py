@@ -268,7 +268,7 @@ def find_trial(plan: Plan, text: str) -> tuple[str, FrozenTrial]:
         MissingError: no trial of that number.
     """
     name, slash, number = text.rpartition("/")
-    if not slash or not number.isdecimal():
+    if not slash or not number.isdecimal() or len(number) > 9:
         raise InputError(f"{text!r} names no trial; it is STUDY/NUMBER, like learning-rate/2")
     if name != FINAL:
         plan.with_ancestors([name])

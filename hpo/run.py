@@ -16,6 +16,7 @@ from hpo.crew import Engine, Orders, keep_at_work, local_processes
 from hpo.data import TrainingData, load_training, prepare
 from hpo.database import default_url, sqlite_file
 from hpo.errors import InputError, did_you_mean
+from hpo.files import resolved
 from hpo.final import fetch_files
 from hpo.network import build_network
 from hpo.plan import Plan, published_config, read_studies, with_ancestors
@@ -251,4 +252,4 @@ def run(
 def absolute_source(data: str) -> str:
     """The same source from every folder."""
     kind, _, path = data.partition(":")
-    return f"{kind}:{Path(path).expanduser().resolve()}" if kind in ("folder", "cifar10") and path else data
+    return f"{kind}:{resolved(path)}" if kind in ("folder", "cifar10") and path else data

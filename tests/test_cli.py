@@ -63,6 +63,9 @@ def test_a_wrong_study_file_is_named_with_key_and_cure(
 WRONG_OPTIONS = [
     (["run", "--data=fodler:x"], "did you mean 'folder'?"),
     (["run", "--data=folder:missing"], "missing"),
+    (["run", "--data=folder:~nobody-s-name/x"], "~nobody-s-name/x: Could not determine home directory"),
+    (["run", "--storage=@~nobody-s-name/x"], "~nobody-s-name/x cannot be read"),
+    (["dashboard", f"--port={'1' * 5000}"], "is neither a port"),
     (["run", "--data=python:nomodule:f"], "nomodule"),
     (["run", "--data=digits", "--epochs=0"], "--epochs 0: must be at least 1"),
     (["run", "--data=digits", "--final-seeds=0"], "--final-seeds 0: must be at least 1"),
@@ -239,7 +242,13 @@ def test_an_unknown_study_is_met_with_the_nearest(cli: Cli, created: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("trial", "says"), [("rate", "STUDY/NUMBER"), ("rate/9", "0 trials"), ("x/0", "not a study")]
+    ("trial", "says"),
+    [
+        ("rate", "STUDY/NUMBER"),
+        ("rate/9", "0 trials"),
+        ("x/0", "not a study"),
+        ("rate/" + "9" * 20, "no trial"),
+    ],
 )
 def test_verify_of_what_is_not_there(cli: Cli, created: Path, trial: str, says: str) -> None:
     result = cli("verify", trial)

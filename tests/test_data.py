@@ -68,6 +68,10 @@ def test_image_data_is_checked_when_it_is_made(change: dict[str, object], text: 
         replace(image_data(), **change)
 
 
+def test_class_names_may_be_a_list_as_torchvision_has_them() -> None:
+    assert replace(image_data(), class_names=["cat", "dog", "emu"]).class_names == ("cat", "dog", "emu")
+
+
 # --- split and order -----------------------------------------------------------------------------
 
 label_arrays = st.lists(st.integers(0, 4), min_size=2, max_size=200).map(np.array)
@@ -126,6 +130,8 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "    raise KeyError('pixels')\n"
         "def wrong():\n"
         "    return {}\n"
+        "def leave():\n"
+        "    raise SystemExit(3)\n"
         "number = 3\n"
     )
     np.save(tmp_path / "pixels.npy", image_data().train_images)
@@ -341,12 +347,25 @@ def test_an_own_function_is_asked_each_time(own_module: str, tmp_path: Path) -> 
     assert prepare(text, cache=tmp_path / "cache") != before
 
 
+def test_where_pixels_lie_in_memory_means_nothing(own_module: str, tmp_path: Path) -> None:
+    text = f"python:{own_module}:load"
+    before = prepare(text, cache=tmp_path / "cache")
+
+    np.save("pixels.npy", np.asfortranarray(image_data().train_images))
+
+    assert prepare(text, cache=tmp_path / "cache") == before
+    assert np.array_equal(
+        load_training(prepare(text, cache=tmp_path / "new")).train.images, load_training(before).train.images
+    )
+
+
 @pytest.mark.parametrize(
     ("function", "problem"),
     [
         ("laod", "has no such function; did you mean 'load'"),
         ("number", "has no such function"),
         ("fail", "KeyError: 'pixels'"),
+        ("leave", "SystemExit: 3"),
         ("wrong", "must return hpo.ImageData, returned dict"),
     ],
 )

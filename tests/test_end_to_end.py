@@ -162,11 +162,13 @@ def test_the_folder_holds_what_it_should(finished: Path) -> None:
 
 
 def test_run_again_trains_nothing_and_says_the_same(finished: Path, cli: Cli) -> None:
-    before = n_accepted(library.find_plan(finished))
+    before, model = n_accepted(library.find_plan(finished)), (finished / "model.pt").read_bytes()
+    (finished / "model.pt").write_bytes(b"of another plan, whose folder this was")
     result = cli("run", "--out", finished)
     assert result.code == 0, result.err
     assert "test macro F1" in result.out
     assert n_accepted(library.find_plan(finished)) == before == {"rate": 2, "shape": 3, "final": 1}
+    assert (finished / "model.pt").read_bytes() == model
 
 
 def test_the_outcome_fits_a_narrow_terminal(

@@ -34,7 +34,7 @@ from hpo.plan import FINAL, Plan, read_studies
 from hpo.queue import Queue, Reason, Slots, SlotState, reason_of
 from hpo.report import write_report
 from hpo.report.facts import read
-from hpo.run import identify, run
+from hpo.run import identify, open_plan, run
 from hpo.sampling import PRUNERS, SAMPLERS
 from hpo.storage import Storage
 from hpo.store import FolderStore
@@ -723,6 +723,26 @@ def test_a_study_without_a_result_ends_those_that_build_on_it_and_no_others(tmp_
     told = r"first: no point has a result, 1 of 1 were pruned .*child: not begun, as first .*grandchild: not"
     with pytest.raises(PointsFailedError, match=told):
         run(plan, out=tmp_path)
+
+
+def test_what_is_decided_after_the_final_stage_changes_no_answer(tmp_path: Path) -> None:
+    late = (
+        f"trials = 1\n{SMALL}[search]\nlearning_rate = {{low = 1e-6, high = 1e-5}}\n"
+        '[sampler]\nname = "random"\n[pruner]\nname = "threshold"\nlower = 0.99'
+    )
+    plan = made_plan(tmp_path, {"late": late, "s": f"{SMALL}[search]\nlearning_rate = [1e-5]"}, epochs=2)
+    assert work(plan.storage, out=tmp_path) is None
+    test = results.final_result(plan)["test"]
+    (tmp_path / "studies" / "late.toml").write_text(late.replace("trials = 1", "trials = 2"))
+    with pytest.raises(ConflictError, match="late"):
+        open_plan(tmp_path, studies=tmp_path / "studies", given={})
+    # as another worker may do that began before
+    decision = plan.decision("s")
+    assert decision is not None
+    better = decision.model_copy(update={"value": 0.9999}).model_dump(mode="json")
+    plan.storage.set_study_attr(plan.storage.study_id("late"), "decision", better)
+    shown = results.best(plan)
+    assert (shown["study"], shown["test"]) == ("s", test)
 
 
 def test_who_decides_late_overwrites_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,7 @@ class Port(click.ParamType[int | None]):
         """None for `auto`."""
         if value == "auto" or value is None:
             return None
-        if not str(value).isdecimal() or int(value) > 65_535:
+        if not str(value).isdecimal() or len(str(value)) > 5 or int(value) > 65_535:
             self.fail(f"{value!r} is neither a port from 0 to 65535 nor 'auto'", param, ctx)
         return int(value)
 
@@ -106,7 +106,7 @@ class StorageUrl(click.ParamType[str | None]):
         if value.startswith("@"):
             try:
                 lines = Path(value[1:]).expanduser().read_text("utf-8").split()
-            except (OSError, UnicodeDecodeError) as error:
+            except (OSError, UnicodeDecodeError, RuntimeError) as error:  # the last: nobody's home
                 why = error.strerror if isinstance(error, OSError) else error
                 self.fail(f"{value[1:]} cannot be read: {why}", param, ctx)
             if len(lines) != 1:

@@ -12,12 +12,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import platformdirs
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hpo.config import canonical_json, explain
 from hpo.data.dataset import (
@@ -45,7 +46,7 @@ class _Meta(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     source: str
-    class_names: list[str]
+    class_names: Annotated[list[str], Field(min_length=2)]
     content: dict[str, str]
     mean: list[float]
     std: list[float]
@@ -193,7 +194,7 @@ def _write_part(
 
     def blocks() -> Iterator[Images]:
         for start in range(0, len(order), _BLOCK):
-            block = images[order[start : start + _BLOCK]]
+            block = np.ascontiguousarray(images[order[start : start + _BLOCK]])
             digest.update(block.data)
             yield block
 
@@ -221,7 +222,10 @@ def load_split(entry: Path, part: str) -> Split:
     """
     try:
         images = map_images(entry / f"{part}_images.npy")
-        return Split(images, np.load(entry / f"{part}_labels.npy"))
+        labels = np.load(entry / f"{part}_labels.npy")
+        if len(images) != len(labels):
+            raise ValueError(f"{part}: {len(images)} images and {len(labels)} labels")
+        return Split(images, labels)
     except (OSError, ValueError, EOFError) as error:
         raise _damaged(entry, str(error)) from error
 

@@ -15,6 +15,7 @@ import numpy as np
 from hpo.data.dataset import HELD_OUT, ImageData, Source, hold_out, is_text
 from hpo.data.folder import list_folder, read_folder
 from hpo.errors import DataError, InputError, did_you_mean
+from hpo.files import resolved
 
 DEFAULT_IMAGE_SIZE = 32
 MAX_IMAGE_SIZE = 1024
@@ -62,7 +63,7 @@ def cifar10(argument: str, image_size: int | None) -> Source:
     """CIFAR-10, 32 × 32 × 3: downloaded by torchvision, or from the folder that is its argument."""
     from torchvision.datasets import CIFAR10
 
-    given = Path(argument).expanduser().resolve() if argument else None
+    given = resolved(argument) if argument else None
     name = f"cifar10:{given}" if given else "cifar10"
     if given and not any((given / part).exists() for part in (CIFAR10.base_folder, CIFAR10.filename)):
         raise DataError(f"{name}: neither {CIFAR10.base_folder} nor {CIFAR10.filename} is in this folder")
@@ -111,7 +112,7 @@ def folder(argument: str, image_size: int | None) -> Source:
     size = DEFAULT_IMAGE_SIZE if image_size is None else image_size
     if not 1 <= size <= MAX_IMAGE_SIZE:
         raise InputError(f"image_size = {size}: must be 1 to {MAX_IMAGE_SIZE} pixels")
-    root = Path(argument).expanduser().resolve()
+    root = resolved(argument)
     listing = list_folder(root)
     return Source(
         f"folder:{root}",
@@ -134,7 +135,7 @@ def python(argument: str, image_size: int | None) -> Source:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             raise DataError(f"{name}: {error}; looked in {Path.cwd()} and the environment") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise DataError(f"{name}: importing it failed: {type(error).__name__}: {error}") from error
         function = getattr(module, function_name, None)
         if not callable(function):
@@ -148,7 +149,7 @@ def python(argument: str, image_size: int | None) -> Source:
             data = function()
         except DataError as error:
             raise DataError(f"{name}: {error}") from error
-        except Exception as error:  # whatever the user's code raises
+        except (Exception, SystemExit) as error:  # whatever the user's code raises
             raise DataError(f"{name}: {type(error).__name__}: {error}") from error
     if not isinstance(data, ImageData):
         raise DataError(f"{name}: must return hpo.ImageData, returned {type(data).__name__}")
