@@ -32,6 +32,7 @@ from hpo.errors import (
     StorageError,
     TrialLost,
 )
+from hpo.judge import Judge
 from hpo.plan import FINAL, Plan, versions
 from hpo.queue import Queue, Reason, slot_of
 from hpo.store import Store
@@ -284,9 +285,7 @@ def _asked(plan: Plan, trial_id: int, call: Callable[[], T]) -> T:
         raise TrialFailedError("".join(traceback.format_exception(error))) from error
 
 
-def _take_over(
-    plan: Plan, name: str, trial: FrozenTrial, config: TrialConfig, judge: sampling.Judge | None
-) -> bool:
+def _take_over(plan: Plan, name: str, trial: FrozenTrial, config: TrialConfig, judge: Judge | None) -> bool:
     """Gives a trial the result of the inherited trial, if that trained the same: nothing is trained twice.
 
     Grids often hold the value that was inherited, as a control (2 of the report's 32 points).
@@ -355,16 +354,16 @@ def _records(epoch: Sequence[SeedEpoch]) -> list[dict[str, Any]]:
     return [seed.to_dict() for seed in epoch]
 
 
-def _judge(plan: Plan, name: str, config: TrialConfig) -> sampling.Judge | None:
+def _judge(plan: Plan, name: str, config: TrialConfig) -> Judge | None:
     if name == FINAL or not plan.options.pruning:
         return None
     epochs = config.training.epochs
     runs = sampling.Runs(epochs, len(plan.identity.class_names))
     pruner = sampling.build_pruner(plan.specs[name], runs)
-    return sampling.Judge(pruner, plan.storage.study(name, pruner), epochs)
+    return Judge(pruner, plan.storage.study(name, pruner), epochs)
 
 
-def _is_stopped(plan: Plan, trial_id: int, judge: sampling.Judge | None, n_epochs: int) -> bool:
+def _is_stopped(plan: Plan, trial_id: int, judge: Judge | None, n_epochs: int) -> bool:
     if judge is None:
         return False
     return _asked(plan, trial_id, lambda: judge.stops(lambda: plan.storage.trial(trial_id), n_epochs))

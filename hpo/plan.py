@@ -153,10 +153,10 @@ class Plan:
         return replace(self, specs={name: specs[name] for name in self.specs})
 
     def _is_open(self, name: str) -> bool:
-        decision = self.decision(name)
-        if self.record(FINAL).inherited is not None:  # the plan's answer is under way
-            return False
-        return decision is None or not decision.params  # one for want of any result is made again
+        decision, has_answer = self.decision(name), self.record(FINAL).inherited is not None
+        return not has_answer and (
+            decision is None or not decision.params
+        )  # one without a result is made again
 
     def refuse_other_data(self, fingerprint: str, source: str) -> None:
         """Compares the data at hand with those of the plan.
