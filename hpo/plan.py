@@ -154,9 +154,8 @@ class Plan:
 
     def _is_open(self, name: str) -> bool:
         decision, has_answer = self.decision(name), self.record(FINAL).inherited is not None
-        return not has_answer and (
-            decision is None or not decision.params
-        )  # one without a result is made again
+        is_made_again = decision is None or not decision.params  # there was no result
+        return is_made_again and not has_answer
 
     def refuse_other_data(self, fingerprint: str, source: str) -> None:
         """Compares the data at hand with those of the plan.
