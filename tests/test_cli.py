@@ -298,7 +298,7 @@ def test_epochs_cannot_override_a_study_that_searches_them(cli: Cli, folder: Pat
     assert cli("create", "--studies=studies", "--data=digits").code == 0
 
 
-def test_plan_forecasts_and_writes_nothing(cli: Cli, folder: Path) -> None:
+def test_plan_forecasts_and_writes_nothing(cli: Cli, folder: Path, small_studies: Path) -> None:
     result = cli("plan", "--data=digits", "--limit-train=200", "--epochs=2", "--seeds=3", "--json")
     assert result.code == 0, result.err
     lines = {line["study"]: line for line in json.loads(result.out)}
@@ -312,6 +312,10 @@ def test_plan_forecasts_and_writes_nothing(cli: Cli, folder: Path) -> None:
     )
     # where no point of the grid is what was published, a control is trained beside them
     assert [line["points"] for line in json.loads(published.out)] == [16, 3, 3, 5, 4, 3, 1]
+    sampled = cli(
+        "plan", "--studies", small_studies, "--data=digits", "--limit-train=200", "--epochs=2", "--json"
+    )
+    assert [line["epochs"] for line in json.loads(sampled.out)] == [2 * 2, 3 * 2, 5 * 2]
     table = cli("plan", "learning-rate", "--data=digits", "--limit-train=200")
     assert "learning-rate" in table.out
     assert "batch-size" not in table.out

@@ -700,7 +700,9 @@ def test_a_final_stage_that_diverges_has_no_answer_and_says_so(tmp_path: Path) -
     assert results.status(plan)[-1].state == "failed"
     with pytest.raises(MissingError):
         results.final_result(plan)
-    assert "diverged" in write_report(plan, tmp_path).read_text()
+    page = write_report(plan, tmp_path).read_text()
+    assert "diverged" in page
+    assert "original" not in page  # whose claims are no business of a plan of one's own
 
 
 def test_a_study_without_a_result_ends_those_that_build_on_it_and_no_others(tmp_path: Path, cli: Any) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
@@ -44,6 +45,21 @@ def step(axes: Axes, rows: Rows) -> None:
     axes.barh(range(len(rows)), bare, height=0.55, color=style.BLUE, label="its convolutions alone")
     axes.set(title="A step, µs an image and core", ylim=(len(rows) - 0.4, -1.1))
     axes.legend(loc="upper left", ncols=2, fontsize=7)
+
+
+def equality(axes: Axes, rows: Rows) -> None:
+    """Macro F1 of each seed, hpo's networks beside the plain script's."""
+    by_contender: dict[str, list[float]] = {}
+    for row in rows:
+        by_contender.setdefault(row["contender"], []).append(100 * float(row["macro_f1"]))
+    values = [value for each in by_contender.values() for value in each]
+    edges = [min(values) + n * (max(values) - min(values)) / 14 for n in range(15)]
+    for (contender, each), colour in zip(by_contender.items(), style.SERIES, strict=False):
+        label = f"{contender}: mean {fmean(each):.1f}"
+        axes.hist(each, edges, histtype="step", color=colour, linewidth=1.6, label=label)
+        axes.axvline(fmean(each), color=colour, linewidth=0.9, linestyle="--")
+    axes.set(title="Macro F1, seeds of each kind", xlabel="macro F1, %")
+    axes.legend(loc="upper left", fontsize=7.5)
 
 
 def startup(axes: Axes, rows: Rows) -> None:
@@ -92,6 +108,7 @@ def search_regret(axes: Axes, rows: Rows) -> None:
 PANELS: Sequence[tuple[str, Callable[[Axes, Rows], None]]] = (
     ("throughput", throughput),
     ("step", step),
+    ("equality_seeds", equality),
     ("startup", startup),
     ("growth", growth),
     ("search_cost", search_epochs),
