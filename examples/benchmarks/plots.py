@@ -59,6 +59,7 @@ def equality(axes: Axes, rows: Rows) -> None:
         axes.hist(each, edges, histtype="step", color=colour, linewidth=1.6, label=label)
         axes.axvline(fmean(each), color=colour, linewidth=0.9, linestyle="--")
     axes.set(title="Macro F1, seeds of each kind", xlabel="macro F1, %")
+    axes.set(ylim=(0, 1.35 * axes.get_ylim()[1]))
     axes.legend(loc="upper left", fontsize=7.5)
 
 
@@ -109,11 +110,11 @@ PANELS: Sequence[tuple[str, Callable[[Axes, Rows], None]]] = (
     ("throughput", throughput),
     ("step", step),
     ("equality_seeds", equality),
+    ("images", images),
     ("startup", startup),
     ("growth", growth),
     ("search_cost", search_epochs),
     ("search_cost", search_regret),
-    ("images", images),
 )
 """Table and what is drawn of it."""
 
