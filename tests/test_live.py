@@ -105,9 +105,10 @@ def test_a_run_on_a_terminal_that_is_resized_and_watched_through_pipes(
         lines, words = as_json.stdout.readlines(), in_words.stdout.readlines()
     check_screens(*seen)
     check_events([json.loads(line) for line in lines])
-    assert len(words) == 2 + 3 + 2 + 1
+    n_events = 2 + 3 + 2 + 1
+    assert "".join(words[n_events:]) == cli("status", "--out", out).out
     assert re.match(r"rate/\d complete: macro F1 [\d.]+ %, learning_rate 0\.00[13]\n", words[0])
-    assert words[-1].startswith("final/0 complete: test macro F1 ")
+    assert words[n_events - 1].startswith("final/0 complete: test macro F1 ")
     assert "\x1b" not in "".join(words)
 
 
