@@ -64,8 +64,8 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def fill(folder: Path, n_trials: int) -> str:
-    """The URL of a plan with so many ended trials, and `LEFT` points more."""
-    plan = plan_of(folder, n_trials + LEFT, EPOCHS)
+    """The URL of a plan of so many points, of which all but `LEFT` have ended."""
+    plan = plan_of(folder, n_trials, EPOCHS)
     advance(plan, [STUDY])
     queue = Queue(plan.storage, STUDY)
     trial = queue.claim()
@@ -75,7 +75,7 @@ def fill(folder: Path, n_trials: int) -> str:
         # what `advance` has queued is queued again later, under the numbers that follow
         for table in ("trial_params", "trial_user_attributes", "trial_system_attributes", "trials"):
             connection.execute(text(f"DELETE FROM {table} WHERE trial_id <> :old"), {"old": trial._trial_id})
-        for number, job in enumerate(study_jobs(plan, STUDY, None)[1:n_trials], start=1):
+        for number, job in enumerate(study_jobs(plan, STUDY, None)[1:-LEFT], start=1):
             values = {
                 "old": trial._trial_id,
                 "new": trial._trial_id + number,
@@ -135,7 +135,7 @@ def measure(n_trials: int, repeats: int) -> dict[str, float]:
         command = [sys.executable, "-m", "hpo", "status", "--out", name, "--json"]
         shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         (study,) = (each for each in json.loads(shown)["studies"] if each["name"] == STUDY)
-        assert study["points"]["complete"] == n_trials + repeats, study["points"]
+        assert study["points"]["complete"] == n_trials - LEFT + repeats, study["points"]
         status = [
             seconds(lambda: subprocess.run(command, check=True, capture_output=True)) for _ in range(repeats)
         ]

@@ -32,18 +32,24 @@ LAYERS = ("conv1", "conv2", "hidden", "output")
 
 
 def plan_of(folder: Path, n_trials: int, epochs: int) -> Plan:
-    """A plan of one grid of three axes, of at least so many points."""
-    side = math.ceil(n_trials ** (1 / 3))
+    """A plan of one grid of three axes, of so many points."""
+    shortest = _divisor(n_trials, n_trials ** (1 / 3))
+    middle = _divisor(n_trials // shortest, (n_trials / shortest) ** 0.5)
     axes = {
-        "learning_rate": [1e-4 * 1.1**i for i in range(side)],
-        "batch_size": [10 * (1 + i) for i in range(side)],
-        "conv1_channels": [4 * (1 + i) for i in range(side)],
+        "learning_rate": [1e-4 * 1.1**i for i in range(shortest)],
+        "batch_size": [10 * (1 + i) for i in range(middle)],
+        "conv1_channels": [4 * (1 + i) for i in range(n_trials // shortest // middle)],
     }
     lines = "\n".join(f"{name} = {values}" for name, values in axes.items())
     (folder / "studies").mkdir(parents=True)
     (folder / "studies" / "grid.toml").write_text(f'section = "1"\ntitle = "A large grid"\n[search]\n{lines}')
     given = {"data": "digits", "limit_train": 200, "limit_valid": 100, "epochs": epochs}
     return run.open_plan(folder, studies=folder / "studies", threads=1, given=given)
+
+
+def _divisor(number: int, most: float) -> int:
+    """The largest one that is not above `most`, a root that may be a little off."""
+    return next(found for found in range(round(most), 0, -1) if number % found == 0)
 
 
 def train_all(plan: Plan, epochs: int, chance: random.Random) -> int:
