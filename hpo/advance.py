@@ -7,7 +7,7 @@ queued again; a study whose points have all ended decides; the final stage comes
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from optuna.trial import FrozenTrial, TrialState
@@ -34,13 +34,15 @@ def advance(plan: Plan, names: Sequence[str] | None = None) -> bool:
     Returns:
         Whether everything asked for has ended.
     """
-    ended = [_advance_study(plan, name) for name in (plan.specs if names is None else names)]
-    if names is not None or not all(ended):
-        return all(ended)
+    ended: dict[str, bool] = {}
+    for name in plan.specs if names is None else names:  # parents come before children
+        ended[name] = _advance_study(plan, name, ended)
+    if names is not None or not all(ended.values()):
+        return all(ended.values())
     return _advance_final(plan)
 
 
-def _advance_study(plan: Plan, name: str) -> bool:
+def _advance_study(plan: Plan, name: str, ended: Mapping[str, bool]) -> bool:
     record = plan.record(name)
     queue = Queue(plan.storage, name)
     slots = queue.slots()
@@ -51,9 +53,9 @@ def _advance_study(plan: Plan, name: str) -> bool:
         missing = [slot for slot in open_ if not slots.queued(slot)]
         queue.enqueue(_jobs_again(plan, slots, missing), slots)
         return not open_
-    inherited = plan.inherited(name)
-    if inherited is None and plan.specs[name].inherits is not None:
-        return is_orphaned(plan, name)
+    inherited, parent = plan.inherited(name), plan.specs[name].inherits
+    if inherited is None and parent is not None:
+        return ended[parent]  # without a result: there is nothing to go on from
     jobs = study_jobs(plan, name, inherited)
     if not slots.attempts and inherited is not None:
         plan.storage.set_study_attr(queue.study_id, "inherited", inherited.model_dump(mode="json"))

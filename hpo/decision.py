@@ -188,7 +188,8 @@ def decide(
             control,
             is_first=inherited is None,
             adopted=adopted,
-            confidence=_confidence(winner, p_value, n_tried),
+            p_value=p_value,
+            n_tried=n_tried,
         ),
     )
 
@@ -206,9 +207,7 @@ def _paired_p_value(best: Candidate, control: Candidate, n_tried: int) -> float 
     return min(1.0, n_tried * float(ttest_rel(ours, theirs).pvalue))
 
 
-def _confidence(winner: Candidate | None, p_value: float | None, n_tried: int) -> str:
-    if winner is None:
-        return ""
+def _confidence(winner: Candidate, p_value: float | None, n_tried: int) -> str:
     if p_value is None:
         return f"{_seeds(len(winner.seeds))}, not tested"
     of_many = f" for the best of {n_tried}" if n_tried > 1 else ""
@@ -223,12 +222,14 @@ def _in_words(
     *,
     is_first: bool,
     adopted: bool,
-    confidence: str,
+    p_value: float | None,
+    n_tried: int,
 ) -> str:
     if winner is None:
         return (
             "no point has a result; the inherited configuration stays" if control else "no point has a result"
         )
+    confidence = _confidence(winner, p_value, n_tried)
     if control is None:
         n_equal = sum(found.value == winner.value for found in candidates)
         first = f", the first of {n_equal} equal ones" if n_equal > 1 else ""

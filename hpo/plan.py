@@ -153,9 +153,9 @@ class Plan:
         return replace(self, specs={name: specs[name] for name in self.specs})
 
     def _is_open(self, name: str) -> bool:
-        decision, has_answer = self.decision(name), self.record(FINAL).inherited is not None
-        is_made_again = decision is None or not decision.params  # there was no result
-        return is_made_again and not has_answer
+        records = self.records()
+        decision = records[name].decision  # one for want of any result is made again
+        return records[FINAL].inherited is None and (decision is None or not decision.params)
 
     def refuse_other_data(self, fingerprint: str, source: str) -> None:
         """Compares the data at hand with those of the plan.
@@ -311,16 +311,13 @@ class Plan:
         return self.config(name, inherited, params)
 
     def best_decided(self) -> Inherited | None:
-        """What the final stage trains, once it has begun, whatever is decided later; until then the
-        configuration of the study that nobody inherits from, of several such the best value.
-        """
-        if (begun := self.record(FINAL).inherited) is not None:
+        """What the final stage trains: of the studies that nobody inherits from the best, as of then."""
+        parents, records = {study.inherits for study in self.specs.values()}, self.records()
+        leaves = [(name, record.decision) for name, record in records.items() if name not in parents]
+        decided = [(name, decision) for name, decision in leaves if decision and decision.params]
+        begun = records[FINAL].inherited
+        if begun is not None or not decided:
             return begun
-        parents = {study.inherits for study in self.specs.values()}
-        leaves = {name: self.decision(name) for name in self.specs if name not in parents}
-        decided = [(name, decision) for name, decision in leaves.items() if decision and decision.params]
-        if not decided:
-            return None
         name, decision = max(decided, key=lambda pair: pair[1].value or 0.0)
         return Inherited(study=name, source=decision.source, params=decision.params, value=decision.value)
 
@@ -369,9 +366,7 @@ def published_config(specs: Mapping[str, StudySpec], name: str) -> TrialConfig:
     params = {**TrialConfig().params(), **chain[0].base}
     for study in chain:
         if study.published is None or not study.published.choice:
-            raise StudyFileError(
-                f"{study.name}.toml", "has no published.choice, which --inherit published carries on"
-            )
+            raise StudyFileError(f"{study.name}.toml", "has no published.choice for --inherit published")
         params.update(study.published.choice)
     return TrialConfig.from_params(params)
 

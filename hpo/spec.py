@@ -325,9 +325,7 @@ def load_studies(folder: Path) -> dict[str, StudySpec]:
     for name, spec in specs.items():
         if spec.inherits is not None and spec.inherits not in specs:
             hint = did_you_mean(spec.inherits, [other for other in specs if other != name])
-            raise StudyFileError(
-                files[name], f"inherits = {spec.inherits!r} is no study in this folder; {hint}"
-            )
+            raise StudyFileError(files[name], f"inherits = {spec.inherits!r} is not in this folder; {hint}")
 
     ordered: dict[str, StudySpec] = {}
     ready = [(_section_key(spec), name) for name, spec in specs.items() if spec.inherits is None]

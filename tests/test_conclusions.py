@@ -94,9 +94,10 @@ def test_what_was_pruned_is_judged_by_how_far_apart_seeds_are_by_then() -> None:
     def pruned(each: Point) -> Point:
         return replace(each, row=replace(each.row, state="pruned", epochs=1, history=each.row.history[:1]))
 
-    long = early(0.7, l2=1e-5), early(0.6, l2=1e-2)
-    assert judge("L2", *long).verdict == "confirmed"
-    assert judge("L2", long[0], pruned(long[1])).verdict == "open"
+    better, worse = early(0.7, l2=1e-5), early(0.6, l2=1e-2)
+    claim = CLAIMS["L2 must be small on a small network"]
+    assert claim(Cells([better, worse], [better], 10)).verdict == "confirmed"
+    assert claim(Cells([better, pruned(worse)], [better], 10)).verdict == "open"
 
 
 def test_networks_that_collapsed_say_nothing_of_noise() -> None:

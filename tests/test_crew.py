@@ -15,7 +15,7 @@ import pytest
 from conftest import start_hpo
 from test_worker import SMALL, made_plan
 
-from hpo.crew import Engine, forked_processes, keep_at_work, spawned_processes
+from hpo.crew import Engine, Orders, forked_processes, keep_at_work, spawned_processes
 from hpo.errors import DeviceLostError, InputError, RunError
 from hpo.forkserver import ForkServer
 from hpo.plan import Plan
@@ -161,6 +161,17 @@ def test_a_device_that_does_not_come_back_costs_the_others_nothing(
         keep_at_work(_Scripted({1: [lost, 2]}), plan, None, None, int)
     with pytest.raises(InputError, match="worker 2 ended with code 2"):
         keep_at_work(_Scripted({1: [lost, lost, lost, 0], 2: [2]}), plan, None, None, int)
+
+
+def test_workers_are_told_of_checkpoints_where_there_is_a_place_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan, key = made_plan(tmp_path, RATES), "HPO_CHECKPOINTS"
+    told = {
+        place: Orders.of(plan, tmp_path, (), place).settings.get(key) for place in ("", "there", "s3://b")
+    }
+    assert told == {"": None, "there": str(tmp_path.resolve() / "there"), "s3://b": "s3://b"}
 
 
 def test_workers_stop_when_their_parent_is_killed(small_studies: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,8 +108,23 @@ def test_a_cache_that_cannot_be_written_to_is_named(root: Path, tmp_path: Path) 
         prepare(f"folder:{root}", cache=tmp_path / "file" / "cache")
 
 
-@pytest.mark.parametrize("name", ["meta.json", "train_images.npy", "valid_labels.npy"])
-@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: os.truncate(path, 20)])
+OTHER_FILES = {
+    "meta.json": "test_labels.npy",
+    "train_images.npy": "valid_images.npy",
+    "valid_labels.npy": "train_labels.npy",
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FILES)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        lambda path: os.truncate(path, 20),
+        lambda path: shutil.copy(path.with_name(OTHER_FILES[path.name]), path),
+    ],
+    ids=["missing", "truncated", "another part's"],
+)
 def test_a_damaged_entry_is_named(entry: Path, name: str, damage: Callable[[Path], None]) -> None:
     damage(entry / name)
 

@@ -111,6 +111,7 @@ NAN = torch.tensor([math.nan])
         {"mean": NAN.repeat(3)},
         {"std": torch.zeros(3)},
         {"class_names": [1, 2, 3]},
+        {"class_names": []},
     ],
     ids=str,
 )

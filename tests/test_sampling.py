@@ -374,10 +374,10 @@ def first_pruned(study: optuna.Study, pruner: optuna.pruners.BasePruner, values:
     return stopped
 
 
-def pruner(table: dict[str, Any], epochs: int = 11, n_classes: int = 10) -> optuna.pruners.BasePruner:
+def pruner(table: dict[str, Any], epochs: int = 11) -> optuna.pruners.BasePruner:
     spec = StudySpec.model_validate({"name": "x", "search": {"l2": [0.1]}, "pruner": table})
     sampling.check(spec, Path("x.toml"))
-    return sampling.build_pruner(spec, sampling.Runs(epochs, n_classes))
+    return sampling.build_pruner(spec, sampling.Runs(epochs, 10))
 
 
 @pytest.mark.parametrize("name", sampling.PRUNERS)

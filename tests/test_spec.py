@@ -539,8 +539,7 @@ def test_a_chain_of_any_depth(tmp_path: Path) -> None:
 def test_unknown_parents_and_cycles_are_refused(tmp_path: Path) -> None:
     tree(tmp_path, child=("", "parnet"), parent=("", None))
     with pytest.raises(
-        StudyFileError,
-        match=r"child.toml: inherits = 'parnet' is no study in this folder; did you mean 'parent'",
+        StudyFileError, match=r"child.toml: inherits = 'parnet' is not in this folder; did you mean 'parent'"
     ):
         load_studies(tmp_path)
     tree(tmp_path, child=("", "b"), b=("", "c"), c=("", "b"))

@@ -490,7 +490,6 @@ def stop_after_two_epochs(plan: Plan, out: Path, name: str = "rate") -> None:
 def test_a_checkpoint_that_cannot_be_written_is_the_disk_s_fault_or_a_successor_s(
     is_lost: bool, tmp_path: Path
 ) -> None:
-
     plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"}, epochs=2)
     trial, data = claimed(plan)
 

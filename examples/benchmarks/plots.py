@@ -52,11 +52,10 @@ def equality(axes: Axes, rows: Rows) -> None:
     by_contender: dict[str, list[float]] = {}
     for row in rows:
         by_contender.setdefault(row["contender"], []).append(100 * float(row["macro_f1"]))
-    values = [value for each in by_contender.values() for value in each]
-    edges = [min(values) + n * (max(values) - min(values)) / 14 for n in range(15)]
-    for (contender, each), colour in zip(by_contender.items(), style.SERIES, strict=False):
-        label = f"{contender}: mean {fmean(each):.1f}"
-        axes.hist(each, edges, histtype="step", color=colour, linewidth=1.6, label=label)
+    labels = [f"{contender}: mean {fmean(each):.1f}" for contender, each in by_contender.items()]
+    colours = style.SERIES[: len(labels)]
+    axes.hist(list(by_contender.values()), 14, histtype="step", color=colours, label=labels, linewidth=1.6)
+    for each, colour in zip(by_contender.values(), colours, strict=True):
         axes.axvline(fmean(each), color=colour, linewidth=0.9, linestyle="--")
     axes.set(title="Macro F1, seeds of each kind", xlabel="macro F1, %")
     axes.set(ylim=(0, 1.35 * axes.get_ylim()[1]))

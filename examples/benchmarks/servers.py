@@ -185,6 +185,8 @@ class MariaDB(Server):
             _mariadbd() or "mariadbd",
             "--no-defaults",
             f"--datadir={self._data}",
+            # a server that starts deletes the temporary tables of all that share a folder for them
+            f"--tmpdir={folder}",
             f"--socket={folder / 'socket'}",
             f"--pid-file={folder / 'pid'}",
             "--bind-address=127.0.0.1",

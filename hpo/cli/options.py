@@ -106,7 +106,7 @@ class StorageUrl(click.ParamType[str | None]):
         if value.startswith("@"):
             try:
                 lines = Path(value[1:]).expanduser().read_text("utf-8").split()
-            except (OSError, UnicodeDecodeError, RuntimeError) as error:  # the last: nobody's home
+            except (OSError, UnicodeDecodeError, RuntimeError) as error:  # the last: a home that nobody has
                 why = error.strerror if isinstance(error, OSError) else error
                 self.fail(f"{value[1:]} cannot be read: {why}", param, ctx)
             if len(lines) != 1:

@@ -238,7 +238,7 @@ def show_outcome(plan: Plan, out: Path, storage: str | None) -> None:
         storage: the database URL as it was given; None: it is that of the folder.
     """
     from hpo import results
-    from hpo.database import parse
+    from hpo.database import sqlite_file
 
     show_status(results.status(plan))
     final = results.final_trial(plan)
@@ -247,7 +247,8 @@ def show_outcome(plan: Plan, out: Path, storage: str | None) -> None:
     ended = [name for name in plan.specs if plan.decision(name)]
     where = f"--out {out}"
     if storage is not None:
-        where += f" --storage {'…' if parse(storage).password else storage}"
+        # the URL of a server may hold a password, in more than one place
+        where += f" --storage {storage if sqlite_file(storage) else '…'}"
     lines = [f"hpo report {where}"]
     if ended:
         lines.insert(0, f"hpo show {ended[-1]} {where}")
