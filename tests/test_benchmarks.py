@@ -13,7 +13,11 @@ import faults
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.trial import TrialState, create_trial
 from search_cost import PRUNERS, RECORDED, Curve, search, searches, tables_by_seed
+from siege import Tally
+
+from hpo.queue import Reason
 
 EPOCHS, POINTS = 11, 20
 
@@ -80,6 +84,21 @@ def test_a_worker_passes_every_place_where_faults_kills_one(
     monkeypatch.undo()
     time.tzset()
     assert passed == set(faults.PLACES)
+
+
+@pytest.mark.parametrize(
+    ("ended", "repeated"),
+    [({"resumed_after_epoch": 4}, 1), ({}, 5), ({"reason": Reason.KNOWN}, 0)],
+    ids=["resumed", "anew", "taken over"],
+)
+def test_faults_counts_the_epochs_that_were_trained_twice(ended: dict[str, Any], repeated: int) -> None:
+    reports = dict.fromkeys(range(1, 6), 0.5)
+    lost = {"owner": {"pid": 7}, "reason": Reason.LOST}
+    before = create_trial(state=TrialState.FAIL, intermediate_values=reports, user_attrs=lost)
+    after = create_trial(value=0.5, intermediate_values=reports, user_attrs={"owner": {"pid": 8}, **ended})
+    tally = Tally("hpo", "sqlite")
+    faults.judge_attempts([before, after], tally, {7: 0.0})
+    assert (tally.max_epochs_repeated, tally.attempts_lost, tally.false_losses) == (repeated, 1, 0)
 
 
 def table(noise: float, seed: int) -> list[Curve]:

@@ -37,6 +37,7 @@ from typing import Any
 import faults_plain
 import servers
 import torch
+from optuna.trial import FrozenTrial
 from PIL import Image
 from siege import LEASE_SECONDS, NO_SPACE, REFUSED, Places, Siege, Tally
 from tables import heading, print_table
@@ -199,7 +200,7 @@ class HpoPlan:
             for slot, attempts in Slots.of(self.plan.trials(name)).attempts.items():
                 accepted = [trial for trial in attempts if trial.state.name in ("COMPLETE", "PRUNED")]
                 tally.double_results += max(0, len(accepted) - 1)
-                _judge_attempts(attempts, tally, hurt)
+                judge_attempts(attempts, tally, hurt)
                 for trial in attempts:
                     if reason_of(trial) == Reason.ERROR:
                         tally.count("out of memory")
@@ -225,7 +226,8 @@ def pose_as_elsewhere(name: str, clock_ahead_seconds: float) -> None:
     storage.datetime = Clock  # type: ignore[misc]
 
 
-def _judge_attempts(attempts: list[Any], tally: Tally, hurt: dict[int, float]) -> None:
+def judge_attempts(attempts: list[FrozenTrial], tally: Tally, hurt: dict[int, float]) -> None:
+    """Counts what the attempts at one point say: losses, how soon they were mended, epochs trained twice."""
     for before, after in pairwise(attempts):
         pid = before.user_attrs.get("owner", {}).get("pid")
         if reason_of(before) == Reason.LOST:
@@ -236,7 +238,8 @@ def _judge_attempts(attempts: list[Any], tally: Tally, hurt: dict[int, float]) -
                 ahead = after.user_attrs["owner"].get("clock_ahead_seconds", 0.0)
                 recovered = after.datetime_start.timestamp() - ahead - hurt[pid]
                 tally.recovery_seconds.append(max(0.0, recovered))
-        if after.state.name in ("COMPLETE", "PRUNED"):
+        # what is taken over from an earlier study trains nothing, however often it is written
+        if after.state.name in ("COMPLETE", "PRUNED") and reason_of(after) != Reason.KNOWN:
             repeated = len(before.intermediate_values) - after.user_attrs.get("resumed_after_epoch", 0)
             tally.max_epochs_repeated = max(tally.max_epochs_repeated, repeated)
 
