@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from hpo._files import resolved
 from hpo.compute import n_cores, visible_gpus
 from hpo.database import sqlite_file
 from hpo.delivery import in_background
 from hpo.errors import DeviceLostError, InputError, RunError
-from hpo.files import resolved
 from hpo.forkserver import ForkServer
 from hpo.plan import Plan
 from hpo.queue import Queue, SlotState

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SkipValidation
 
+from hpo._text import params_text
 from hpo.config import PARAMETERS, ParamValue, TrialConfig
 from hpo.errors import InputError
-from hpo.text import params_text
 
 MIN_SEEDS_TO_TEST = 3
 """With fewer seeds a difference has no deviation worth the name: the decision is marked *not tested*."""

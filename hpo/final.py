@@ -21,10 +21,11 @@ from optuna.exceptions import UpdateFinishedTrialError
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from hpo._files import write_durably
+from hpo._text import printable
 from hpo.config import TrialConfig, canonical_json
 from hpo.data.test_set import load_test
 from hpo.errors import TrialLost
-from hpo.files import write_durably
 from hpo.metrics import Scores, score
 from hpo.model import save_model
 from hpo.network import build_network
@@ -32,7 +33,6 @@ from hpo.objective import Recorder, Workplace
 from hpo.plan import Plan
 from hpo.store import Store
 from hpo.tensors import is_like
-from hpo.text import printable
 from hpo.train import EpochResult, predict_logits
 
 MODEL, WRONG_IMAGES = "model.pt", "most-confidently-wrong.png"

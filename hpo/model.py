@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hpo._files import write_durably
 from hpo.compute import predict_logits
 from hpo.config import TrialConfig
 from hpo.data.images import read_image
 from hpo.errors import InputError, MissingError
-from hpo.files import write_durably
 from hpo.network import ImageShape, Network, build_network
 from hpo.tensors import dump, is_like, load
 

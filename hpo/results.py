@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo._text import percent, spread
 from hpo.advance import study_jobs
 from hpo.attributes import StudyRecord
 from hpo.config import ParamValue
@@ -20,7 +21,6 @@ from hpo.diagnostics import Finding, diagnose
 from hpo.errors import InputError, MissingError
 from hpo.plan import FINAL, FINAL_SLOT, Plan, lineage
 from hpo.queue import Slot, Slots, SlotState
-from hpo.text import percent, spread
 
 FIGURES = ("macro_f1", "accuracy", "loss")
 StudyState = Literal["pending", "running", "done", "failed"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hpo._files import resolved
 from hpo.advance import advance, close_lost, require_result
 from hpo.attributes import Identity, Options
 from hpo.compute import n_cores, resolve_device, resolve_precision
@@ -16,7 +17,6 @@ from hpo.crew import Engine, Orders, keep_at_work, local_processes
 from hpo.data import TrainingData, load_training, prepare
 from hpo.database import default_url, sqlite_file
 from hpo.errors import InputError, did_you_mean
-from hpo.files import resolved
 from hpo.final import fetch_files
 from hpo.network import build_network
 from hpo.plan import Plan, published_config, read_studies, with_ancestors

@@ -13,8 +13,8 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 import tenacity
 
+from hpo._files import write_durably
 from hpo.errors import InputError, install
-from hpo.files import write_durably
 
 P = ParamSpec("P")
 T = TypeVar("T")

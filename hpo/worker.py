@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 from optuna.trial import TrialState
 
+from hpo._text import printable
 from hpo.advance import advance, close_lost, require_result
 from hpo.compute import keep_freed_memory, n_cores, resolve_device, resolve_precision
 from hpo.cuda import beside_others
@@ -35,7 +36,6 @@ from hpo.pool import Pool
 from hpo.queue import Claim, claim
 from hpo.storage import Storage
 from hpo.store import Store, open_store
-from hpo.text import printable
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from hpo.files import write_durably, write_whole
+from hpo._files import write_durably, write_whole
 
 
 def test_a_write_that_fails_half_way_leaves_the_old_file(tmp_path):

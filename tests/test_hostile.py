@@ -29,6 +29,7 @@ from PIL import Image
 
 import hpo as library
 from hpo import ImageData, InputError, load_training, prepare
+from hpo._text import printable
 from hpo.cli.tables import Screen
 from hpo.decision import epoch_records
 from hpo.final import contact_sheet
@@ -36,7 +37,6 @@ from hpo.plan import FINAL, Plan
 from hpo.records import write_csv
 from hpo.storage import Storage
 from hpo.tensors import dump, load
-from hpo.text import printable
 from hpo.worker import work
 
 Cli = Callable[..., Result]

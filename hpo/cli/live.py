@@ -15,11 +15,11 @@ from typing import Any, NoReturn
 from rich.live import Live
 from rich.text import Text
 
+from hpo._text import finite, params_text, percent, spread
 from hpo.cli.screen import Display
 from hpo.cli.tables import Screen
 from hpo.plan import Plan
 from hpo.progress import Progress
-from hpo.text import finite, params_text, percent, spread
 from hpo.watch import Watch
 
 TICK_SECONDS = 1.0

@@ -10,10 +10,10 @@ from typing import Any
 
 import click
 
+from hpo._text import printable
 from hpo.cli import reading, training
 from hpo.cli.text import message
 from hpo.errors import HpoError
-from hpo.text import printable
 
 
 class OutputError(Exception):

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpo._text import write_json
 from hpo.cli import options as opt
 from hpo.cli.text import say
 from hpo.errors import InputError
-from hpo.text import write_json
 
 if TYPE_CHECKING:
     from hpo.plan import Plan

@@ -14,10 +14,10 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from hpo._text import duration, params_text, percent, printable, spread
 from hpo.cli.tables import STATE_STYLES, state_text
 from hpo.plan import FINAL
 from hpo.progress import Best, Progress, Running, StudyProgress
-from hpo.text import duration, params_text, percent, printable, spread
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDE, VERY_WIDE = 110, 150

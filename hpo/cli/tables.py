@@ -15,7 +15,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from hpo.text import duration, params_text, percent, printable, show_value, spread
+from hpo._text import duration, params_text, percent, printable, show_value, spread
 
 if TYPE_CHECKING:
     from hpo.doctor import Check

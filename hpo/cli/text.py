@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from hpo.text import printable
+from hpo._text import printable
 
 
 def message(text: str) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from hpo._text import show_value
 from hpo.decision import TrialRef
 from hpo.plan import FINAL
 from hpo.report import words
 from hpo.report.facts import Facts, Origin, Section
 from hpo.report.page import markdown_text as md
 from hpo.report.tables import notes as remarks
-from hpo.text import show_value
 
 StudyIds = Mapping[str, int]
 """Optuna's ids of the studies, which the dashboard's addresses are made of."""

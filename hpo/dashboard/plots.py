@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from hpo._text import finite, params_text
 from hpo.plan import FINAL
 from hpo.report import style
 from hpo.report.facts import Facts, Point, Section
@@ -26,7 +27,6 @@ from hpo.report.study_figures import (
     layer_health,
     worst_and_best,
 )
-from hpo.text import finite, params_text
 
 MAX_EPOCHS = 100
 """Of longer curves so many epochs are drawn, evenly."""

@@ -25,10 +25,10 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial
 
+from hpo._files import write_durably
 from hpo.dashboard.notes import notes
 from hpo.dashboard.pictures import Picture, pictures
 from hpo.dashboard.plots import Plot, plots
-from hpo.files import write_durably
 from hpo.plan import Plan
 from hpo.report.facts import Facts, read
 from hpo.report.page import WRONG_IMAGES

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from hpo._files import resolved
 from hpo.data.dataset import HELD_OUT, ImageData, Source, hold_out, is_text
 from hpo.data.folder import list_folder, read_folder
 from hpo.errors import DataError, InputError, did_you_mean
-from hpo.files import resolved
 
 DEFAULT_IMAGE_SIZE = 32
 MAX_IMAGE_SIZE = 1024

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from statistics import fmean
 
+from hpo._text import show_value
 from hpo.diagnostics import DEAD_SHARE
 from hpo.report.contrasts import (
     Block,
@@ -21,7 +22,6 @@ from hpo.report.contrasts import (
     widest_interaction,
 )
 from hpo.report.facts import Facts, Point
-from hpo.text import show_value
 
 TOO_FEW_CHANNELS = 16
 """What the report names as too few; its own study does not have it."""

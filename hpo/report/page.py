@@ -15,14 +15,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from hpo._files import write_whole
+from hpo._text import printable, show_value
 from hpo.errors import RunError
-from hpo.files import write_whole
 from hpo.plan import Plan
 from hpo.report import conclusions, figures, published, tables, words
 from hpo.report.facts import Facts, Section, read
 from hpo.report.style import Drawing
 from hpo.report.tables import Cell, Table
-from hpo.text import printable, show_value
 
 MAX_ROWS = 1000
 """A longer table is cut on the page; its CSV file has all of it."""

@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from hpo._text import params_text, percent, show_value
 from hpo.config import ParamValue
 from hpo.report import style
 from hpo.report.facts import Point, Section
 from hpo.report.style import Drawing, canvas, drawn, label
-from hpo.text import params_text, percent, show_value
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from hpo.text import printable
+from hpo._text import printable
 
 INK, FAINT, GRID, PAPER = "#1f2430", "#5b6270", "#d9dce1", "#ffffff"
 GREY = "#9aa1ac"

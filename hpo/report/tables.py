@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hpo._text import harmless_cell, percent, printable, show_value
 from hpo.config import ParamValue
 from hpo.report.conclusions import Conclusion
 from hpo.report.facts import Facts, Point, Section
 from hpo.report.published import Comparison
-from hpo.text import harmless_cell, percent, printable, show_value
 
 
 @dataclass(frozen=True)
