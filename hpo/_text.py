@@ -12,8 +12,6 @@ import re
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from hpo.config import ParamValue
-
 # control characters, line separators, marks that turn the direction of writing, bytes that are no UTF-8
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -36,7 +34,7 @@ def harmless_cell(value: Any) -> Any:
     return printable(f"'{value}" if formula else value)
 
 
-def show_value(value: ParamValue) -> str:
+def show_value(value: bool | int | float | str) -> str:
     """A parameter's value as tables and sentences write it."""
     if isinstance(value, bool):
         return "on" if value else "off"
