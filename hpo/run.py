@@ -157,7 +157,7 @@ def run_plan(
         studies: folder of study files; default the shipped ones.
         workers: local processes; None: one a core, or one a GPU.
         trials_per_device: how many trials each of them trains at once; None: one on a CPU, several on a GPU.
-        options: those that change results, as `hpo.attributes.Options` names them (`data`, `epochs`, …).
+        options: those that change results, as `Options` names them (`data`, `epochs`, …).
 
     Raises:
         InputError: something given cannot be used, or contradicts the plan that is there.

@@ -5,9 +5,9 @@
 Claim: a bf16 step of the report's network (32@3×3 → 128@5×5) reaches at least 60 % of the rate that
 oneDNN alone reaches on the same convolutions: forward and both backwards, except that the first one
 needs no gradient of its images. Each process has one thread, as a worker of `hpo run` has; all are busy
-at once. A round times some steps of `hpo.learner.Learner`, images gathered and normalised, and as many
-times the bare convolutions; the share is taken round by round. Medians over rounds and processes; CSV on
-stdout. Measured alone on the machine.
+at once. A round times some steps of a `Learner`, images gathered and normalised, and as many times the
+bare convolutions; the share is taken round by round. Medians over rounds and processes; CSV on stdout.
+Measured alone on the machine.
 """
 
 from __future__ import annotations
