@@ -12,7 +12,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hpo.config import TrialConfig as TrialConfig
     from hpo.data import ImageData as ImageData
     from hpo.data import load_training as load_training
     from hpo.data import prepare as prepare
@@ -30,9 +29,10 @@ if TYPE_CHECKING:
     from hpo.results import status as status
     from hpo.run import find_plan as find_plan
     from hpo.run import run_plan as run_plan
+    from hpo.space.parameters import TrialConfig as TrialConfig
 
 _HOMES = {
-    "TrialConfig": "hpo.config",
+    "TrialConfig": "hpo.space.parameters",
     "ImageData": "hpo.data",
     "load_training": "hpo.data",
     "prepare": "hpo.data",

@@ -14,12 +14,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo import sampling
 from hpo._text import params_text
-from hpo.config import canonical_json
 from hpo.decision import Candidate, Inherited, candidate, decide
 from hpo.errors import PointsFailedError
 from hpo.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
 from hpo.queue import Job, Queue, Slot, Slots, SlotState, slot_of
-from hpo.spec import StudySpec
+from hpo.space.parameters import canonical_json
+from hpo.space.study_file import StudySpec
 
 MIN_WAITING = 32
 """Optuna reads every unfinished trial at each query: 3,000 WAITING ones made a claim take 487 ms."""

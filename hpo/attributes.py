@@ -15,11 +15,11 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from hpo import sampling
-from hpo.config import demand
 from hpo.decision import Decision, Inherited
 from hpo.errors import InputError
 from hpo.queue import LEASE_SECONDS
-from hpo.spec import StudySpec
+from hpo.space.parameters import demand
+from hpo.space.study_file import StudySpec
 from hpo.storage import Storage
 
 M = TypeVar("M", bound=BaseModel)

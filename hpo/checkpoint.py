@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from hpo.config import canonical_json
+from hpo.space.parameters import canonical_json
 from hpo.store import Store
 from hpo.tensors import dump, is_like, load
 

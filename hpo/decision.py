@@ -13,8 +13,8 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SkipValidation
 
 from hpo._text import params_text
-from hpo.config import PARAMETERS, ParamValue, TrialConfig
 from hpo.errors import InputError
+from hpo.space.parameters import PARAMETERS, ParamValue, TrialConfig
 
 MIN_SEEDS_TO_TEST = 3
 """With fewer seeds a difference has no deviation worth the name: the decision is marked *not tested*."""

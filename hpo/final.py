@@ -23,7 +23,6 @@ from torch import Tensor
 
 from hpo._files import write_durably
 from hpo._text import printable
-from hpo.config import TrialConfig, canonical_json
 from hpo.data.test_set import load_test
 from hpo.errors import TrialLost
 from hpo.metrics import Scores, score
@@ -31,6 +30,7 @@ from hpo.model import save_model
 from hpo.network import build_network
 from hpo.objective import Recorder, Workplace
 from hpo.plan import Plan
+from hpo.space.parameters import TrialConfig, canonical_json
 from hpo.store import Store
 from hpo.tensors import is_like
 from hpo.train import EpochResult, predict_logits

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpo.compute import DTYPES, bf16_copy
-from hpo.config import TrialConfig
 from hpo.mixup import Mix
 from hpo.network import ImageShape, build_network
+from hpo.space.parameters import TrialConfig
 
 OptimizerBuilder = Callable[[list[nn.Parameter], float, float], torch.optim.Optimizer]
 T = TypeVar("T", bound=torch.optim.Optimizer)

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from hpo._files import write_durably
 from hpo.compute import predict_logits
-from hpo.config import TrialConfig
 from hpo.data.images import read_image
 from hpo.errors import InputError, MissingError
 from hpo.network import ImageShape, Network, build_network
+from hpo.space.parameters import TrialConfig
 from hpo.tensors import dump, is_like, load
 
 if TYPE_CHECKING:

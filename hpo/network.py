@@ -1,6 +1,6 @@
 """Networks: from the network part of a configuration to an `nn.Module`.
 
-To add one: a subclass of `Network`, a line in `NETWORKS`, and its parameters in `hpo.config`, where
+To add one: a subclass of `Network`, a line in `NETWORKS`, and its parameters in `hpo.space.parameters`, where
 `TrialConfig` and `PARAMETERS` know one family so far.
 """
 
@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hpo.config import NetworkConfig
 from hpo.errors import InputError
+from hpo.space.parameters import NetworkConfig
 
 ImageShape = tuple[int, int, int]
 """Height, width, channels."""

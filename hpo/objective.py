@@ -18,7 +18,6 @@ from hpo import sampling
 from hpo.advance import is_control
 from hpo.checkpoint import Checkpoints
 from hpo.compute import processor
-from hpo.config import ParamValue, TrialConfig
 from hpo.cuda import is_lost, is_out_of_memory
 from hpo.data import TrainingData
 from hpo.delivery import Delivery
@@ -35,6 +34,7 @@ from hpo.errors import (
 from hpo.judge import Judge
 from hpo.plan import FINAL, Plan, versions
 from hpo.queue import Queue, Reason, slot_of
+from hpo.space.parameters import ParamValue, TrialConfig
 from hpo.store import Store
 from hpo.train import EpochResult, SeedEpoch, check_state, state_of, train
 

@@ -17,13 +17,14 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from hpo import sampling, spec
+from hpo import sampling
 from hpo.attributes import MAJOR_VERSIONS, Identity, Mark, Options, StudyRecord, checked, defined, unreadable
-from hpo.config import Params, ParamValue, TrialConfig
 from hpo.decision import Decision, Inherited, TrialRef
 from hpo.errors import ConflictError, InputError, MissingError, StudyFileError, did_you_mean
 from hpo.queue import Slot, is_elsewhere
-from hpo.spec import StudySpec
+from hpo.space import study_file as spec
+from hpo.space.parameters import Params, ParamValue, TrialConfig
+from hpo.space.study_file import StudySpec
 from hpo.storage import Storage
 
 FINAL = spec.RESERVED_NAME

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from hpo.config import ParamValue
 from hpo.events import Event
 from hpo.plan import FINAL, Plan
 from hpo.results import StudyStatus
+from hpo.space.parameters import ParamValue
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo._files import write_whole
 from hpo._text import harmless_cell, printable, write_json
-from hpo.config import PARAMETERS
 from hpo.decision import best_epoch, recorded_epochs
 from hpo.errors import InputError, install
 from hpo.plan import CONTROL_SLOT, Plan
 from hpo.queue import reason_of
+from hpo.space.parameters import PARAMETERS
 from hpo.trials import ATTEMPT_KEY
 
 if TYPE_CHECKING:

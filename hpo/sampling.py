@@ -30,11 +30,11 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import ConfigDict, Field, ValidationError, validate_call
 
-from hpo.axes import Axis, Choices
-from hpo.config import Params, ParamValue, as_written, demand
-from hpo.constraints import NUMBERS
 from hpo.errors import InputError, RunError, StudyFileError, did_you_mean
-from hpo.spec import Component, StudySpec
+from hpo.space.axes import Axis, Choices
+from hpo.space.constraints import NUMBERS
+from hpo.space.parameters import Params, ParamValue, as_written, demand
+from hpo.space.study_file import Component, StudySpec
 
 T = TypeVar("T")
 

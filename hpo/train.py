@@ -30,13 +30,13 @@ from hpo.compute import (
     resolve_device,
     resolve_precision,
 )
-from hpo.config import TrainingConfig, TrialConfig
 from hpo.cuda import Backlog, CudaGraph, joining, on, prepare, streams
 from hpo.diagnostics import logits_and_dead_shares
 from hpo.errors import Diverged, Interrupted
 from hpo.learner import Learner, entropy, generator_of
 from hpo.metrics import score
 from hpo.mixup import Mix, draw_mixes
+from hpo.space.parameters import TrainingConfig, TrialConfig
 from hpo.tensors import is_like
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ import torch
 from optuna.trial import FrozenTrial
 
 from hpo.compute import processor, resolve_device
-from hpo.config import TrialConfig
 from hpo.decision import epoch_records
 from hpo.errors import Diverged, MissingError
 from hpo.plan import Plan, versions
 from hpo.queue import Reason, reason_of
+from hpo.space.parameters import TrialConfig
 from hpo.train import train
 from hpo.worker import load_plan_data
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from hpo.config import TrialConfig
 from hpo.report.conclusions import CLAIMS, Evidence
 from hpo.report.contrasts import Cells, seed_noise
 from hpo.report.facts import Point
 from hpo.results import TrialRow
+from hpo.space.parameters import TrialConfig
 
 NUMBERS = itertools.count()
 

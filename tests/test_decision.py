@@ -12,8 +12,8 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from scipy.stats import ttest_rel
 
-from hpo.config import TrialConfig
 from hpo.decision import Candidate, Inherited, TrialRef, candidate, decide
+from hpo.space.parameters import TrialConfig
 
 RATES = (0.01, 0.001, 0.0001)
 INHERITED = Inherited(study="before", source=TrialRef(study="before", trial=3), params=TrialConfig().params())

@@ -4,9 +4,9 @@ import pytest
 import torch
 from toy_images import toy_data
 
-from hpo.config import NetworkConfig, TrialConfig
 from hpo.diagnostics import diagnose, logits_and_dead_shares
 from hpo.network import build_network
+from hpo.space.parameters import NetworkConfig, TrialConfig
 from hpo.train import train
 
 

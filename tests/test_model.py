@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from toy_images import toy_data
 
-from hpo.config import TrialConfig
 from hpo.errors import DataError, InputError, MissingError
 from hpo.model import load_model, save_model
+from hpo.space.parameters import TrialConfig
 from hpo.train import predict_logits, train
 
 SMALL = {"conv1_channels": 4, "conv2_channels": 8, "hidden_units": 16, "batch_size": 8}

@@ -3,9 +3,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hpo.config import NetworkConfig
 from hpo.errors import InputError
 from hpo.network import NETWORKS, build_network
+from hpo.space.parameters import NetworkConfig
 
 
 def generator(seed=0):

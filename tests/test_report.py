@@ -32,7 +32,7 @@ from hpo.report.facts import read
 from hpo.report.page import markdown_text
 from hpo.report.published import comparisons
 from hpo.report.study_figures import main_effect
-from hpo.spec import load_studies, shipped_studies
+from hpo.space.study_file import load_studies, shipped_studies
 
 Cli = Callable[..., Result]
 SHIPPED_SIZES: dict[str, Any] = {

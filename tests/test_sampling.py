@@ -15,11 +15,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from scipy.stats import qmc
 
 from hpo import sampling
-from hpo.axes import Choices, Range
-from hpo.config import TrialConfig, check_param
 from hpo.errors import RunError, StudyFileError
 from hpo.plan import read_studies
-from hpo.spec import StudySpec, shipped_studies
+from hpo.space.axes import Choices, Range
+from hpo.space.parameters import TrialConfig, check_param
+from hpo.space.study_file import StudySpec, shipped_studies
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

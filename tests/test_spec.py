@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpo.axes import Choices, Range
-from hpo.config import PARAMETERS, TrialConfig
-from hpo.constraints import NUMBERS, Constraint
 from hpo.errors import InputError, StudyFileError
-from hpo.spec import MAX_GRID_POINTS, StudySpec, load_studies, load_study
+from hpo.space.axes import Choices, Range
+from hpo.space.constraints import NUMBERS, Constraint
+from hpo.space.parameters import PARAMETERS, TrialConfig
+from hpo.space.study_file import MAX_GRID_POINTS, StudySpec, load_studies, load_study
 
 DEFAULTS = TrialConfig().params()
 
@@ -559,6 +559,6 @@ def test_folders_without_studies_are_refused(tmp_path: Path) -> None:
 
 def test_importing_the_module_is_light() -> None:
     heavy = {"torch", "optuna", "numpy", "sklearn"}
-    code = f"import hpo.spec, sys; print({heavy} & sys.modules.keys())"
+    code = f"import hpo.space.study_file, sys; print({heavy} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

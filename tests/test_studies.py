@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from hpo import sampling
-from hpo.config import TrialConfig
-from hpo.spec import StudySpec, load_studies, shipped_studies
+from hpo.space.parameters import TrialConfig
+from hpo.space.study_file import StudySpec, load_studies, shipped_studies
 
 CHAIN = ["network-setup", "learning-rate", "batch-size", "l2", "batch-norm", "mixup"]
 

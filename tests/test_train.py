@@ -14,12 +14,12 @@ from toy_images import toy_data
 
 from hpo.checkpoint import Checkpoints
 from hpo.compute import DTYPES, Normaliser, batches
-from hpo.config import TrainingConfig, TrialConfig
 from hpo.cuda import CudaGraph
 from hpo.data.dataset import Split
 from hpo.errors import Diverged, InputError, Interrupted
 from hpo.learner import OPTIMIZERS, Learner
 from hpo.metrics import score
+from hpo.space.parameters import TrainingConfig, TrialConfig
 from hpo.store import FolderStore
 from hpo.train import (
     CHUNK_STEPS,
@@ -204,7 +204,7 @@ def test_an_optimizer_is_the_one_that_pytorch_has_by_that_name(name):
 
 def test_training_does_not_import_the_compiler():
     code = (
-        "import sys, torch; from toy_images import toy_data; from hpo.config import TrialConfig\n"
+        "import sys, torch; from toy_images import toy_data; from hpo.space.parameters import TrialConfig\n"
         "from hpo.train import state_of, train\n"
         "config = TrialConfig.from_params({'epochs': 2, 'conv2_channels': 64})\n"
         "first = state_of(next(train(config, toy_data(), [0])))\n"

@@ -15,11 +15,11 @@ from test_worker import made_plan
 
 from hpo import sampling
 from hpo.advance import advance
-from hpo.config import TrialConfig
 from hpo.judge import Judge
 from hpo.plan import read_studies
 from hpo.queue import Job, Queue, Reason, Slot, Slots, this_process
-from hpo.spec import StudySpec
+from hpo.space.parameters import TrialConfig
+from hpo.space.study_file import StudySpec
 from hpo.storage import Storage
 
 AXES = {

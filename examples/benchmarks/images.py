@@ -28,9 +28,9 @@ import numpy as np
 from PIL import Image
 from tables import Table, heading
 
-from hpo.config import TrialConfig
 from hpo.data import ImageData, load_training, prepare
 from hpo.errors import Interrupted
+from hpo.space.parameters import TrialConfig
 from hpo.train import train
 
 CLASSES, SIDE, STEPS, BLOCK = 10, 32, 30, 4096

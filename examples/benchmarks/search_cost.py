@@ -39,10 +39,10 @@ from optuna.trial import TrialState
 from tables import Table, heading
 
 import hpo
-from hpo.config import canonical_json
 from hpo.records import export_epochs
 from hpo.sampling import Runs, build_pruner
-from hpo.spec import StudySpec
+from hpo.space.parameters import canonical_json
+from hpo.space.study_file import StudySpec
 
 RECORDED = Path(__file__).with_name("recorded")
 TABLES = {

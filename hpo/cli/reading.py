@@ -239,7 +239,7 @@ def plan(study: tuple[str, ...], as_json: bool, **options: Any) -> None:
     from hpo.cli.tables import show_forecast
     from hpo.forecast import forecast
     from hpo.plan import read_studies
-    from hpo.spec import shipped_studies
+    from hpo.space.study_file import shipped_studies
 
     specs = read_studies(options["studies"] or shipped_studies())
     lines = forecast(specs, Options.from_given(opt.given(options)), workers=options["workers"], names=study)

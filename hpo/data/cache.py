@@ -20,7 +20,6 @@ import platformdirs
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hpo.config import canonical_json, explain
 from hpo.data.dataset import (
     HELD_OUT,
     ImageData,
@@ -35,6 +34,7 @@ from hpo.data.dataset import (
 from hpo.data.npy import map_images, write_images, write_labels
 from hpo.data.sources import open_source
 from hpo.errors import DataError, InputError
+from hpo.space.parameters import canonical_json, explain
 
 FORMAT = 1
 """Part of every entry's name: to be raised when a source's pictures, split or order come out differently."""

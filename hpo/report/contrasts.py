@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from hpo.config import ParamValue, canonical_json
 from hpo.report.facts import Point
+from hpo.space.parameters import ParamValue, canonical_json
 
 Verdict = Literal["confirmed", "denied", "open"]
 Block = list[tuple[int, Point]]

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from hpo._text import params_text
-from hpo.config import ParamValue
 from hpo.plan import FINAL
 from hpo.report.facts import Facts, Point, Section
-from hpo.spec import PublishedResult
+from hpo.space.parameters import ParamValue
+from hpo.space.study_file import PublishedResult
 
 WORDS = {"macro_f1": "macro F1", "accuracy": "accuracy", "loss": "loss"}
 BEST = {"macro_f1": max, "accuracy": max, "loss": min}

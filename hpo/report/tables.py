@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpo._text import harmless_cell, percent, printable, show_value
-from hpo.config import ParamValue
 from hpo.report.conclusions import Conclusion
 from hpo.report.facts import Facts, Point, Section
 from hpo.report.published import Comparison
+from hpo.space.parameters import ParamValue
 
 
 @dataclass(frozen=True)

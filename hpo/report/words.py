@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from hpo._text import duration, params_text, percent, printable, show_value, spread
 from hpo.attributes import Options
-from hpo.axes import Choices, Range
-from hpo.config import ParamValue
 from hpo.decision import MIN_SEEDS_TO_TEST
 from hpo.report.contrasts import ALPHA
 from hpo.report.facts import Facts, Origin, Section
 from hpo.report.tables import Cell, Column, Row, Table, data_text
+from hpo.space.axes import Choices, Range
+from hpo.space.parameters import ParamValue
 
 SMALL_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hpo.config import PARAMETERS, NetworkConfig, Params, TrainingConfig
 from hpo.errors import InputError, did_you_mean
+from hpo.space.parameters import PARAMETERS, NetworkConfig, Params, TrainingConfig
 
 NUMBERS: dict[str, type[int] | type[float]] = {
     name: int if field.annotation is int else float

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
-from hpo.config import PARAMETERS, ParamValue, as_written, check_param
-from hpo.constraints import NUMBERS, Bounds
 from hpo.errors import InputError, did_you_mean
+from hpo.space.constraints import NUMBERS, Bounds
+from hpo.space.parameters import PARAMETERS, ParamValue, as_written, check_param
 
 _MAX_STEPS = 2**31
 

@@ -37,10 +37,10 @@ from pydantic import (
     model_validator,
 )
 
-from hpo.axes import Choices, Range, read_axis, read_params
-from hpo.config import Params, ParamValue, TrialConfig, explain
-from hpo.constraints import NUMBERS, Constraint
 from hpo.errors import InputError, StudyFileError, did_you_mean
+from hpo.space.axes import Choices, Range, read_axis, read_params
+from hpo.space.constraints import NUMBERS, Constraint
+from hpo.space.parameters import Params, ParamValue, TrialConfig, explain
 
 MAX_GRID_POINTS = 100_000
 RESERVED_NAME = "final"
@@ -345,7 +345,7 @@ def load_studies(folder: Path) -> dict[str, StudySpec]:
 
 def shipped_studies() -> Path:
     """The folder of the report's six studies: inside an installed wheel, beside `hpo/` in a checkout."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parent.parent
     installed = package / "shipped_studies"
     return installed if installed.is_dir() else package.parent / "studies"
 

@@ -1,0 +1,1 @@
+"""What may be searched: parameters, axes, constraints, and study files."""
