@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from hpo.data import prepare as prepare
     from hpo.errors import HpoError as HpoError
     from hpo.errors import InputError as InputError
-    from hpo.model import load_model as load_model
     from hpo.plan import Plan as Plan
     from hpo.records import epochs_frame as epochs_frame
     from hpo.records import export as export
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from hpo.run import find_plan as find_plan
     from hpo.run import run_plan as run_plan
     from hpo.space.parameters import TrialConfig as TrialConfig
+    from hpo.training.saved_model import load_model as load_model
 
 _HOMES = {
     "TrialConfig": "hpo.space.parameters",
@@ -38,7 +38,7 @@ _HOMES = {
     "prepare": "hpo.data",
     "HpoError": "hpo.errors",
     "InputError": "hpo.errors",
-    "load_model": "hpo.model",
+    "load_model": "hpo.training.saved_model",
     "Plan": "hpo.plan",
     "epochs_frame": "hpo.records",
     "export": "hpo.records",

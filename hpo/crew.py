@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from hpo._files import resolved
-from hpo.compute import n_cores, visible_gpus
 from hpo.database import sqlite_file
 from hpo.delivery import in_background
 from hpo.errors import DeviceLostError, InputError, RunError
 from hpo.forkserver import ForkServer
 from hpo.plan import Plan
 from hpo.queue import Queue, SlotState
+from hpo.training.devices import n_cores, visible_gpus
 from hpo.worker import PARENT_VARIABLE
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from hpo.errors import HpoError
 from hpo.plan import Plan, versions
 from hpo.probe import State
 from hpo.storage import Storage
-from hpo.store import FolderStore, open_store
+from hpo.training.blobs import FolderStore, open_store
 
 LOW_BYTES, EMPTY_BYTES = 2**30, 100 * 2**20
 
@@ -190,7 +190,7 @@ def _data(plan: Plan | None, given: str | None) -> tuple[State, str]:
 def _devices(plan: Plan | None) -> tuple[State, str]:
     import torch
 
-    from hpo.compute import n_cores, resolve_device, resolve_precision
+    from hpo.training.devices import n_cores, resolve_device, resolve_precision
 
     names = [f"cuda:{n} {torch.cuda.get_device_name(n)}" for n in range(torch.cuda.device_count())]
     native = "native" if resolve_precision("auto", "cpu") == "bf16" else "emulated"

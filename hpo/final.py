@@ -25,15 +25,15 @@ from hpo._files import write_durably
 from hpo._text import printable
 from hpo.data.test_set import load_test
 from hpo.errors import TrialLost
-from hpo.metrics import Scores, score
-from hpo.model import save_model
-from hpo.network import build_network
 from hpo.objective import Recorder, Workplace
 from hpo.plan import Plan
 from hpo.space.parameters import TrialConfig, canonical_json
-from hpo.store import Store
-from hpo.tensors import is_like
-from hpo.train import EpochResult, predict_logits
+from hpo.training.blobs import Store
+from hpo.training.loop import EpochResult, predict_logits
+from hpo.training.metrics import Scores, score
+from hpo.training.network import build_network
+from hpo.training.saved_model import save_model
+from hpo.training.tensors import is_like
 
 MODEL, WRONG_IMAGES = "model.pt", "most-confidently-wrong.png"
 N_WRONG_IMAGES = 25

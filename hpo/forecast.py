@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from hpo.attributes import Identity, Options
-from hpo.compute import DTYPES, n_cores, resolve_device, visible_gpus
-from hpo.cuda import CudaGraph, prepare
 from hpo.data import TrainingData
-from hpo.learner import Learner
 from hpo.plan import FINAL, lineage, published_config, with_ancestors
 from hpo.run import identify, threads_each, training_data
 from hpo.space.parameters import ParamValue, TrialConfig, canonical_json
 from hpo.space.study_file import StudySpec
+from hpo.training.cuda import CudaGraph, prepare
+from hpo.training.devices import DTYPES, n_cores, resolve_device, visible_gpus
+from hpo.training.learner import Learner
 
 STEPS_A_CALL = 4
 WARM_UP_CALLS = 2

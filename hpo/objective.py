@@ -16,9 +16,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from hpo import sampling
 from hpo.advance import is_control
-from hpo.checkpoint import Checkpoints
-from hpo.compute import processor
-from hpo.cuda import is_lost, is_out_of_memory
 from hpo.data import TrainingData
 from hpo.delivery import Delivery
 from hpo.errors import (
@@ -35,8 +32,11 @@ from hpo.judge import Judge
 from hpo.plan import FINAL, Plan, versions
 from hpo.queue import Queue, Reason, slot_of
 from hpo.space.parameters import ParamValue, TrialConfig
-from hpo.store import Store
-from hpo.train import EpochResult, SeedEpoch, check_state, state_of, train
+from hpo.training.blobs import Store
+from hpo.training.checkpoints import Checkpoints
+from hpo.training.cuda import is_lost, is_out_of_memory
+from hpo.training.devices import processor
+from hpo.training.loop import EpochResult, SeedEpoch, check_state, state_of, train
 
 T = TypeVar("T")
 

@@ -30,7 +30,7 @@ from optuna.trial import TrialState, create_trial
 from hpo import database
 from hpo.errors import HpoError
 from hpo.storage import Storage
-from hpo.store import Store
+from hpo.training.blobs import Store
 
 State = Literal["ok", "warning", "wrong", "skipped"]
 

@@ -35,7 +35,7 @@ class Running:
     silence: float
     """Seconds since its last heartbeat, 0 below half a lease; infinite where the process is gone."""
     flags: Sequence[str]
-    """Names of findings (`hpo.diagnostics`)."""
+    """Names of findings (`hpo.training.diagnostics`)."""
 
     @property
     def worker(self) -> str:

@@ -16,11 +16,11 @@ from hpo._text import percent, spread
 from hpo.advance import study_jobs
 from hpo.attributes import StudyRecord
 from hpo.decision import Decision, Inherited, best_epoch, epoch_records
-from hpo.diagnostics import Finding, diagnose
 from hpo.errors import InputError, MissingError
 from hpo.plan import FINAL, FINAL_SLOT, Plan, lineage
 from hpo.queue import Slot, Slots, SlotState
 from hpo.space.parameters import ParamValue
+from hpo.training.diagnostics import Finding, diagnose
 
 FIGURES = ("macro_f1", "accuracy", "loss")
 StudyState = Literal["pending", "running", "done", "failed"]

@@ -11,19 +11,19 @@ import torch
 from hpo._files import resolved
 from hpo.advance import advance, close_lost, require_result
 from hpo.attributes import Identity, Options
-from hpo.compute import n_cores, resolve_device, resolve_precision
 from hpo.crew import Engine, Orders, keep_at_work, local_processes
 from hpo.data import TrainingData, load_training, prepare
 from hpo.database import default_url, sqlite_file
 from hpo.errors import InputError, did_you_mean
 from hpo.final import fetch_files
-from hpo.network import build_network
 from hpo.plan import Plan, published_config, read_studies, with_ancestors
 from hpo.results import final_result, final_trial
 from hpo.space.parameters import NetworkConfig
 from hpo.space.study_file import StudySpec, shipped_studies
 from hpo.storage import Storage
-from hpo.store import open_store
+from hpo.training.blobs import open_store
+from hpo.training.devices import n_cores, resolve_device, resolve_precision
+from hpo.training.network import build_network
 from hpo.worker import load_plan_data
 
 

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from optuna.trial import FrozenTrial
 
-from hpo.compute import processor, resolve_device
 from hpo.decision import epoch_records
 from hpo.errors import Diverged, MissingError
 from hpo.plan import Plan, versions
 from hpo.queue import Reason, reason_of
 from hpo.space.parameters import TrialConfig
-from hpo.train import train
+from hpo.training.devices import processor, resolve_device
+from hpo.training.loop import train
 from hpo.worker import load_plan_data
 
 

@@ -25,8 +25,6 @@ from optuna.trial import TrialState
 
 from hpo._text import printable
 from hpo.advance import advance, close_lost, require_result
-from hpo.compute import keep_freed_memory, n_cores, resolve_device, resolve_precision
-from hpo.cuda import beside_others
 from hpo.data import TrainingData, load_training, prepare
 from hpo.errors import ConflictError, DataError, Interrupted, PointsFailedError, TrialLost
 from hpo.final import TestRecorder
@@ -35,7 +33,9 @@ from hpo.plan import FINAL, Plan
 from hpo.pool import Pool
 from hpo.queue import Claim, claim
 from hpo.storage import Storage
-from hpo.store import Store, open_store
+from hpo.training.blobs import Store, open_store
+from hpo.training.cuda import beside_others
+from hpo.training.devices import keep_freed_memory, n_cores, resolve_device, resolve_precision
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from hpo.plan import Plan
 from hpo.progress import Progress
 from hpo.queue import Queue, Reason, this_process
 from hpo.run import open_plan
-from hpo.train import LayerHealth, SeedEpoch
+from hpo.training.loop import LayerHealth, SeedEpoch
 from hpo.watch import Watch
 
 HOSTILE = "[red]x[/red] \x1b[2J\u202e<b> " + "n" * 300

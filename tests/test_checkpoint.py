@@ -8,8 +8,8 @@ import textwrap
 import pytest
 import torch
 
-from hpo.checkpoint import Checkpoints
-from hpo.store import FolderStore
+from hpo.training.blobs import FolderStore
+from hpo.training.checkpoints import Checkpoints
 
 IDENTITY = {"config": "{}", "seeds": [0, 1], "data": "abc"}
 
@@ -141,8 +141,8 @@ def test_a_kill_at_any_moment_leaves_the_last_finished_save(tmp_path):
         import sys
         from pathlib import Path
         import torch
-        from hpo.checkpoint import Checkpoints
-        from hpo.store import FolderStore
+        from hpo.training.checkpoints import Checkpoints
+        from hpo.training.blobs import FolderStore
         checkpoints = Checkpoints(FolderStore(Path(sys.argv[1])), "study", "point", 0, {})
         start = (checkpoints.latest(dict) or {"epoch": 0})["epoch"]
         for epoch in range(start + 1, 10**6):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from toy_images import toy_data
 
-from hpo.diagnostics import diagnose, logits_and_dead_shares
-from hpo.network import build_network
 from hpo.space.parameters import NetworkConfig, TrialConfig
-from hpo.train import train
+from hpo.training.diagnostics import diagnose, logits_and_dead_shares
+from hpo.training.loop import train
+from hpo.training.network import build_network
 
 
 def epoch(*, f1=0.5, predicted=10, dead=(0.0, 0.0, 0.0), gradients=(0.1, 0.1, 0.1, 0.1)):

@@ -36,7 +36,7 @@ from hpo.final import contact_sheet
 from hpo.plan import FINAL, Plan
 from hpo.records import write_csv
 from hpo.storage import Storage
-from hpo.tensors import dump, load
+from hpo.training.tensors import dump, load
 from hpo.worker import work
 
 Cli = Callable[..., Result]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
 
-from hpo.metrics import score
+from hpo.training.metrics import score
 
 K = 5
 

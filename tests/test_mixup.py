@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hpo.mixup import Mix, draw_mixes
+from hpo.training.mixup import Mix, draw_mixes
 
 
 def test_images_and_losses_are_weighted_alike():

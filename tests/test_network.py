@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from hpo.errors import InputError
-from hpo.network import NETWORKS, build_network
 from hpo.space.parameters import NetworkConfig
+from hpo.training.network import NETWORKS, build_network
 
 
 def generator(seed=0):

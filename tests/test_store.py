@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from hpo.checkpoint import Checkpoints
 from hpo.errors import InputError
-from hpo.store import Store, open_store
+from hpo.training.blobs import Store, open_store
+from hpo.training.checkpoints import Checkpoints
 
 
 @pytest.fixture(params=["folder", "file", "memory", "fsspec"])

@@ -12,16 +12,15 @@ import pytest
 import torch
 from toy_images import toy_data
 
-from hpo.checkpoint import Checkpoints
-from hpo.compute import DTYPES, Normaliser, batches
-from hpo.cuda import CudaGraph
 from hpo.data.dataset import Split
 from hpo.errors import Diverged, InputError, Interrupted
-from hpo.learner import OPTIMIZERS, Learner
-from hpo.metrics import score
 from hpo.space.parameters import TrainingConfig, TrialConfig
-from hpo.store import FolderStore
-from hpo.train import (
+from hpo.training.blobs import FolderStore
+from hpo.training.checkpoints import Checkpoints
+from hpo.training.cuda import CudaGraph
+from hpo.training.devices import DTYPES, Normaliser, batches
+from hpo.training.learner import OPTIMIZERS, Learner
+from hpo.training.loop import (
     CHUNK_STEPS,
     predict_logits,
     resolve_device,
@@ -29,6 +28,7 @@ from hpo.train import (
     state_of,
     train,
 )
+from hpo.training.metrics import score
 
 DATA = toy_data()
 PRECISIONS = ["fp32", "bf16"]
@@ -134,7 +134,7 @@ def test_the_order_of_images_changes_from_epoch_to_epoch():
 def test_steps_are_the_same_however_many_are_taken_at_once(alpha, monkeypatch):
     ends = []
     for steps in (1, 5, CHUNK_STEPS, 1000):
-        monkeypatch.setattr("hpo.train.CHUNK_STEPS", steps)
+        monkeypatch.setattr("hpo.training.loop.CHUNK_STEPS", steps)
         ends.append(run(config(batch_size=7, mixup_alpha=alpha, epochs=2))[1][0])
     assert all(same(ends[0], end) for end in ends[1:])
 
@@ -205,7 +205,7 @@ def test_an_optimizer_is_the_one_that_pytorch_has_by_that_name(name):
 def test_training_does_not_import_the_compiler():
     code = (
         "import sys, torch; from toy_images import toy_data; from hpo.space.parameters import TrialConfig\n"
-        "from hpo.train import state_of, train\n"
+        "from hpo.training.loop import state_of, train\n"
         "config = TrialConfig.from_params({'epochs': 2, 'conv2_channels': 64})\n"
         "first = state_of(next(train(config, toy_data(), [0])))\n"
         "next(train(config, toy_data(), [0], resume=first))\n"
@@ -387,7 +387,7 @@ def test_a_recording_takes_memory_that_pytorch_kept():
 def test_replayed_steps_end_where_single_steps_end(optimizer, monkeypatch):
     trial, data = config(**CHUNKS, optimizer=optimizer), toy_data(n_train=2 * (3 * CHUNK_STEPS + 1))
     replayed = run(trial, data=data, device="cuda:0")
-    monkeypatch.setattr("hpo.train.CudaGraph", lambda function, device: function)
+    monkeypatch.setattr("hpo.training.loop.CudaGraph", lambda function, device: function)
     single = run(trial, data=data, device="cuda:0")
     assert replayed[0] == single[0]
     assert same(replayed[1][0], single[1][0])

@@ -37,8 +37,8 @@ from hpo.report.facts import read
 from hpo.run import identify, open_plan, run
 from hpo.sampling import PRUNERS, SAMPLERS
 from hpo.storage import Storage
-from hpo.store import FolderStore
-from hpo.tensors import dump, load
+from hpo.training.blobs import FolderStore
+from hpo.training.tensors import dump, load
 from hpo.verify import verify
 from hpo.worker import Limits, work
 
@@ -263,7 +263,7 @@ import psutil, resource, sys, threading
 from contextlib import suppress
 from pathlib import Path
 import optuna.samplers
-from hpo import learner
+from hpo.training import learner
 from hpo.storage import Storage
 from hpo.worker import work
 most = psutil.Process().memory_info().vms + 1000 * 2**20
@@ -472,7 +472,7 @@ def stop_after_two_epochs(plan: Plan, out: Path, name: str = "rate") -> None:
     from hpo.data import prepare
     from hpo.errors import Interrupted
     from hpo.final import TestRecorder
-    from hpo.store import open_store
+    from hpo.training.blobs import open_store
 
     trial, data = claimed(plan, name)
 

@@ -31,7 +31,7 @@ from hpo.plan import FINAL, Plan
 from hpo.queue import Queue, Reason, Slots, SlotState, reason_of
 from hpo.run import run
 from hpo.storage import Storage
-from hpo.train import EpochResult, train
+from hpo.training.loop import EpochResult, train
 from hpo.worker import Limits, work
 
 Cli = Callable[..., Result]

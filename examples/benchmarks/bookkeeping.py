@@ -36,7 +36,7 @@ from hpo.advance import advance
 from hpo.plan import Plan
 from hpo.queue import Slots
 from hpo.storage import Storage
-from hpo.train import EpochResult, LayerHealth, SeedEpoch
+from hpo.training.loop import EpochResult, LayerHealth, SeedEpoch
 
 EPOCHS = 11
 MANY_POINTS = "[search]\nlearning_rate = [{}]\nbatch_size = [{}]"

@@ -48,7 +48,7 @@ from hpo.errors import ConflictError, RunError
 from hpo.plan import Plan
 from hpo.queue import Reason, Slots, reason_of
 from hpo.storage import Storage
-from hpo.train import EpochResult
+from hpo.training.loop import EpochResult
 
 STUDIES = {
     "rate": """

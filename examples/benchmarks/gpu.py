@@ -34,10 +34,10 @@ from tables import Table, heading
 
 import hpo
 from hpo.attributes import Options
-from hpo.compute import resolve_precision
 from hpo.data import Split, TrainingData
 from hpo.run import training_data
-from hpo.train import train
+from hpo.training.devices import resolve_precision
+from hpo.training.loop import train
 
 BATCH_SIZE, LEARNING_RATE = 20, 1e-4
 LIMITS = ("limit_train", "limit_valid")

@@ -31,7 +31,7 @@ from tables import Table, heading
 from hpo.data import ImageData, load_training, prepare
 from hpo.errors import Interrupted
 from hpo.space.parameters import TrialConfig
-from hpo.train import train
+from hpo.training.loop import train
 
 CLASSES, SIDE, STEPS, BLOCK = 10, 32, 30, 4096
 FILE_VARIABLE = "HPO_BENCHMARK_IMAGES"

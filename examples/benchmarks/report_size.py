@@ -26,7 +26,7 @@ from hpo import objective, run
 from hpo.advance import advance
 from hpo.plan import Plan
 from hpo.queue import Queue
-from hpo.train import LayerHealth, SeedEpoch
+from hpo.training.loop import LayerHealth, SeedEpoch
 
 LAYERS = ("conv1", "conv2", "hidden", "output")
 

@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from tables import Table, heading
 from torch import Tensor
 
-from hpo.compute import DTYPES, Normaliser, keep_freed_memory
-from hpo.learner import Learner
 from hpo.space.parameters import TrialConfig
+from hpo.training.devices import DTYPES, Normaliser, keep_freed_memory
+from hpo.training.learner import Learner
 
 IMAGE_SHAPE, N_CLASSES, N_IMAGES = (32, 32, 3), 10, 4000
 NETWORK = {"conv1_channels": 32, "conv1_kernel": 3, "conv2_channels": 128, "conv2_kernel": 5}

@@ -133,7 +133,7 @@ def predict(model: Path, image: tuple[Path, ...], as_json: bool) -> None:
 
     MODEL is OUT/model.pt, which the final stage saved.
     """
-    from hpo.model import load_model
+    from hpo.training.saved_model import load_model
 
     predictions = load_model(model).classify(image)
     if as_json:

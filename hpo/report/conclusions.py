@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from hpo._text import show_value
-from hpo.diagnostics import DEAD_SHARE
 from hpo.report.contrasts import (
     Block,
     Cells,
@@ -22,6 +21,7 @@ from hpo.report.contrasts import (
     widest_interaction,
 )
 from hpo.report.facts import Facts, Point
+from hpo.training.diagnostics import DEAD_SHARE
 
 TOO_FEW_CHANNELS = 16
 """What the report names as too few; its own study does not have it."""

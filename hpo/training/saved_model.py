@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from hpo._files import write_durably
-from hpo.compute import predict_logits
 from hpo.data.images import read_image
 from hpo.errors import InputError, MissingError
-from hpo.network import ImageShape, Network, build_network
 from hpo.space.parameters import TrialConfig
-from hpo.tensors import dump, is_like, load
+from hpo.training.devices import predict_logits
+from hpo.training.network import ImageShape, Network, build_network
+from hpo.training.tensors import dump, is_like, load
 
 if TYPE_CHECKING:
     from hpo.data import TrainingData

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hpo.compute import DTYPES, bf16_copy
-from hpo.mixup import Mix
-from hpo.network import ImageShape, build_network
 from hpo.space.parameters import TrialConfig
+from hpo.training.devices import DTYPES, bf16_copy
+from hpo.training.mixup import Mix
+from hpo.training.network import ImageShape, build_network
 
 OptimizerBuilder = Callable[[list[nn.Parameter], float, float], torch.optim.Optimizer]
 T = TypeVar("T", bound=torch.optim.Optimizer)

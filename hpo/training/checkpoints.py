@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from hpo.space.parameters import canonical_json
-from hpo.store import Store
-from hpo.tensors import dump, is_like, load
+from hpo.training.blobs import Store
+from hpo.training.tensors import dump, is_like, load
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # `hpo show` names findings without waiting for torch
     from torch import Tensor
 
-    from hpo.network import Network
+    from hpo.training.network import Network
 
 DEAD_SHARE = 0.99
 """From this share of dead units on a layer passes nothing on."""

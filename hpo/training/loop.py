@@ -21,7 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpo.compute import (
+from hpo.errors import Diverged, Interrupted
+from hpo.space.parameters import TrainingConfig, TrialConfig
+from hpo.training.cuda import Backlog, CudaGraph, joining, on, prepare, streams
+from hpo.training.devices import (
     Normaliser,
     as_tensor,
     batches,
@@ -30,14 +33,11 @@ from hpo.compute import (
     resolve_device,
     resolve_precision,
 )
-from hpo.cuda import Backlog, CudaGraph, joining, on, prepare, streams
-from hpo.diagnostics import logits_and_dead_shares
-from hpo.errors import Diverged, Interrupted
-from hpo.learner import Learner, entropy, generator_of
-from hpo.metrics import score
-from hpo.mixup import Mix, draw_mixes
-from hpo.space.parameters import TrainingConfig, TrialConfig
-from hpo.tensors import is_like
+from hpo.training.diagnostics import logits_and_dead_shares
+from hpo.training.learner import Learner, entropy, generator_of
+from hpo.training.metrics import score
+from hpo.training.mixup import Mix, draw_mixes
+from hpo.training.tensors import is_like
 
 if TYPE_CHECKING:
     from hpo.data import TrainingData

@@ -1,0 +1,1 @@
+"""One trial's arithmetic: network, learner, epoch loop, metrics, checkpoints; no Optuna."""
