@@ -17,9 +17,9 @@ from hpo._text import params_text
 from hpo.decision import Candidate, Inherited, candidate, decide
 from hpo.errors import PointsFailedError
 from hpo.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
-from hpo.queue import Job, Queue, Slot, Slots, SlotState, slot_of
 from hpo.space.parameters import canonical_json
 from hpo.space.study_file import StudySpec
+from hpo.storage.queue import Job, Queue, Slot, Slots, SlotState, slot_of
 
 MIN_WAITING = 32
 """Optuna reads every unfinished trial at each query: 3,000 WAITING ones made a claim take 487 ms."""

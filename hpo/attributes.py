@@ -17,10 +17,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from hpo import sampling
 from hpo.decision import Decision, Inherited
 from hpo.errors import InputError
-from hpo.queue import LEASE_SECONDS
 from hpo.space.parameters import demand
 from hpo.space.study_file import StudySpec
-from hpo.storage import Storage
+from hpo.storage.queue import LEASE_SECONDS
+from hpo.storage.storage import Storage
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from hpo._files import resolved
-from hpo.database import sqlite_file
-from hpo.delivery import in_background
 from hpo.errors import DeviceLostError, InputError, RunError
 from hpo.forkserver import ForkServer
 from hpo.plan import Plan
-from hpo.queue import Queue, SlotState
+from hpo.storage.database import sqlite_file
+from hpo.storage.outbox import in_background
+from hpo.storage.queue import Queue, SlotState
 from hpo.training.devices import n_cores, visible_gpus
 from hpo.worker import PARENT_VARIABLE
 

@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hpo import database, probe
+from hpo import probe
 from hpo.attributes import MAJOR_VERSIONS
 from hpo.errors import HpoError
 from hpo.plan import Plan, versions
 from hpo.probe import State
-from hpo.storage import Storage
+from hpo.storage import database
+from hpo.storage.storage import Storage
 from hpo.training.blobs import FolderStore, open_store
 
 LOW_BYTES, EMPTY_BYTES = 2**30, 100 * 2**20

@@ -10,8 +10,8 @@ from optuna.trial import FrozenTrial
 
 from hpo.decision import Decision, best_epoch
 from hpo.plan import FINAL, Plan
-from hpo.queue import Slot, Slots, SlotState
 from hpo.results import own_params
+from hpo.storage.queue import Slot, Slots, SlotState
 
 ENDED = (SlotState.COMPLETE, SlotState.PRUNED, SlotState.FAILED)
 

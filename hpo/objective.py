@@ -17,7 +17,6 @@ from pydantic import TypeAdapter, ValidationError
 from hpo import sampling
 from hpo.advance import is_control
 from hpo.data import TrainingData
-from hpo.delivery import Delivery
 from hpo.errors import (
     DeviceFull,
     DeviceLostError,
@@ -30,8 +29,9 @@ from hpo.errors import (
 )
 from hpo.judge import Judge
 from hpo.plan import FINAL, Plan, versions
-from hpo.queue import Queue, Reason, slot_of
 from hpo.space.parameters import ParamValue, TrialConfig
+from hpo.storage.outbox import Delivery
+from hpo.storage.queue import Queue, Reason, slot_of
 from hpo.training.blobs import Store
 from hpo.training.checkpoints import Checkpoints
 from hpo.training.cuda import is_lost, is_out_of_memory

@@ -21,11 +21,11 @@ from hpo import sampling
 from hpo.attributes import MAJOR_VERSIONS, Identity, Mark, Options, StudyRecord, checked, defined, unreadable
 from hpo.decision import Decision, Inherited, TrialRef
 from hpo.errors import ConflictError, InputError, MissingError, StudyFileError, did_you_mean
-from hpo.queue import Slot, is_elsewhere
 from hpo.space import study_file as spec
 from hpo.space.parameters import Params, ParamValue, TrialConfig
 from hpo.space.study_file import StudySpec
-from hpo.storage import Storage
+from hpo.storage.queue import Slot, is_elsewhere
+from hpo.storage.storage import Storage
 
 FINAL = spec.RESERVED_NAME
 FINAL_SLOT = Slot("final")

@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from types import TracebackType
 
 from hpo.errors import DeviceFull
-from hpo.queue import Claim
+from hpo.storage.queue import Claim
 
 log = logging.getLogger(__name__)
 

@@ -27,9 +27,9 @@ import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState, create_trial
 
-from hpo import database
 from hpo.errors import HpoError
-from hpo.storage import Storage
+from hpo.storage import database
+from hpo.storage.storage import Storage
 from hpo.training.blobs import Store
 
 State = Literal["ok", "warning", "wrong", "skipped"]

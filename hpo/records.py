@@ -20,9 +20,9 @@ from hpo._text import harmless_cell, printable, write_json
 from hpo.decision import best_epoch, recorded_epochs
 from hpo.errors import InputError, install
 from hpo.plan import CONTROL_SLOT, Plan
-from hpo.queue import reason_of
 from hpo.space.parameters import PARAMETERS
-from hpo.trials import ATTEMPT_KEY
+from hpo.storage.queue import reason_of
+from hpo.storage.trials import ATTEMPT_KEY
 
 if TYPE_CHECKING:
     import pandas as pd

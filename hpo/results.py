@@ -18,8 +18,8 @@ from hpo.attributes import StudyRecord
 from hpo.decision import Decision, Inherited, best_epoch, epoch_records
 from hpo.errors import InputError, MissingError
 from hpo.plan import FINAL, FINAL_SLOT, Plan, lineage
-from hpo.queue import Slot, Slots, SlotState
 from hpo.space.parameters import ParamValue
+from hpo.storage.queue import Slot, Slots, SlotState
 from hpo.training.diagnostics import Finding, diagnose
 
 FIGURES = ("macro_f1", "accuracy", "loss")

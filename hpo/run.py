@@ -13,14 +13,14 @@ from hpo.advance import advance, close_lost, require_result
 from hpo.attributes import Identity, Options
 from hpo.crew import Engine, Orders, keep_at_work, local_processes
 from hpo.data import TrainingData, load_training, prepare
-from hpo.database import default_url, sqlite_file
 from hpo.errors import InputError, did_you_mean
 from hpo.final import fetch_files
 from hpo.plan import Plan, published_config, read_studies, with_ancestors
 from hpo.results import final_result, final_trial
 from hpo.space.parameters import NetworkConfig
 from hpo.space.study_file import StudySpec, shipped_studies
-from hpo.storage import Storage
+from hpo.storage.database import default_url, sqlite_file
+from hpo.storage.storage import Storage
 from hpo.training.blobs import open_store
 from hpo.training.devices import n_cores, resolve_device, resolve_precision
 from hpo.training.network import build_network

@@ -10,8 +10,8 @@ from optuna.trial import FrozenTrial
 from hpo.decision import epoch_records
 from hpo.errors import Diverged, MissingError
 from hpo.plan import Plan, versions
-from hpo.queue import Reason, reason_of
 from hpo.space.parameters import TrialConfig
+from hpo.storage.queue import Reason, reason_of
 from hpo.training.devices import processor, resolve_device
 from hpo.training.loop import train
 from hpo.worker import load_plan_data

@@ -21,8 +21,8 @@ from hpo.decision import best_epoch, epoch_records, recorded_epochs
 from hpo.events import Events
 from hpo.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
 from hpo.progress import Best, Progress, Running, StudyProgress, seconds_left
-from hpo.queue import Reason, Slots, is_dead, reason_of, this_process
 from hpo.results import findings, study_status
+from hpo.storage.queue import Reason, Slots, is_dead, reason_of, this_process
 
 CATCH_UP = 40
 """Ended trials that one look examines for flags; the latest first, until all have been."""

@@ -31,8 +31,8 @@ from hpo.final import TestRecorder
 from hpo.objective import Recorder, Workplace, run_trial
 from hpo.plan import FINAL, Plan
 from hpo.pool import Pool
-from hpo.queue import Claim, claim
-from hpo.storage import Storage
+from hpo.storage.queue import Claim, claim
+from hpo.storage.storage import Storage
 from hpo.training.blobs import Store, open_store
 from hpo.training.cuda import beside_others
 from hpo.training.devices import keep_freed_memory, n_cores, resolve_device, resolve_precision

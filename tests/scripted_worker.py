@@ -14,8 +14,8 @@ from hpo import find_plan
 from hpo.advance import advance
 from hpo.plan import Plan
 from hpo.progress import Progress
-from hpo.queue import Queue, Reason, this_process
 from hpo.run import open_plan
+from hpo.storage.queue import Queue, Reason, this_process
 from hpo.training.loop import LayerHealth, SeedEpoch
 from hpo.watch import Watch
 

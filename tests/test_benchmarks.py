@@ -17,7 +17,7 @@ from optuna.trial import TrialState, create_trial
 from search_cost import PRUNERS, RECORDED, Curve, search, searches, tables_by_seed
 from siege import Tally
 
-from hpo.queue import Reason
+from hpo.storage.queue import Reason
 
 EPOCHS, POINTS = 11, 20
 

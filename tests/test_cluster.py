@@ -19,7 +19,7 @@ from test_end_to_end import accepted_epochs
 import hpo as library
 from hpo.crew import Orders
 from hpo.errors import InputError
-from hpo.queue import Reason, Slots, reason_of
+from hpo.storage.queue import Reason, Slots, reason_of
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own
 

@@ -19,8 +19,8 @@ from hpo.crew import Engine, Orders, forked_processes, keep_at_work, spawned_pro
 from hpo.errors import DeviceLostError, InputError, RunError
 from hpo.forkserver import ForkServer
 from hpo.plan import Plan
-from hpo.queue import Reason, Slots, SlotState, reason_of
 from hpo.run import run
+from hpo.storage.queue import Reason, Slots, SlotState, reason_of
 
 RATES = {"rate": f"{SMALL}[search]\nlearning_rate = [0.01, 0.001, 0.0001]"}
 ENGINES = {

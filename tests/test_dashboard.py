@@ -35,7 +35,7 @@ from hpo.plan import FINAL, Plan
 from hpo.report.facts import Section
 from hpo.report.facts import read as read_facts
 from hpo.results import final_trial
-from hpo.storage import Storage
+from hpo.storage.storage import Storage
 
 Cli = Callable[..., Result]
 DEADLINE_SECONDS = 120

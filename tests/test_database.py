@@ -17,11 +17,11 @@ import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
-from hpo import database
-from hpo.delivery import Delivery
 from hpo.errors import InputError, MissingError, StorageError, TrialLost
-from hpo.queue import Job, Queue, Reason, Slot, Slots
-from hpo.storage import Storage
+from hpo.storage import database
+from hpo.storage.outbox import Delivery
+from hpo.storage.queue import Job, Queue, Reason, Slot, Slots
+from hpo.storage.storage import Storage
 
 Started = Callable[[str], servers.Server]
 SECRET = "geheim"
@@ -74,7 +74,7 @@ def test_the_kind_of_a_real_file_system() -> None:
 def test_a_lock_that_is_never_given_back_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "LOCK_SECONDS", 1)
     url = f"sqlite:///{tmp_path / 'hpo.db'}"
-    hold = "import sys, hpo.database as d\nwith d.exclusive(sys.argv[1]): print(flush=True); input()"
+    hold = "import sys, hpo.storage.database as d\nwith d.exclusive(sys.argv[1]): print(flush=True); input()"
     command, pipe = [sys.executable, "-c", hold, url], subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as holder:
         assert holder.stdout is not None
@@ -161,7 +161,7 @@ def test_a_restart_of_the_server_is_waited_out(started_servers: Started, kind: s
 def test_training_goes_on_while_the_server_is_away_and_all_is_delivered(
     started_servers: Started, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo.delivery.PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("hpo.storage.outbox.PATIENCE_SECONDS", 0.3)
     server = started_servers(kind)
     storage, trial_id = running_trial(server.new_database())
     delivery = Delivery(storage, trial_id)
@@ -179,7 +179,7 @@ def test_training_goes_on_while_the_server_is_away_and_all_is_delivered(
 def test_training_goes_on_while_the_server_hangs(
     started_servers: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo.delivery.PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("hpo.storage.outbox.PATIENCE_SECONDS", 0.3)
     server = started_servers("postgresql")
     storage, trial_id = running_trial(server.new_database())
     delivery = Delivery(storage, trial_id)
@@ -193,7 +193,7 @@ def test_a_process_ends_although_it_could_not_deliver(started_servers: Started) 
     server = started_servers("postgresql")
     storage, trial_id = running_trial(server.new_database())
     code = (
-        "import sys; from hpo.delivery import Delivery; from hpo.storage import Storage\n"
+        "import sys; from hpo.storage.outbox import Delivery; from hpo.storage.storage import Storage\n"
         "delivery = Delivery(Storage(sys.argv[1]), int(sys.argv[2]))\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "assert not delivery.send({}, {1: 0.1})\n"

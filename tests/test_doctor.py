@@ -18,7 +18,7 @@ from conftest import SMALL_RUN, Result, start_hpo
 from picture_folder import write_folder
 
 import hpo as library
-from hpo.storage import Storage
+from hpo.storage.storage import Storage
 
 Cli = Callable[..., Result]
 Started = Callable[[str], servers.Server]
@@ -201,7 +201,7 @@ def test_claims_that_are_not_atomic_are_found(
     cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "sitecustomize.py").write_text(
-        "from hpo.storage import Storage\nStorage.claim = lambda self, trial_id, owner: True\n"
+        "from hpo.storage.storage import Storage\nStorage.claim = lambda self, trial_id, owner: True\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{folder}:{Path(library.__file__).parents[1]}")
     code, checks = examined(cli)
@@ -213,10 +213,10 @@ def test_a_process_that_cannot_claim_is_said_and_none_is_left(
     cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "sitecustomize.py").write_text(
-        "import hpo.storage\n"
-        "class Storage(hpo.storage.Storage):\n"
+        "import hpo.storage.storage\n"
+        "class Storage(hpo.storage.storage.Storage):\n"
         "    def __init__(self, url): raise OSError('no such luck')\n"
-        "hpo.storage.Storage = Storage\n"
+        "hpo.storage.storage.Storage = Storage\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{folder}:{Path(library.__file__).parents[1]}")
     before = set(psutil.Process().children(recursive=True))  # the servers of other tests
@@ -241,7 +241,7 @@ def test_a_network_file_system_is_wrong_for_sqlite(
     cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # none can be mounted here without a server: what the kernel would call it is all that is made up
-    monkeypatch.setattr("hpo.database.filesystem_kind", lambda folder: "nfs4")
+    monkeypatch.setattr("hpo.storage.database.filesystem_kind", lambda folder: "nfs4")
     code, checks = examined(cli)
     assert code == 1
     assert "postgresql" in checks["file system"]["text"]

@@ -27,7 +27,7 @@ from test_worker import SMALL
 import hpo as library
 from hpo.decision import epoch_records
 from hpo.plan import Plan
-from hpo.queue import Slots, SlotState
+from hpo.storage.queue import Slots, SlotState
 
 Cli = Callable[..., Result]
 

@@ -119,7 +119,7 @@ def test_secrets_volumes_and_variables_are_there() -> None:
 
 
 def test_the_database_url_is_the_one_of_the_server() -> None:
-    from hpo import database
+    from hpo.storage import database
 
     (secret,), (service,), (server,) = of_kind("Secret"), of_kind("Service"), of_kind("StatefulSet")
     url = database.parse(secret["stringData"]["url"])

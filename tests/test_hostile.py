@@ -35,7 +35,7 @@ from hpo.decision import epoch_records
 from hpo.final import contact_sheet
 from hpo.plan import FINAL, Plan
 from hpo.records import write_csv
-from hpo.storage import Storage
+from hpo.storage.storage import Storage
 from hpo.training.tensors import dump, load
 from hpo.worker import work
 

@@ -221,7 +221,7 @@ def test_what_is_logged_meanwhile_is_drawn_at_once_and_said_at_the_end(
     reader = threading.Thread(target=read)
     reader.start()
     monkeypatch.setenv("TERM", "xterm")
-    log = logging.getLogger("hpo.storage")
+    log = logging.getLogger("hpo.storage.storage")
     with os.fdopen(theirs, "w", encoding="utf-8") as terminal, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", terminal)
         with watching(find_plan(storage=under_way.storage.url), (), stderr=False):

@@ -15,13 +15,24 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import InputError, MissingError, TrialLost
-from hpo.queue import ERROR_CAP, LOST_CAP, Job, Queue, Reason, Slot, Slots, SlotState, is_dead, this_process
-from hpo.storage import Storage
+from hpo.storage.queue import (
+    ERROR_CAP,
+    LOST_CAP,
+    Job,
+    Queue,
+    Reason,
+    Slot,
+    Slots,
+    SlotState,
+    is_dead,
+    this_process,
+)
+from hpo.storage.storage import Storage
 
 POINT = Slot("a")
 # copies of one process that has imported what they need: each alone would take a CPU second for it
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["hpo.queue", "hpo.storage", "psycopg", "pymysql"])
+PROCESSES.set_forkserver_preload(["hpo.storage.queue", "hpo.storage.storage", "psycopg", "pymysql"])
 
 
 @pytest.fixture
@@ -128,7 +139,7 @@ def test_of_two_trials_of_one_slot_the_lower_number_wins(queue: Queue) -> None:
 def test_a_trial_whose_process_died_is_found_at_once_and_queued_again(queue: Queue, storage: Storage) -> None:
     queue.enqueue([Job(POINT, 0, (0,))], Slots({}))
     code = (
-        "import sys; from hpo.storage import Storage; from hpo.queue import Queue\n"
+        "import sys; from hpo.storage.storage import Storage; from hpo.storage.queue import Queue\n"
         "print(Queue(Storage(sys.argv[1]), 's').claim().number)"
     )
     subprocess.run([sys.executable, "-c", code, storage.url], check=True, capture_output=True)

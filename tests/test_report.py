@@ -27,12 +27,12 @@ from scripted_worker import Worker, new_plan
 import hpo as library
 from hpo.advance import advance
 from hpo.plan import Plan
-from hpo.queue import Job, Queue, Slot
 from hpo.report.facts import read
 from hpo.report.page import markdown_text
 from hpo.report.published import comparisons
 from hpo.report.study_figures import main_effect
 from hpo.space.study_file import load_studies, shipped_studies
+from hpo.storage.queue import Job, Queue, Slot
 
 Cli = Callable[..., Result]
 SHIPPED_SIZES: dict[str, Any] = {

@@ -22,8 +22,8 @@ from hpo.cli.screen import Display
 from hpo.cli.tables import Screen
 from hpo.plan import Plan
 from hpo.progress import Progress
-from hpo.queue import this_process
 from hpo.results import StudyStatus
+from hpo.storage.queue import this_process
 
 
 def shown(progress: Progress, width: int, height: int = 60, *, styles: bool = False, **options: Any) -> str:

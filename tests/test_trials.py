@@ -17,10 +17,10 @@ from hpo import sampling
 from hpo.advance import advance
 from hpo.judge import Judge
 from hpo.plan import read_studies
-from hpo.queue import Job, Queue, Reason, Slot, Slots, this_process
 from hpo.space.parameters import TrialConfig
 from hpo.space.study_file import StudySpec
-from hpo.storage import Storage
+from hpo.storage.queue import Job, Queue, Reason, Slot, Slots, this_process
+from hpo.storage.storage import Storage
 
 AXES = {
     "learning_rate": FloatDistribution(1e-4, 1e-1, log=True),

@@ -16,7 +16,7 @@ from hpo import find_plan, results
 from hpo.advance import advance, retry
 from hpo.plan import FINAL, Plan, read_studies
 from hpo.progress import StudyProgress, seconds_left
-from hpo.queue import LOST_CAP, Queue, Reason, this_process
+from hpo.storage.queue import LOST_CAP, Queue, Reason, this_process
 
 
 @pytest.fixture

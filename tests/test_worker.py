@@ -31,12 +31,12 @@ from hpo.errors import (
 )
 from hpo.objective import Recorder, Workplace, run_trial
 from hpo.plan import FINAL, Plan, read_studies
-from hpo.queue import Queue, Reason, Slots, SlotState, reason_of
 from hpo.report import write_report
 from hpo.report.facts import read
 from hpo.run import identify, open_plan, run
 from hpo.sampling import PRUNERS, SAMPLERS
-from hpo.storage import Storage
+from hpo.storage.queue import Queue, Reason, Slots, SlotState, reason_of
+from hpo.storage.storage import Storage
 from hpo.training.blobs import FolderStore
 from hpo.training.tensors import dump, load
 from hpo.verify import verify
@@ -264,7 +264,7 @@ from contextlib import suppress
 from pathlib import Path
 import optuna.samplers
 from hpo.training import learner
-from hpo.storage import Storage
+from hpo.storage.storage import Storage
 from hpo.worker import work
 most = psutil.Process().memory_info().vms + 1000 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (most, most))
@@ -508,7 +508,7 @@ def test_a_checkpoint_that_cannot_be_written_is_the_disk_s_fault_or_a_successor_
 
 def test_a_point_retried_after_the_decision_survives_a_second_loss(tmp_path: Path) -> None:
     from hpo.advance import retry
-    from hpo.queue import ERROR_CAP
+    from hpo.storage.queue import ERROR_CAP
 
     plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01, 0.001]"}, epochs=1)
     advance(plan, ["rate"])

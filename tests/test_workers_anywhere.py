@@ -24,13 +24,13 @@ from test_worker import SMALL, made_plan
 
 import hpo as library
 from hpo.advance import advance
-from hpo.database import sqlite_file
 from hpo.doctor import examine
 from hpo.errors import ConflictError, Diverged
 from hpo.plan import FINAL, Plan
-from hpo.queue import Queue, Reason, Slots, SlotState, reason_of
 from hpo.run import run
-from hpo.storage import Storage
+from hpo.storage.database import sqlite_file
+from hpo.storage.queue import Queue, Reason, Slots, SlotState, reason_of
+from hpo.storage.storage import Storage
 from hpo.training.loop import EpochResult, train
 from hpo.worker import Limits, work
 
@@ -81,7 +81,7 @@ def test_an_idle_timeout_ends_a_worker_although_the_server_hangs(
 def test_a_trial_that_diverges_while_the_server_is_away_is_a_result(
     started_servers: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo.delivery.PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("hpo.storage.outbox.PATIENCE_SECONDS", 0.3)
     server = started_servers("postgresql")
 
     def diverging(*arguments: Any, **options: Any) -> Iterator[EpochResult]:
@@ -252,7 +252,7 @@ def test_status_puts_lost_trials_back(cli: Cli, tmp_path: Path) -> None:
     plan = made_plan(tmp_path, RATES)
     advance(plan, ["rate"])
     code = (
-        "import sys; from hpo.storage import Storage; from hpo.queue import Queue\n"
+        "import sys; from hpo.storage.storage import Storage; from hpo.storage.queue import Queue\n"
         "assert Queue(Storage(sys.argv[1]), 'rate').claim()"
     )
     subprocess.run([sys.executable, "-c", code, plan.storage.url], check=True)
@@ -459,7 +459,7 @@ def test_a_short_siege(kind: str) -> None:
 
 
 def test_a_reader_needs_no_server_lock(started_servers: Started) -> None:
-    from hpo import database
+    from hpo.storage import database
 
     url = started_servers("postgresql").new_database()
     Storage(url, create=True)

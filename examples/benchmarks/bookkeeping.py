@@ -31,11 +31,12 @@ from report_size import LAYERS, finish
 from siege import fork
 from tables import Table, heading
 
-from hpo import objective, queue, run, worker
+from hpo import objective, run, worker
 from hpo.advance import advance
 from hpo.plan import Plan
-from hpo.queue import Slots
-from hpo.storage import Storage
+from hpo.storage import queue
+from hpo.storage.queue import Slots
+from hpo.storage.storage import Storage
 from hpo.training.loop import EpochResult, LayerHealth, SeedEpoch
 
 EPOCHS = 11

@@ -42,12 +42,13 @@ from PIL import Image
 from siege import LEASE_SECONDS, NO_SPACE, REFUSED, Places, Siege, Tally
 from tables import heading, print_table
 
-from hpo import objective, queue, results, run, storage, worker
+from hpo import objective, results, run, worker
 from hpo.decision import epoch_records
 from hpo.errors import ConflictError, RunError
 from hpo.plan import Plan
-from hpo.queue import Reason, Slots, reason_of
-from hpo.storage import Storage
+from hpo.storage import queue, storage
+from hpo.storage.queue import Reason, Slots, reason_of
+from hpo.storage.storage import Storage
 from hpo.training.loop import EpochResult
 
 STUDIES = {

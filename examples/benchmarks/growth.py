@@ -34,8 +34,8 @@ from tables import Table, heading
 
 from hpo.advance import advance, study_jobs
 from hpo.plan import Plan
-from hpo.queue import Queue, Reason
-from hpo.storage import Storage
+from hpo.storage.queue import Queue, Reason
+from hpo.storage.storage import Storage
 
 STUDY, EPOCHS, LEFT = "grid", 11, 64
 COPIES = (

@@ -23,7 +23,7 @@ from typing import Any
 from tables import heading, print_table
 
 import hpo
-from hpo.queue import Reason, Slots, reason_of
+from hpo.storage.queue import Reason, Slots, reason_of
 
 HOST = "127.0.0.2"  # Ray takes 127.0.0.1 for the machine's address, where nobody listens
 OBJECT_STORE_BYTES = 80 * 2**20

@@ -25,7 +25,7 @@ from tables import heading, print_table
 from hpo import objective, run
 from hpo.advance import advance
 from hpo.plan import Plan
-from hpo.queue import Queue
+from hpo.storage.queue import Queue
 from hpo.training.loop import LayerHealth, SeedEpoch
 
 LAYERS = ("conv1", "conv2", "hidden", "output")

@@ -328,7 +328,7 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def storage_url(options: Mapping[str, Any]) -> str:
     """The database that `--storage` or else `--out` names."""
-    from hpo.database import default_url
+    from hpo.storage.database import default_url
 
     return options["storage"] or default_url(options["out"])
 
@@ -340,6 +340,6 @@ def read_plan(options: Mapping[str, Any]) -> Plan:
         MissingError: there is none.
     """
     from hpo.plan import Plan
-    from hpo.storage import Storage
+    from hpo.storage.storage import Storage
 
     return Plan.open(Storage(storage_url(options), reader=True))

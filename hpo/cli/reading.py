@@ -59,10 +59,10 @@ def _close_lost(plan: Plan, options: dict[str, Any]) -> None:
     from concurrent.futures import wait
 
     from hpo.advance import close_lost
-    from hpo.delivery import PATIENCE_SECONDS, in_background
     from hpo.errors import RunError
     from hpo.plan import Plan
-    from hpo.storage import Storage
+    from hpo.storage.outbox import PATIENCE_SECONDS, in_background
+    from hpo.storage.storage import Storage
 
     if not any(plan.storage.running(plan.storage.study_id(name)) for name in plan.all_names):
         return

@@ -238,7 +238,7 @@ def show_outcome(plan: Plan, out: Path, storage: str | None) -> None:
         storage: the database URL as it was given; None: it is that of the folder.
     """
     from hpo import results
-    from hpo.database import sqlite_file
+    from hpo.storage.database import sqlite_file
 
     show_status(results.status(plan))
     final = results.final_trial(plan)

@@ -194,7 +194,7 @@ def worker(study: tuple[str, ...], **options: Any) -> int:
     import logging
 
     with _loading():
-        from hpo.storage import Storage
+        from hpo.storage.storage import Storage
         from hpo.worker import Limits, work
 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
@@ -220,7 +220,7 @@ def retry(study: tuple[str, ...], **options: Any) -> None:
     """Queue the points that failed for good once more."""
     from hpo.advance import retry as queue_again
     from hpo.plan import FINAL, Plan
-    from hpo.storage import Storage
+    from hpo.storage.storage import Storage
 
     plan = Plan.open(Storage(opt.storage_url(options)))
     plan.with_ancestors(name for name in study if name != FINAL)  # refuses unknown names
@@ -263,7 +263,7 @@ def _train_final(options: dict[str, Any]) -> int:
     from hpo.cli.live import watching
     from hpo.plan import Plan
     from hpo.run import run
-    from hpo.storage import Storage
+    from hpo.storage.storage import Storage
 
     with watching(opt.read_plan(options), ()) as tick:
         stopped_by = run(

@@ -33,7 +33,7 @@ from hpo.plan import Plan
 from hpo.report.facts import Facts, read
 from hpo.report.page import WRONG_IMAGES
 from hpo.results import final_trial
-from hpo.storage import Storage
+from hpo.storage.storage import Storage
 
 METRIC = "validation macro F1"
 NOTE, OUR_NOTE = "dashboard:note_", "hpo:note"

@@ -24,12 +24,12 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna_dashboard
 
-from hpo import database
 from hpo._text import printable
 from hpo.dashboard.publish import ArtifactFolder, Publisher
 from hpo.errors import HpoError, InputError
 from hpo.plan import Plan
-from hpo.storage import Storage
+from hpo.storage import database
+from hpo.storage.storage import Storage
 
 log = logging.getLogger(__name__)
 

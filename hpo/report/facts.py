@@ -14,13 +14,13 @@ from optuna.trial import FrozenTrial
 
 from hpo import results
 from hpo.attributes import Identity, Options
-from hpo.database import sqlite_file
 from hpo.decision import Decision, Inherited, TrialRef
 from hpo.plan import FINAL, Plan, published_config
-from hpo.queue import Reason, reason_of
 from hpo.results import StudyStatus, TrialRow, findings_of
 from hpo.space.parameters import ParamValue, TrialConfig
 from hpo.space.study_file import StudySpec
+from hpo.storage.database import sqlite_file
+from hpo.storage.queue import Reason, reason_of
 
 CIFAR10_CLASSES = frozenset(
     ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -23,7 +23,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.errors import TrialLost
-from hpo.storage import RETRY_SECONDS, Storage
+from hpo.storage.storage import RETRY_SECONDS, Storage
 
 LEASE_SECONDS = 60.0
 CLAIM_WINDOW = 16
@@ -157,7 +157,7 @@ class Queue:
         self.study_id = storage.study_id(study)
 
     def slots(self) -> Slots:
-        """All slots that have at least one attempt, with their trials in outline (`hpo.trials`)."""
+        """All slots that have at least one attempt, with their trials in outline (`hpo.storage.trials`)."""
         return Slots.of(self.storage.outlines.of(self.study_id))
 
     def enqueue(self, jobs: Iterable[Job], slots: Slots, *, retry: bool = False) -> None:

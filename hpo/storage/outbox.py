@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from hpo.errors import Interrupted
-from hpo.storage import Storage
+from hpo.storage.storage import Storage
 
 T = TypeVar("T")
 

@@ -32,9 +32,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.orm import Session
 
-from hpo import database
 from hpo.errors import InputError, MissingError, StorageError, TrialLost
-from hpo.trials import (
+from hpo.storage import database
+from hpo.storage.trials import (
     ATTEMPT_KEY,
     HISTORY,
     OUTLINE,
