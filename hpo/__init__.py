@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hpo.data import prepare as prepare
     from hpo.errors import HpoError as HpoError
     from hpo.errors import InputError as InputError
-    from hpo.plan import Plan as Plan
+    from hpo.planning.plan import Plan as Plan
     from hpo.records import epochs_frame as epochs_frame
     from hpo.records import export as export
     from hpo.records import export_epochs as export_epochs
@@ -39,7 +39,7 @@ _HOMES = {
     "HpoError": "hpo.errors",
     "InputError": "hpo.errors",
     "load_model": "hpo.training.saved_model",
-    "Plan": "hpo.plan",
+    "Plan": "hpo.planning.plan",
     "epochs_frame": "hpo.records",
     "export": "hpo.records",
     "export_epochs": "hpo.records",

@@ -24,7 +24,7 @@ from typing import Protocol, TypeVar
 from hpo._files import resolved
 from hpo.errors import DeviceLostError, InputError, RunError
 from hpo.forkserver import ForkServer
-from hpo.plan import Plan
+from hpo.planning.plan import Plan
 from hpo.storage.database import sqlite_file
 from hpo.storage.outbox import in_background
 from hpo.storage.queue import Queue, SlotState

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from hpo import probe
-from hpo.attributes import MAJOR_VERSIONS
 from hpo.errors import HpoError
-from hpo.plan import Plan, versions
+from hpo.planning.manifest import MAJOR_VERSIONS
+from hpo.planning.plan import Plan, versions
 from hpo.probe import State
 from hpo.storage import database
 from hpo.storage.storage import Storage

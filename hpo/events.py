@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from optuna.trial import FrozenTrial
 
-from hpo.decision import Decision, best_epoch
-from hpo.plan import FINAL, Plan
+from hpo.planning.decisions import Decision, best_epoch
+from hpo.planning.plan import FINAL, Plan
 from hpo.results import own_params
 from hpo.storage.queue import Slot, Slots, SlotState
 

@@ -26,7 +26,7 @@ from hpo._text import printable
 from hpo.data.test_set import load_test
 from hpo.errors import TrialLost
 from hpo.objective import Recorder, Workplace
-from hpo.plan import Plan
+from hpo.planning.plan import Plan
 from hpo.space.parameters import TrialConfig, canonical_json
 from hpo.training.blobs import Store
 from hpo.training.loop import EpochResult, predict_logits

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpo.attributes import Identity, Options
 from hpo.data import TrainingData
-from hpo.plan import FINAL, lineage, published_config, with_ancestors
+from hpo.planning.manifest import Identity, Options
+from hpo.planning.plan import FINAL, lineage, published_config, with_ancestors
 from hpo.run import identify, threads_each, training_data
 from hpo.space.parameters import ParamValue, TrialConfig, canonical_json
 from hpo.space.study_file import StudySpec

@@ -14,8 +14,6 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import TypeAdapter, ValidationError
 
-from hpo import sampling
-from hpo.advance import is_control
 from hpo.data import TrainingData
 from hpo.errors import (
     DeviceFull,
@@ -27,8 +25,10 @@ from hpo.errors import (
     StorageError,
     TrialLost,
 )
-from hpo.judge import Judge
-from hpo.plan import FINAL, Plan, versions
+from hpo.planning import sampling
+from hpo.planning.judge import Judge
+from hpo.planning.plan import FINAL, Plan, versions
+from hpo.planning.scheduler import is_control
 from hpo.space.parameters import ParamValue, TrialConfig
 from hpo.storage.outbox import Delivery
 from hpo.storage.queue import Queue, Reason, slot_of

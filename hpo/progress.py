@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from hpo.events import Event
-from hpo.plan import FINAL, Plan
+from hpo.planning.plan import FINAL, Plan
 from hpo.results import StudyStatus
 from hpo.space.parameters import ParamValue
 

@@ -17,9 +17,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo._files import write_whole
 from hpo._text import harmless_cell, printable, write_json
-from hpo.decision import best_epoch, recorded_epochs
 from hpo.errors import InputError, install
-from hpo.plan import CONTROL_SLOT, Plan
+from hpo.planning.decisions import best_epoch, recorded_epochs
+from hpo.planning.plan import CONTROL_SLOT, Plan
 from hpo.space.parameters import PARAMETERS
 from hpo.storage.queue import reason_of
 from hpo.storage.trials import ATTEMPT_KEY

@@ -13,11 +13,11 @@ from typing import Any, Literal
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo._text import percent, spread
-from hpo.advance import study_jobs
-from hpo.attributes import StudyRecord
-from hpo.decision import Decision, Inherited, best_epoch, epoch_records
 from hpo.errors import InputError, MissingError
-from hpo.plan import FINAL, FINAL_SLOT, Plan, lineage
+from hpo.planning.decisions import Decision, Inherited, best_epoch, epoch_records
+from hpo.planning.manifest import StudyRecord
+from hpo.planning.plan import FINAL, FINAL_SLOT, Plan, lineage
+from hpo.planning.scheduler import study_jobs
 from hpo.space.parameters import ParamValue
 from hpo.storage.queue import Slot, Slots, SlotState
 from hpo.training.diagnostics import Finding, diagnose

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from optuna.trial import FrozenTrial
 
-from hpo.decision import epoch_records
 from hpo.errors import Diverged, MissingError
-from hpo.plan import Plan, versions
+from hpo.planning.decisions import epoch_records
+from hpo.planning.plan import Plan, versions
 from hpo.space.parameters import TrialConfig
 from hpo.storage.queue import Reason, reason_of
 from hpo.training.devices import processor, resolve_device

@@ -16,10 +16,10 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.attributes import StudyRecord
-from hpo.decision import best_epoch, epoch_records, recorded_epochs
 from hpo.events import Events
-from hpo.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
+from hpo.planning.decisions import best_epoch, epoch_records, recorded_epochs
+from hpo.planning.manifest import StudyRecord
+from hpo.planning.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
 from hpo.progress import Best, Progress, Running, StudyProgress, seconds_left
 from hpo.results import findings, study_status
 from hpo.storage.queue import Reason, Slots, is_dead, reason_of, this_process

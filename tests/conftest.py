@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT / "examples" / "benchmarks"))  # real servers are st
 import servers  # noqa: E402
 
 if TYPE_CHECKING:
-    from hpo.plan import Plan
+    from hpo.planning.plan import Plan
 
 SMALL_STUDIES = {
     "rate": """

@@ -11,8 +11,8 @@ from conftest import SMALL_SIZES
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo import find_plan
-from hpo.advance import advance
-from hpo.plan import Plan
+from hpo.planning.plan import Plan
+from hpo.planning.scheduler import advance
 from hpo.progress import Progress
 from hpo.run import open_plan
 from hpo.storage.queue import Queue, Reason, this_process

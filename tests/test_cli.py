@@ -18,8 +18,8 @@ from conftest import SMALL_RUN, Result, hpo
 from scripted_worker import Worker, new_plan
 
 from hpo import find_plan
-from hpo.advance import advance
 from hpo.cli.main import hpo as hpo_commands
+from hpo.planning.scheduler import advance
 from hpo.storage.queue import this_process
 
 Cli = Callable[..., Result]
@@ -342,8 +342,8 @@ def test_csv_holds_no_formulas(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_study_that_nobody_works_on_is_idle_to_a_person(cli: Cli, created: Path) -> None:
-    from hpo.advance import advance
-    from hpo.plan import Plan
+    from hpo.planning.plan import Plan
+    from hpo.planning.scheduler import advance
     from hpo.storage.storage import Storage
 
     advance(Plan.open(Storage(f"sqlite:///{created / 'hpo.db'}")))

@@ -18,7 +18,7 @@ from test_worker import SMALL, made_plan
 from hpo.crew import Engine, Orders, forked_processes, keep_at_work, spawned_processes
 from hpo.errors import DeviceLostError, InputError, RunError
 from hpo.forkserver import ForkServer
-from hpo.plan import Plan
+from hpo.planning.plan import Plan
 from hpo.run import run
 from hpo.storage.queue import Reason, Slots, SlotState, reason_of
 

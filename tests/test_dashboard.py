@@ -26,12 +26,12 @@ from optuna.artifacts import upload_artifact
 from scripted_worker import Worker, new_plan
 
 import hpo as library
-from hpo.advance import advance
 from hpo.dashboard import is_loopback, plots
 from hpo.dashboard.notes import study_note
 from hpo.dashboard.publish import ArtifactFolder
 from hpo.dashboard.server import address
-from hpo.plan import FINAL, Plan
+from hpo.planning.plan import FINAL, Plan
+from hpo.planning.scheduler import advance
 from hpo.report.facts import Section
 from hpo.report.facts import read as read_facts
 from hpo.results import final_trial

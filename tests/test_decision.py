@@ -12,7 +12,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from scipy.stats import ttest_rel
 
-from hpo.decision import Candidate, Inherited, TrialRef, candidate, decide
+from hpo.planning.decisions import Candidate, Inherited, TrialRef, candidate, decide
 from hpo.space.parameters import TrialConfig
 
 RATES = (0.01, 0.001, 0.0001)

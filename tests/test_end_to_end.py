@@ -25,8 +25,8 @@ from sklearn.datasets import load_digits
 from test_worker import SMALL
 
 import hpo as library
-from hpo.decision import epoch_records
-from hpo.plan import Plan
+from hpo.planning.decisions import epoch_records
+from hpo.planning.plan import Plan
 from hpo.storage.queue import Slots, SlotState
 
 Cli = Callable[..., Result]

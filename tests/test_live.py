@@ -27,9 +27,9 @@ from rich.cells import cell_len
 from scripted_worker import Worker, new_plan
 
 from hpo import find_plan
-from hpo.advance import advance
 from hpo.cli.live import watching
-from hpo.plan import Plan
+from hpo.planning.plan import Plan
+from hpo.planning.scheduler import advance
 
 
 def on_terminal(

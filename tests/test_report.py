@@ -25,8 +25,8 @@ from PIL import Image
 from scripted_worker import Worker, new_plan
 
 import hpo as library
-from hpo.advance import advance
-from hpo.plan import Plan
+from hpo.planning.plan import Plan
+from hpo.planning.scheduler import advance
 from hpo.report.facts import read
 from hpo.report.page import markdown_text
 from hpo.report.published import comparisons

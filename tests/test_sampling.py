@@ -14,9 +14,9 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from scipy.stats import qmc
 
-from hpo import sampling
 from hpo.errors import RunError, StudyFileError
-from hpo.plan import read_studies
+from hpo.planning import sampling
+from hpo.planning.plan import read_studies
 from hpo.space.axes import Choices, Range
 from hpo.space.parameters import TrialConfig, check_param
 from hpo.space.study_file import StudySpec, shipped_studies

@@ -17,10 +17,10 @@ from rich.terminal_theme import SVG_EXPORT_THEME
 from scripted_worker import HOSTILE, REMOTE, Worker, look, new_plan, watch
 
 from hpo import find_plan
-from hpo.advance import advance
 from hpo.cli.screen import Display
 from hpo.cli.tables import Screen
-from hpo.plan import Plan
+from hpo.planning.plan import Plan
+from hpo.planning.scheduler import advance
 from hpo.progress import Progress
 from hpo.results import StudyStatus
 from hpo.storage.queue import this_process

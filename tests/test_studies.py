@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hpo import sampling
+from hpo.planning import sampling
 from hpo.space.parameters import TrialConfig
 from hpo.space.study_file import StudySpec, load_studies, shipped_studies
 

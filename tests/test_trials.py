@@ -13,10 +13,10 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FrozenTrial, TrialState
 from test_worker import made_plan
 
-from hpo import sampling
-from hpo.advance import advance
-from hpo.judge import Judge
-from hpo.plan import read_studies
+from hpo.planning import sampling
+from hpo.planning.judge import Judge
+from hpo.planning.plan import read_studies
+from hpo.planning.scheduler import advance
 from hpo.space.parameters import TrialConfig
 from hpo.space.study_file import StudySpec
 from hpo.storage.queue import Job, Queue, Reason, Slot, Slots, this_process

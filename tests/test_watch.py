@@ -13,8 +13,8 @@ from optuna.trial import TrialState, create_trial
 from scripted_worker import EPOCHS, REMOTE, SECONDS, STUDIES, Worker, look, new_plan, watch
 
 from hpo import find_plan, results
-from hpo.advance import advance, retry
-from hpo.plan import FINAL, Plan, read_studies
+from hpo.planning.plan import FINAL, Plan, read_studies
+from hpo.planning.scheduler import advance, retry
 from hpo.progress import StudyProgress, seconds_left
 from hpo.storage.queue import LOST_CAP, Queue, Reason, this_process
 

@@ -15,12 +15,8 @@ import pytest
 import torch
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo import advance as advancing
 from hpo import results
-from hpo.advance import advance
-from hpo.attributes import Options
 from hpo.data import TrainingData
-from hpo.decision import Decision, epoch_records
 from hpo.errors import (
     ConflictError,
     DeviceLostError,
@@ -30,11 +26,15 @@ from hpo.errors import (
     TrialLost,
 )
 from hpo.objective import Recorder, Workplace, run_trial
-from hpo.plan import FINAL, Plan, read_studies
+from hpo.planning import scheduler as advancing
+from hpo.planning.decisions import Decision, epoch_records
+from hpo.planning.manifest import Options
+from hpo.planning.plan import FINAL, Plan, read_studies
+from hpo.planning.sampling import PRUNERS, SAMPLERS
+from hpo.planning.scheduler import advance
 from hpo.report import write_report
 from hpo.report.facts import read
 from hpo.run import identify, open_plan, run
-from hpo.sampling import PRUNERS, SAMPLERS
 from hpo.storage.queue import Queue, Reason, Slots, SlotState, reason_of
 from hpo.storage.storage import Storage
 from hpo.training.blobs import FolderStore
@@ -507,7 +507,7 @@ def test_a_checkpoint_that_cannot_be_written_is_the_disk_s_fault_or_a_successor_
 
 
 def test_a_point_retried_after_the_decision_survives_a_second_loss(tmp_path: Path) -> None:
-    from hpo.advance import retry
+    from hpo.planning.scheduler import retry
     from hpo.storage.queue import ERROR_CAP
 
     plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01, 0.001]"}, epochs=1)

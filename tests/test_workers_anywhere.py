@@ -23,10 +23,10 @@ from optuna.trial import TrialState
 from test_worker import SMALL, made_plan
 
 import hpo as library
-from hpo.advance import advance
 from hpo.doctor import examine
 from hpo.errors import ConflictError, Diverged
-from hpo.plan import FINAL, Plan
+from hpo.planning.plan import FINAL, Plan
+from hpo.planning.scheduler import advance
 from hpo.run import run
 from hpo.storage.database import sqlite_file
 from hpo.storage.queue import Queue, Reason, Slots, SlotState, reason_of

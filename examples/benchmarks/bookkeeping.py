@@ -32,8 +32,8 @@ from siege import fork
 from tables import Table, heading
 
 from hpo import objective, run, worker
-from hpo.advance import advance
-from hpo.plan import Plan
+from hpo.planning.plan import Plan
+from hpo.planning.scheduler import advance
 from hpo.storage import queue
 from hpo.storage.queue import Slots
 from hpo.storage.storage import Storage

@@ -43,9 +43,9 @@ from siege import LEASE_SECONDS, NO_SPACE, REFUSED, Places, Siege, Tally
 from tables import heading, print_table
 
 from hpo import objective, results, run, worker
-from hpo.decision import epoch_records
 from hpo.errors import ConflictError, RunError
-from hpo.plan import Plan
+from hpo.planning.decisions import epoch_records
+from hpo.planning.plan import Plan
 from hpo.storage import queue, storage
 from hpo.storage.queue import Reason, Slots, reason_of
 from hpo.storage.storage import Storage

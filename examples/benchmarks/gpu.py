@@ -33,8 +33,8 @@ from sample import N_TEST, files_of, sample
 from tables import Table, heading
 
 import hpo
-from hpo.attributes import Options
 from hpo.data import Split, TrainingData
+from hpo.planning.manifest import Options
 from hpo.run import training_data
 from hpo.training.devices import resolve_precision
 from hpo.training.loop import train

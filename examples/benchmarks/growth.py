@@ -32,8 +32,8 @@ from report_size import finish, plan_of
 from sqlalchemy import text
 from tables import Table, heading
 
-from hpo.advance import advance, study_jobs
-from hpo.plan import Plan
+from hpo.planning.plan import Plan
+from hpo.planning.scheduler import advance, study_jobs
 from hpo.storage.queue import Queue, Reason
 from hpo.storage.storage import Storage
 

@@ -23,8 +23,8 @@ from optuna.trial import FrozenTrial, TrialState
 from tables import heading, print_table
 
 from hpo import objective, run
-from hpo.advance import advance
-from hpo.plan import Plan
+from hpo.planning.plan import Plan
+from hpo.planning.scheduler import advance
 from hpo.storage.queue import Queue
 from hpo.training.loop import LayerHealth, SeedEpoch
 

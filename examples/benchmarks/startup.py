@@ -24,7 +24,7 @@ from tables import Table, heading
 
 import hpo
 from hpo.crew import Engine, Orders, forked_processes, spawned_processes
-from hpo.plan import Plan
+from hpo.planning.plan import Plan
 
 STUDY = """
 [base]

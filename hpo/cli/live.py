@@ -18,7 +18,7 @@ from rich.text import Text
 from hpo._text import finite, params_text, percent, spread
 from hpo.cli.screen import Display
 from hpo.cli.tables import Screen
-from hpo.plan import Plan
+from hpo.planning.plan import Plan
 from hpo.progress import Progress
 from hpo.watch import Watch
 

@@ -1,7 +1,7 @@
 """The options that several commands share, each also by environment variable (`HPO_STORAGE`, …).
 
 An option that was not given is None and stays out of what is compared with the plan: the defaults live in
-`hpo.attributes.Options` alone.
+`hpo.planning.manifest.Options` alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import click
 from click.core import ParameterSource
 
 if TYPE_CHECKING:
-    from hpo.plan import Plan
+    from hpo.planning.plan import Plan
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -35,7 +35,7 @@ PLAN_OPTIONS = (
     "adopt",
     "lease_seconds",
 )
-"""The options that change results, as `hpo.attributes.Options` names them."""
+"""The options that change results, as `hpo.planning.manifest.Options` names them."""
 
 
 class Count(click.ParamType[int | None]):
@@ -339,7 +339,7 @@ def read_plan(options: Mapping[str, Any]) -> Plan:
     Raises:
         MissingError: there is none.
     """
-    from hpo.plan import Plan
+    from hpo.planning.plan import Plan
     from hpo.storage.storage import Storage
 
     return Plan.open(Storage(storage_url(options), reader=True))

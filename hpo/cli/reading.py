@@ -17,7 +17,7 @@ from hpo.cli.text import say
 from hpo.errors import InputError
 
 if TYPE_CHECKING:
-    from hpo.plan import Plan
+    from hpo.planning.plan import Plan
 
 
 @click.command()
@@ -58,9 +58,9 @@ def _close_lost(plan: Plan, options: dict[str, Any]) -> None:
     """Puts trials back whose worker is gone, so that `running` means what it says."""
     from concurrent.futures import wait
 
-    from hpo.advance import close_lost
     from hpo.errors import RunError
-    from hpo.plan import Plan
+    from hpo.planning.plan import Plan
+    from hpo.planning.scheduler import close_lost
     from hpo.storage.outbox import PATIENCE_SECONDS, in_background
     from hpo.storage.storage import Storage
 
@@ -235,10 +235,10 @@ def plan(study: tuple[str, ...], as_json: bool, **options: Any) -> None:
 
     Points, seeds, epochs and predicted time; runs no trial, writes no database.
     """
-    from hpo.attributes import Options
     from hpo.cli.tables import show_forecast
     from hpo.forecast import forecast
-    from hpo.plan import read_studies
+    from hpo.planning.manifest import Options
+    from hpo.planning.plan import read_studies
     from hpo.space.study_file import shipped_studies
 
     specs = read_studies(options["studies"] or shipped_studies())

@@ -20,7 +20,7 @@ from hpo._text import duration, params_text, percent, printable, show_value, spr
 if TYPE_CHECKING:
     from hpo.doctor import Check
     from hpo.forecast import Line
-    from hpo.plan import Plan
+    from hpo.planning.plan import Plan
     from hpo.results import StudyStatus, TrialRow
 
 STATE_STYLES = {

@@ -218,8 +218,8 @@ def worker(study: tuple[str, ...], **options: Any) -> int:
 @opt.storage
 def retry(study: tuple[str, ...], **options: Any) -> None:
     """Queue the points that failed for good once more."""
-    from hpo.advance import retry as queue_again
-    from hpo.plan import FINAL, Plan
+    from hpo.planning.plan import FINAL, Plan
+    from hpo.planning.scheduler import retry as queue_again
     from hpo.storage.storage import Storage
 
     plan = Plan.open(Storage(opt.storage_url(options)))
@@ -240,8 +240,8 @@ def final(as_json: bool, **options: Any) -> int:
     Once every study has decided: the final stage is trained unless it has been.
     """
     from hpo import results
-    from hpo.advance import is_orphaned
     from hpo.cli.tables import show_final
+    from hpo.planning.scheduler import is_orphaned
 
     plan = opt.read_plan(options)
     undecided = [name for name in plan.specs if plan.decision(name) is None and not is_orphaned(plan, name)]
@@ -261,7 +261,7 @@ def final(as_json: bool, **options: Any) -> int:
 
 def _train_final(options: dict[str, Any]) -> int:
     from hpo.cli.live import watching
-    from hpo.plan import Plan
+    from hpo.planning.plan import Plan
     from hpo.run import run
     from hpo.storage.storage import Storage
 

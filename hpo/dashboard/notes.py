@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hpo._text import show_value
-from hpo.decision import TrialRef
-from hpo.plan import FINAL
+from hpo.planning.decisions import TrialRef
+from hpo.planning.plan import FINAL
 from hpo.report import words
 from hpo.report.facts import Facts, Origin, Section
 from hpo.report.page import markdown_text as md

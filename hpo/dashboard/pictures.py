@@ -8,7 +8,7 @@ from functools import partial
 
 from matplotlib.ticker import MaxNLocator
 
-from hpo.plan import FINAL
+from hpo.planning.plan import FINAL
 from hpo.report import figures, style
 from hpo.report.facts import Facts, Point
 from hpo.report.study_figures import ACCURACY, LOSS, MACRO_F1

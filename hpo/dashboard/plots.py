@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hpo._text import finite, params_text
-from hpo.plan import FINAL
+from hpo.planning.plan import FINAL
 from hpo.report import style
 from hpo.report.facts import Facts, Point, Section
 from hpo.report.figures import waterfall_steps

@@ -29,7 +29,7 @@ from hpo._files import write_durably
 from hpo.dashboard.notes import notes
 from hpo.dashboard.pictures import Picture, pictures
 from hpo.dashboard.plots import Plot, plots
-from hpo.plan import Plan
+from hpo.planning.plan import Plan
 from hpo.report.facts import Facts, read
 from hpo.report.page import WRONG_IMAGES
 from hpo.results import final_trial

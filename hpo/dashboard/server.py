@@ -27,7 +27,7 @@ import optuna_dashboard
 from hpo._text import printable
 from hpo.dashboard.publish import ArtifactFolder, Publisher
 from hpo.errors import HpoError, InputError
-from hpo.plan import Plan
+from hpo.planning.plan import Plan
 from hpo.storage import database
 from hpo.storage.storage import Storage
 

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from hpo._files import write_whole
 from hpo._text import printable, show_value
 from hpo.errors import RunError
-from hpo.plan import Plan
+from hpo.planning.plan import Plan
 from hpo.report import conclusions, figures, published, tables, words
 from hpo.report.facts import Facts, Section, read
 from hpo.report.style import Drawing

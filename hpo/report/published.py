@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from hpo._text import params_text
-from hpo.plan import FINAL
+from hpo.planning.plan import FINAL
 from hpo.report.facts import Facts, Point, Section
 from hpo.space.parameters import ParamValue
 from hpo.space.study_file import PublishedResult

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from hpo._text import duration, params_text, percent, printable, show_value, spread
-from hpo.attributes import Options
-from hpo.decision import MIN_SEEDS_TO_TEST
+from hpo.planning.decisions import MIN_SEEDS_TO_TEST
+from hpo.planning.manifest import Options
 from hpo.report.contrasts import ALPHA
 from hpo.report.facts import Facts, Origin, Section
 from hpo.report.tables import Cell, Column, Row, Table, data_text

@@ -12,11 +12,11 @@ from functools import lru_cache
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo import sampling
 from hpo._text import params_text
-from hpo.decision import Candidate, Inherited, candidate, decide
 from hpo.errors import PointsFailedError
-from hpo.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
+from hpo.planning import sampling
+from hpo.planning.decisions import Candidate, Inherited, candidate, decide
+from hpo.planning.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
 from hpo.space.parameters import canonical_json
 from hpo.space.study_file import StudySpec
 from hpo.storage.queue import Job, Queue, Slot, Slots, SlotState, slot_of

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from hpo import sampling
-from hpo.decision import Decision, Inherited
 from hpo.errors import InputError
+from hpo.planning import sampling
+from hpo.planning.decisions import Decision, Inherited
 from hpo.space.parameters import demand
 from hpo.space.study_file import StudySpec
 from hpo.storage.queue import LEASE_SECONDS

@@ -17,10 +17,19 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from hpo import sampling
-from hpo.attributes import MAJOR_VERSIONS, Identity, Mark, Options, StudyRecord, checked, defined, unreadable
-from hpo.decision import Decision, Inherited, TrialRef
 from hpo.errors import ConflictError, InputError, MissingError, StudyFileError, did_you_mean
+from hpo.planning import sampling
+from hpo.planning.decisions import Decision, Inherited, TrialRef
+from hpo.planning.manifest import (
+    MAJOR_VERSIONS,
+    Identity,
+    Mark,
+    Options,
+    StudyRecord,
+    checked,
+    defined,
+    unreadable,
+)
 from hpo.space import study_file as spec
 from hpo.space.parameters import Params, ParamValue, TrialConfig
 from hpo.space.study_file import StudySpec

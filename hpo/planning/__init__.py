@@ -1,0 +1,1 @@
+"""What to try next: samplers, pruners, the plan, its decisions and its scheduler; no torch."""
