@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from hpo.data import prepare as prepare
     from hpo.errors import HpoError as HpoError
     from hpo.errors import InputError as InputError
+    from hpo.monitor.export import epochs_frame as epochs_frame
+    from hpo.monitor.export import export as export
+    from hpo.monitor.export import export_epochs as export_epochs
+    from hpo.monitor.export import trials_frame as trials_frame
+    from hpo.monitor.status import best as best
+    from hpo.monitor.status import final_result as final_result
+    from hpo.monitor.status import rows as rows
+    from hpo.monitor.status import status as status
     from hpo.planning.plan import Plan as Plan
-    from hpo.records import epochs_frame as epochs_frame
-    from hpo.records import export as export
-    from hpo.records import export_epochs as export_epochs
-    from hpo.records import trials_frame as trials_frame
-    from hpo.results import best as best
-    from hpo.results import final_result as final_result
-    from hpo.results import rows as rows
-    from hpo.results import status as status
     from hpo.run import find_plan as find_plan
     from hpo.run import run_plan as run_plan
     from hpo.space.parameters import TrialConfig as TrialConfig
@@ -40,14 +40,14 @@ _HOMES = {
     "InputError": "hpo.errors",
     "load_model": "hpo.training.saved_model",
     "Plan": "hpo.planning.plan",
-    "epochs_frame": "hpo.records",
-    "export": "hpo.records",
-    "export_epochs": "hpo.records",
-    "trials_frame": "hpo.records",
-    "best": "hpo.results",
-    "final_result": "hpo.results",
-    "rows": "hpo.results",
-    "status": "hpo.results",
+    "epochs_frame": "hpo.monitor.export",
+    "export": "hpo.monitor.export",
+    "export_epochs": "hpo.monitor.export",
+    "trials_frame": "hpo.monitor.export",
+    "best": "hpo.monitor.status",
+    "final_result": "hpo.monitor.status",
+    "rows": "hpo.monitor.status",
+    "status": "hpo.monitor.status",
     "find_plan": "hpo.run",
     "run_plan": "hpo.run",
 }

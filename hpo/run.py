@@ -13,10 +13,10 @@ from hpo.crew import Engine, Orders, keep_at_work, local_processes
 from hpo.data import TrainingData, load_training, prepare
 from hpo.errors import InputError, did_you_mean
 from hpo.final import fetch_files
+from hpo.monitor.status import final_result, final_trial
 from hpo.planning.manifest import Identity, Options
 from hpo.planning.plan import Plan, published_config, read_studies, with_ancestors
 from hpo.planning.scheduler import advance, close_lost, require_result
-from hpo.results import final_result, final_trial
 from hpo.space.parameters import NetworkConfig
 from hpo.space.study_file import StudySpec, shipped_studies
 from hpo.storage.database import default_url, sqlite_file

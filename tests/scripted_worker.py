@@ -11,13 +11,13 @@ from conftest import SMALL_SIZES
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo import find_plan
+from hpo.monitor.progress import Progress
+from hpo.monitor.watch import Watch
 from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance
-from hpo.progress import Progress
 from hpo.run import open_plan
 from hpo.storage.queue import Queue, Reason, this_process
 from hpo.training.loop import LayerHealth, SeedEpoch
-from hpo.watch import Watch
 
 HOSTILE = "[red]x[/red] \x1b[2J\u202e<b> " + "n" * 300
 REMOTE = {**this_process(), "host": "node-7", "boot": "another machine"}

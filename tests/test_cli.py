@@ -335,7 +335,7 @@ def test_what_is_not_needed_is_not_loaded(created: Path, arguments: list[str], u
 
 
 def test_csv_holds_no_formulas(capsys: pytest.CaptureFixture[str]) -> None:
-    from hpo.records import write_csv
+    from hpo.monitor.export import write_csv
 
     write_csv([{"a": "=1+1", "b": "-2", "c": -2, "d": "@x", "e": "plain"}], sys.stdout)
     assert capsys.readouterr().out.splitlines()[1] == "'=1+1,'-2,-2,'@x,plain"
@@ -389,7 +389,7 @@ def test_an_attribute_that_is_no_json_is_named(cli: Cli, tmp_path: Path) -> None
 
 
 def test_mixup_that_never_begins_is_said(folder: Path, cli: Cli) -> None:
-    from hpo.results import remarks
+    from hpo.monitor.status import remarks
 
     assert cli("create", "--data=digits", "--limit-train=200", "--epochs=3").code == 0
     (remark,) = remarks(find_plan("hpo-out"))

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from hpo.monitor.status import TrialRow
 from hpo.report.conclusions import CLAIMS, Evidence
 from hpo.report.contrasts import Cells, seed_noise
 from hpo.report.facts import Point
-from hpo.results import TrialRow
 from hpo.space.parameters import TrialConfig
 
 NUMBERS = itertools.count()

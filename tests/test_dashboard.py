@@ -30,11 +30,11 @@ from hpo.dashboard import is_loopback, plots
 from hpo.dashboard.notes import study_note
 from hpo.dashboard.publish import ArtifactFolder
 from hpo.dashboard.server import address
+from hpo.monitor.status import final_trial
 from hpo.planning.plan import FINAL, Plan
 from hpo.planning.scheduler import advance
 from hpo.report.facts import Section
 from hpo.report.facts import read as read_facts
-from hpo.results import final_trial
 from hpo.storage.storage import Storage
 
 Cli = Callable[..., Result]

@@ -14,9 +14,9 @@ from conftest import Result
 from optuna.trial import TrialState
 
 import hpo as library
+from hpo.monitor.export import write_csv
 from hpo.planning.decisions import epoch_records
 from hpo.planning.plan import Plan
-from hpo.records import write_csv
 from hpo.run import open_plan
 from hpo.space.parameters import PARAMETERS
 

@@ -19,10 +19,10 @@ from scripted_worker import HOSTILE, REMOTE, Worker, look, new_plan, watch
 from hpo import find_plan
 from hpo.cli.screen import Display
 from hpo.cli.tables import Screen
+from hpo.monitor.progress import Progress
+from hpo.monitor.status import StudyStatus
 from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance
-from hpo.progress import Progress
-from hpo.results import StudyStatus
 from hpo.storage.queue import this_process
 
 

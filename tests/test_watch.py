@@ -12,10 +12,11 @@ import pytest
 from optuna.trial import TrialState, create_trial
 from scripted_worker import EPOCHS, REMOTE, SECONDS, STUDIES, Worker, look, new_plan, watch
 
-from hpo import find_plan, results
+from hpo import find_plan
+from hpo.monitor import status as results
+from hpo.monitor.progress import StudyProgress, seconds_left
 from hpo.planning.plan import FINAL, Plan, read_studies
 from hpo.planning.scheduler import advance, retry
-from hpo.progress import StudyProgress, seconds_left
 from hpo.storage.queue import LOST_CAP, Queue, Reason, this_process
 
 
@@ -182,7 +183,7 @@ def test_a_study_with_nothing_to_go_on_from_waits_only_for_its_parent(tmp_path: 
 def test_flags_are_found_bit_by_bit_the_latest_first(
     plan: Plan, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo.watch.CATCH_UP", 1)
+    monkeypatch.setattr("hpo.monitor.watch.CATCH_UP", 1)
     eyes = watch(plan)
     worker.finish(worker.claim("setup"), [0.1] * EPOCHS, dead=True)
     worker.finish(worker.claim("setup"), [0.1] * EPOCHS, dead=True)

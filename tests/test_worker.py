@@ -15,7 +15,6 @@ import pytest
 import torch
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo import results
 from hpo.data import TrainingData
 from hpo.errors import (
     ConflictError,
@@ -25,6 +24,7 @@ from hpo.errors import (
     RunError,
     TrialLost,
 )
+from hpo.monitor import status as results
 from hpo.objective import Recorder, Workplace, run_trial
 from hpo.planning import scheduler as advancing
 from hpo.planning.decisions import Decision, epoch_records

@@ -28,7 +28,7 @@ from scipy.stats import t, ttest_ind
 from tables import heading, print_table, read_tables
 
 import hpo
-from hpo.records import export_epochs
+from hpo.monitor.export import export_epochs
 
 MARGIN = 0.5
 """Points of macro F1 within which the means count as equal."""

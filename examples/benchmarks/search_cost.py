@@ -39,8 +39,8 @@ from optuna.trial import TrialState
 from tables import Table, heading
 
 import hpo
+from hpo.monitor.export import export_epochs
 from hpo.planning.sampling import Runs, build_pruner
-from hpo.records import export_epochs
 from hpo.space.parameters import canonical_json
 from hpo.space.study_file import StudySpec
 

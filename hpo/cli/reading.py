@@ -39,14 +39,14 @@ def status(is_watch: bool, as_json: bool, **options: Any) -> None:
             return
     _close_lost(plan, options)
     if as_json:
-        from hpo import results
+        from hpo.monitor import status as results
 
         studies = [_status_json(record.to_json()) for record in results.status(plan)]
         write_json({"studies": studies}, sys.stdout)
     else:
         from hpo.cli.screen import headline
         from hpo.cli.tables import console, show_status
-        from hpo.watch import Watch
+        from hpo.monitor.watch import Watch
 
         progress = Watch(plan, plan.all_names).look()
         show_status([study.status for study in progress.studies])
@@ -89,8 +89,8 @@ def _status_json(record: dict[str, Any]) -> dict[str, Any]:
 @opt.as_json
 def show(study: str, as_json: bool, **options: Any) -> None:
     """The points of a study and its decision."""
-    from hpo import results
     from hpo.cli.tables import show_study
+    from hpo.monitor import status as results
 
     plan = opt.read_plan(options)
     rows = results.rows(plan, study)
@@ -114,8 +114,8 @@ def show(study: str, as_json: bool, **options: Any) -> None:
 @opt.as_json
 def best(as_json: bool, **options: Any) -> None:
     """The best configuration so far, and why."""
-    from hpo import results
     from hpo.cli.tables import show_best
+    from hpo.monitor import status as results
 
     record = results.best(opt.read_plan(options))
     if as_json:
@@ -163,7 +163,7 @@ def export(file: Path | None, rows: str, as_json: bool, **options: Any) -> None:
 
     CSV on stdout, or into FILE, whose name says the format: .csv, .json or .parquet.
     """
-    from hpo import records
+    from hpo.monitor import export as records
 
     plan = opt.read_plan(options)
     if file is not None:

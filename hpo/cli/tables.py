@@ -20,8 +20,8 @@ from hpo._text import duration, params_text, percent, printable, show_value, spr
 if TYPE_CHECKING:
     from hpo.doctor import Check
     from hpo.forecast import Line
+    from hpo.monitor.status import StudyStatus, TrialRow
     from hpo.planning.plan import Plan
-    from hpo.results import StudyStatus, TrialRow
 
 STATE_STYLES = {
     "done": "green",
@@ -105,7 +105,7 @@ def state_text(record: StudyStatus) -> Text:
 
 def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
     """The points of a study, what was decided, and what is to be known about single runs."""
-    from hpo.results import findings_of
+    from hpo.monitor.status import findings_of
 
     spec = plan.specs.get(name)
     screen = console()
@@ -237,7 +237,7 @@ def show_outcome(plan: Plan, out: Path, storage: str | None) -> None:
         out: its folder.
         storage: the database URL as it was given; None: it is that of the folder.
     """
-    from hpo import results
+    from hpo.monitor import status as results
     from hpo.storage.database import sqlite_file
 
     show_status(results.status(plan))

@@ -91,7 +91,7 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
         from hpo.cli.tables import describe, show_outcome
         from hpo.crew import local_processes
         from hpo.errors import PointsFailedError
-        from hpo.results import remarks
+        from hpo.monitor.status import remarks
         from hpo.run import open_plan, run, threads_each
 
     out, engine = options["out"], _engine(options)
@@ -239,8 +239,8 @@ def final(as_json: bool, **options: Any) -> int:
 
     Once every study has decided: the final stage is trained unless it has been.
     """
-    from hpo import results
     from hpo.cli.tables import show_final
+    from hpo.monitor import status as results
     from hpo.planning.scheduler import is_orphaned
 
     plan = opt.read_plan(options)
@@ -287,7 +287,7 @@ def verify(trial: str, **options: Any) -> int:
 
     TRIAL is STUDY/NUMBER. Says that all epochs are equal, or the first that differs.
     """
-    from hpo import results
+    from hpo.monitor import status as results
     from hpo.verify import verify as train_again
 
     plan = opt.read_plan(options)

@@ -29,10 +29,10 @@ from hpo._files import write_durably
 from hpo.dashboard.notes import notes
 from hpo.dashboard.pictures import Picture, pictures
 from hpo.dashboard.plots import Plot, plots
+from hpo.monitor.status import final_trial
 from hpo.planning.plan import Plan
 from hpo.report.facts import Facts, read
 from hpo.report.page import WRONG_IMAGES
-from hpo.results import final_trial
 from hpo.storage.storage import Storage
 
 METRIC = "validation macro F1"

@@ -12,11 +12,11 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from hpo import results
+from hpo.monitor import status as results
+from hpo.monitor.status import StudyStatus, TrialRow, findings_of
 from hpo.planning.decisions import Decision, Inherited, TrialRef
 from hpo.planning.manifest import Identity, Options
 from hpo.planning.plan import FINAL, Plan, published_config
-from hpo.results import StudyStatus, TrialRow, findings_of
 from hpo.space.parameters import ParamValue, TrialConfig
 from hpo.space.study_file import StudySpec
 from hpo.storage.database import sqlite_file

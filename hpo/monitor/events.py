@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from optuna.trial import FrozenTrial
 
+from hpo.monitor.status import own_params
 from hpo.planning.decisions import Decision, best_epoch
 from hpo.planning.plan import FINAL, Plan
-from hpo.results import own_params
 from hpo.storage.queue import Slot, Slots, SlotState
 
 ENDED = (SlotState.COMPLETE, SlotState.PRUNED, SlotState.FAILED)

@@ -1,4 +1,4 @@
-"""How a plan gets on: what one look at it finds (`hpo.watch`), and the time that is left."""
+"""How a plan gets on: what one look at it finds (`hpo.monitor.watch`), and the time that is left."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from hpo.events import Event
+from hpo.monitor.events import Event
+from hpo.monitor.status import StudyStatus
 from hpo.planning.plan import FINAL, Plan
-from hpo.results import StudyStatus
 from hpo.space.parameters import ParamValue
 
 

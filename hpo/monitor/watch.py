@@ -1,4 +1,4 @@
-"""Looks at a plan again and again: what it finds are the records of `hpo.progress`.
+"""Looks at a plan again and again: what it finds are the records of `hpo.monitor.progress`.
 
 Everything comes from the database, so workers on other machines are seen like local ones. Only what is new is
 read, and what a look has to read is bounded, however many trials there are.
@@ -16,12 +16,12 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.events import Events
+from hpo.monitor.events import Events
+from hpo.monitor.progress import Best, Progress, Running, StudyProgress, seconds_left
+from hpo.monitor.status import findings, study_status
 from hpo.planning.decisions import best_epoch, epoch_records, recorded_epochs
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
-from hpo.progress import Best, Progress, Running, StudyProgress, seconds_left
-from hpo.results import findings, study_status
 from hpo.storage.queue import Reason, Slots, is_dead, reason_of, this_process
 
 CATCH_UP = 40

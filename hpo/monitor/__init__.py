@@ -1,0 +1,1 @@
+"""What the database says: status, watch, export; no torch."""
