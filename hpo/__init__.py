@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from hpo.data import prepare as prepare
     from hpo.errors import HpoError as HpoError
     from hpo.errors import InputError as InputError
+    from hpo.execution.run import find_plan as find_plan
+    from hpo.execution.run import run_plan as run_plan
     from hpo.monitor.export import epochs_frame as epochs_frame
     from hpo.monitor.export import export as export
     from hpo.monitor.export import export_epochs as export_epochs
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
     from hpo.monitor.status import rows as rows
     from hpo.monitor.status import status as status
     from hpo.planning.plan import Plan as Plan
-    from hpo.run import find_plan as find_plan
-    from hpo.run import run_plan as run_plan
     from hpo.space.parameters import TrialConfig as TrialConfig
     from hpo.training.saved_model import load_model as load_model
 
@@ -48,8 +48,8 @@ _HOMES = {
     "final_result": "hpo.monitor.status",
     "rows": "hpo.monitor.status",
     "status": "hpo.monitor.status",
-    "find_plan": "hpo.run",
-    "run_plan": "hpo.run",
+    "find_plan": "hpo.execution.run",
+    "run_plan": "hpo.execution.run",
 }
 
 __all__ = list(_HOMES)

@@ -160,8 +160,8 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 def train(out: Path, *names: str, studies: Path | None = None, **given: Any) -> Plan:
     """A plan written and worked on in this process: for tests of what comes after."""
-    from hpo.run import open_plan
-    from hpo.worker import work
+    from hpo.execution.run import open_plan
+    from hpo.execution.worker import work
 
     plan = open_plan(out, studies=studies, names=names, given=given)
     assert work(plan.storage, out=out, studies=names) is None

@@ -11,11 +11,11 @@ from conftest import SMALL_SIZES
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo import find_plan
+from hpo.execution.run import open_plan
 from hpo.monitor.progress import Progress
 from hpo.monitor.watch import Watch
 from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance
-from hpo.run import open_plan
 from hpo.storage.queue import Queue, Reason, this_process
 from hpo.training.loop import LayerHealth, SeedEpoch
 

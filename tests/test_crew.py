@@ -15,11 +15,11 @@ import pytest
 from conftest import start_hpo
 from test_worker import SMALL, made_plan
 
-from hpo.crew import Engine, Orders, forked_processes, keep_at_work, spawned_processes
 from hpo.errors import DeviceLostError, InputError, RunError
-from hpo.forkserver import ForkServer
+from hpo.execution.backends.fork_server import ForkServer
+from hpo.execution.run import run
+from hpo.execution.supervisor import Engine, Orders, forked_processes, keep_at_work, spawned_processes
 from hpo.planning.plan import Plan
-from hpo.run import run
 from hpo.storage.queue import Reason, Slots, SlotState, reason_of
 
 RATES = {"rate": f"{SMALL}[search]\nlearning_rate = [0.01, 0.001, 0.0001]"}

@@ -31,13 +31,13 @@ import hpo as library
 from hpo import ImageData, InputError, load_training, prepare
 from hpo._text import printable
 from hpo.cli.tables import Screen
-from hpo.final import contact_sheet
+from hpo.execution.final_stage import contact_sheet
+from hpo.execution.worker import work
 from hpo.monitor.export import write_csv
 from hpo.planning.decisions import epoch_records
 from hpo.planning.plan import FINAL, Plan
 from hpo.storage.storage import Storage
 from hpo.training.tensors import dump, load
-from hpo.worker import work
 
 Cli = Callable[..., Result]
 Attributes = dict[tuple[str, str], tuple[str, Callable[[str], Any]]]

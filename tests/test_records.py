@@ -14,10 +14,10 @@ from conftest import Result
 from optuna.trial import TrialState
 
 import hpo as library
+from hpo.execution.run import open_plan
 from hpo.monitor.export import write_csv
 from hpo.planning.decisions import epoch_records
 from hpo.planning.plan import Plan
-from hpo.run import open_plan
 from hpo.space.parameters import PARAMETERS
 
 Cli = Callable[..., Result]

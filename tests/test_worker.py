@@ -24,8 +24,11 @@ from hpo.errors import (
     RunError,
     TrialLost,
 )
+from hpo.execution.run import identify, open_plan, run
+from hpo.execution.trial import Recorder, Workplace, run_trial
+from hpo.execution.verify import verify
+from hpo.execution.worker import Limits, work
 from hpo.monitor import status as results
-from hpo.objective import Recorder, Workplace, run_trial
 from hpo.planning import scheduler as advancing
 from hpo.planning.decisions import Decision, epoch_records
 from hpo.planning.manifest import Options
@@ -34,13 +37,10 @@ from hpo.planning.sampling import PRUNERS, SAMPLERS
 from hpo.planning.scheduler import advance
 from hpo.report import write_report
 from hpo.report.facts import read
-from hpo.run import identify, open_plan, run
 from hpo.storage.queue import Queue, Reason, Slots, SlotState, reason_of
 from hpo.storage.storage import Storage
 from hpo.training.blobs import FolderStore
 from hpo.training.tensors import dump, load
-from hpo.verify import verify
-from hpo.worker import Limits, work
 
 PRUNER_OPTIONS = {
     "none": {},
@@ -265,7 +265,7 @@ from pathlib import Path
 import optuna.samplers
 from hpo.training import learner
 from hpo.storage.storage import Storage
-from hpo.worker import work
+from hpo.execution.worker import work
 most = psutil.Process().memory_info().vms + 1000 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (most, most))
 loss, both = learner.F.cross_entropy, threading.Barrier(2)
@@ -471,7 +471,7 @@ def stop_after_two_epochs(plan: Plan, out: Path, name: str = "rate") -> None:
     """Trains two epochs of the first trial and is then asked to stop, as by SIGTERM."""
     from hpo.data import prepare
     from hpo.errors import Interrupted
-    from hpo.final import TestRecorder
+    from hpo.execution.final_stage import TestRecorder
     from hpo.training.blobs import open_store
 
     trial, data = claimed(plan, name)

@@ -23,16 +23,16 @@ from optuna.trial import TrialState
 from test_worker import SMALL, made_plan
 
 import hpo as library
-from hpo.doctor import examine
 from hpo.errors import ConflictError, Diverged
+from hpo.execution.doctor import examine
+from hpo.execution.run import run
+from hpo.execution.worker import Limits, work
 from hpo.planning.plan import FINAL, Plan
 from hpo.planning.scheduler import advance
-from hpo.run import run
 from hpo.storage.database import sqlite_file
 from hpo.storage.queue import Queue, Reason, Slots, SlotState, reason_of
 from hpo.storage.storage import Storage
 from hpo.training.loop import EpochResult, train
-from hpo.worker import Limits, work
 
 Cli = Callable[..., Result]
 Started = Callable[[str], servers.Server]
@@ -91,7 +91,7 @@ def test_a_trial_that_diverges_while_the_server_is_away_is_a_result(
         threading.Timer(2.0, server.start).start()
         raise Diverged("the loss is nan")
 
-    monkeypatch.setattr("hpo.objective.train", diverging)
+    monkeypatch.setattr("hpo.execution.trial.train", diverging)
     url = server.new_database()
     plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"}, url=url)
     work(plan.storage, out=tmp_path, studies=["rate"], limits=Limits(max_trials=1))

@@ -31,7 +31,8 @@ from report_size import LAYERS, finish
 from siege import fork
 from tables import Table, heading
 
-from hpo import objective, run, worker
+from hpo.execution import run, worker
+from hpo.execution import trial as objective
 from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance
 from hpo.storage import queue

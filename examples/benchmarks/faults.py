@@ -42,8 +42,9 @@ from PIL import Image
 from siege import LEASE_SECONDS, NO_SPACE, REFUSED, Places, Siege, Tally
 from tables import heading, print_table
 
-from hpo import objective, run, worker
 from hpo.errors import ConflictError, RunError
+from hpo.execution import run, worker
+from hpo.execution import trial as objective
 from hpo.monitor import status as results
 from hpo.planning.decisions import epoch_records
 from hpo.planning.plan import Plan

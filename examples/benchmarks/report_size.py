@@ -22,7 +22,8 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 from tables import heading, print_table
 
-from hpo import objective, run
+from hpo.execution import run
+from hpo.execution import trial as objective
 from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance
 from hpo.storage.queue import Queue

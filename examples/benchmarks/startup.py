@@ -23,7 +23,7 @@ from statistics import median
 from tables import Table, heading
 
 import hpo
-from hpo.crew import Engine, Orders, forked_processes, spawned_processes
+from hpo.execution.supervisor import Engine, Orders, forked_processes, spawned_processes
 from hpo.planning.plan import Plan
 
 STUDY = """

@@ -236,7 +236,7 @@ def plan(study: tuple[str, ...], as_json: bool, **options: Any) -> None:
     Points, seeds, epochs and predicted time; runs no trial, writes no database.
     """
     from hpo.cli.tables import show_forecast
-    from hpo.forecast import forecast
+    from hpo.execution.forecast import forecast
     from hpo.planning.manifest import Options
     from hpo.planning.plan import read_studies
     from hpo.space.study_file import shipped_studies
@@ -262,7 +262,7 @@ def doctor(as_json: bool, **options: Any) -> int:
     server's empty database it makes the tables.
     """
     from hpo.cli.tables import show_checks
-    from hpo.doctor import examine
+    from hpo.execution.doctor import examine
 
     checks = examine(
         opt.storage_url(options),

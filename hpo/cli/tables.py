@@ -18,8 +18,8 @@ from rich.text import Text
 from hpo._text import duration, params_text, percent, printable, show_value, spread
 
 if TYPE_CHECKING:
-    from hpo.doctor import Check
-    from hpo.forecast import Line
+    from hpo.execution.doctor import Check
+    from hpo.execution.forecast import Line
     from hpo.monitor.status import StudyStatus, TrialRow
     from hpo.planning.plan import Plan
 

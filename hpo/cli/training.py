@@ -19,7 +19,7 @@ from hpo.cli.text import say
 from hpo.errors import InputError
 
 if TYPE_CHECKING:
-    from hpo.crew import Engine
+    from hpo.execution.supervisor import Engine
 
 SERVER_START_SECONDS = 60.0
 
@@ -89,10 +89,10 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
     with _loading():
         from hpo.cli.live import watching
         from hpo.cli.tables import describe, show_outcome
-        from hpo.crew import local_processes
         from hpo.errors import PointsFailedError
+        from hpo.execution.run import open_plan, run, threads_each
+        from hpo.execution.supervisor import local_processes
         from hpo.monitor.status import remarks
-        from hpo.run import open_plan, run, threads_each
 
     out, engine = options["out"], _engine(options)
     if sys.stderr.isatty():  # torch takes seconds to load, a first look at many pictures half a minute
@@ -145,8 +145,8 @@ def _engine(options: dict[str, Any]) -> Engine:
     Raises:
         InputError: an option of Ray's without it.
     """
-    from hpo.cluster import ray_cluster
-    from hpo.crew import local_processes
+    from hpo.execution.backends.ray import ray_cluster
+    from hpo.execution.supervisor import local_processes
 
     if options.get("engine", "local") == "ray":
         return ray_cluster(
@@ -165,7 +165,7 @@ def _engine(options: dict[str, Any]) -> Engine:
 @opt.planned_workers
 def create(**options: Any) -> None:
     """Write the plan into the database and train nothing."""
-    from hpo.run import open_plan, threads_each
+    from hpo.execution.run import open_plan, threads_each
 
     plan = open_plan(
         options["out"],
@@ -194,8 +194,8 @@ def worker(study: tuple[str, ...], **options: Any) -> int:
     import logging
 
     with _loading():
+        from hpo.execution.worker import Limits, work
         from hpo.storage.storage import Storage
-        from hpo.worker import Limits, work
 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     logging.getLogger("optuna").setLevel(logging.ERROR)
@@ -261,8 +261,8 @@ def final(as_json: bool, **options: Any) -> int:
 
 def _train_final(options: dict[str, Any]) -> int:
     from hpo.cli.live import watching
+    from hpo.execution.run import run
     from hpo.planning.plan import Plan
-    from hpo.run import run
     from hpo.storage.storage import Storage
 
     with watching(opt.read_plan(options), ()) as tick:
@@ -287,8 +287,8 @@ def verify(trial: str, **options: Any) -> int:
 
     TRIAL is STUDY/NUMBER. Says that all epochs are equal, or the first that differs.
     """
+    from hpo.execution.verify import verify as train_again
     from hpo.monitor import status as results
-    from hpo.verify import verify as train_again
 
     plan = opt.read_plan(options)
     difference = train_again(plan, *results.find_trial(plan, trial), options["data"])

@@ -8,13 +8,13 @@ import torch
 from optuna.trial import FrozenTrial
 
 from hpo.errors import Diverged, MissingError
+from hpo.execution.worker import load_plan_data
 from hpo.planning.decisions import epoch_records
 from hpo.planning.plan import Plan, versions
 from hpo.space.parameters import TrialConfig
 from hpo.storage.queue import Reason, reason_of
 from hpo.training.devices import processor, resolve_device
 from hpo.training.loop import train
-from hpo.worker import load_plan_data
 
 
 def verify(plan: Plan, name: str, trial: FrozenTrial, place: str | None = None) -> str | None:

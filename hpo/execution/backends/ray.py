@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
-from hpo.crew import Crew, Engine, Orders, ask_to_stop
 from hpo.errors import InputError, install
+from hpo.execution.supervisor import Crew, Engine, Orders, ask_to_stop
 
 CONNECT_SECONDS = 20.0
 GONE = -9

@@ -25,7 +25,7 @@ from hpo._files import write_durably
 from hpo._text import printable
 from hpo.data.test_set import load_test
 from hpo.errors import TrialLost
-from hpo.objective import Recorder, Workplace
+from hpo.execution.trial import Recorder, Workplace
 from hpo.planning.plan import Plan
 from hpo.space.parameters import TrialConfig, canonical_json
 from hpo.training.blobs import Store

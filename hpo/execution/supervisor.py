@@ -23,13 +23,13 @@ from typing import Protocol, TypeVar
 
 from hpo._files import resolved
 from hpo.errors import DeviceLostError, InputError, RunError
-from hpo.forkserver import ForkServer
+from hpo.execution.backends.fork_server import ForkServer
+from hpo.execution.worker import PARENT_VARIABLE
 from hpo.planning.plan import Plan
 from hpo.storage.database import sqlite_file
 from hpo.storage.outbox import in_background
 from hpo.storage.queue import Queue, SlotState
 from hpo.training.devices import n_cores, visible_gpus
-from hpo.worker import PARENT_VARIABLE
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from hpo._files import resolved
-from hpo.crew import Engine, Orders, keep_at_work, local_processes
 from hpo.data import TrainingData, load_training, prepare
 from hpo.errors import InputError, did_you_mean
-from hpo.final import fetch_files
+from hpo.execution.final_stage import fetch_files
+from hpo.execution.supervisor import Engine, Orders, keep_at_work, local_processes
+from hpo.execution.worker import load_plan_data
 from hpo.monitor.status import final_result, final_trial
 from hpo.planning.manifest import Identity, Options
 from hpo.planning.plan import Plan, published_config, read_studies, with_ancestors
@@ -24,7 +25,6 @@ from hpo.storage.storage import Storage
 from hpo.training.blobs import open_store
 from hpo.training.devices import n_cores, resolve_device, resolve_precision
 from hpo.training.network import build_network
-from hpo.worker import load_plan_data
 
 
 def open_plan(

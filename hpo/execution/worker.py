@@ -26,11 +26,11 @@ from optuna.trial import TrialState
 from hpo._text import printable
 from hpo.data import TrainingData, load_training, prepare
 from hpo.errors import ConflictError, DataError, Interrupted, PointsFailedError, TrialLost
-from hpo.final import TestRecorder
-from hpo.objective import Recorder, Workplace, run_trial
+from hpo.execution.final_stage import TestRecorder
+from hpo.execution.pool import Pool
+from hpo.execution.trial import Recorder, Workplace, run_trial
 from hpo.planning.plan import FINAL, Plan
 from hpo.planning.scheduler import advance, close_lost, require_result
-from hpo.pool import Pool
 from hpo.storage.queue import Claim, claim
 from hpo.storage.storage import Storage
 from hpo.training.blobs import Store, open_store

@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hpo import probe
 from hpo.errors import HpoError
+from hpo.execution import probe
+from hpo.execution.probe import State
 from hpo.planning.manifest import MAJOR_VERSIONS
 from hpo.planning.plan import Plan, versions
-from hpo.probe import State
 from hpo.storage import database
 from hpo.storage.storage import Storage
 from hpo.training.blobs import FolderStore, open_store
@@ -174,7 +174,7 @@ def _file_system(file: Path | None) -> Check:
 def _data(plan: Plan | None, given: str | None) -> tuple[State, str]:
     # torch, which the processes that race do without
     from hpo.data import load_training, prepare
-    from hpo.worker import load_plan_data
+    from hpo.execution.worker import load_plan_data
 
     if plan is None:
         if given is None:

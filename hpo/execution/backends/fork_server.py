@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-PRELOADED = ("hpo.cli.main", "hpo.worker")
+PRELOADED = ("hpo.cli.main", "hpo.execution.worker")
 POLL_SECONDS = 0.05
 MAX_BYTES = 2**16
 END_SECONDS = 1.0

@@ -100,7 +100,7 @@ def claims(url: str, trial_ids: Sequence[int]) -> tuple[State, str]:
     """Several processes claim the same trials at once; each must go to one of them."""
     what = f"{len(trial_ids)} trials, {N_RACERS} processes at once"
     with subprocess.Popen(
-        [sys.executable, "-c", "from hpo.probe import race; race()"],
+        [sys.executable, "-c", "from hpo.execution.probe import race; race()"],
         # by environment, not by argument: a URL may hold a password, and arguments are public
         env={**os.environ, "HPO_STORAGE": url},
         stdin=subprocess.PIPE,

@@ -1,0 +1,1 @@
+"""Doing it: a trial, the final stage, workers and their backends, run, verify, doctor."""

@@ -1,0 +1,1 @@
+"""Who places workers: processes of this machine, or a Ray cluster."""
