@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from hpo.monitor.status import TrialRow
-from hpo.report.conclusions import CLAIMS, Evidence
-from hpo.report.contrasts import Cells, seed_noise
-from hpo.report.facts import Point
+from hpo.reporting.conclusions import CLAIMS, Evidence
+from hpo.reporting.contrasts import Cells, seed_noise
+from hpo.reporting.facts import Point
 from hpo.space.parameters import TrialConfig
 
 NUMBERS = itertools.count()

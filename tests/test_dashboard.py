@@ -26,15 +26,15 @@ from optuna.artifacts import upload_artifact
 from scripted_worker import Worker, new_plan
 
 import hpo as library
-from hpo.dashboard import is_loopback, plots
-from hpo.dashboard.notes import study_note
-from hpo.dashboard.publish import ArtifactFolder
-from hpo.dashboard.server import address
 from hpo.monitor.status import final_trial
 from hpo.planning.plan import FINAL, Plan
 from hpo.planning.scheduler import advance
-from hpo.report.facts import Section
-from hpo.report.facts import read as read_facts
+from hpo.reporting.dashboard import is_loopback, plots
+from hpo.reporting.dashboard.notes import study_note
+from hpo.reporting.dashboard.publish import ArtifactFolder
+from hpo.reporting.dashboard.server import address
+from hpo.reporting.facts import Section
+from hpo.reporting.facts import read as read_facts
 from hpo.storage.storage import Storage
 
 Cli = Callable[..., Result]

@@ -27,10 +27,10 @@ from scripted_worker import Worker, new_plan
 import hpo as library
 from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance
-from hpo.report.facts import read
-from hpo.report.page import markdown_text
-from hpo.report.published import comparisons
-from hpo.report.study_figures import main_effect
+from hpo.reporting.facts import read
+from hpo.reporting.page import markdown_text
+from hpo.reporting.published import comparisons
+from hpo.reporting.study_figures import main_effect
 from hpo.space.study_file import load_studies, shipped_studies
 from hpo.storage.queue import Job, Queue, Slot
 

@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 from tables import read_tables
 
-from hpo.report import style
-from hpo.report.style import canvas, drawn, number, styled
+from hpo.reporting import style
+from hpo.reporting.style import canvas, drawn, number, styled
 
 RESULTS = Path(__file__).with_name("results")
 PICTURE = RESULTS / "benchmarks.svg"

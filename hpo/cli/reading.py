@@ -184,7 +184,7 @@ def report(**options: Any) -> None:
 
     OUT/report/ gets it, with tables, figures and conclusions; also of a plan that is under way.
     """
-    from hpo.report import write_report
+    from hpo.reporting import write_report
 
     page = write_report(opt.read_plan(options), options["out"])
     say(str(page))
@@ -201,7 +201,7 @@ def dashboard(host: str, port: int | None, read_only: bool, no_browser: bool, **
     """
     import webbrowser
 
-    from hpo.dashboard import is_loopback, serve
+    from hpo.reporting.dashboard import is_loopback, serve
 
     if not is_loopback(host):
         what = "look at this plan" if read_only else "look at this plan and write into its database"

@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from hpo.report import style
-from hpo.report.facts import Facts
-from hpo.report.study_figures import (
+from hpo.reporting import style
+from hpo.reporting.facts import Facts
+from hpo.reporting.study_figures import (
     PANELS,
     Panel,
     curves,
@@ -25,7 +25,7 @@ from hpo.report.study_figures import (
     matrix,
     without_norm_of,
 )
-from hpo.report.style import Drawing, canvas, drawn, label, styled
+from hpo.reporting.style import Drawing, canvas, drawn, label, styled
 
 MAX_WORKERS = 40
 MAX_CLASSES = 25

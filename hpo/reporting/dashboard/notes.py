@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from hpo._text import show_value
 from hpo.planning.decisions import TrialRef
 from hpo.planning.plan import FINAL
-from hpo.report import words
-from hpo.report.facts import Facts, Origin, Section
-from hpo.report.page import markdown_text as md
-from hpo.report.tables import notes as remarks
+from hpo.reporting import words
+from hpo.reporting.facts import Facts, Origin, Section
+from hpo.reporting.page import markdown_text as md
+from hpo.reporting.tables import notes as remarks
 
 StudyIds = Mapping[str, int]
 """Optuna's ids of the studies, which the dashboard's addresses are made of."""

@@ -1,6 +1,6 @@
 """The report of a plan: one page that opens from disk, with its tables and figures beside it.
 
-    from hpo.report import write_report
+    from hpo.reporting import write_report
 
     write_report(plan, Path("hpo-out"))   # hpo-out/report/report.html
 
@@ -9,6 +9,6 @@ torch or opens the test set. `facts` reads the database; `tables`, `figures`, `s
 `published` and `conclusions` say what it means, in the looks of `style`; `page` writes it.
 """
 
-from hpo.report.page import write_report as write_report
+from hpo.reporting.page import write_report as write_report
 
 __all__ = ["write_report"]

@@ -13,9 +13,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from hpo._text import params_text, percent, show_value
-from hpo.report import style
-from hpo.report.facts import Point, Section
-from hpo.report.style import Drawing, canvas, drawn, label
+from hpo.reporting import style
+from hpo.reporting.facts import Point, Section
+from hpo.reporting.style import Drawing, canvas, drawn, label
 from hpo.space.parameters import ParamValue
 
 T = TypeVar("T")

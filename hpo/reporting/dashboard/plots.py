@@ -16,10 +16,10 @@ import numpy as np
 
 from hpo._text import finite, params_text
 from hpo.planning.plan import FINAL
-from hpo.report import style
-from hpo.report.facts import Facts, Point, Section
-from hpo.report.figures import waterfall_steps
-from hpo.report.study_figures import (
+from hpo.reporting import style
+from hpo.reporting.facts import Facts, Point, Section
+from hpo.reporting.figures import waterfall_steps
+from hpo.reporting.study_figures import (
     MAX_LINES,
     PANELS,
     channels_by_kernels,

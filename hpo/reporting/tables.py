@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpo._text import harmless_cell, percent, printable, show_value
-from hpo.report.conclusions import Conclusion
-from hpo.report.facts import Facts, Point, Section
-from hpo.report.published import Comparison
+from hpo.reporting.conclusions import Conclusion
+from hpo.reporting.facts import Facts, Point, Section
+from hpo.reporting.published import Comparison
 from hpo.space.parameters import ParamValue
 
 

@@ -9,9 +9,9 @@ from functools import partial
 from matplotlib.ticker import MaxNLocator
 
 from hpo.planning.plan import FINAL
-from hpo.report import figures, style
-from hpo.report.facts import Facts, Point
-from hpo.report.study_figures import ACCURACY, LOSS, MACRO_F1
+from hpo.reporting import figures, style
+from hpo.reporting.facts import Facts, Point
+from hpo.reporting.study_figures import ACCURACY, LOSS, MACRO_F1
 
 MAX_PICTURES = 50
 """So many runs of a study, the best, have a picture of their curves."""

@@ -19,10 +19,10 @@ from hpo._files import write_whole
 from hpo._text import printable, show_value
 from hpo.errors import RunError
 from hpo.planning.plan import Plan
-from hpo.report import conclusions, figures, published, tables, words
-from hpo.report.facts import Facts, Section, read
-from hpo.report.style import Drawing
-from hpo.report.tables import Cell, Table
+from hpo.reporting import conclusions, figures, published, tables, words
+from hpo.reporting.facts import Facts, Section, read
+from hpo.reporting.style import Drawing
+from hpo.reporting.tables import Cell, Table
 
 MAX_ROWS = 1000
 """A longer table is cut on the page; its CSV file has all of it."""
@@ -182,7 +182,7 @@ def _wrong_images(facts: Facts, out: Path) -> bytes:
 
 def _environment(*, autoescape: bool) -> Environment:
     environment = Environment(
-        loader=PackageLoader("hpo.report", "templates"),
+        loader=PackageLoader("hpo.reporting", "templates"),
         autoescape=autoescape,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -1,6 +1,6 @@
 """`hpo dashboard`: optuna-dashboard on a plan's database, with what the plan knows beside the trials.
 
-    from hpo.dashboard import serve
+    from hpo.reporting.dashboard import serve
 
     serve("sqlite:///hpo-out/hpo.db", Path("hpo-out"))   # until it is stopped
 
@@ -9,6 +9,6 @@ not; `pictures` makes the PNGs of trials; `publish` writes all of it into the da
 changes nothing; `server` serves, and guards what the dashboard leaves open.
 """
 
-from hpo.dashboard.server import is_loopback, serve
+from hpo.reporting.dashboard.server import is_loopback, serve
 
 __all__ = ["is_loopback", "serve"]

@@ -1,6 +1,6 @@
 """The report's seven conclusions, each confirmed, denied or open, with the numbers that say so.
 
-Open is the default. A claim is judged by contrasts (`hpo.report.contrasts`): cells that differ in nothing
+Open is the default. A claim is judged by contrasts (`hpo.reporting.contrasts`): cells that differ in nothing
 but what the claim is about.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from hpo._text import show_value
-from hpo.report.contrasts import (
+from hpo.reporting.contrasts import (
     Block,
     Cells,
     Verdict,
@@ -20,7 +20,7 @@ from hpo.report.contrasts import (
     seed_noise,
     widest_interaction,
 )
-from hpo.report.facts import Facts, Point
+from hpo.reporting.facts import Facts, Point
 from hpo.training.diagnostics import DEAD_SHARE
 
 TOO_FEW_CHANNELS = 16

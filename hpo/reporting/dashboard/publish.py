@@ -26,13 +26,13 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial
 
 from hpo._files import write_durably
-from hpo.dashboard.notes import notes
-from hpo.dashboard.pictures import Picture, pictures
-from hpo.dashboard.plots import Plot, plots
 from hpo.monitor.status import final_trial
 from hpo.planning.plan import Plan
-from hpo.report.facts import Facts, read
-from hpo.report.page import WRONG_IMAGES
+from hpo.reporting.dashboard.notes import notes
+from hpo.reporting.dashboard.pictures import Picture, pictures
+from hpo.reporting.dashboard.plots import Plot, plots
+from hpo.reporting.facts import Facts, read
+from hpo.reporting.page import WRONG_IMAGES
 from hpo.storage.storage import Storage
 
 METRIC = "validation macro F1"

@@ -25,9 +25,9 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import optuna_dashboard
 
 from hpo._text import printable
-from hpo.dashboard.publish import ArtifactFolder, Publisher
 from hpo.errors import HpoError, InputError
 from hpo.planning.plan import Plan
+from hpo.reporting.dashboard.publish import ArtifactFolder, Publisher
 from hpo.storage import database
 from hpo.storage.storage import Storage
 

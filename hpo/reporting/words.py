@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from hpo._text import duration, params_text, percent, printable, show_value, spread
 from hpo.planning.decisions import MIN_SEEDS_TO_TEST
 from hpo.planning.manifest import Options
-from hpo.report.contrasts import ALPHA
-from hpo.report.facts import Facts, Origin, Section
-from hpo.report.tables import Cell, Column, Row, Table, data_text
+from hpo.reporting.contrasts import ALPHA
+from hpo.reporting.facts import Facts, Origin, Section
+from hpo.reporting.tables import Cell, Column, Row, Table, data_text
 from hpo.space.axes import Choices, Range
 from hpo.space.parameters import ParamValue
 
