@@ -4,8 +4,9 @@ import pytest
 import torch
 from toy_images import toy_data
 
+from hpo.monitor.diagnostics import diagnose
 from hpo.space.parameters import NetworkConfig, TrialConfig
-from hpo.training.diagnostics import diagnose, logits_and_dead_shares
+from hpo.training.dead_units import logits_and_dead_shares
 from hpo.training.loop import train
 from hpo.training.network import build_network
 

@@ -35,7 +35,7 @@ class Running:
     silence: float
     """Seconds since its last heartbeat, 0 below half a lease; infinite where the process is gone."""
     flags: Sequence[str]
-    """Names of findings (`hpo.training.diagnostics`)."""
+    """Names of findings (`hpo.monitor.diagnostics`)."""
 
     @property
     def worker(self) -> str:

@@ -14,13 +14,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo._text import percent, spread
 from hpo.errors import InputError, MissingError
+from hpo.monitor.diagnostics import Finding, diagnose
 from hpo.planning.decisions import Decision, Inherited, best_epoch, epoch_records
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.plan import FINAL, FINAL_SLOT, Plan, lineage
 from hpo.planning.scheduler import study_jobs
 from hpo.space.parameters import ParamValue
 from hpo.storage.queue import Slot, Slots, SlotState
-from hpo.training.diagnostics import Finding, diagnose
 
 FIGURES = ("macro_f1", "accuracy", "loss")
 StudyState = Literal["pending", "running", "done", "failed"]

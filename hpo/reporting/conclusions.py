@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from hpo._text import show_value
+from hpo.monitor.diagnostics import DEAD_SHARE
 from hpo.reporting.contrasts import (
     Block,
     Cells,
@@ -21,7 +22,6 @@ from hpo.reporting.contrasts import (
     widest_interaction,
 )
 from hpo.reporting.facts import Facts, Point
-from hpo.training.diagnostics import DEAD_SHARE
 
 TOO_FEW_CHANNELS = 16
 """What the report names as too few; its own study does not have it."""

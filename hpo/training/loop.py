@@ -24,6 +24,7 @@ from torch import Tensor
 from hpo.errors import Diverged, Interrupted
 from hpo.space.parameters import TrainingConfig, TrialConfig
 from hpo.training.cuda import Backlog, CudaGraph, joining, on, prepare, streams
+from hpo.training.dead_units import logits_and_dead_shares
 from hpo.training.devices import (
     Normaliser,
     as_tensor,
@@ -33,7 +34,6 @@ from hpo.training.devices import (
     resolve_device,
     resolve_precision,
 )
-from hpo.training.diagnostics import logits_and_dead_shares
 from hpo.training.learner import Learner, entropy, generator_of
 from hpo.training.metrics import score
 from hpo.training.mixup import Mix, draw_mixes

@@ -1,54 +1,16 @@
-"""What went wrong in a training run: dead units, vanished gradients, and the name for it."""
+"""What went wrong in a training run, and the name for it, from what was stored of its epochs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:  # `hpo show` names findings without waiting for torch
-    from torch import Tensor
-
-    from hpo.training.network import Network
+from typing import Any
 
 DEAD_SHARE = 0.99
 """From this share of dead units on a layer passes nothing on."""
 VANISHED_NORM = 1e-6
 """Below it a gradient moves nothing: healthy layers of these networks have norms of 1e-2 to 1e1."""
-
-
-def logits_and_dead_shares(
-    network: Network, batches: Iterable[Tensor], n_watched: int
-) -> tuple[list[Tensor], dict[str, float]]:
-    """Logits of all images, and the share of units of each ReLU layer that the first images leave at zero.
-
-    A unit is a channel of a convolution or a unit of a linear layer; it is dead if it is zero on all those
-    images and at all positions (dying ReLU: Lu et al. 2019, arXiv:1903.06733). Where pooling follows the
-    ReLU, what it discards is not looked at.
-
-    Args:
-        network: in evaluation mode, in the batches' dtype.
-        batches: each (n, c, h, w), normalised; one at least.
-        n_watched: on how many images units are watched.
-
-    Returns:
-        By batch (n, n_classes) float32, and the shares by layer.
-    """
-    logits: list[Tensor] = []
-    alive: dict[str, Tensor] = {}
-    n_seen = 0
-    for images in batches:
-        for name, output in network.layer_outputs(images):
-            if name == network.layer_names[-1]:
-                logits.append(output.float())
-            elif n_seen < n_watched:
-                positions = [dim for dim in range(output.dim()) if dim != 1]
-                active = output[: n_watched - n_seen].amax(positions) > 0
-                alive[name] = alive[name] | active if name in alive else active
-        n_seen += len(images)
-    dead = {name: 1 - active.double().mean().item() for name, active in alive.items()}
-    return logits, dead
 
 
 @dataclass(frozen=True)
