@@ -19,7 +19,7 @@ from optuna.storages import RDBStorage
 
 from hpo.errors import InputError, MissingError, StorageError, TrialLost
 from hpo.storage import database
-from hpo.storage.outbox import Delivery
+from hpo.storage.outbox import Outbox
 from hpo.storage.queue import Job, Queue, Reason, Slot, Slots
 from hpo.storage.storage import Storage
 
@@ -164,13 +164,13 @@ def test_training_goes_on_while_the_server_is_away_and_all_is_delivered(
     monkeypatch.setattr("hpo.storage.outbox.PATIENCE_SECONDS", 0.3)
     server = started_servers(kind)
     storage, trial_id = running_trial(server.new_database())
-    delivery = Delivery(storage, trial_id)
-    assert delivery.send({"epoch:1": ["first"]}, {1: 0.1})
+    outbox = Outbox(storage, trial_id)
+    assert outbox.send({"epoch:1": ["first"]}, {1: 0.1})
     server.stop()
-    assert not delivery.send({"epoch:2": ["second"]}, {2: 0.2})
-    assert not delivery.send({"epoch:3": ["third"]}, {3: 0.3})
+    assert not outbox.send({"epoch:2": ["second"]}, {2: 0.2})
+    assert not outbox.send({"epoch:3": ["third"]}, {3: 0.3})
     server.start()
-    delivery.complete(lambda: False)
+    outbox.flush(lambda: False)
     trial = storage.trial(trial_id)
     assert trial.intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3}
     assert [trial.user_attrs[f"epoch:{n}"] for n in (1, 2, 3)] == [["first"], ["second"], ["third"]]
@@ -182,10 +182,10 @@ def test_training_goes_on_while_the_server_hangs(
     monkeypatch.setattr("hpo.storage.outbox.PATIENCE_SECONDS", 0.3)
     server = started_servers("postgresql")
     storage, trial_id = running_trial(server.new_database())
-    delivery = Delivery(storage, trial_id)
+    outbox = Outbox(storage, trial_id)
     with server.paused():
-        assert not delivery.send({}, {1: 0.1})
-    delivery.complete(lambda: False)
+        assert not outbox.send({}, {1: 0.1})
+    outbox.flush(lambda: False)
     assert storage.trial(trial_id).intermediate_values == {1: 0.1}
 
 
@@ -193,10 +193,10 @@ def test_a_process_ends_although_it_could_not_deliver(started_servers: Started) 
     server = started_servers("postgresql")
     storage, trial_id = running_trial(server.new_database())
     code = (
-        "import sys; from hpo.storage.outbox import Delivery; from hpo.storage.storage import Storage\n"
-        "delivery = Delivery(Storage(sys.argv[1]), int(sys.argv[2]))\n"
+        "import sys; from hpo.storage.outbox import Outbox; from hpo.storage.storage import Storage\n"
+        "outbox = Outbox(Storage(sys.argv[1]), int(sys.argv[2]))\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
-        "assert not delivery.send({}, {1: 0.1})\n"
+        "assert not outbox.send({}, {1: 0.1})\n"
     )
     command = [sys.executable, "-c", code, storage.url, str(trial_id)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -223,11 +223,11 @@ def test_nobody_is_declared_lost_because_the_server_was_away(started_servers: St
     assert queue.close_lost(lease_seconds=2) == []
 
 
-def test_a_delivery_says_when_the_trial_was_lost(database_url: str) -> None:
+def test_an_outbox_says_when_the_trial_was_lost(database_url: str) -> None:
     storage, trial_id = running_trial(database_url)
     Queue(storage, "s").close(trial_id, Reason.LOST)
     with pytest.raises(TrialLost):
-        Delivery(storage, trial_id).send({}, {1: 0.1})
+        Outbox(storage, trial_id).send({}, {1: 0.1})
 
 
 def test_a_database_that_takes_no_writes_is_an_error_in_words(tmp_path: Path) -> None:

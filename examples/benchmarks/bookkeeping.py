@@ -90,7 +90,7 @@ def drain(url: str, folder: Path, seconds: float, max_trials: int | None) -> Non
     (folder / f"claims-{os.getpid()}").write_text("\n".join(map(str, claims)))
 
 
-def crew(kind: str, url: str, folder: Path, n_trials: int, n_workers: int) -> dict[str, Any]:
+def backend(kind: str, url: str, folder: Path, n_trials: int, n_workers: int) -> dict[str, Any]:
     """So many workers on so many trials of one second."""
     plan = plan_of(url, folder, n_trials)
     pids = [fork(lambda: drain(url, folder, 1.0, None), folder / "log") for _ in range(n_workers)]
@@ -206,7 +206,7 @@ def main() -> None:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hpo-books-")))
                 return (server.new_database() if server else f"sqlite:///{folder / 'hpo.db'}"), folder
 
-            records = [crew(kind, *database(), options.trials, options.workers)]
+            records = [backend(kind, *database(), options.trials, options.workers)]
             records += [plain(kind, database()[0])]
             records += per_trial(kind, *database(), options.finished)
             for record in records:

@@ -23,7 +23,7 @@ from statistics import median
 from tables import Table, heading
 
 import hpo
-from hpo.execution.supervisor import Engine, Orders, forked_processes, spawned_processes
+from hpo.execution.supervisor import OpenBackend, WorkerSpec, forked_processes, spawned_processes
 from hpo.planning.plan import Plan
 
 STUDY = """
@@ -59,17 +59,17 @@ def command(*arguments: str) -> Callable[[], object]:
     return lambda: subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, check=True)
 
 
-def workers(plan: Plan, folder: Path, engine: Engine, count: int) -> Callable[[], object]:
+def workers(plan: Plan, folder: Path, engine: OpenBackend, count: int) -> Callable[[], object]:
     """So many workers, from the order to start until the last has left."""
 
     def work() -> None:
-        with engine(Orders.of(plan, folder, (), None)) as crew:
+        with engine(WorkerSpec.of(plan, folder, (), None)) as backend:
             for number in range(1, count + 1):
-                crew.start(number)
+                backend.start(number)
             n_ended = 0
             while n_ended < count:
-                ended = crew.ended()
-                assert not any(ended.values()), crew.last_words(min(ended))
+                ended = backend.ended()
+                assert not any(ended.values()), backend.last_words(min(ended))
                 n_ended += len(ended)
                 time.sleep(0.01)
 

@@ -19,7 +19,7 @@ from hpo.cli.text import say
 from hpo.errors import InputError
 
 if TYPE_CHECKING:
-    from hpo.execution.supervisor import Engine
+    from hpo.execution.supervisor import OpenBackend
 
 SERVER_START_SECONDS = 60.0
 
@@ -139,7 +139,7 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
     return 0
 
 
-def _engine(options: dict[str, Any]) -> Engine:
+def _engine(options: dict[str, Any]) -> OpenBackend:
     """Who places the workers.
 
     Raises:

@@ -12,7 +12,7 @@ from hpo._files import resolved
 from hpo.data import TrainingData, load_training, prepare
 from hpo.errors import InputError, did_you_mean
 from hpo.execution.final_stage import fetch_files
-from hpo.execution.supervisor import Engine, Orders, keep_at_work, local_processes
+from hpo.execution.supervisor import OpenBackend, WorkerSpec, local_processes, supervise
 from hpo.execution.worker import load_plan_data
 from hpo.monitor.status import final_result, final_trial
 from hpo.planning.manifest import Identity, Options
@@ -205,7 +205,7 @@ def run(
     trials_per_device: int | None = None,
     checkpoints: str | Path | None = None,
     data: str | None = None,
-    engine: Engine = local_processes,
+    engine: OpenBackend = local_processes,
     on_tick: Callable[[], object] = lambda: None,
 ) -> int | None:
     """Works on a plan until it has ended.
@@ -237,9 +237,9 @@ def run(
     load_plan_data(plan, data)
     close_lost(plan)
     if not advance(plan, names):
-        orders = Orders.of(plan, out, studies, checkpoints, data, trials_per_device)
-        with engine(orders) as crew:
-            stopped_by = keep_at_work(crew, plan, names, workers, on_tick)
+        spec = WorkerSpec.of(plan, out, studies, checkpoints, data, trials_per_device)
+        with engine(spec) as backend:
+            stopped_by = supervise(backend, plan, names, workers, on_tick)
         if stopped_by is not None:
             return stopped_by
     on_tick()

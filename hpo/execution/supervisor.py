@@ -44,7 +44,7 @@ MAX_RESTARTS = 20
 
 
 @dataclass(frozen=True)
-class Orders:
+class WorkerSpec:
     """What a worker has to be told, wherever it runs; plain values, paths absolute."""
 
     out: str
@@ -66,8 +66,8 @@ class Orders:
         checkpoints: str | Path | None,
         data: str | None = None,
         trials_per_device: int | None = None,
-    ) -> Orders:
-        """The orders that serve a plan; `data`: where its data are here, if not where it was created."""
+    ) -> WorkerSpec:
+        """Of workers that serve a plan; `data`: where its data are here, if not where it was created."""
         is_of_one_gpu = plan.identity.device == "cuda" and ":" in plan.options.device
         device = plan.options.device if is_of_one_gpu else plan.identity.device
         file = sqlite_file(plan.storage.url)
@@ -143,7 +143,7 @@ class Orders:
         return {**others, **self.settings, **kept}
 
 
-class Crew(Protocol):
+class WorkerBackend(Protocol):
     """The workers that an engine has placed, by number from 1."""
 
     def room(self) -> int:
@@ -162,42 +162,42 @@ class Crew(Protocol):
         """Asks all workers to put their trials back and end; returns at once."""
 
 
-Engine = Callable[[Orders], AbstractContextManager[Crew]]
-"""Gives a crew that carries out the orders; all its workers have ended when the context is left."""
+OpenBackend = Callable[[WorkerSpec], AbstractContextManager[WorkerBackend]]
+"""Opens a backend for such workers; all of them have ended when the context is left."""
 
 
 @contextmanager
-def forked_processes(orders: Orders) -> Iterator[Crew]:
+def forked_processes(spec: WorkerSpec) -> Iterator[WorkerBackend]:
     """Workers as copies of one process of this machine that has imported what they need."""
-    crew = _ForkedCrew(orders)
+    backend = _ForkedBackend(spec)
     try:
-        yield crew
+        yield backend
     finally:
-        crew.kill()
+        backend.kill()
 
 
 @contextmanager
-def spawned_processes(orders: Orders) -> Iterator[Crew]:
+def spawned_processes(spec: WorkerSpec) -> Iterator[WorkerBackend]:
     """Workers as processes of this machine, each started from nothing."""
-    crew = _SpawnedCrew(orders)
+    backend = _SpawnedBackend(spec)
     try:
-        yield crew
+        yield backend
     finally:
-        crew.kill()
+        backend.kill()
 
 
 local_processes = forked_processes if sys.platform == "linux" else spawned_processes
 """Workers on this machine, as this system starts them best."""
 
 
-class _LocalCrew:
-    def __init__(self, orders: Orders) -> None:
-        self._orders = orders
-        self._gpus = visible_gpus() if orders.device == "cuda" else []
+class _LocalBackend:
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._spec = spec
+        self._gpus = visible_gpus() if spec.device == "cuda" else []
 
     def room(self) -> int:
-        if self._orders.device == "cpu":
-            return max(1, n_cores() // self._orders.threads)
+        if self._spec.device == "cpu":
+            return max(1, n_cores() // self._spec.threads)
         return len(self._gpus) or 1
 
     def _place(self, number: int) -> dict[str, str]:
@@ -205,21 +205,21 @@ class _LocalCrew:
         return {"CUDA_VISIBLE_DEVICES": self._gpus[(number - 1) % len(self._gpus)]} if self._gpus else {}
 
     def last_words(self, number: int) -> str:
-        return self._orders.last_words(number)
+        return self._spec.last_words(number)
 
 
-class _ForkedCrew(_LocalCrew):
-    def __init__(self, orders: Orders) -> None:
-        super().__init__(orders)
-        self._server = orders.fork_server()
+class _ForkedBackend(_LocalBackend):
+    def __init__(self, spec: WorkerSpec) -> None:
+        super().__init__(spec)
+        self._server = spec.fork_server()
         self._died_with_server: dict[int, int] = {}
 
     def start(self, number: int) -> None:
         if not self._server.is_alive:
             self._died_with_server |= self._server.ended()
             self._server.kill()
-            self._server = self._orders.fork_server()
-        self._server.start(number, self._orders.log(number), self._place(number))
+            self._server = self._spec.fork_server()
+        self._server.start(number, self._spec.log(number), self._place(number))
 
     def ended(self) -> dict[int, int]:
         codes = self._died_with_server | self._server.ended()
@@ -233,13 +233,13 @@ class _ForkedCrew(_LocalCrew):
         self._server.kill()
 
 
-class _SpawnedCrew(_LocalCrew):
-    def __init__(self, orders: Orders) -> None:
-        super().__init__(orders)
+class _SpawnedBackend(_LocalBackend):
+    def __init__(self, spec: WorkerSpec) -> None:
+        super().__init__(spec)
         self._workers: dict[int, subprocess.Popen[bytes]] = {}
 
     def start(self, number: int) -> None:
-        self._workers[number] = self._orders.start(number, place=self._place(number))
+        self._workers[number] = self._spec.start(number, place=self._place(number))
 
     def ended(self) -> dict[int, int]:
         codes = {number: worker.poll() for number, worker in self._workers.items()}
@@ -258,13 +258,17 @@ class _SpawnedCrew(_LocalCrew):
             worker.wait()
 
 
-def keep_at_work(
-    crew: Crew, plan: Plan, names: Sequence[str] | None, count: int | None, on_tick: Callable[[], object]
+def supervise(
+    backend: WorkerBackend,
+    plan: Plan,
+    names: Sequence[str] | None,
+    count: int | None,
+    on_tick: Callable[[], object],
 ) -> int | None:
     """Keeps workers alive until they end by themselves, which they do when the plan has ended.
 
     Args:
-        crew: who works.
+        backend: who works.
         plan: what they work on.
         names: the studies that they serve; None: all, and the final stage.
         count: how many workers; None: as many as there is room for.
@@ -281,17 +285,17 @@ def keep_at_work(
     n_restarts, n_ended_before = 0, -1
     leave_at = math.inf
     lost_devices = set[int]()
-    at_work = set(range(1, (count or crew.room()) + 1))
+    at_work = set(range(1, (count or backend.room()) + 1))
     with _signals() as received:
         for number in sorted(at_work):
-            crew.start(number)
+            backend.start(number)
         while at_work and time.monotonic() < leave_at:
             _unless(lambda: bool(received), on_tick)
             if _wait(TICK_SECONDS, lambda: bool(received)):
-                _stop(crew, at_work, received)
+                _stop(backend, at_work, received)
                 _look_once_more(on_tick)
                 return received[0]
-            for number, code in crew.ended().items():
+            for number, code in backend.ended().items():
                 at_work.discard(number)
                 if code == 0:  # all is done: one that still waits for a place has come too late
                     leave_at = min(leave_at, time.monotonic() + STOP_SECONDS)
@@ -304,14 +308,14 @@ def keep_at_work(
                 # one that was killed is replaced; one that gave up (1) or refused (2) would do so again
                 if code in (1, 2) or n_restarts > MAX_RESTARTS:
                     if number in lost_devices and at_work:  # this device does not come back
-                        words = crew.last_words(number)
+                        words = backend.last_words(number)
                         log.warning("worker %d ended with code %d: %s; the others go on", number, code, words)
                         continue
                     kind = InputError if code == 2 else RunError
-                    raise kind(f"worker {number} ended with code {code}: {crew.last_words(number)}")
+                    raise kind(f"worker {number} ended with code {code}: {backend.last_words(number)}")
                 if code == DeviceLostError.exit_code:
                     lost_devices.add(number)
-                crew.start(number)
+                backend.start(number)
                 at_work.add(number)
     return None
 
@@ -333,12 +337,12 @@ def _wait(seconds: float, until: Callable[[], bool]) -> bool:
     return is_so
 
 
-def _stop(crew: Crew, at_work: set[int], received: Sequence[int]) -> None:
+def _stop(backend: WorkerBackend, at_work: set[int], received: Sequence[int]) -> None:
     def is_over() -> bool:
-        at_work.difference_update(crew.ended())
+        at_work.difference_update(backend.ended())
         return not at_work or signal.SIGINT in received[1:]
 
-    crew.terminate()
+    backend.terminate()
     _wait(STOP_SECONDS, is_over)
 
 

@@ -30,7 +30,7 @@ from hpo.planning.judge import Judge
 from hpo.planning.plan import FINAL, Plan, versions
 from hpo.planning.scheduler import is_control
 from hpo.space.parameters import ParamValue, TrialConfig
-from hpo.storage.outbox import Delivery
+from hpo.storage.outbox import Outbox
 from hpo.storage.queue import Queue, Reason, slot_of
 from hpo.training.blobs import Store
 from hpo.training.checkpoints import Checkpoints
@@ -194,7 +194,7 @@ def _train_trial(
         resume=saved.training if saved else None,
         should_stop=place.should_stop,
     )
-    delivery = Delivery(storage, trial_id)
+    outbox = Outbox(storage, trial_id)
     diverged = None
     try:
         # the kill may have come between the last report and the verdict on it
@@ -208,7 +208,7 @@ def _train_trial(
             reports[epoch.number] = value
             # first the database, which knows whether the trial is still ours, then the checkpoint: who has
             # lost his trial writes neither, unless the database is away
-            delivered = delivery.send(attrs, {epoch.number: value})
+            delivered = outbox.send(attrs, {epoch.number: value})
             state = {
                 "training": state_of(epoch),
                 "epochs": {number: _records(each) for number, each in epochs.items()},
@@ -221,7 +221,7 @@ def _train_trial(
                 pruned = should_prune()
     except Diverged as error:
         diverged = error
-    delivery.complete(place.should_stop)
+    outbox.flush(place.should_stop)
     if diverged is not None:
         # PRUNED, not FAIL: it is a result, never the best one, never tried again
         storage.finish(trial_id, TrialState.PRUNED, attrs={"reason": f"{Reason.DIVERGED}: {diverged}"})

@@ -98,7 +98,7 @@ class StudyRecord(BaseModel):
     decision: Decision | None = None
 
 
-class Mark(BaseModel):
+class PlanManifest(BaseModel):
     """What the final stage holds besides: written last, it says that the plan is whole."""
 
     plan: Annotated[list[str], Field(min_length=1)]

@@ -23,8 +23,8 @@ from hpo.planning.decisions import Decision, Inherited, TrialRef
 from hpo.planning.manifest import (
     MAJOR_VERSIONS,
     Identity,
-    Mark,
     Options,
+    PlanManifest,
     StudyRecord,
     checked,
     defined,
@@ -85,7 +85,7 @@ class Plan:
         attrs = storage.study_attrs()
         if "plan" not in attrs.get(FINAL, {}):
             return None
-        mark = checked(Mark, storage, FINAL, attrs)
+        mark = checked(PlanManifest, storage, FINAL, attrs)
         specs: dict[str, StudySpec] = {}
         for name in mark.plan:
             study = defined(storage, name, checked(StudyRecord, storage, name, attrs))

@@ -39,7 +39,7 @@ def in_background(call: Callable[[], T]) -> Future[T]:
     return answer
 
 
-class Delivery:
+class Outbox:
     """The epochs of one trial, written in order and in the background.
 
     Args:
@@ -67,7 +67,7 @@ class Delivery:
         self._reports |= reports
         return self._deliver(PATIENCE_SECONDS)
 
-    def complete(self, should_stop: Callable[[], bool]) -> None:
+    def flush(self, should_stop: Callable[[], bool]) -> None:
         """Waits until all is delivered.
 
         Raises:

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 from hpo.errors import InputError, install
-from hpo.execution.supervisor import Crew, Engine, Orders, ask_to_stop
+from hpo.execution.supervisor import OpenBackend, WorkerBackend, WorkerSpec, ask_to_stop
 
 CONNECT_SECONDS = 20.0
 GONE = -9
@@ -20,7 +20,7 @@ MISSES = 5
 """So often in a row an actor must fail to answer, a second apart, to be gone: Ray makes lost ones anew."""
 
 
-def ray_cluster(address: str, *, cpus: float | None = None, gpus: float | None = None) -> Engine:
+def ray_cluster(address: str, *, cpus: float | None = None, gpus: float | None = None) -> OpenBackend:
     """The engine that places workers on a Ray cluster.
 
     Args:
@@ -33,17 +33,15 @@ def ray_cluster(address: str, *, cpus: float | None = None, gpus: float | None =
         cluster has no room for a worker, or when its machines cannot share what the plan is in.
     """
 
-    def engine(orders: Orders) -> AbstractContextManager[Crew]:
-        default_gpus = 0.0 if orders.device == "cpu" else 1.0
-        return _connected(
-            address, orders, float(cpus or orders.threads), default_gpus if gpus is None else gpus
-        )
+    def engine(spec: WorkerSpec) -> AbstractContextManager[WorkerBackend]:
+        default_gpus = 0.0 if spec.device == "cpu" else 1.0
+        return _connected(address, spec, float(cpus or spec.threads), default_gpus if gpus is None else gpus)
 
     return engine
 
 
 @contextmanager
-def _connected(address: str, orders: Orders, cpus: float, gpus: float) -> Iterator[Crew]:
+def _connected(address: str, spec: WorkerSpec, cpus: float, gpus: float) -> Iterator[WorkerBackend]:
     try:
         ray: Any = importlib.import_module("ray")
     except ImportError:
@@ -56,17 +54,17 @@ def _connected(address: str, orders: Orders, cpus: float, gpus: float) -> Iterat
         raise InputError(f"--address {address}: no Ray cluster answers: {text}") from None
     try:
         hosts = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
-        _refuse_what_is_not_shared(orders, hosts)
-        crew = _RayCrew(ray, orders, cpus, gpus)
-        if crew.room() < 1:
+        _refuse_what_is_not_shared(spec, hosts)
+        backend = _RayBackend(ray, spec, cpus, gpus)
+        if backend.room() < 1:
             raise InputError(
                 f"--address {address}: the cluster has no machine with {cpus:g} CPUs and {gpus:g} GPUs for a "
                 "worker; --cpus-per-worker and --gpus-per-worker say what one gets"
             )
         try:
-            yield crew
+            yield backend
         finally:
-            crew.kill()
+            backend.kill()
     finally:
         ray.shutdown()
 
@@ -84,17 +82,17 @@ def _refuse_unreachable(address: str) -> None:
         raise InputError(f"--address {address}: nobody answers there: {error}") from None
 
 
-def _refuse_what_is_not_shared(orders: Orders, hosts: set[str]) -> None:
+def _refuse_what_is_not_shared(spec: WorkerSpec, hosts: set[str]) -> None:
     """A cluster of several machines needs a database server, and a place for checkpoints that all reach."""
     others = sorted(hosts - {socket.gethostname()})
     if not others:
         return
-    if orders.settings["HPO_STORAGE"].startswith("sqlite"):
+    if spec.settings["HPO_STORAGE"].startswith("sqlite"):
         raise InputError(
             f"--storage: SQLite serves one machine, and this cluster has {', '.join(others)} too; create "
             "the plan on a server: --storage postgresql+psycopg://HOST/NAME"
         )
-    if "HPO_CHECKPOINTS" not in orders.settings:
+    if "HPO_CHECKPOINTS" not in spec.settings:
         raise InputError(
             f"--checkpoints: {', '.join(others)} must reach the checkpoints too; give a folder that all "
             "machines share, or s3://…, gs://…"
@@ -107,21 +105,21 @@ class Worker:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
 
-    def attend(self, orders: Orders, number: int) -> int | None:
+    def attend(self, spec: WorkerSpec, number: int) -> int | None:
         """Starts the worker if there is none yet; its exit code, None while it works.
 
-        The orders hold the database's URL, which may hold a password: they are the argument of a call, which
+        The spec holds the database's URL, which may hold a password: they are the argument of a call, which
         goes from process to process. Ray keeps what a constructor is given with the cluster's state, and
         shows the environment variables of a runtime_env in its dashboard and logs.
         """
         if self._process is None:
             # the data may lie elsewhere on this machine; where, its administrator has said in HPO_DATA
-            self._process = orders.start(number, keep=("HPO_CACHE", "HPO_DATA"))
+            self._process = spec.start(number, keep=("HPO_CACHE", "HPO_DATA"))
         return self._process.poll()
 
-    def last_words(self, orders: Orders, number: int) -> str:
+    def last_words(self, spec: WorkerSpec, number: int) -> str:
         """What it said last, and where."""
-        return f"{orders.last_words(number)} on {socket.gethostname()}"
+        return f"{spec.last_words(number)} on {socket.gethostname()}"
 
     def terminate(self) -> None:
         """Asks it to put its trial back and end."""
@@ -129,9 +127,9 @@ class Worker:
             ask_to_stop(self._process)
 
 
-class _RayCrew:
-    def __init__(self, ray: Any, orders: Orders, cpus: float, gpus: float) -> None:
-        self._ray, self._orders, self._cpus, self._gpus = ray, orders, cpus, gpus
+class _RayBackend:
+    def __init__(self, ray: Any, spec: WorkerSpec, cpus: float, gpus: float) -> None:
+        self._ray, self._spec, self._cpus, self._gpus = ray, spec, cpus, gpus
         self._actors: dict[int, Any] = {}
         self._polls: dict[int, Any] = {}
         self._misses: dict[int, int] = {}
@@ -160,7 +158,7 @@ class _RayCrew:
         for number, actor in self._actors.items():
             poll = self._polls.get(number)
             if poll is None:
-                poll = self._polls[number] = actor.attend.remote(self._orders, number)
+                poll = self._polls[number] = actor.attend.remote(self._spec, number)
             # an actor that waits for room, or is made anew, answers later
             ready, _ = self._ray.wait([poll], timeout=0)
             if not ready:
@@ -181,7 +179,7 @@ class _RayCrew:
 
     def last_words(self, number: int) -> str:
         try:
-            said = self._actors[number].last_words.remote(self._orders, number)
+            said = self._actors[number].last_words.remote(self._spec, number)
             words: str = self._ray.get(said, timeout=CONNECT_SECONDS)
         except (self._ray.exceptions.RayError, TimeoutError) as error:
             return f"Ray lost it: {str(error).strip().splitlines()[0]}"

@@ -18,7 +18,7 @@ from test_end_to_end import accepted_epochs
 
 import hpo as library
 from hpo.errors import InputError
-from hpo.execution.supervisor import Orders
+from hpo.execution.supervisor import WorkerSpec
 from hpo.storage.queue import Reason, Slots, reason_of
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own
@@ -123,7 +123,7 @@ def test_options_of_ray_need_ray(cli: Callable[..., Result], tmp_path: Path) -> 
 def test_what_several_machines_cannot_share_is_refused(settings: dict[str, str], words: str) -> None:
     from hpo.execution.backends.ray import _refuse_what_is_not_shared
 
-    orders = Orders("/out", (), 1, "cpu", None, settings)
+    spec = WorkerSpec("/out", (), 1, "cpu", None, settings)
     with pytest.raises(InputError, match=words):
-        _refuse_what_is_not_shared(orders, {"another-machine"})
-    _refuse_what_is_not_shared(orders, {socket.gethostname()})
+        _refuse_what_is_not_shared(spec, {"another-machine"})
+    _refuse_what_is_not_shared(spec, {socket.gethostname()})

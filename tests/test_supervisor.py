@@ -18,7 +18,7 @@ from test_worker import SMALL, made_plan
 from hpo.errors import DeviceLostError, InputError, RunError
 from hpo.execution.backends.fork_server import ForkServer
 from hpo.execution.run import run
-from hpo.execution.supervisor import Engine, Orders, forked_processes, keep_at_work, spawned_processes
+from hpo.execution.supervisor import OpenBackend, WorkerSpec, forked_processes, spawned_processes, supervise
 from hpo.planning.plan import Plan
 from hpo.storage.queue import Reason, Slots, SlotState, reason_of
 
@@ -59,7 +59,7 @@ def once(plan: Plan, what: Callable[[], None]) -> Callable[[], None]:
 
 @pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 def test_a_worker_that_was_killed_is_replaced_and_none_outlives_the_run(
-    engine: Engine, tmp_path: Path
+    engine: OpenBackend, tmp_path: Path
 ) -> None:
     plan = made_plan(tmp_path, RATES, epochs=60)
     seen: list[psutil.Process] = []
@@ -78,7 +78,7 @@ def test_a_worker_that_was_killed_is_replaced_and_none_outlives_the_run(
 
 @pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 def test_workers_that_are_paused_put_their_trials_back_too_when_the_run_is_stopped(
-    engine: Engine, tmp_path: Path
+    engine: OpenBackend, tmp_path: Path
 ) -> None:
     plan = made_plan(tmp_path, RATES, epochs=100_000)
 
@@ -155,12 +155,12 @@ def test_a_device_that_does_not_come_back_costs_the_others_nothing(
 ) -> None:
     plan = made_plan(tmp_path, RATES)
     lost = DeviceLostError.exit_code
-    assert keep_at_work(_Scripted({1: [lost, 2], 2: [lost, lost, lost, 0]}), plan, None, None, int) is None
+    assert supervise(_Scripted({1: [lost, 2], 2: [lost, lost, lost, 0]}), plan, None, None, int) is None
     assert "worker 1 ended with code 2: only a CPU here; the others go on" in caplog.text
     with pytest.raises(InputError, match="worker 1 ended with code 2: only a CPU here"):
-        keep_at_work(_Scripted({1: [lost, 2]}), plan, None, None, int)
+        supervise(_Scripted({1: [lost, 2]}), plan, None, None, int)
     with pytest.raises(InputError, match="worker 2 ended with code 2"):
-        keep_at_work(_Scripted({1: [lost, lost, lost, 0], 2: [2]}), plan, None, None, int)
+        supervise(_Scripted({1: [lost, lost, lost, 0], 2: [2]}), plan, None, None, int)
 
 
 def test_workers_are_told_of_checkpoints_where_there_is_a_place_for_them(
@@ -169,7 +169,7 @@ def test_workers_are_told_of_checkpoints_where_there_is_a_place_for_them(
     monkeypatch.chdir(tmp_path)
     plan, key = made_plan(tmp_path, RATES), "HPO_CHECKPOINTS"
     told = {
-        place: Orders.of(plan, tmp_path, (), place).settings.get(key) for place in ("", "there", "s3://b")
+        place: WorkerSpec.of(plan, tmp_path, (), place).settings.get(key) for place in ("", "there", "s3://b")
     }
     assert told == {"": None, "there": str(tmp_path.resolve() / "there"), "s3://b": "s3://b"}
 
