@@ -8,7 +8,7 @@ import textwrap
 import pytest
 import torch
 
-from hpo.training.blobs import FolderStore
+from hpo.training.blobs import FolderBlobs
 from hpo.training.checkpoints import Checkpoints
 
 IDENTITY = {"config": "{}", "seeds": [0, 1], "data": "abc"}
@@ -20,7 +20,7 @@ def state(epoch):
 
 def open_in(folder, **changes):
     options = {"study": "rate", "point": '{"l2":0.1}', "replicate": 0, "identity": IDENTITY}
-    return Checkpoints(FolderStore(folder), **{**options, **changes})
+    return Checkpoints(FolderBlobs(folder), **{**options, **changes})
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_a_kill_at_any_moment_leaves_the_last_finished_save(tmp_path):
         process.send_signal(signal.SIGKILL)
         rest = process.communicate()[0].split()
         done = int(rest[-1]) if rest else done
-        checkpoints = Checkpoints(FolderStore(tmp_path), "study", "point", 0, {})
+        checkpoints = Checkpoints(FolderBlobs(tmp_path), "study", "point", 0, {})
         found = checkpoints.latest(dict)
         assert found["epoch"] in (done, done + 1)
         assert torch.equal(found["weights"], torch.full((200_000,), float(found["epoch"])))

@@ -15,7 +15,7 @@ from toy_images import toy_data
 from hpo.data.dataset import Split
 from hpo.errors import Diverged, InputError, Interrupted
 from hpo.space.parameters import TrainingConfig, TrialConfig
-from hpo.training.blobs import FolderStore
+from hpo.training.blobs import FolderBlobs
 from hpo.training.checkpoints import Checkpoints
 from hpo.training.cuda import CudaGraph
 from hpo.training.devices import DTYPES, Normaliser, batches
@@ -79,7 +79,7 @@ def test_a_network_learns(precision, batch_norm):
 def test_a_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(tmp_path, precision, optimizer, extra):
     trial = config(optimizer=optimizer, l2=1e-3, **extra)
     epochs, states = run(trial, [0, 5], precision=precision)
-    checkpoints = Checkpoints(FolderStore(tmp_path), "study", "point", 0, {})
+    checkpoints = Checkpoints(FolderBlobs(tmp_path), "study", "point", 0, {})
     for result in train(trial, DATA, [0, 5], precision=precision):
         checkpoints.save(0, result.number, state_of(result))
         if result.number == 2:

@@ -39,7 +39,7 @@ from hpo.reporting import write_report
 from hpo.reporting.facts import read
 from hpo.storage.queue import Queue, Reason, Slots, SlotState, reason_of
 from hpo.storage.storage import Storage
-from hpo.training.blobs import FolderStore
+from hpo.training.blobs import FolderBlobs
 from hpo.training.tensors import dump, load
 
 PRUNER_OPTIONS = {
@@ -231,7 +231,7 @@ def test_a_device_that_does_nothing_more_loses_the_trial_but_not_the_point(
                 raise error
             return {}
 
-    class FailingStore(FolderStore):
+    class FailingStore(FolderBlobs):
         def write(self, *_: object, **__: object) -> None:
             raise error
 
@@ -472,14 +472,14 @@ def stop_after_two_epochs(plan: Plan, out: Path, name: str = "rate") -> None:
     from hpo.data import prepare
     from hpo.errors import Interrupted
     from hpo.execution.final_stage import TestRecorder
-    from hpo.training.blobs import open_store
+    from hpo.training.blobs import open_blobs
 
     trial, data = claimed(plan, name)
 
     def should_stop() -> bool:
         return len(epoch_records(plan.storage.trial(trial._trial_id))) == 2
 
-    place = Workplace(data, "cpu", open_store(out / "checkpoints"), should_stop)
+    place = Workplace(data, "cpu", open_blobs(out / "checkpoints"), should_stop)
     entry = prepare(plan.options.data)
     recorder = TestRecorder(plan, trial._trial_id, place, entry, out) if name == FINAL else Recorder()
     with pytest.raises(Interrupted):
@@ -493,7 +493,7 @@ def test_a_checkpoint_that_cannot_be_written_is_the_disk_s_fault_or_a_successor_
     plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"}, epochs=2)
     trial, data = claimed(plan)
 
-    class Cleared(FolderStore):
+    class Cleared(FolderBlobs):
         def write(self, name: str, *parts: bytes | memoryview) -> None:
             if is_lost:
                 Queue(plan.storage, "rate").close(trial._trial_id, Reason.LOST)
@@ -672,7 +672,7 @@ def test_a_trial_that_is_closed_while_its_pruner_writes_is_lost_and_nothing_else
 
     monkeypatch.setitem(PRUNERS, "median", lambda epochs: _Broken(close))
     trial, data = claimed(plan, "s")
-    place = Workplace(data, "cpu", FolderStore(tmp_path / "checkpoints"), lambda: False)
+    place = Workplace(data, "cpu", FolderBlobs(tmp_path / "checkpoints"), lambda: False)
     with pytest.raises(TrialLost):
         run_trial(plan, "s", trial, place, Recorder())
     assert closed == [0]
@@ -749,7 +749,7 @@ def test_what_is_decided_after_the_final_stage_changes_no_answer(tmp_path: Path)
 def test_who_decides_late_overwrites_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = made_plan(tmp_path, {"s": f"{SMALL}[search]\nbatch_size = [20]"}, epochs=1)
     trial, data = claimed(plan, "s")
-    place = Workplace(data, "cpu", FolderStore(tmp_path / "checkpoints"), lambda: False)
+    place = Workplace(data, "cpu", FolderBlobs(tmp_path / "checkpoints"), lambda: False)
     assert run_trial(plan, "s", trial, place, Recorder()) == TrialState.COMPLETE
     decide = advancing.decide
 

@@ -16,7 +16,7 @@ from hpo.planning.manifest import MAJOR_VERSIONS
 from hpo.planning.plan import Plan, versions
 from hpo.storage import database
 from hpo.storage.storage import Storage
-from hpo.training.blobs import FolderStore, open_store
+from hpo.training.blobs import FolderBlobs, open_blobs
 
 LOW_BYTES, EMPTY_BYTES = 2**30, 100 * 2**20
 
@@ -232,20 +232,20 @@ def _versions(plan: Plan | None) -> Check:
 
 
 def _checkpoints(plan: Plan | None, out: Path, given: str | None) -> tuple[State, str]:
-    state, text = _tried_store(given or str(out / "checkpoints"))
+    state, text = _tried_blobs(given or str(out / "checkpoints"))
     unshared = plan.unshared_checkpoints(out, given) if plan is not None else None
     if unshared is None or state == "wrong":
         return state, text
     return "warning", f"{text}; {unshared}"
 
 
-def _tried_store(url: str) -> tuple[State, str]:
-    store = open_store(url)
-    if not isinstance(store, FolderStore):
+def _tried_blobs(url: str) -> tuple[State, str]:
+    store = open_blobs(url)
+    if not isinstance(store, FolderBlobs):
         state, text = probe.checkpoint_store(store)
         return state, f"{url}: {text}"
     there = _nearest_folder(store.root)  # a folder that is to be made is made by the first worker
-    state, text = probe.checkpoint_store(FolderStore(there))
+    state, text = probe.checkpoint_store(FolderBlobs(there))
     room, free = _free(there)
     where = f"{there}" if there == store.root.absolute() else f"{url}: is still to be made; in {there}"
     return (state, f"{where}: {text}") if state == "wrong" else (room, f"{where}: {text}; {free}")

@@ -28,7 +28,7 @@ from hpo.errors import TrialLost
 from hpo.execution.trial import Recorder, Workplace
 from hpo.planning.plan import Plan
 from hpo.space.parameters import TrialConfig, canonical_json
-from hpo.training.blobs import Store
+from hpo.training.blobs import BlobStore
 from hpo.training.loop import EpochResult, predict_logits
 from hpo.training.metrics import Scores, score
 from hpo.training.network import build_network
@@ -46,7 +46,7 @@ class TestRecorder(Recorder):
     def __init__(self, plan: Plan, trial_id: int, place: Workplace, entry: Path, out: Path) -> None:
         super().__init__()
         self._plan, self._trial_id, self._out = plan, trial_id, out
-        self._data, self._device, self._store = place.data, place.device, place.checkpoints
+        self._data, self._device, self._blobs = place.data, place.device, place.checkpoints
         self._test = load_test(entry)
         self._labels = torch.from_numpy(np.array(self._test.labels))
 
@@ -172,7 +172,7 @@ class TestRecorder(Recorder):
         artifacts = self._out / "artifacts"
         artifacts.mkdir(exist_ok=True)
         for file in (self._out / WRONG_IMAGES, self._out / MODEL):
-            self._store.write(f"{shared}/{file.name}", file.read_bytes())
+            self._blobs.write(f"{shared}/{file.name}", file.read_bytes())
             self._plan.storage.retry(partial(self._upload, file, artifacts))
 
     def _upload(self, file: Path, store: Path) -> None:
@@ -187,7 +187,7 @@ class TestRecorder(Recorder):
             raise TrialLost("the final stage was closed by somebody else") from None
 
 
-def fetch_files(record: Mapping[str, Any], store: Store, out: Path) -> None:
+def fetch_files(record: Mapping[str, Any], store: BlobStore, out: Path) -> None:
     """Brings in the model and the worst images where a worker with another folder made them.
 
     Args:

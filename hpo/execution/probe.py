@@ -30,7 +30,7 @@ from optuna.trial import TrialState, create_trial
 from hpo.errors import HpoError
 from hpo.storage import database
 from hpo.storage.storage import Storage
-from hpo.training.blobs import Store
+from hpo.training.blobs import BlobStore
 
 State = Literal["ok", "warning", "wrong", "skipped"]
 
@@ -209,7 +209,7 @@ def clock(url: str) -> tuple[State, str]:
     return "ok", text
 
 
-def checkpoint_store(store: Store) -> tuple[State, str]:
+def checkpoint_store(store: BlobStore) -> tuple[State, str]:
     """Writes a file again and again while it is read: it must never be seen half written."""
     contents = [bytes([n]) * 2**18 for n in range(8)]
     folder = scratch_name()
@@ -234,7 +234,7 @@ def checkpoint_store(store: Store) -> tuple[State, str]:
 
 
 @contextmanager
-def _reading(store: Store, name: str) -> Iterator[set[bytes]]:
+def _reading(store: BlobStore, name: str) -> Iterator[set[bytes]]:
     """Reads a file all the time, as a worker does that resumes a trial; gives what it saw."""
     found: set[bytes] = set()
     stopped = threading.Event()

@@ -22,7 +22,7 @@ from hpo.space.parameters import NetworkConfig
 from hpo.space.study_file import StudySpec, shipped_studies
 from hpo.storage.database import default_url, sqlite_file
 from hpo.storage.storage import Storage
-from hpo.training.blobs import open_store
+from hpo.training.blobs import open_blobs
 from hpo.training.devices import n_cores, resolve_device, resolve_precision
 from hpo.training.network import build_network
 
@@ -244,7 +244,7 @@ def run(
             return stopped_by
     on_tick()
     if names is None and final_trial(plan) is not None:
-        fetch_files(final_result(plan), open_store(checkpoints or out / "checkpoints"), out)
+        fetch_files(final_result(plan), open_blobs(checkpoints or out / "checkpoints"), out)
     require_result(plan, names)
     return None
 

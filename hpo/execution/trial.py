@@ -32,7 +32,7 @@ from hpo.planning.scheduler import is_control
 from hpo.space.parameters import ParamValue, TrialConfig
 from hpo.storage.outbox import Outbox
 from hpo.storage.queue import Queue, Reason, slot_of
-from hpo.training.blobs import Store
+from hpo.training.blobs import BlobStore
 from hpo.training.checkpoints import Checkpoints
 from hpo.training.cuda import is_lost, is_out_of_memory
 from hpo.training.devices import processor
@@ -50,7 +50,7 @@ class Workplace:
 
     data: TrainingData
     device: str
-    checkpoints: Store
+    checkpoints: BlobStore
     should_stop: Callable[[], bool]
     is_shared: Callable[[], bool] = lambda: False
     """Whether other trials of this process may be in the device's memory."""

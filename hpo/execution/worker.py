@@ -33,7 +33,7 @@ from hpo.planning.plan import FINAL, Plan
 from hpo.planning.scheduler import advance, close_lost, require_result
 from hpo.storage.queue import Claim, claim
 from hpo.storage.storage import Storage
-from hpo.training.blobs import Store, open_store
+from hpo.training.blobs import BlobStore, open_blobs
 from hpo.training.cuda import beside_others
 from hpo.training.devices import keep_freed_memory, n_cores, resolve_device, resolve_precision
 
@@ -165,7 +165,7 @@ def work(
         plan = Plan.open(storage)
         names = plan.with_ancestors(studies) if studies else None
         served = plan.all_names if names is None else names
-        entry, place = _set_up(plan, data, open_store(checkpoints or out / "checkpoints"), stop)
+        entry, place = _set_up(plan, data, open_blobs(checkpoints or out / "checkpoints"), stop)
         how = f"{plan.identity.precision} on {place.device}, threads: {plan.identity.threads}"
         log.info("serving %s: %s, %s", plan.storage.name, printable(place.data.source), how)
         unshared = plan.unshared_checkpoints(out, checkpoints)
@@ -238,7 +238,7 @@ def _why(stop: StopRequest, ended: bool, n_begun: int, limits: Limits) -> str:
     return "--max-trials" if n_begun == limits.max_trials else "--idle-timeout"
 
 
-def _set_up(plan: Plan, data: str | None, store: Store, stop: StopRequest) -> tuple[Path, Workplace]:
+def _set_up(plan: Plan, data: str | None, store: BlobStore, stop: StopRequest) -> tuple[Path, Workplace]:
     """Checks that what is done here is the plan's work, and brings in its data.
 
     Raises:

@@ -21,7 +21,7 @@ T = TypeVar("T")
 TRIES = 5
 
 
-class Store(Protocol):
+class BlobStore(Protocol):
     """A tree of small files; names are relative, with `/`. All methods raise OSError if the place fails."""
 
     def names(self, folder: str) -> list[str]:
@@ -43,7 +43,7 @@ class Store(Protocol):
         """Removes a folder with all that is in it; it may be gone already."""
 
 
-def open_store(url: str | Path) -> Store:
+def open_blobs(url: str | Path) -> BlobStore:
     """The store that a folder or an URL names.
 
     Raises:
@@ -51,10 +51,10 @@ def open_store(url: str | Path) -> Store:
     """
     text = str(url)
     if "://" not in text:
-        return FolderStore(Path(text))
+        return FolderBlobs(Path(text))
     kind, _, rest = text.partition("://")
     if kind == "file":
-        return FolderStore(Path(rest))
+        return FolderBlobs(Path(rest))
     try:
         import fsspec  # half a second that a local folder does not need
 
@@ -64,10 +64,10 @@ def open_store(url: str | Path) -> Store:
             f"--checkpoints {kind}://…: {error}; known are folders and what fsspec has installed; s3:// "
             f"{install('s3')}"
         ) from None
-    return RemoteStore(filesystem, path)
+    return RemoteBlobs(filesystem, path)
 
 
-class FolderStore:
+class FolderBlobs:
     """A folder, of this machine or one that several machines share."""
 
     def __init__(self, root: Path) -> None:
@@ -122,7 +122,7 @@ def _steadily(call: Callable[P, T]) -> Callable[P, T]:
     return steady
 
 
-class RemoteStore:
+class RemoteBlobs:
     """A place of fsspec's, an object store above all: there a file that was put appears whole."""
 
     def __init__(self, filesystem: Any, root: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from hpo.space.parameters import canonical_json
-from hpo.training.blobs import Store
+from hpo.training.blobs import BlobStore
 from hpo.training.tensors import dump, is_like, load
 
 T = TypeVar("T")
@@ -36,14 +36,14 @@ class Checkpoints:
     """
 
     def __init__(
-        self, store: Store, study: str, point: str, replicate: int, identity: Mapping[str, Any]
+        self, store: BlobStore, study: str, point: str, replicate: int, identity: Mapping[str, Any]
     ) -> None:
         # with the identity in its name: two plans may share a store
         name = hashlib.sha256(f"{point} {canonical_json(identity)}".encode()).hexdigest()[:16]
         self.folder = f"{study}/{name}-{replicate}"
         self.notes: list[str] = []
         """One line for every checkpoint that `latest` had to put aside."""
-        self._store = store
+        self._blobs = store
         self._identity = dict(identity)
 
     def save(self, attempt: int, epoch: int, state: Mapping[str, Any]) -> None:
@@ -54,9 +54,9 @@ class Checkpoints:
         """
         content = dump({"identity": self._identity, "state": dict(state)})
         name = f"epoch-{epoch:06}-attempt-{attempt:04}.checkpoint"
-        self._store.write(f"{self.folder}/{name}", hashlib.sha256(content).digest(), content)
+        self._blobs.write(f"{self.folder}/{name}", hashlib.sha256(content).digest(), content)
         for old in self._newest_first()[KEPT:]:
-            self._store.remove(f"{self.folder}/{old}")
+            self._blobs.remove(f"{self.folder}/{old}")
 
     def latest(self, restore: Callable[[dict[str, Any]], T]) -> T | None:
         """What is made of the newest epoch that any attempt stored; None where nothing is stored.
@@ -76,21 +76,21 @@ class Checkpoints:
                 continue  # another process has just dropped it
             except (ValueError, IsADirectoryError) as error:
                 with contextlib.suppress(FileNotFoundError):  # another process was quicker
-                    self._store.rename(path, path.removesuffix(".checkpoint") + ".bad")
+                    self._blobs.rename(path, path.removesuffix(".checkpoint") + ".bad")
                 self.notes.append(f"{name} put aside: {error}")
         return None
 
     def clear(self) -> None:
         """Removes everything that is stored for this replicate; what cannot be removed stays."""
         with contextlib.suppress(OSError):
-            self._store.remove_folder(self.folder)
+            self._blobs.remove_folder(self.folder)
 
     def _newest_first(self) -> list[str]:
         # the numbers are padded: the order of names is the order of epochs, then attempts
-        return [name for name in reversed(self._store.names(self.folder)) if _NAME.fullmatch(name)]
+        return [name for name in reversed(self._blobs.names(self.folder)) if _NAME.fullmatch(name)]
 
     def _read(self, path: str) -> dict[str, Any]:
-        content = self._store.read(path)
+        content = self._blobs.read(path)
         digest, body = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
         if hashlib.sha256(body).digest() != digest:
             raise ValueError("damaged or cut off")

@@ -7,22 +7,22 @@ from pathlib import Path
 import pytest
 
 from hpo.errors import InputError
-from hpo.training.blobs import Store, open_store
+from hpo.training.blobs import BlobStore, open_blobs
 from hpo.training.checkpoints import Checkpoints
 
 
 @pytest.fixture(params=["folder", "file", "memory", "fsspec"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
     urls = {
         "folder": str(tmp_path / "a folder"),
         "file": f"file://{tmp_path / 'f'}",
         "memory": f"memory://{tmp_path.name}",  # fsspec's own, as an object store behaves
         "fsspec": f"local://{tmp_path / 'l'}",
     }
-    return open_store(urls[request.param])
+    return open_blobs(urls[request.param])
 
 
-def test_what_is_written_is_read(store: Store) -> None:
+def test_what_is_written_is_read(store: BlobStore) -> None:
     assert store.names("a/b") == []
     with pytest.raises(FileNotFoundError):
         store.read("a/b/one")
@@ -34,7 +34,7 @@ def test_what_is_written_is_read(store: Store) -> None:
     assert store.read("a/b/two") == b"222"
 
 
-def test_names_change_and_go(store: Store) -> None:
+def test_names_change_and_go(store: BlobStore) -> None:
     for name in ("a/one", "a/two", "a/three"):
         store.write(name, name.encode())
     store.rename("a/one", "a/1")
@@ -47,7 +47,7 @@ def test_names_change_and_go(store: Store) -> None:
     assert store.names("a") == []
 
 
-def test_checkpoints_travel_by_any_store(store: Store) -> None:
+def test_checkpoints_travel_by_any_store(store: BlobStore) -> None:
     here = Checkpoints(store, "study", "point", 0, {"data": "abc"})
     for epoch in (1, 2, 3):
         here.save(1, epoch, {"epoch": epoch})
@@ -63,4 +63,4 @@ def test_checkpoints_travel_by_any_store(store: Store) -> None:
 
 def test_a_kind_that_is_not_known_is_refused() -> None:
     with pytest.raises(InputError, match=r"--checkpoints nonsense://.*folders"):
-        open_store("nonsense://bucket/x")
+        open_blobs("nonsense://bucket/x")
