@@ -216,11 +216,11 @@ def test_nobody_is_declared_lost_because_the_server_was_away(started_servers: St
     storage, trial_id = running_trial(server.new_database())
     queue = Queue(storage, "s")
     server.restart(down_seconds=3)
-    assert queue.close_lost(lease_seconds=2) == []  # all leases look expired
+    assert queue.fail_stale_trials(lease_seconds=2) == []  # all leases look expired
     storage.heartbeat(trial_id)
     time.sleep(1.5)
     storage.heartbeat(trial_id)
-    assert queue.close_lost(lease_seconds=2) == []
+    assert queue.fail_stale_trials(lease_seconds=2) == []
 
 
 def test_an_outbox_says_when_the_trial_was_lost(database_url: str) -> None:

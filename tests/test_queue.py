@@ -62,7 +62,7 @@ def test_trials_of_others_are_none_of_ours(queue: Queue, storage: Storage) -> No
     for _ in range(2):  # the first look would write a suspicion, the second one would act
         time.sleep(1.1)
         storage.heartbeat(ours._trial_id)
-        assert queue.close_lost(lease_seconds=2) == []
+        assert queue.fail_stale_trials(lease_seconds=2) == []
     assert "suspected" not in storage.trials(queue.study_id)[0].user_attrs
     assert storage.trials(queue.study_id)[0].state == TrialState.RUNNING
     assert [slot.point for slot in queue.slots().attempts] == ["p0"]
@@ -144,8 +144,8 @@ def test_a_trial_whose_process_died_is_found_at_once_and_queued_again(queue: Que
     )
     subprocess.run([sys.executable, "-c", code, storage.url], check=True, capture_output=True)
     assert queue.slots().state(POINT) == SlotState.RUNNING
-    assert queue.close_lost() == [0]
-    assert queue.close_lost() == []
+    assert queue.fail_stale_trials() == [0]
+    assert queue.fail_stale_trials() == []
     assert queue.slots().state(POINT) == SlotState.WAITING
     queue.enqueue([Job(POINT, 0, (0,))], queue.slots())
     again = queue.claim()
@@ -162,11 +162,11 @@ def claimed(queue: Queue) -> FrozenTrial:
 
 def test_a_silent_trial_is_suspected_first_and_lost_when_it_does_not_answer(queue: Queue) -> None:
     claimed(queue)
-    assert queue.close_lost(lease_seconds=60) == []
+    assert queue.fail_stale_trials(lease_seconds=60) == []
     time.sleep(2.1)  # the clocks of SQLite and MySQL count whole seconds
-    assert queue.close_lost(lease_seconds=2) == []  # silent, but nobody had asked
+    assert queue.fail_stale_trials(lease_seconds=2) == []  # silent, but nobody had asked
     time.sleep(1.1)
-    assert queue.close_lost(lease_seconds=2) == [0]
+    assert queue.fail_stale_trials(lease_seconds=2) == [0]
     (trial,) = queue.slots().attempts[POINT]
     assert trial.state == TrialState.FAIL
     assert trial.user_attrs["reason"].startswith("lost: no heartbeat")
@@ -176,10 +176,10 @@ def test_a_silent_trial_is_suspected_first_and_lost_when_it_does_not_answer(queu
 def test_a_heartbeat_answers_a_suspicion(queue: Queue) -> None:
     trial = claimed(queue)
     time.sleep(2.1)
-    assert queue.close_lost(lease_seconds=2) == []
+    assert queue.fail_stale_trials(lease_seconds=2) == []
     queue.storage.heartbeat(trial._trial_id)
     time.sleep(1.1)
-    assert queue.close_lost(lease_seconds=2) == []
+    assert queue.fail_stale_trials(lease_seconds=2) == []
     assert queue.slots().state(POINT) == SlotState.RUNNING
 
 
@@ -187,12 +187,12 @@ def test_a_suspicion_that_nobody_followed_up_is_void(queue: Queue) -> None:
     """As after an outage of the database, in which no worker could be heard."""
     claimed(queue)
     time.sleep(2.1)
-    assert queue.close_lost(lease_seconds=2) == []
+    assert queue.fail_stale_trials(lease_seconds=2) == []
     time.sleep(3.1)
     other = Queue(Storage(queue.storage.url), "s")  # it knows nothing of any outage
-    assert other.close_lost(lease_seconds=2) == []
+    assert other.fail_stale_trials(lease_seconds=2) == []
     time.sleep(1.1)
-    assert other.close_lost(lease_seconds=2) == [0]
+    assert other.fail_stale_trials(lease_seconds=2) == [0]
 
 
 def test_times_are_right_in_every_time_zone(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +202,7 @@ def test_times_are_right_in_every_time_zone(queue: Queue, monkeypatch: pytest.Mo
         trial = claimed(queue)
         assert trial.datetime_start is not None
         assert abs((datetime.now() - trial.datetime_start).total_seconds()) < 60
-        assert queue.close_lost(lease_seconds=60) == []
+        assert queue.fail_stale_trials(lease_seconds=60) == []
         queue.storage.finish(trial._trial_id, TrialState.COMPLETE, 0.5)
         ended = queue.storage.trial(trial._trial_id)
         assert ended.duration is not None

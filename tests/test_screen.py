@@ -221,7 +221,7 @@ def test_a_curve_is_drawn_over_all_epochs_of_its_run(under_way: Plan) -> None:
 
 def test_a_trial_that_is_being_prepared_is_starting(under_way: Plan) -> None:
     progress = look(under_way)
-    running = [replace(progress.running[0], epochs=0, curve=[], flags=[], silence=40.0)]
+    running = [replace(progress.running[0], epochs=0, curve=[], flags=[], silent_seconds=40.0)]
     text = shown(replace(progress, running=running), 80)
     assert re.search(r"^rate/5 +starting$", text, re.MULTILINE)
     assert "\n  silent for 40 s  learning_rate 1e-06\n" in text
@@ -302,7 +302,7 @@ def test_a_worker_that_is_gone_is_said_to_be(tmp_path: Path) -> None:
     ended.wait()
     worker.claim("setup", {**this_process(), "pid": ended.pid})
     progress = look(plan)
-    assert math.isinf(progress.running[0].silence)
+    assert math.isinf(progress.running[0].silent_seconds)
     assert "its process is gone" in shown(progress, 100)
 
 

@@ -258,7 +258,7 @@ def test_a_worker_is_silent_after_half_a_lease_and_counts_no_more(plan: Plan, wo
     trial = worker.claim("setup", REMOTE)
     worker.report(trial, [0.5])
     progress = look(plan)
-    assert progress.running[0].silence == 0.0
+    assert progress.running[0].silent_seconds == 0.0
     assert progress.seconds_left is not None
     file = plan.storage.url.removeprefix("sqlite:///")
     for seconds, is_silent in ((15, False), (40, True)):
@@ -266,7 +266,7 @@ def test_a_worker_is_silent_after_half_a_lease_and_counts_no_more(plan: Plan, wo
             change = "update trial_heartbeats set heartbeat = datetime('now', ?) where trial_id = ?"
             connection.execute(change, (f"-{seconds} seconds", trial._trial_id))
         progress = look(plan)
-        assert (39 < progress.running[0].silence < 60) == is_silent
+        assert (39 < progress.running[0].silent_seconds < 60) == is_silent
         assert (progress.seconds_left is None) == is_silent
 
 

@@ -288,7 +288,7 @@ def test_sigterm_ends_a_worker_within_ten_seconds_although_the_server_hangs(
     assert process.returncode == 143
     assert list((tmp_path / "out").glob("checkpoints/**/*.checkpoint"))
     assert states(plan, "rate") == ["running"]  # nobody could be told; the next one finds the process dead
-    Queue(plan.storage, "rate").close_lost()
+    Queue(plan.storage, "rate").fail_stale_trials()
     assert states(plan, "rate") == ["waiting"]
 
 
@@ -362,7 +362,7 @@ def test_a_worker_that_was_paused_past_its_lease_has_lost_its_trial(
         wait_for(lambda: any(t.intermediate_values for t in plan.trials("rate")), process)
         wait_for(lambda: paused_outside_a_transaction(process, plan), process)
         queue = Queue(plan.storage, "rate")
-        wait_for(lambda: queue.close_lost(lease_seconds=4), process)
+        wait_for(lambda: queue.fail_stale_trials(lease_seconds=4), process)
         (lost,) = plan.trials("rate")
         n_epochs = len(lost.intermediate_values)
         process.send_signal(signal.SIGCONT)

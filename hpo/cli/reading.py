@@ -37,7 +37,7 @@ def status(is_watch: bool, as_json: bool, **options: Any) -> None:
         watch(plan, as_json=as_json)
         if as_json or sys.stdout.isatty():  # where the last screen stays
             return
-    _close_lost(plan, options)
+    _fail_stale_trials(plan, options)
     if as_json:
         from hpo.monitor import status as results
 
@@ -54,19 +54,19 @@ def status(is_watch: bool, as_json: bool, **options: Any) -> None:
         screen.print(headline(progress, screen.width))
 
 
-def _close_lost(plan: Plan, options: dict[str, Any]) -> None:
+def _fail_stale_trials(plan: Plan, options: dict[str, Any]) -> None:
     """Puts trials back whose worker is gone, so that `running` means what it says."""
     from concurrent.futures import wait
 
     from hpo.errors import RunError
     from hpo.planning.plan import Plan
-    from hpo.planning.scheduler import close_lost
+    from hpo.planning.scheduler import fail_stale_trials
     from hpo.storage.outbox import PATIENCE_SECONDS, in_background
     from hpo.storage.storage import Storage
 
     if not any(plan.storage.running(plan.storage.study_id(name)) for name in plan.all_names):
         return
-    closed = in_background(lambda: close_lost(Plan.open(Storage(opt.storage_url(options)))))
+    closed = in_background(lambda: fail_stale_trials(Plan.open(Storage(opt.storage_url(options)))))
     if not wait([closed], PATIENCE_SECONDS).done:
         say("hpo status: somebody holds the database's lock: lost trials are shown as running", err=True)
     elif isinstance(error := closed.exception(), RunError | InputError):

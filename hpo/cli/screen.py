@@ -325,10 +325,10 @@ def _where(each: Running, width: int) -> Text:
 
 
 def _warnings(each: Running) -> Iterator[str]:
-    if math.isinf(each.silence):
+    if math.isinf(each.silent_seconds):
         yield "its process is gone"
-    elif each.silence:
-        yield f"silent for {duration(each.silence)}"
+    elif each.silent_seconds:
+        yield f"silent for {duration(each.silent_seconds)}"
     yield from each.flags
 
 

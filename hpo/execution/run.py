@@ -17,7 +17,7 @@ from hpo.execution.worker import load_plan_data
 from hpo.monitor.status import final_result, final_trial
 from hpo.planning.manifest import Identity, Options
 from hpo.planning.plan import Plan, published_config, read_studies, with_ancestors
-from hpo.planning.scheduler import advance, close_lost, require_result
+from hpo.planning.scheduler import advance, fail_stale_trials, require_result
 from hpo.space.parameters import NetworkConfig
 from hpo.space.study_file import StudySpec, shipped_studies
 from hpo.storage.database import default_url, sqlite_file
@@ -235,7 +235,7 @@ def run(
     plan.refuse_sqlite_between_machines()
     data = absolute_source(data) if data is not None else None
     load_plan_data(plan, data)
-    close_lost(plan)
+    fail_stale_trials(plan)
     if not advance(plan, names):
         spec = WorkerSpec.of(plan, out, studies, checkpoints, data, trials_per_device)
         with engine(spec) as backend:

@@ -30,7 +30,7 @@ from hpo.execution.final_stage import TestRecorder
 from hpo.execution.pool import Pool
 from hpo.execution.trial import Recorder, Workplace, run_trial
 from hpo.planning.plan import FINAL, Plan
-from hpo.planning.scheduler import advance, close_lost, require_result
+from hpo.planning.scheduler import advance, fail_stale_trials, require_result
 from hpo.storage.queue import Claim, claim
 from hpo.storage.storage import Storage
 from hpo.training.blobs import BlobStore, open_blobs
@@ -180,7 +180,7 @@ def work(
         size = trials_per_device or (1 if place.device == "cpu" else TRIALS_PER_GPU)
         ended, stop.idle_until = False, time.monotonic() + idle_seconds
         with _Heart(plan, names) as heart, Pool(size, train, stop.give_up) as pool:
-            ended, pulse = _close_lost_and_advance(plan, names), _Pulse(plan, served)
+            ended, pulse = _fail_stale_and_advance(plan, names), _Pulse(plan, served)
             while not stop() and pool.n_begun != limits.max_trials:
                 if not pool.has_room(POLL_SECONDS) or stop():
                     continue
@@ -189,7 +189,7 @@ def work(
                 claimed = claim(plan.storage, served)
                 if pulse.changed() if claimed is None else claimed.n_waiting == LOW_WATER:
                     # not at each claim: a look at everything costs as much as a trial's own eleven reports
-                    ended = _close_lost_and_advance(plan, names)
+                    ended = _fail_stale_and_advance(plan, names)
                     claimed = claimed or claim(plan.storage, served)
                 if claimed is None:
                     if ended or time.monotonic() >= stop.idle_until:
@@ -294,13 +294,13 @@ def load_plan_data(plan: Plan, place: str | None = None) -> tuple[Path, Training
     return entry, training
 
 
-def _close_lost_and_advance(plan: Plan, names: Sequence[str] | None) -> bool:
-    _close_lost(plan, names)
+def _fail_stale_and_advance(plan: Plan, names: Sequence[str] | None) -> bool:
+    _fail_stale_trials(plan, names)
     return advance(plan, names)
 
 
-def _close_lost(plan: Plan, names: Sequence[str] | None) -> list[str]:
-    closed = close_lost(plan, names)
+def _fail_stale_trials(plan: Plan, names: Sequence[str] | None) -> list[str]:
+    closed = fail_stale_trials(plan, names)
     for lost in closed:
         log.warning("%s: its worker is gone; queued again", lost)
     return closed
@@ -382,7 +382,7 @@ class _Heart:
             try:
                 for trial_id in trial_ids:
                     self._plan.storage.heartbeat(trial_id)
-                if _close_lost(self._plan, self._names):
+                if _fail_stale_trials(self._plan, self._names):
                     advance(self._plan, self._names)
             except Exception:
                 # whatever it is, the next beat may succeed; a missed lease is told by the next write

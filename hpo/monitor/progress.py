@@ -32,7 +32,7 @@ class Running:
     """Of the worker's process."""
     is_local: bool
     """Whether the worker is a process of this host."""
-    silence: float
+    silent_seconds: float
     """Seconds since its last heartbeat, 0 below half a lease; infinite where the process is gone."""
     flags: Sequence[str]
     """Names of findings (`hpo.monitor.diagnostics`)."""

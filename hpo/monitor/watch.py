@@ -174,14 +174,14 @@ class Watch:
             if trial.state == TrialState.RUNNING
         }
         recorded = self._what_they_recorded([trial for _, trial in trials.values()])
-        silences = self._plan.storage.silences(trials)
+        seconds_since_heartbeat = self._plan.storage.seconds_since_heartbeat(trials)
         found = [
-            _running_trial(self._plan, name, trial, recorded[id_], silences.get(id_, 0.0))
+            _running_trial(self._plan, name, trial, recorded[id_], seconds_since_heartbeat.get(id_, 0.0))
             for id_, (name, trial) in trials.items()
             if "owner" in recorded[id_]
         ]
         now = time.monotonic()
-        at_work = Counter(each.worker for each in found if not each.silence)
+        at_work = Counter(each.worker for each in found if not each.silent_seconds)
         self._seen |= {worker: (now, n_trials) for worker, n_trials in at_work.items()}
         return sorted(found, key=lambda each: (not each.is_local, each.worker))
 
@@ -249,14 +249,14 @@ def _flags(epochs: Sequence[Sequence[Mapping[str, Any]]], *, is_complete: bool) 
 
 
 def _running_trial(
-    plan: Plan, name: str, outline: FrozenTrial, recorded: Mapping[str, Any], silence: float
+    plan: Plan, name: str, outline: FrozenTrial, recorded: Mapping[str, Any], silent_seconds: float
 ) -> Running:
     epochs, owner, config = recorded_epochs(recorded), recorded["owner"], recorded.get("config", {})
     spec = plan.specs.get(name)
     if is_dead(owner):
-        silence = math.inf
-    elif silence < plan.options.lease_seconds / 2:
-        silence = 0.0
+        silent_seconds = math.inf
+    elif silent_seconds < plan.options.lease_seconds / 2:
+        silent_seconds = 0.0
     searched = spec.search if spec and outline.user_attrs["point"] != CONTROL_SLOT.point else {}
     return Running(
         study=name,
@@ -269,7 +269,7 @@ def _running_trial(
         host=owner["host"],
         pid=owner["pid"],
         is_local=owner["host"] == this_process()["host"],
-        silence=silence,
+        silent_seconds=silent_seconds,
         flags=_flags(epochs, is_complete=False),
     )
 

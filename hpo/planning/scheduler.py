@@ -153,7 +153,7 @@ def _own_control(plan: Plan, name: str, inherited: Inherited) -> Slot | None:
     return Slot(canonical_json(point)) if same else None
 
 
-def close_lost(plan: Plan, names: Sequence[str] | None = None) -> list[str]:
+def fail_stale_trials(plan: Plan, names: Sequence[str] | None = None) -> list[str]:
     """Closes the trials whose worker is gone; `advance` queues them again.
 
     Args:
@@ -164,7 +164,7 @@ def close_lost(plan: Plan, names: Sequence[str] | None = None) -> list[str]:
     """
     closed = []
     for name in plan.all_names if names is None else names:
-        numbers = Queue(plan.storage, name).close_lost(plan.options.lease_seconds)
+        numbers = Queue(plan.storage, name).fail_stale_trials(plan.options.lease_seconds)
         closed += [f"{name}/{number}" for number in numbers]
     return closed
 

@@ -216,7 +216,7 @@ class Queue:
             return False
         return True
 
-    def close_lost(self, lease_seconds: float = LEASE_SECONDS) -> list[int]:
+    def fail_stale_trials(self, lease_seconds: float = LEASE_SECONDS) -> list[int]:
         """Closes the running trials whose worker is gone: dead on this host, or silent for a lease.
 
         Costs one query where nothing runs, two where something does.
@@ -227,12 +227,12 @@ class Queue:
         running = self.storage.running(self.study_id)
         if not running:
             return []
-        silent = set(self.storage.silent(self.study_id, lease_seconds))
+        stale = set(self.storage.stale(self.study_id, lease_seconds))
         closed = []
         for trial_id, number, owner in running:
             if is_dead(owner):
                 detail = f"process {owner['pid']} on {owner['host']} is gone"
-            elif trial_id in silent:
+            elif trial_id in stale:
                 detail = f"no heartbeat from {owner.get('host', 'its worker')} for {lease_seconds:g} s"
             else:
                 continue

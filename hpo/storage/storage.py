@@ -252,7 +252,7 @@ class Storage:
     def _fetch(self, *where: sqlalchemy.ColumnElement[bool]) -> list[FrozenTrial]:
         return self._read(lambda session: fetch(session, WHOLE, *where))
 
-    def silences(self, trial_ids: Collection[int]) -> dict[int, float]:
+    def seconds_since_heartbeat(self, trial_ids: Collection[int]) -> dict[int, float]:
         """For how many seconds the workers of trials have not been heard, by the database's clock."""
         if not trial_ids:
             return {}
@@ -428,7 +428,7 @@ class Storage:
         (trial,) = self.whole([trial_id])
         return trial
 
-    def silent(self, study_id: int, lease_seconds: float) -> list[int]:
+    def stale(self, study_id: int, lease_seconds: float) -> list[int]:
         """Ids of our RUNNING trials whose worker has been silent for a lease, by the database's clock.
 
         Silence alone is no proof: while the database was away nobody could be heard. So it takes two looks,
