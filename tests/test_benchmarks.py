@@ -88,7 +88,7 @@ def test_a_worker_passes_every_place_where_faults_kills_one(
 
 @pytest.mark.parametrize(
     ("ended", "repeated"),
-    [({"resumed_after_epoch": 4}, 1), ({}, 5), ({"reason": Reason.KNOWN}, 0)],
+    [({"resumed_after_epoch": 4}, 1), ({}, 5), ({"reason": Reason.REUSED}, 0)],
     ids=["resumed", "anew", "taken over"],
 )
 def test_faults_counts_the_epochs_that_were_trained_twice(ended: dict[str, Any], repeated: int) -> None:

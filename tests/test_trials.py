@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from test_worker import made_plan
 
 from hpo.planning import sampling
-from hpo.planning.judge import Judge
+from hpo.planning.judge import TrialPruner
 from hpo.planning.plan import read_studies
 from hpo.planning.scheduler import advance
 from hpo.space.parameters import TrialConfig
@@ -261,7 +261,7 @@ def verdicts(folder: Path, pruner: str, seed: int, *, is_disturbed: bool) -> lis
             trial = queue.claim()
             assert trial is not None
             read = partial(storage.trial, trial._trial_id)
-            judge = Judge(sampling.build_pruner(spec, RUNS), storage.study("s"), CURVE_EPOCHS)
+            judge = TrialPruner(sampling.build_pruner(spec, RUNS), storage.study("s"), CURVE_EPOCHS)
             storage.write(trial._trial_id, reports=dict(enumerate(curve[:n_done], start=1)))
             judge.stops(read, n_done)
             while n_done < n_goal and not any(said[-1]):
@@ -311,7 +311,7 @@ def test_epochs_that_arrive_together_are_judged_as_if_they_had_come_one_by_one(
             assert trial is not None
             is_last = number >= len(slots) - 2
             curve = bad_begin if is_last and number % 2 else good_begin
-            judge = Judge(sampling.build_pruner(spec, RUNS), storage.study("s"), CURVE_EPOCHS)
+            judge = TrialPruner(sampling.build_pruner(spec, RUNS), storage.study("s"), CURVE_EPOCHS)
             is_stopped, n_done = False, 0
             for n_arrived in arrivals if is_last else range(1, CURVE_EPOCHS + 1):
                 reports = dict(enumerate(curve[n_done:n_arrived], start=n_done + 1))
@@ -325,7 +325,7 @@ def test_epochs_that_arrive_together_are_judged_as_if_they_had_come_one_by_one(
 
 
 def test_after_the_last_epoch_nothing_is_asked(tmp_path: Path) -> None:
-    judge = Judge(optuna.pruners.ThresholdPruner(lower=1.0), made_storage(tmp_path).study("s"), 1)
+    judge = TrialPruner(optuna.pruners.ThresholdPruner(lower=1.0), made_storage(tmp_path).study("s"), 1)
     assert not judge.stops(lambda: pytest.fail("the trial was read"), 1)
 
 

@@ -25,7 +25,7 @@ from hpo.errors import (
     TrialLost,
 )
 from hpo.execution.run import identify, open_plan, run
-from hpo.execution.trial import Recorder, Workplace, run_trial
+from hpo.execution.trial import TrialCallback, WorkerContext, run_trial
 from hpo.execution.verify import verify
 from hpo.execution.worker import Limits, work
 from hpo.monitor import status as results
@@ -225,7 +225,7 @@ def test_a_worker_that_is_stopped_puts_all_its_trials_back(tmp_path: Path) -> No
 def test_a_device_that_does_nothing_more_loses_the_trial_but_not_the_point(
     where: str, error: Exception, tmp_path: Path
 ) -> None:
-    class Failing(Recorder):
+    class Failing(TrialCallback):
         def after_epoch(self, *_: object, **__: object) -> dict[str, Any]:
             if where == "in training":
                 raise error
@@ -237,7 +237,7 @@ def test_a_device_that_does_nothing_more_loses_the_trial_but_not_the_point(
 
     plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"}, epochs=1)
     trial, data = claimed(plan)
-    place = Workplace(data, "cpu", FailingStore(tmp_path / "checkpoints"), lambda: False)
+    place = WorkerContext(data, "cpu", FailingStore(tmp_path / "checkpoints"), lambda: False)
     with pytest.raises(DeviceLostError, match=f"^cpu: {str(error).splitlines()[0]}$"):
         run_trial(plan, "rate", trial, place, Failing())
     assert reason_of(plan.trials("rate")[0]) == "lost"
@@ -471,7 +471,7 @@ def stop_after_two_epochs(plan: Plan, out: Path, name: str = "rate") -> None:
     """Trains two epochs of the first trial and is then asked to stop, as by SIGTERM."""
     from hpo.data import prepare
     from hpo.errors import Interrupted
-    from hpo.execution.final_stage import TestRecorder
+    from hpo.execution.final_stage import TestSetCallback
     from hpo.training.blobs import open_blobs
 
     trial, data = claimed(plan, name)
@@ -479,11 +479,11 @@ def stop_after_two_epochs(plan: Plan, out: Path, name: str = "rate") -> None:
     def should_stop() -> bool:
         return len(epoch_records(plan.storage.trial(trial._trial_id))) == 2
 
-    place = Workplace(data, "cpu", open_blobs(out / "checkpoints"), should_stop)
+    place = WorkerContext(data, "cpu", open_blobs(out / "checkpoints"), should_stop)
     entry = prepare(plan.options.data)
-    recorder = TestRecorder(plan, trial._trial_id, place, entry, out) if name == FINAL else Recorder()
+    callback = TestSetCallback(plan, trial._trial_id, place, entry, out) if name == FINAL else TrialCallback()
     with pytest.raises(Interrupted):
-        run_trial(plan, name, trial, place, recorder)
+        run_trial(plan, name, trial, place, callback)
 
 
 @pytest.mark.parametrize("is_lost", [True, False])
@@ -499,9 +499,9 @@ def test_a_checkpoint_that_cannot_be_written_is_the_disk_s_fault_or_a_successor_
                 Queue(plan.storage, "rate").close(trial._trial_id, Reason.LOST)
             raise FileNotFoundError(name)
 
-    place = Workplace(data, "cpu", Cleared(tmp_path), lambda: False)
+    place = WorkerContext(data, "cpu", Cleared(tmp_path), lambda: False)
     with pytest.raises(TrialLost if is_lost else RunError):
-        run_trial(plan, "rate", trial, place, Recorder())
+        run_trial(plan, "rate", trial, place, TrialCallback())
     (ended,) = plan.trials("rate")
     assert ended.user_attrs["reason"].startswith("lost" if is_lost else "released")
 
@@ -613,7 +613,7 @@ def test_trials_are_raised_under_a_worker_until_the_study_decides(tmp_path: Path
     file = tmp_path / "studies" / "shape.toml"
     file.write_text(file.read_text().replace("trials = 2", "trials = 3"))
     more = read_studies(file.parent)
-    plan.refuse_contradiction({}, more, file.parent)
+    plan.check_compatible({}, more, file.parent)
     plan.with_more_trials(more)
     # a worker that was there before: what it read then says two
     assert plan.specs["shape"].trials == 2
@@ -623,7 +623,7 @@ def test_trials_are_raised_under_a_worker_until_the_study_decides(tmp_path: Path
 
     file.write_text(file.read_text().replace("trials = 3", "trials = 4"))
     with pytest.raises(ConflictError, match=r"trials = 4, .* until the study has decided; it is 3 in"):
-        Plan.open(plan.storage).refuse_contradiction({}, read_studies(file.parent), file.parent)
+        Plan.open(plan.storage).check_compatible({}, read_studies(file.parent), file.parent)
 
 
 def test_who_asks_for_more_trials_while_a_study_decides_is_told(tmp_path: Path) -> None:
@@ -672,9 +672,9 @@ def test_a_trial_that_is_closed_while_its_pruner_writes_is_lost_and_nothing_else
 
     monkeypatch.setitem(PRUNERS, "median", lambda epochs: _Broken(close))
     trial, data = claimed(plan, "s")
-    place = Workplace(data, "cpu", FolderBlobs(tmp_path / "checkpoints"), lambda: False)
+    place = WorkerContext(data, "cpu", FolderBlobs(tmp_path / "checkpoints"), lambda: False)
     with pytest.raises(TrialLost):
-        run_trial(plan, "s", trial, place, Recorder())
+        run_trial(plan, "s", trial, place, TrialCallback())
     assert closed == [0]
     assert work(plan.storage, out=tmp_path, studies=["s"]) is None
     assert [row.state for row in results.rows(plan, "s")] == ["complete", "complete"]
@@ -749,8 +749,8 @@ def test_what_is_decided_after_the_final_stage_changes_no_answer(tmp_path: Path)
 def test_who_decides_late_overwrites_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = made_plan(tmp_path, {"s": f"{SMALL}[search]\nbatch_size = [20]"}, epochs=1)
     trial, data = claimed(plan, "s")
-    place = Workplace(data, "cpu", FolderBlobs(tmp_path / "checkpoints"), lambda: False)
-    assert run_trial(plan, "s", trial, place, Recorder()) == TrialState.COMPLETE
+    place = WorkerContext(data, "cpu", FolderBlobs(tmp_path / "checkpoints"), lambda: False)
+    assert run_trial(plan, "s", trial, place, TrialCallback()) == TrialState.COMPLETE
     decide = advancing.decide
 
     def overtaken(*arguments: Any, **options: Any) -> Decision:

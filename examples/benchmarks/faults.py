@@ -242,7 +242,7 @@ def judge_attempts(attempts: list[FrozenTrial], tally: Tally, hurt: dict[int, fl
                 recovered = after.datetime_start.timestamp() - ahead - hurt[pid]
                 tally.recovery_seconds.append(max(0.0, recovered))
         # what is taken over from an earlier study trains nothing, however often it is written
-        if after.state.name in ("COMPLETE", "PRUNED") and reason_of(after) != Reason.KNOWN:
+        if after.state.name in ("COMPLETE", "PRUNED") and reason_of(after) != Reason.REUSED:
             repeated = len(before.intermediate_values) - after.user_attrs.get("resumed_after_epoch", 0)
             tally.max_epochs_repeated = max(tally.max_epochs_repeated, repeated)
 

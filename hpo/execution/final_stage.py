@@ -25,7 +25,7 @@ from hpo._files import write_durably
 from hpo._text import printable
 from hpo.data.test_set import load_test
 from hpo.errors import TrialLost
-from hpo.execution.trial import Recorder, Workplace
+from hpo.execution.trial import TrialCallback, WorkerContext
 from hpo.planning.plan import Plan
 from hpo.space.parameters import TrialConfig, canonical_json
 from hpo.training.blobs import BlobStore
@@ -40,13 +40,13 @@ N_WRONG_IMAGES = 25
 FIGURES = ("accuracy", "loss", "macro_f1")
 
 
-class TestRecorder(Recorder):
+class TestSetCallback(TrialCallback):
     """Scores every epoch on the test set, and keeps the networks of the epoch that validation chose."""
 
-    def __init__(self, plan: Plan, trial_id: int, place: Workplace, entry: Path, out: Path) -> None:
+    def __init__(self, plan: Plan, trial_id: int, context: WorkerContext, entry: Path, out: Path) -> None:
         super().__init__()
         self._plan, self._trial_id, self._out = plan, trial_id, out
-        self._data, self._device, self._blobs = place.data, place.device, place.checkpoints
+        self._data, self._device, self._blobs = context.data, context.device, context.checkpoints
         self._test = load_test(entry)
         self._labels = torch.from_numpy(np.array(self._test.labels))
 
@@ -241,8 +241,8 @@ def contact_sheet(images: Any, wrong: Sequence[Wrong], class_names: Sequence[str
     rows = max(1, -(-len(wrong) // per_row))
     sheet = Image.new("RGB", (per_row * (cell + gap) + gap, rows * height + gap), "white")
     draw = ImageDraw.Draw(sheet)
-    for place, (index, label, predicted, probability) in enumerate(wrong):
-        x, y = gap + place % per_row * (cell + gap), gap + place // per_row * height
+    for cell_number, (index, label, predicted, probability) in enumerate(wrong):
+        x, y = gap + cell_number % per_row * (cell + gap), gap + cell_number // per_row * height
         pixels = np.asarray(images[index])
         picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB")
         sheet.paste(picture.resize((cell, cell), Image.Resampling.NEAREST), (x, y))

@@ -58,7 +58,7 @@ def open_plan(
     url = storage or default_url(out)
     plan = _existing_plan(url)
     if plan is not None:
-        plan.refuse_contradiction(given, specs if studies is not None else None, studies)
+        plan.check_compatible(given, specs if studies is not None else None, studies)
         plan.with_ancestors(names)
         if given.get("data", plan.options.data) != plan.options.data:
             load_plan_data(plan, given["data"])
@@ -77,7 +77,7 @@ def open_plan(
         plan = Plan.find(database)
         if plan is None:
             return Plan.create(database, specs, options, identity)
-    plan.refuse_contradiction(given, specs, studies or shipped_studies())
+    plan.check_compatible(given, specs, studies or shipped_studies())
     return plan.with_more_trials(specs)
 
 
@@ -231,8 +231,8 @@ def run(
     """
     names = plan.with_ancestors(studies) if studies else None
     # what every worker would refuse, before there is any
-    plan.refuse_other_versions()
-    plan.refuse_sqlite_between_machines()
+    plan.check_versions()
+    plan.check_sqlite_is_local()
     data = absolute_source(data) if data is not None else None
     load_plan_data(plan, data)
     fail_stale_trials(plan)

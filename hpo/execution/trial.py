@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
 
 from hpo.data import TrainingData
 from hpo.errors import (
@@ -26,7 +26,7 @@ from hpo.errors import (
     TrialLost,
 )
 from hpo.planning import sampling
-from hpo.planning.judge import Judge
+from hpo.planning.judge import TrialPruner
 from hpo.planning.plan import FINAL, Plan, versions
 from hpo.planning.scheduler import is_control
 from hpo.space.parameters import ParamValue, TrialConfig
@@ -45,7 +45,7 @@ RELEASE_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
-class Workplace:
+class WorkerContext:
     """What a worker has at hand for every trial."""
 
     data: TrainingData
@@ -56,7 +56,7 @@ class Workplace:
     """Whether other trials of this process may be in the device's memory."""
 
 
-class Recorder:
+class TrialCallback:
     """What a kind of trial records beyond the epochs themselves; a trial of the search: nothing."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Recorder:
             training: the checkpoint's state of training, which has been checked.
 
         Raises:
-            ValueError: it is no state of such a recorder.
+            ValueError: it is no state of such a callback.
         """
         if state:
             raise ValueError("such a trial records nothing more")
@@ -96,7 +96,8 @@ class _Saved:
     training: dict[str, Any]
     """As `train.state_of` has it."""
     epochs: dict[int, list[SeedEpoch]]
-    recorder: dict[str, Any]
+    # "recorder" in the checkpoints of plans that were begun before 2026-11-27
+    callback: Annotated[dict[str, Any], Field(validation_alias=AliasChoices("callback", "recorder"))]
     trained_on: list[str]
     """Processors and versions of torch, in order."""
 
@@ -108,7 +109,9 @@ class TrialFailedError(Exception):
     """Training raised something else than what `train` documents; the text is the traceback."""
 
 
-def run_trial(plan: Plan, name: str, trial: FrozenTrial, place: Workplace, recorder: Recorder) -> TrialState:
+def run_trial(
+    plan: Plan, name: str, trial: FrozenTrial, context: WorkerContext, callback: TrialCallback
+) -> TrialState:
     """Trains a claimed trial to its end, from its last checkpoint if there is one.
 
     Returns:
@@ -123,7 +126,7 @@ def run_trial(plan: Plan, name: str, trial: FrozenTrial, place: Workplace, recor
     """
     queue = Queue(plan.storage, name)
     try:
-        return _train_trial(plan, name, trial, place, recorder)
+        return _train_trial(plan, name, trial, context, callback)
     except Interrupted:
         with contextlib.suppress(StorageError):  # then its lease gives it back
             detail = "the worker was asked to stop"
@@ -153,25 +156,25 @@ def run_trial(plan: Plan, name: str, trial: FrozenTrial, place: Workplace, recor
 
 
 def _train_trial(
-    plan: Plan, name: str, trial: FrozenTrial, place: Workplace, recorder: Recorder
+    plan: Plan, name: str, trial: FrozenTrial, context: WorkerContext, callback: TrialCallback
 ) -> TrialState:
     trial_id, storage = trial._trial_id, plan.storage
-    config = _configure(plan, name, trial, place)
+    config = _configure(plan, name, trial, context)
     judge = _judge(plan, name, config)
     if _take_over(plan, name, trial, config, judge):
         return TrialState.COMPLETE
-    checkpoints = _checkpoints(plan, name, trial, config, place)
+    checkpoints = _checkpoints(plan, name, trial, config, context)
     seeds: Sequence[int] = trial.user_attrs["seeds"]
     epochs: dict[int, Sequence[SeedEpoch]] = {}
     reports: dict[int, float] = {}
-    saved = checkpoints.latest(lambda state: _restored(state, config, place.data, seeds, recorder))
+    saved = checkpoints.latest(lambda state: _restored(state, config, context.data, seeds, callback))
     if saved is not None:
         epochs |= saved.epochs
         reports |= {number: fmean(seed.valid_macro_f1 for seed in each) for number, each in epochs.items()}
         attrs = {_key(number): _records(each) for number, each in epochs.items()}
-        attrs |= recorder.attrs() | {"resumed_after_epoch": len(epochs)}
+        attrs |= callback.attrs() | {"resumed_after_epoch": len(epochs)}
         storage.write(trial_id, attrs=attrs, reports=reports)
-    here = f"{processor(place.device)} with torch {versions()['torch']}"
+    here = f"{processor(context.device)} with torch {versions()['torch']}"
     trained_on = list(dict.fromkeys([*(saved.trained_on if saved else []), here]))
     notes = list(checkpoints.notes)
     if len(trained_on) > 1:
@@ -187,23 +190,23 @@ def _train_trial(
 
     training = train(
         config,
-        place.data,
+        context.data,
         seeds,
-        device=place.device,
+        device=context.device,
         precision=plan.identity.precision,
         resume=saved.training if saved else None,
-        should_stop=place.should_stop,
+        should_stop=context.should_stop,
     )
     outbox = Outbox(storage, trial_id)
     diverged = None
     try:
         # the kill may have come between the last report and the verdict on it
         pruned = bool(reports) and should_prune()
-        while not pruned and (epoch := _computed(place, lambda: next(training, None))) is not None:
+        while not pruned and (epoch := _computed(context, lambda: next(training, None))) is not None:
             value = epoch.valid_macro_f1
             attrs = {_key(epoch.number): _records(epoch.seeds)}
             is_best = value > max(reports.values(), default=-1.0)
-            attrs |= _computed(place, partial(recorder.after_epoch, epoch, is_best=is_best))
+            attrs |= _computed(context, partial(callback.after_epoch, epoch, is_best=is_best))
             epochs[epoch.number] = epoch.seeds
             reports[epoch.number] = value
             # first the database, which knows whether the trial is still ours, then the checkpoint: who has
@@ -212,16 +215,16 @@ def _train_trial(
             state = {
                 "training": state_of(epoch),
                 "epochs": {number: _records(each) for number, each in epochs.items()},
-                "recorder": recorder.state,
+                "callback": callback.state,
                 "trained_on": trained_on,
             }
-            with _telling_lost_devices(place):  # it copies tensors from there
+            with _telling_lost_devices(context):  # it copies tensors from there
                 checkpoints.save(trial.user_attrs["attempt"], epoch.number, state)
             if delivered:  # an outage postpones the verdict; training goes on
                 pruned = should_prune()
     except Diverged as error:
         diverged = error
-    outbox.flush(place.should_stop)
+    outbox.flush(context.should_stop)
     if diverged is not None:
         # PRUNED, not FAIL: it is a result, never the best one, never tried again
         storage.finish(trial_id, TrialState.PRUNED, attrs={"reason": f"{Reason.DIVERGED}: {diverged}"})
@@ -233,12 +236,12 @@ def _train_trial(
         storage.finish(trial_id, TrialState.PRUNED, best, {"reason": f"pruned: {detail}"})
     else:
         selected = min(epoch for epoch, value in reports.items() if value == best)
-        storage.finish(trial_id, TrialState.COMPLETE, best, recorder.at_end(config, selected))
+        storage.finish(trial_id, TrialState.COMPLETE, best, callback.at_end(config, selected))
     checkpoints.clear()
     return TrialState.PRUNED if pruned else TrialState.COMPLETE
 
 
-def _configure(plan: Plan, name: str, trial: FrozenTrial, place: Workplace) -> TrialConfig:
+def _configure(plan: Plan, name: str, trial: FrozenTrial, context: WorkerContext) -> TrialConfig:
     """Completes the trial's parameters and writes down what it is going to train, and where."""
     params: dict[str, ParamValue] = dict(trial.params)
     drawn: dict[str, ParamValue] = {}
@@ -258,8 +261,8 @@ def _configure(plan: Plan, name: str, trial: FrozenTrial, place: Workplace) -> T
     config = plan.trial_config(name, trial, params)
     attrs = {
         "config": config.params(),
-        "device": place.device,
-        "processor": processor(place.device),
+        "device": context.device,
+        "processor": processor(context.device),
         "precision": plan.identity.precision,
         "threads": plan.identity.threads,
         "versions": versions(),
@@ -285,7 +288,9 @@ def _asked(plan: Plan, trial_id: int, call: Callable[[], T]) -> T:
         raise TrialFailedError("".join(traceback.format_exception(error))) from error
 
 
-def _take_over(plan: Plan, name: str, trial: FrozenTrial, config: TrialConfig, judge: Judge | None) -> bool:
+def _take_over(
+    plan: Plan, name: str, trial: FrozenTrial, config: TrialConfig, judge: TrialPruner | None
+) -> bool:
     """Gives a trial the result of the inherited trial, if that trained the same: nothing is trained twice.
 
     Grids often hold the value that was inherited, as a control (2 of the report's 32 points).
@@ -303,13 +308,13 @@ def _take_over(plan: Plan, name: str, trial: FrozenTrial, config: TrialConfig, j
     plan.storage.write(trial._trial_id, attrs=attrs, reports=before.intermediate_values)
     _is_stopped(plan, trial._trial_id, judge, len(before.intermediate_values))
     source = f"{inherited.source.study}/{inherited.source.trial}"
-    reason = f"{Reason.KNOWN}: {source} is the same configuration at the same seeds"
+    reason = f"{Reason.REUSED}: {source} is the same configuration at the same seeds"
     plan.storage.finish(trial._trial_id, TrialState.COMPLETE, before.value, {"reason": reason})
     return True
 
 
 def _checkpoints(
-    plan: Plan, name: str, trial: FrozenTrial, config: TrialConfig, place: Workplace
+    plan: Plan, name: str, trial: FrozenTrial, config: TrialConfig, context: WorkerContext
 ) -> Checkpoints:
     attrs = trial.user_attrs
     identity = {
@@ -320,7 +325,7 @@ def _checkpoints(
         "precision": plan.identity.precision,
         "threads": plan.identity.threads,
     }
-    return Checkpoints(place.checkpoints, name, attrs["point"], attrs["replicate"], identity)
+    return Checkpoints(context.checkpoints, name, attrs["point"], attrs["replicate"], identity)
 
 
 def _restored(
@@ -328,9 +333,9 @@ def _restored(
     config: TrialConfig,
     data: TrainingData,
     seeds: Sequence[int],
-    recorder: Recorder,
+    callback: TrialCallback,
 ) -> _Saved:
-    """What a checkpoint holds, with the recorder's part given back to it.
+    """What a checkpoint holds, with the callback's part given back to it.
 
     Raises:
         ValueError: it is not what a trial of this configuration and these seeds saves.
@@ -338,10 +343,10 @@ def _restored(
     try:
         saved = _SAVED.validate_python(state)
     except ValidationError as error:
-        place = ".".join(map(str, error.errors()[0]["loc"]))
-        raise ValueError(f"{place} is not there, or of another kind") from None
+        context = ".".join(map(str, error.errors()[0]["loc"]))
+        raise ValueError(f"{context} is not there, or of another kind") from None
     check_state(saved.training, saved.epochs, config, data, seeds)
-    recorder.restore(saved.recorder, saved.training)
+    callback.restore(saved.callback, saved.training)
     return saved
 
 
@@ -354,32 +359,32 @@ def _records(epoch: Sequence[SeedEpoch]) -> list[dict[str, Any]]:
     return [seed.to_dict() for seed in epoch]
 
 
-def _judge(plan: Plan, name: str, config: TrialConfig) -> Judge | None:
+def _judge(plan: Plan, name: str, config: TrialConfig) -> TrialPruner | None:
     if name == FINAL or not plan.options.pruning:
         return None
     epochs = config.training.epochs
     runs = sampling.Runs(epochs, len(plan.identity.class_names))
     pruner = sampling.build_pruner(plan.specs[name], runs)
-    return Judge(pruner, plan.storage.study(name, pruner), epochs)
+    return TrialPruner(pruner, plan.storage.study(name, pruner), epochs)
 
 
-def _is_stopped(plan: Plan, trial_id: int, judge: Judge | None, n_epochs: int) -> bool:
+def _is_stopped(plan: Plan, trial_id: int, judge: TrialPruner | None, n_epochs: int) -> bool:
     if judge is None:
         return False
     return _asked(plan, trial_id, lambda: judge.stops(lambda: plan.storage.trial(trial_id), n_epochs))
 
 
 @contextlib.contextmanager
-def _telling_lost_devices(place: Workplace) -> Iterator[None]:
+def _telling_lost_devices(context: WorkerContext) -> Iterator[None]:
     try:
         yield
     except Exception as error:
         if is_lost(error):
-            raise DeviceLostError(f"{place.device}: {str(error).splitlines()[0]}") from error
+            raise DeviceLostError(f"{context.device}: {str(error).splitlines()[0]}") from error
         raise
 
 
-def _computed(place: Workplace, call: Callable[[], T]) -> T:
+def _computed(context: WorkerContext, call: Callable[[], T]) -> T:
     """What a computation returns; what it raises by mistake is told from what storage or disk raise.
 
     Raises:
@@ -387,14 +392,14 @@ def _computed(place: Workplace, call: Callable[[], T]) -> T:
         DeviceLostError: every further call would fail.
         TrialFailedError: anything else but the end of a trial.
     """
-    was_shared = place.is_shared()  # the neighbour that took the memory may end meanwhile
+    was_shared = context.is_shared()  # the neighbour that took the memory may end meanwhile
     try:
-        with _telling_lost_devices(place):
+        with _telling_lost_devices(context):
             return call()
     except (Diverged, Interrupted, DeviceLostError):
         raise
     except Exception as error:
-        if not ((was_shared or place.is_shared()) and is_out_of_memory(error)):
+        if not ((was_shared or context.is_shared()) and is_out_of_memory(error)):
             raise TrialFailedError("".join(traceback.format_exception(error))) from error
     # not while the error is handled: it would go along, and its frames hold what has to be freed
-    raise DeviceFull(f"no memory on {place.device} for a trial beside the others")
+    raise DeviceFull(f"no memory on {context.device} for a trial beside the others")

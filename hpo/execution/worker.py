@@ -26,9 +26,9 @@ from optuna.trial import TrialState
 from hpo._text import printable
 from hpo.data import TrainingData, load_training, prepare
 from hpo.errors import ConflictError, DataError, Interrupted, PointsFailedError, TrialLost
-from hpo.execution.final_stage import TestRecorder
+from hpo.execution.final_stage import TestSetCallback
 from hpo.execution.pool import Pool
-from hpo.execution.trial import Recorder, Workplace, run_trial
+from hpo.execution.trial import TrialCallback, WorkerContext, run_trial
 from hpo.planning.plan import FINAL, Plan
 from hpo.planning.scheduler import advance, fail_stale_trials, require_result
 from hpo.storage.queue import Claim, claim
@@ -165,19 +165,19 @@ def work(
         plan = Plan.open(storage)
         names = plan.with_ancestors(studies) if studies else None
         served = plan.all_names if names is None else names
-        entry, place = _set_up(plan, data, open_blobs(checkpoints or out / "checkpoints"), stop)
-        how = f"{plan.identity.precision} on {place.device}, threads: {plan.identity.threads}"
-        log.info("serving %s: %s, %s", plan.storage.name, printable(place.data.source), how)
+        entry, context = _set_up(plan, data, open_blobs(checkpoints or out / "checkpoints"), stop)
+        how = f"{plan.identity.precision} on {context.device}, threads: {plan.identity.threads}"
+        log.info("serving %s: %s, %s", plan.storage.name, printable(context.data.source), how)
         unshared = plan.unshared_checkpoints(out, checkpoints)
         if unshared:
             log.warning(unshared)
         idle_seconds = math.inf if limits.idle_seconds is None else limits.idle_seconds
 
         def train(claimed: Claim) -> None:
-            with heart.beating_for(claimed.trial._trial_id), beside_others(place.device):
-                _train(plan, claimed, replace(place, is_shared=lambda: pool.is_shared), entry, out)
+            with heart.beating_for(claimed.trial._trial_id), beside_others(context.device):
+                _train(plan, claimed, replace(context, is_shared=lambda: pool.is_shared), entry, out)
 
-        size = trials_per_device or (1 if place.device == "cpu" else TRIALS_PER_GPU)
+        size = trials_per_device or (1 if context.device == "cpu" else TRIALS_PER_GPU)
         ended, stop.idle_until = False, time.monotonic() + idle_seconds
         with _Heart(plan, names) as heart, Pool(size, train, stop.give_up) as pool:
             ended, pulse = _fail_stale_and_advance(plan, names), _Pulse(plan, served)
@@ -207,12 +207,14 @@ def work(
         return stop.signal
 
 
-def _train(plan: Plan, claimed: Claim, place: Workplace, entry: Path, out: Path) -> None:
+def _train(plan: Plan, claimed: Claim, context: WorkerContext, entry: Path, out: Path) -> None:
     """Trains a claimed trial, and says how it ended."""
     name, trial = claimed.study, claimed.trial
     try:
-        recorder = TestRecorder(plan, trial._trial_id, place, entry, out) if name == FINAL else Recorder()
-        end = run_trial(plan, name, trial, place, recorder)
+        callback = (
+            TestSetCallback(plan, trial._trial_id, context, entry, out) if name == FINAL else TrialCallback()
+        )
+        end = run_trial(plan, name, trial, context, callback)
         log.info("%s/%d: %s", name, trial.number, _said(plan, trial._trial_id, end))
     except Interrupted:
         log.info("%s/%d: released", name, trial.number)
@@ -238,15 +240,15 @@ def _why(stop: StopRequest, ended: bool, n_begun: int, limits: Limits) -> str:
     return "--max-trials" if n_begun == limits.max_trials else "--idle-timeout"
 
 
-def _set_up(plan: Plan, data: str | None, store: BlobStore, stop: StopRequest) -> tuple[Path, Workplace]:
+def _set_up(plan: Plan, data: str | None, store: BlobStore, stop: StopRequest) -> tuple[Path, WorkerContext]:
     """Checks that what is done here is the plan's work, and brings in its data.
 
     Raises:
         ConflictError: versions, cores, device, precision or data differ from the plan's; both are named.
         InputError: the device does not know the plan's precision.
     """
-    plan.refuse_other_versions()
-    plan.refuse_sqlite_between_machines()
+    plan.check_versions()
+    plan.check_sqlite_is_local()
     if n_cores() < plan.identity.threads:
         raise ConflictError(
             f"the plan trains with {plan.identity.threads} threads a worker, and results depend on that in "
@@ -265,7 +267,7 @@ def _set_up(plan: Plan, data: str | None, store: BlobStore, stop: StopRequest) -
             "create plans for mixed machines with --precision fp32"
         )
     entry, training = load_plan_data(plan, data)
-    return entry, Workplace(training, device, store, stop)
+    return entry, WorkerContext(training, device, store, stop)
 
 
 def load_plan_data(plan: Plan, place: str | None = None) -> tuple[Path, TrainingData]:
@@ -290,7 +292,7 @@ def load_plan_data(plan: Plan, place: str | None = None) -> tuple[Path, Training
         if place is not None:
             raise
         raise DataError(f"{error}; --data says where the plan's data are on this machine") from None
-    plan.refuse_other_data(training.fingerprint, training.source)
+    plan.check_data(training.fingerprint, training.source)
     return entry, training
 
 

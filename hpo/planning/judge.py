@@ -9,7 +9,7 @@ from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial
 
 
-class Judge:
+class TrialPruner:
     """Asks a pruner about one trial: about every epoch but the last, once, and in order.
 
     Optuna's pruners judge the epoch before they are asked, and some note what the trial had reached by then.

@@ -107,7 +107,7 @@ class Plan:
             raise MissingError(f"{storage.name}: holds no plan; `hpo run` or `hpo create` writes one")
         return plan
 
-    def refuse_contradiction(
+    def check_compatible(
         self,
         given: Mapping[str, Any],
         specs: Mapping[str, StudySpec] | None = None,
@@ -116,7 +116,7 @@ class Plan:
         """Compares options and study files that the user gave now with those of the plan.
 
         A study that is sampled may ask for more trials than before, until it has decided. Data of the same
-        kind may lie elsewhere on this machine: whether they are the same, `refuse_other_data` tells.
+        kind may lie elsewhere on this machine: whether they are the same, `check_data` tells.
 
         Raises:
             ConflictError: one differs; the text names both sides.
@@ -144,7 +144,7 @@ class Plan:
                 )
 
     def with_more_trials(self, specs: Mapping[str, StudySpec]) -> Plan:
-        """The plan with the trials that study files now ask for; `refuse_contradiction` has passed them.
+        """The plan with the trials that study files now ask for; `check_compatible` has passed them.
 
         Raises:
             ConflictError: a study has decided meanwhile.
@@ -167,7 +167,7 @@ class Plan:
         decision = records[name].decision  # one for want of any result is made again
         return records[FINAL].inherited is None and (decision is None or not decision.params)
 
-    def refuse_other_data(self, fingerprint: str, source: str) -> None:
+    def check_data(self, fingerprint: str, source: str) -> None:
         """Compares the data at hand with those of the plan.
 
         Raises:
@@ -180,7 +180,7 @@ class Plan:
                 "labels, classes or split"
             )
 
-    def refuse_other_versions(self) -> None:
+    def check_versions(self) -> None:
         """Compares what results depend on here with what the plan was created with.
 
         Raises:
@@ -195,7 +195,7 @@ class Plan:
                     f"{theirs}; install the same major version"
                 )
 
-    def refuse_sqlite_between_machines(self) -> None:
+    def check_sqlite_is_local(self) -> None:
         """SQLite serves one machine; one that sees its file from another would lose writes.
 
         Raises:

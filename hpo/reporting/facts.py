@@ -55,9 +55,9 @@ class Point:
         return f"{self.study}/{self.row.trial}"
 
     @property
-    def is_known(self) -> bool:
+    def is_reused(self) -> bool:
         """Whether it has the result of an earlier study's point instead of a training of its own."""
-        return self.row.reason.startswith(Reason.KNOWN)
+        return self.row.reason.startswith(Reason.REUSED)
 
     @property
     def has_collapsed(self) -> bool:
@@ -337,7 +337,7 @@ def _in_lanes(attempts: Iterable[Attempt]) -> list[Attempt]:
 
 def _was_trained(trial: FrozenTrial) -> bool:
     """Whether a worker spent its time on it."""
-    return "owner" in trial.user_attrs and reason_of(trial) != Reason.KNOWN
+    return "owner" in trial.user_attrs and reason_of(trial) != Reason.REUSED
 
 
 def _machines(trials: Mapping[str, Sequence[FrozenTrial]]) -> dict[str, int]:

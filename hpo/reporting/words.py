@@ -200,7 +200,7 @@ def _is_unused(name: str, context: Mapping[str, ParamValue]) -> bool:
 def provenance(facts: Facts, version: str) -> Table:
     """What the results depend on, and what they took."""
     options, identity = facts.options, facts.identity
-    points = [point for point in facts.trained if not point.is_known]
+    points = [point for point in facts.trained if not point.is_reused]
     trained = sum(point.row.epochs * len(point.seeds) for point in points)
     pruned = [point for point in points if point.row.state == "pruned"]
     saved = sum((int(p.config.get("epochs", 0)) - p.row.epochs) * len(p.seeds) for p in pruned)

@@ -45,7 +45,7 @@ class Reason(StrEnum):
     RELEASED = "released"
     ERROR = "error"
     DIVERGED = "diverged"
-    KNOWN = "already trained"
+    REUSED = "already trained"
 
 
 class SlotState(StrEnum):

@@ -35,7 +35,7 @@ ATTEMPT_KEY = "attempt_key"
 
 
 @dataclass(frozen=True)
-class Depth:
+class Projection:
     """What is read of a trial beside number, state and value."""
 
     attrs: tuple[str, ...] | None
@@ -46,21 +46,23 @@ class Depth:
     """Whether parameters, times and Optuna's own attributes are read."""
 
 
-OUTLINE = Depth((ATTEMPT_KEY, "reason", "retry"), (TrialState.RUNNING, TrialState.FAIL), has_params=False)
+OUTLINE = Projection(
+    (ATTEMPT_KEY, "reason", "retry"), (TrialState.RUNNING, TrialState.FAIL), has_params=False
+)
 """Where a trial of ours stands. Its attributes are point, replicate, attempt, reason and retry."""
-HISTORY = Depth(())
+HISTORY = Projection(())
 """What samplers and pruners learn from: all but the epochs' records, which are nine tenths of a trial."""
-WHOLE = Depth(None)
+WHOLE = Projection(None)
 
 
 class Trials:
-    """The trials of a database at one depth. Finished ones never change: they are read once.
+    """The trials of a database in one projection. Finished ones never change: they are read once.
 
-    At the depth `OUTLINE` those that others put into a study are left out. May be used by several threads.
+    In the projection `OUTLINE` those that others put into a study are left out. Several threads may use it.
     """
 
-    def __init__(self, read: Reader, depth: Depth) -> None:
-        self._read, self._depth = read, depth
+    def __init__(self, read: Reader, projection: Projection) -> None:
+        self._read, self._projection = read, projection
         self._lock = threading.Lock()
         self._known: dict[int, dict[int, FrozenTrial]] = defaultdict(dict)
         self._open: dict[int, set[int]] = defaultdict(set)
@@ -92,32 +94,32 @@ class Trials:
             id_ >= self._first_open(study_id),
             sqlalchemy.or_(id_ > last, id_.in_(open_)),
         )
-        trials = self._read(lambda session: fetch(session, self._depth, *where))
+        trials = self._read(lambda session: fetch(session, self._projection, *where))
         before = {trial_id: known[trial_id].state for trial_id in open_}
         for trial in trials:
             trial_id = trial._trial_id
             self._last[study_id] = max(self._last[study_id], trial_id)
-            if self._depth is OUTLINE and "point" not in trial.user_attrs:
+            if self._projection is OUTLINE and "point" not in trial.user_attrs:
                 continue
             known[trial_id] = trial
             (open_.discard if trial.state.is_finished() else open_.add)(trial_id)
         self.revisions[study_id] += any(before.get(t._trial_id) != t.state for t in trials)
 
 
-def fetch(session: Session, depth: Depth, *where: ColumnElement[bool]) -> list[FrozenTrial]:
+def fetch(session: Session, projection: Projection, *where: ColumnElement[bool]) -> list[FrozenTrial]:
     """The trials that satisfy conditions on Optuna's table of trials, by id."""
     table = models.TrialModel.__table__
-    times = (table.c.datetime_start, table.c.datetime_complete) if depth.has_params else ()
+    times = (table.c.datetime_start, table.c.datetime_complete) if projection.has_params else ()
     query = select(models.TrialModel.trial_id, models.TrialModel.number, models.TrialModel.state, *times)
     heads = session.execute(query.where(*where).order_by(models.TrialModel.trial_id)).all()
     if not heads:
         return []
     # reports first: what has been reported is among the attributes by then, as both are written together
-    reports = _reports(session, where, depth.reports_of)
-    attrs = _attrs(session, models.TrialUserAttributeModel, where, depth.attrs)
+    reports = _reports(session, where, projection.reports_of)
+    attrs = _attrs(session, models.TrialUserAttributeModel, where, projection.attrs)
     values = _values(session, where)
-    params = _params(session, where) if depth.has_params else {}
-    system = _attrs(session, models.TrialSystemAttributeModel, where, None) if depth.has_params else {}
+    params = _params(session, where) if projection.has_params else {}
+    system = _attrs(session, models.TrialSystemAttributeModel, where, None) if projection.has_params else {}
     return [
         FrozenTrial(
             number=number,
@@ -129,7 +131,7 @@ def fetch(session: Session, depth: Depth, *where: ColumnElement[bool]) -> list[F
                 name: axis.to_external_repr(value) for name, (axis, value) in params.get(trial_id, {}).items()
             },
             distributions={name: axis for name, (axis, _) in params.get(trial_id, {}).items()},
-            user_attrs=(_outlined if depth is OUTLINE else dict)(attrs.get(trial_id, {})),
+            user_attrs=(_outlined if projection is OUTLINE else dict)(attrs.get(trial_id, {})),
             system_attrs=system.get(trial_id, {}),
             intermediate_values=reports.get(trial_id, {}),
             trial_id=trial_id,
