@@ -11,7 +11,7 @@ import pytest
 from hpo.monitor.status import TrialRow
 from hpo.reporting.conclusions import CLAIMS, Evidence
 from hpo.reporting.contrasts import Cells, seed_noise
-from hpo.reporting.facts import Point
+from hpo.reporting.data import Point
 from hpo.space.parameters import TrialConfig
 
 NUMBERS = itertools.count()

@@ -33,8 +33,8 @@ from hpo.reporting.dashboard import is_loopback, plots
 from hpo.reporting.dashboard.notes import study_note
 from hpo.reporting.dashboard.publish import ArtifactFolder
 from hpo.reporting.dashboard.server import address
-from hpo.reporting.facts import Section
-from hpo.reporting.facts import read as read_facts
+from hpo.reporting.data import Section
+from hpo.reporting.data import read as read_facts
 from hpo.storage.storage import Storage
 
 Cli = Callable[..., Result]

@@ -27,7 +27,7 @@ from scripted_worker import Worker, new_plan
 import hpo as library
 from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance
-from hpo.reporting.facts import read
+from hpo.reporting.data import read
 from hpo.reporting.page import markdown_text
 from hpo.reporting.published import comparisons
 from hpo.reporting.study_figures import main_effect

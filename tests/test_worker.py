@@ -36,7 +36,7 @@ from hpo.planning.plan import FINAL, Plan, read_studies
 from hpo.planning.sampling import PRUNERS, SAMPLERS
 from hpo.planning.scheduler import advance
 from hpo.reporting import write_report
-from hpo.reporting.facts import read
+from hpo.reporting.data import read
 from hpo.storage.queue import Queue, Reason, Slots, SlotState, reason_of
 from hpo.storage.storage import Storage
 from hpo.training.blobs import FolderBlobs

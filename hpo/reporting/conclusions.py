@@ -21,7 +21,7 @@ from hpo.reporting.contrasts import (
     seed_noise,
     widest_interaction,
 )
-from hpo.reporting.facts import Facts, Point
+from hpo.reporting.data import Facts, Point
 
 TOO_FEW_CHANNELS = 16
 """What the report names as too few; its own study does not have it."""

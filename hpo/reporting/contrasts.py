@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from hpo.reporting.facts import Point
+from hpo.reporting.data import Point
 from hpo.space.parameters import ParamValue, canonical_json
 
 Verdict = Literal["confirmed", "denied", "open"]

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from hpo.reporting import style
-from hpo.reporting.facts import Facts
+from hpo.reporting.data import Facts
 from hpo.reporting.study_figures import (
     PANELS,
     Panel,

@@ -19,8 +19,8 @@ from hpo._files import write_whole
 from hpo._text import printable, show_value
 from hpo.errors import RunError
 from hpo.planning.plan import Plan
-from hpo.reporting import conclusions, figures, published, tables, words
-from hpo.reporting.facts import Facts, Section, read
+from hpo.reporting import conclusions, figures, prose, published, tables
+from hpo.reporting.data import Facts, Section, read
 from hpo.reporting.style import Drawing
 from hpo.reporting.tables import Cell, Table
 
@@ -96,7 +96,7 @@ def write_report(plan: Plan, out: Path) -> Path:
 def _context(facts: Facts, drawings: figures.Figures, out: Path) -> dict[str, Any]:
     parts = [_part(section, drawings[section.name]) for section in facts.sections]
     comparisons = tables.published_table(published.comparisons(facts), facts)
-    provenance = words.provenance(facts, version("hpo-studies"))
+    provenance = prose.provenance(facts, version("hpo-studies"))
     final_tables = []
     if facts.final is not None:
         final_tables = [_final_config(facts), *tables.final_tables(facts.final)]
@@ -104,9 +104,9 @@ def _context(facts: Facts, drawings: figures.Figures, out: Path) -> dict[str, An
     judged = conclusions.conclusions(facts) if comparisons.rows else []
     conclusions_table = tables.conclusions_table(judged)
     return {
-        "answer": words.answer(facts),
+        "answer": prose.answer(facts),
         "source": printable(facts.options.data),
-        "warnings": [printable(text) for text in words.warnings(facts)],
+        "warnings": [printable(text) for text in prose.warnings(facts)],
         "conclusions": judged,
         "noise": conclusions.noise_text(facts),
         "limits": conclusions.not_the_reports(facts),
@@ -115,7 +115,7 @@ def _context(facts: Facts, drawings: figures.Figures, out: Path) -> dict[str, An
         "final": facts.final,
         "final_tables": {table.name: table for table in final_tables},
         "final_drawings": {drawing.name: drawing for drawing in drawings["final"]},
-        "shrinkage": words.shrinkage(facts),
+        "shrinkage": prose.shrinkage(facts),
         "published": comparisons,
         "provenance": provenance,
         "answer_drawings": drawings["answer"],
@@ -142,16 +142,16 @@ def _part(section: Section, drawings: Sequence[Drawing]) -> StudyPart:
             anchor=f"trial-{origin.trial.study}-{origin.trial.trial}" if origin.trial else "",
             values=", ".join(f"{name} {show_value(value)}" for name, value in values.items()),
         )
-        for origin, values in words.grouped_origins(section)
+        for origin, values in prose.grouped_origins(section)
     ]
     return StudyPart(
         section=section,
         title=title,
         # `running` is the contract's word for a study that has begun; is anybody working on it?
         state="idle" if status.state == "running" and not status.points["running"] else status.state,
-        question=words.question(section),
-        method=words.method(section),
-        decision=words.decision_text(section),
+        question=prose.question(section),
+        method=prose.method(section),
+        decision=prose.decision_text(section),
         inheritance=inheritance,
         table=tables.points_table(section),
         notes=tables.notes(section),

@@ -8,7 +8,7 @@ from statistics import fmean
 
 from hpo._text import params_text
 from hpo.planning.plan import FINAL
-from hpo.reporting.facts import Facts, Point, Section
+from hpo.reporting.data import Facts, Point, Section
 from hpo.space.parameters import ParamValue
 from hpo.space.study_file import PublishedResult
 

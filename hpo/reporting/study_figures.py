@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from hpo._text import params_text, percent, show_value
 from hpo.reporting import style
-from hpo.reporting.facts import Point, Section
+from hpo.reporting.data import Point, Section
 from hpo.reporting.style import Drawing, canvas, drawn, label
 from hpo.space.parameters import ParamValue
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from hpo._text import harmless_cell, percent, printable, show_value
 from hpo.reporting.conclusions import Conclusion
-from hpo.reporting.facts import Facts, Point, Section
+from hpo.reporting.data import Facts, Point, Section
 from hpo.reporting.published import Comparison
 from hpo.space.parameters import ParamValue
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from hpo._text import show_value
 from hpo.planning.decisions import TrialRef
 from hpo.planning.plan import FINAL
-from hpo.reporting import words
-from hpo.reporting.facts import Facts, Origin, Section
+from hpo.reporting import prose
+from hpo.reporting.data import Facts, Origin, Section
 from hpo.reporting.page import markdown_text as md
 from hpo.reporting.tables import notes as remarks
 
@@ -22,13 +22,13 @@ def study_note(section: Section, ids: StudyIds) -> str:
     title = f"{section.spec.section} {section.spec.title or section.name}".strip()
     parts = [
         f"# {md(title)}",
-        md(words.question(section)),
-        f"**Decision.** {md(words.decision_text(section))}{_winner(section, ids)}",
-        f"**Search.** {md(words.method(section))}",
+        md(prose.question(section)),
+        f"**Decision.** {md(prose.decision_text(section))}{_winner(section, ids)}",
+        f"**Search.** {md(prose.method(section))}",
     ]
     origins = [
         f"| {md(f'{name} {show_value(value)}')} | {_origin(origin, ids)} |"
-        for origin, values in words.grouped_origins(section)
+        for origin, values in prose.grouped_origins(section)
         for name, value in values.items()
     ]
     if origins:
@@ -42,7 +42,7 @@ def study_note(section: Section, ids: StudyIds) -> str:
 
 def final_note(facts: Facts, ids: StudyIds) -> str:
     """The plan's answer, and where the final configuration comes from."""
-    answer = words.answer(facts)
+    answer = prose.answer(facts)
     parts = [f"# {md(answer.headline)}", md(answer.sentence)]
     if facts.final is not None:
         origins = facts.chain[-1].carried
@@ -51,14 +51,14 @@ def final_note(facts: Facts, ids: StudyIds) -> str:
             for name, value in facts.final["config"].items()
         ]
         parts += [
-            md(words.shrinkage(facts)),
+            md(prose.shrinkage(facts)),
             "\n".join(["| configuration | from |", "| --- | --- |", *lines]),
         ]
     decided = [section for section in facts.sections if section.decision]
     if decided:
-        lines = [f"- {_linked(s.label, s.name, 'note', ids)}: {md(words.decision_text(s))}" for s in decided]
+        lines = [f"- {_linked(s.label, s.name, 'note', ids)}: {md(prose.decision_text(s))}" for s in decided]
         parts.append("\n".join(["**Decisions.**", "", *lines]))
-    warned = [f"- {md(text)}" for text in words.warnings(facts)]
+    warned = [f"- {md(text)}" for text in prose.warnings(facts)]
     if warned:
         parts.append("\n".join(["**Mind.**", "", *warned]))
     return "\n\n".join(part for part in parts if part)

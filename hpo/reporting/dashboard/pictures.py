@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from hpo.planning.plan import FINAL
 from hpo.reporting import figures, style
-from hpo.reporting.facts import Facts, Point
+from hpo.reporting.data import Facts, Point
 from hpo.reporting.study_figures import ACCURACY, LOSS, MACRO_F1
 
 MAX_PICTURES = 50

@@ -17,7 +17,7 @@ import numpy as np
 from hpo._text import finite, params_text
 from hpo.planning.plan import FINAL
 from hpo.reporting import style
-from hpo.reporting.facts import Facts, Point, Section
+from hpo.reporting.data import Facts, Point, Section
 from hpo.reporting.figures import waterfall_steps
 from hpo.reporting.study_figures import (
     MAX_LINES,

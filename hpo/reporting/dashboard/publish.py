@@ -31,7 +31,7 @@ from hpo.planning.plan import Plan
 from hpo.reporting.dashboard.notes import notes
 from hpo.reporting.dashboard.pictures import Picture, pictures
 from hpo.reporting.dashboard.plots import Plot, plots
-from hpo.reporting.facts import Facts, read
+from hpo.reporting.data import Facts, read
 from hpo.reporting.page import WRONG_IMAGES
 from hpo.storage.storage import Storage
 

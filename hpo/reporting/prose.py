@@ -10,7 +10,7 @@ from hpo._text import duration, params_text, percent, printable, show_value, spr
 from hpo.planning.decisions import MIN_SEEDS_TO_TEST
 from hpo.planning.manifest import Options
 from hpo.reporting.contrasts import ALPHA
-from hpo.reporting.facts import Facts, Origin, Section
+from hpo.reporting.data import Facts, Origin, Section
 from hpo.reporting.tables import Cell, Column, Row, Table, data_text
 from hpo.space.axes import Choices, Range
 from hpo.space.parameters import ParamValue
