@@ -34,7 +34,7 @@ from hpo.reporting.dashboard.notes import study_note
 from hpo.reporting.dashboard.publish import ArtifactFolder
 from hpo.reporting.dashboard.server import address
 from hpo.reporting.data import Section
-from hpo.reporting.data import read as read_facts
+from hpo.reporting.data import read as read_report
 from hpo.storage.storage import Storage
 
 Cli = Callable[..., Result]
@@ -202,8 +202,8 @@ def test_figures_say_what_the_database_says(out: Path, served: Served) -> None:
 
 
 def test_large_and_odd_figures(finished: Path) -> None:
-    facts = read_facts(library.find_plan(finished))
-    section = facts.sections[0]
+    report = read_report(library.find_plan(finished))
+    section = report.sections[0]
 
     def with_rows(**changes: Any) -> Section:
         points = [replace(point, row=replace(point.row, **changes)) for point in section.points]
@@ -244,7 +244,7 @@ def test_a_note_links_to_the_trial_that_it_names(tmp_path: Path) -> None:
     for value in (0.2, 0.6):
         worker.finish(worker.claim("setup"), [value])
     advance(plan)
-    note = study_note(read_facts(plan).sections[0], {"setup": 7, "rate": 8})
+    note = study_note(read_report(plan).sections[0], {"setup": 7, "rate": 8})
     assert "Carried on: setup/1 ([show](/dashboard/studies/7/trials?numbers=1))." in note
 
 

@@ -5,7 +5,7 @@
     write_report(plan, Path("hpo-out"))   # hpo-out/report/report.html
 
 Everything shown comes from the database and from what the final stage stored; nothing here trains, imports
-torch or opens the test set. `facts` reads the database; `tables`, `figures`, `study_figures`, `words`,
+torch or opens the test set. `report` reads the database; `tables`, `figures`, `study_figures`, `words`,
 `published` and `conclusions` say what it means, in the looks of `style`; `page` writes it.
 """
 

@@ -21,7 +21,7 @@ from hpo.reporting.contrasts import (
     seed_noise,
     widest_interaction,
 )
-from hpo.reporting.data import Facts, Point
+from hpo.reporting.data import Point, ReportData
 
 TOO_FEW_CHANNELS = 16
 """What the report names as too few; its own study does not have it."""
@@ -48,10 +48,10 @@ class Conclusion:
     points: tuple[Point, ...]
 
 
-def conclusions(facts: Facts) -> list[Conclusion]:
+def conclusions(report: ReportData) -> list[Conclusion]:
     """The seven, judged on what the plan has trained so far."""
-    limits = not_the_reports(facts)
-    cells = Cells(facts.points, facts.trained, len(facts.identity.class_names))
+    limits = not_the_reports(report)
+    cells = Cells(report.points, report.trained, len(report.identity.class_names))
     found = []
     for number, (claim, judge) in enumerate(CLAIMS.items(), start=1):
         evidence = judge(cells)
@@ -62,9 +62,9 @@ def conclusions(facts: Facts) -> list[Conclusion]:
     return found
 
 
-def noise_text(facts: Facts) -> str:
+def noise_text(report: ReportData) -> str:
     """How far apart seeds are, in a sentence."""
-    noise = seed_noise(facts.trained)
+    noise = seed_noise(report.trained)
     if noise.deviation is None:
         return "No configuration was trained on two seeds, so nobody knows how much seeds alone do."
     return (
@@ -75,13 +75,13 @@ def noise_text(facts: Facts) -> str:
     )
 
 
-def not_the_reports(facts: Facts) -> list[str]:
+def not_the_reports(report: ReportData) -> list[str]:
     """Why the runs here say nothing about the report's claims; empty where they do."""
-    options, reasons = facts.options, []
-    if not facts.is_cifar10:
+    options, reasons = report.options, []
+    if not report.is_cifar10:
         reasons.append("the data are not the report's CIFAR-10")
     elif options.limit_train or options.limit_valid:
-        identity = facts.identity
+        identity = report.identity
         reasons.append(f"only {identity.n_train:,} + {identity.n_valid:,} of the images were used")
     if options.epochs is not None and options.epochs < REPORT_EPOCHS:
         reasons.append(f"{options.epochs} epochs are fewer than the report's {REPORT_EPOCHS}")

@@ -137,7 +137,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ReportData:
     """What a report is made of."""
 
     options: Options
@@ -194,7 +194,7 @@ class Facts:
         )
 
 
-def read(plan: Plan) -> Facts:
+def read(plan: Plan) -> ReportData:
     """Reads a plan in whatever state it is."""
     trials = {name: plan.trials(name) for name in plan.all_names}
     points = {name: _points(plan, name, trials[name]) for name in plan.all_names}
@@ -225,7 +225,7 @@ def read(plan: Plan) -> Facts:
     ours = [trial for found in trials.values() for trial in found if "owner" in trial.user_attrs]
     starts = [trial.datetime_start for trial in ours if trial.datetime_start]
     ends = [trial.datetime_complete for trial in ours if trial.datetime_complete]
-    return Facts(
+    return ReportData(
         options=plan.options.model_copy(update={"data": _without_folders(plan.options.data)}),
         identity=plan.identity,
         versions=plan.created_with,

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from hpo.reporting import style
-from hpo.reporting.data import Facts
+from hpo.reporting.data import ReportData
 from hpo.reporting.study_figures import (
     PANELS,
     Panel,
@@ -39,25 +39,25 @@ Figures = dict[str, list[Drawing]]
 """By place on the page: `answer`, a study's name, `final`, `provenance`."""
 
 
-def draw(facts: Facts) -> Figures:
+def draw(report: ReportData) -> Figures:
     """All figures that the facts allow."""
     figures: Figures = {"answer": [], "final": [], "provenance": []}
     with styled():
-        figures["answer"] += waterfall(facts)
-        for section in facts.sections:
+        figures["answer"] += waterfall(report)
+        for section in report.sections:
             figures[section.name] = [
-                *curves(section, without_norm_of(section, facts.sections)),
+                *curves(section, without_norm_of(section, report.sections)),
                 *heat_map(section),
                 *gradients(section),
                 *importance(section),
             ]
-        if facts.final is not None:
+        if report.final is not None:
             figures["final"] += [
-                *test_curves(facts, PANELS),
-                *per_class(facts.final),
-                *confusion(facts.final),
+                *test_curves(report, PANELS),
+                *per_class(report.final),
+                *confusion(report.final),
             ]
-        figures["provenance"] += time_line(facts)
+        figures["provenance"] += time_line(report)
     return figures
 
 
@@ -77,9 +77,9 @@ class Step:
     deviation: float = 0.0
 
 
-def waterfall(facts: Facts) -> Iterator[Drawing]:
+def waterfall(report: ReportData) -> Iterator[Drawing]:
     """What each study gained on validation, down to the test set."""
-    steps = waterfall_steps(facts)
+    steps = waterfall_steps(report)
     if not steps:
         return
     figure = canvas(0.75 + 0.34 * len(steps))
@@ -119,14 +119,14 @@ def waterfall(facts: Facts) -> Iterator[Drawing]:
         figure,
         "waterfall",
         "What each study gained",
-        f"Macro F1 on validation, carried from study to study{test if facts.final else ''}.",
+        f"Macro F1 on validation, carried from study to study{test if report.final else ''}.",
     )
 
 
-def waterfall_steps(facts: Facts) -> list[Step]:
+def waterfall_steps(report: ReportData) -> list[Step]:
     """What led from the first study to the test set; none before the first decision."""
     steps = []
-    for section in facts.chain:
+    for section in report.chain:
         decision = section.decision
         if decision is None or decision.value is None:
             continue
@@ -138,10 +138,10 @@ def waterfall_steps(facts: Facts) -> list[Step]:
         text = _gain(after - before) if decision.adopted else "kept"
         colour = style.GREEN if after > before else style.RED
         steps.append(Step(section.label, before, after, colour, text))
-    if facts.final is None or not steps:
+    if report.final is None or not steps:
         return steps
-    fresh, test = 100 * facts.final["fresh_macro_f1"], 100 * facts.final["test"]["macro_f1"]
-    deviation = 100 * (facts.final["std"]["macro_f1"] or 0.0)
+    fresh, test = 100 * report.final["fresh_macro_f1"], 100 * report.final["test"]["macro_f1"]
+    deviation = 100 * (report.final["std"]["macro_f1"] or 0.0)
     searched = steps[-1].after
     spread = f" ± {deviation:.1f}" if deviation else ""
     return [
@@ -159,9 +159,9 @@ def _gain(points: float) -> str:
 # --- the final stage -------------------------------------------------------------------------------------
 
 
-def test_curves(facts: Facts, panels: Iterable[Panel]) -> Iterator[Drawing]:
+def test_curves(report: ReportData, panels: Iterable[Panel]) -> Iterator[Drawing]:
     """Accuracy and loss on the test set per epoch, beside those on validation."""
-    final, epochs = facts.final or {}, facts.test_epochs
+    final, epochs = report.final or {}, report.test_epochs
     chosen = final["selected_epoch"]
     for panel in panels:
         values = panel.scale * np.array(
@@ -177,10 +177,10 @@ def test_curves(facts: Facts, panels: Iterable[Panel]) -> Iterator[Drawing]:
         )
         mean = values.mean(axis=1)
         handles = axes.plot(numbers, mean, color=style.BLUE, marker="o", label="test")
-        if facts.final_point is not None:
+        if report.final_point is not None:
             handles += line(
                 axes,
-                facts.final_point,
+                report.final_point,
                 panel,
                 color=style.ORANGE,
                 linestyle=(0, (3, 2)),
@@ -266,15 +266,15 @@ def confusion(final: Mapping[str, Any]) -> Iterator[Drawing]:
 # --- the run ---------------------------------------------------------------------------------------------
 
 
-def time_line(facts: Facts) -> Iterator[Drawing]:
+def time_line(report: ReportData) -> Iterator[Drawing]:
     """Who worked on what and when."""
-    if not facts.attempts:
+    if not report.attempts:
         return
-    workers = list(dict.fromkeys(attempt.row for attempt in facts.attempts))  # by their beginnings
+    workers = list(dict.fromkeys(attempt.row for attempt in report.attempts))  # by their beginnings
     shown = workers[:MAX_WORKERS]
-    studies = list(dict.fromkeys(attempt.study for attempt in facts.attempts))
+    studies = list(dict.fromkeys(attempt.study for attempt in report.attempts))
     colours = {study: style.SERIES[i % len(style.SERIES)] for i, study in enumerate(studies)}
-    last = max(attempt.end for attempt in facts.attempts)
+    last = max(attempt.end for attempt in report.attempts)
     unit, seconds = next(
         (name, size)
         for name, size in (("hours", 3600), ("minutes", 60), ("seconds", 1))
@@ -285,10 +285,10 @@ def time_line(facts: Facts) -> Iterator[Drawing]:
     axes = figure.subplots()
     height = figure.get_figheight()
     figure.subplots_adjust(left=0.11, right=0.985, top=1 - 0.08 / height, bottom=(0.5 + 0.16 * rows) / height)
-    is_many = len(facts.attempts) > MAX_BARS
+    is_many = len(report.attempts) > MAX_BARS
     for row, worker in enumerate(shown):
         for study in studies:
-            taken = [a for a in facts.attempts if a.row == worker and a.study == study]
+            taken = [a for a in report.attempts if a.row == worker and a.study == study]
             for is_broken in (False, True):
                 bars = [
                     (a.begin / seconds, max(a.end - a.begin, last / 2000) / seconds)

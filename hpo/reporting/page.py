@@ -20,7 +20,7 @@ from hpo._text import printable, show_value
 from hpo.errors import RunError
 from hpo.planning.plan import Plan
 from hpo.reporting import conclusions, figures, prose, published, tables
-from hpo.reporting.data import Facts, Section, read
+from hpo.reporting.data import ReportData, Section, read
 from hpo.reporting.style import Drawing
 from hpo.reporting.tables import Cell, Table
 
@@ -71,15 +71,15 @@ def write_report(plan: Plan, out: Path) -> Path:
     Raises:
         RunError: the folder cannot be written.
     """
-    facts = read(plan)
-    drawings = figures.draw(facts)
-    context = _context(facts, drawings, out)
+    report = read(plan)
+    drawings = figures.draw(report)
+    context = _context(report, drawings, out)
     folder = out / "report"
     page = folder / "report.html"
     try:
         for name in ("tables", "figures"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        for table in [*context["all_tables"], tables.epochs_table(facts.points)]:
+        for table in [*context["all_tables"], tables.epochs_table(report.points)]:
             write_whole(folder / "tables" / f"{table.name}.csv", table.csv().encode())
         for drawing in (each for found in drawings.values() for each in found):
             write_whole(folder / "figures" / f"{drawing.name}.svg", drawing.svg)
@@ -93,34 +93,34 @@ def write_report(plan: Plan, out: Path) -> Path:
     return page
 
 
-def _context(facts: Facts, drawings: figures.Figures, out: Path) -> dict[str, Any]:
-    parts = [_part(section, drawings[section.name]) for section in facts.sections]
-    comparisons = tables.published_table(published.comparisons(facts), facts)
-    provenance = prose.provenance(facts, version("hpo-studies"))
+def _context(report: ReportData, drawings: figures.Figures, out: Path) -> dict[str, Any]:
+    parts = [_part(section, drawings[section.name]) for section in report.sections]
+    comparisons = tables.published_table(published.comparisons(report), report)
+    provenance = prose.provenance(report, version("hpo-studies"))
     final_tables = []
-    if facts.final is not None:
-        final_tables = [_final_config(facts), *tables.final_tables(facts.final)]
+    if report.final is not None:
+        final_tables = [_final_config(report), *tables.final_tables(report.final)]
     # a plan of somebody's own has nothing to do with the original's claims
-    judged = conclusions.conclusions(facts) if comparisons.rows else []
+    judged = conclusions.conclusions(report) if comparisons.rows else []
     conclusions_table = tables.conclusions_table(judged)
     return {
-        "answer": prose.answer(facts),
-        "source": printable(facts.options.data),
-        "warnings": [printable(text) for text in prose.warnings(facts)],
+        "answer": prose.answer(report),
+        "source": printable(report.options.data),
+        "warnings": [printable(text) for text in prose.warnings(report)],
         "conclusions": judged,
-        "noise": conclusions.noise_text(facts),
-        "limits": conclusions.not_the_reports(facts),
+        "noise": conclusions.noise_text(report),
+        "limits": conclusions.not_the_reports(report),
         "marks": VERDICT_MARKS,
         "parts": parts,
-        "final": facts.final,
+        "final": report.final,
         "final_tables": {table.name: table for table in final_tables},
         "final_drawings": {drawing.name: drawing for drawing in drawings["final"]},
-        "shrinkage": prose.shrinkage(facts),
+        "shrinkage": prose.shrinkage(report),
         "published": comparisons,
         "provenance": provenance,
         "answer_drawings": drawings["answer"],
         "provenance_drawings": drawings["provenance"],
-        "wrong_images": _wrong_images(facts, out),
+        "wrong_images": _wrong_images(report, out),
         "all_tables": [
             *[part.table for part in parts],
             *final_tables,
@@ -159,23 +159,23 @@ def _part(section: Section, drawings: Sequence[Drawing]) -> StudyPart:
     )
 
 
-def _final_config(facts: Facts) -> Table:
+def _final_config(report: ReportData) -> Table:
     """The final configuration, each value linked to the trial that it came from."""
-    config: dict[str, Any] = facts.final["config"] if facts.final else {}
+    config: dict[str, Any] = report.final["config"] if report.final else {}
     origins: dict[str, Cell] = {}
-    for name, origin in facts.chain[-1].carried.items():
+    for name, origin in report.chain[-1].carried.items():
         trial = f"{origin.trial.study}/{origin.trial.trial}" if origin.trial else ""
         link = f"trial-{origin.trial.study}-{origin.trial.trial}" if origin.trial else ""
         origins[name] = Cell(trial or origin.text, link=link)
     return tables.config_table(config, origins)
 
 
-def _wrong_images(facts: Facts, out: Path) -> bytes:
+def _wrong_images(report: ReportData, out: Path) -> bytes:
     """The sheet that the final stage stored; empty where it is not at hand or too large for a page."""
     file = out / WRONG_IMAGES
     content = b""
     with suppress(OSError):
-        if facts.final is not None and file.is_file() and file.stat().st_size <= MAX_IMAGE_BYTES:
+        if report.final is not None and file.is_file() and file.stat().st_size <= MAX_IMAGE_BYTES:
             content = file.read_bytes()
     return content if content.startswith(b"\x89PNG\r\n") else b""
 

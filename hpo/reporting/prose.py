@@ -10,7 +10,7 @@ from hpo._text import duration, params_text, percent, printable, show_value, spr
 from hpo.planning.decisions import MIN_SEEDS_TO_TEST
 from hpo.planning.manifest import Options
 from hpo.reporting.contrasts import ALPHA
-from hpo.reporting.data import Facts, Origin, Section
+from hpo.reporting.data import Origin, ReportData, Section
 from hpo.reporting.tables import Cell, Column, Row, Table, data_text
 from hpo.space.axes import Choices, Range
 from hpo.space.parameters import ParamValue
@@ -26,10 +26,10 @@ class Answer:
     sentence: str
 
 
-def answer(facts: Facts) -> Answer:
+def answer(report: ReportData) -> Answer:
     """What came out, or how far the plan is."""
-    final = facts.final
-    data = data_text(facts)
+    final = report.final
+    data = data_text(report)
     if final is not None:
         test, deviation, n_seeds = final["test"], final["std"], len(final["seeds"])
         seeds = (
@@ -44,10 +44,10 @@ def answer(facts: Facts) -> Answer:
             f"{percent(test['accuracy'])} % and a loss of {test['loss']:.3f} on the test set: {seeds}, at "
             f"epoch {final['selected_epoch']}, which validation chose. Data: {data}.",
         )
-    decided = [section for section in facts.sections if section.decision and section.decision.params]
-    if facts.final_inherited is not None and facts.final_inherited.value is not None:
-        best = percent(facts.final_inherited.value)
-        ended = facts.final_point.row.reason if facts.final_point else ""
+    decided = [section for section in report.sections if section.decision and section.decision.params]
+    if report.final_inherited is not None and report.final_inherited.value is not None:
+        best = percent(report.final_inherited.value)
+        ended = report.final_point.row.reason if report.final_point else ""
         state = "Every study has decided; " + (
             f"the final stage has no result: {ended}" if ended else "the test set has not been opened"
         )
@@ -60,21 +60,21 @@ def answer(facts: Facts) -> Answer:
     how_many = _count(len(decided)).capitalize() if decided else "None"
     return Answer(
         "No answer yet",
-        f"{how_many} of {_count(len(facts.sections))} studies "
+        f"{how_many} of {_count(len(report.sections))} studies "
         f"{'has' if len(decided) < 2 else 'have'} decided.{best_so_far} Data: {data}.",
     )
 
 
-def warnings(facts: Facts) -> list[str]:
+def warnings(report: ReportData) -> list[str]:
     """What a reader should know before believing the answer."""
-    found = [*_edges(facts), *_rising(facts)]
-    seeds = facts.options.seeds
+    found = [*_edges(report), *_rising(report)]
+    seeds = report.options.seeds
     if seeds < MIN_SEEDS_TO_TEST:
         each = "a single seed" if seeds == 1 else f"{_count(seeds)} seeds"
         found.append(f"Every point of the search was trained on {each}: no decision is tested against noise.")
-    if facts.final is not None and len(facts.final["seeds"]) == 1:
+    if report.final is not None and len(report.final["seeds"]) == 1:
         found.append("The test result is of a single seed: it has no deviation.")
-    for section in facts.sections:
+    for section in report.sections:
         failed = section.status.points["failed"]
         if failed:
             points = "point" if failed == 1 else "points"
@@ -82,23 +82,23 @@ def warnings(facts: Facts) -> list[str]:
         decision = section.decision
         if decision and decision.adopted and decision.winner and decision.control:
             lead = decision.winner.value - decision.control.value
-            if 0 < lead < 1 / facts.identity.n_valid:
+            if 0 < lead < 1 / report.identity.n_valid:
                 found.append(f"{section.name}: the winner's lead is less than one validation image.")
         if decision and decision.adopted and decision.p_value is not None and decision.p_value >= ALPHA:
             found.append(
                 f"{section.name}: the winner was adopted although seeds alone may explain its lead "
                 f"(p = {decision.p_value:.2g})."
             )
-    if facts.options.limit_train or facts.options.limit_valid:
-        identity = facts.identity
+    if report.options.limit_train or report.options.limit_valid:
+        identity = report.identity
         found.append(
             f"The data were cut to {identity.n_train:,} training and {identity.n_valid:,} validation images."
         )
-    return [*found, *[f"{remark[0].upper()}{remark[1:]}." for remark in facts.remarks]]
+    return [*found, *[f"{remark[0].upper()}{remark[1:]}." for remark in report.remarks]]
 
 
-def _edges(facts: Facts) -> Iterator[str]:
-    for section in facts.chain:
+def _edges(report: ReportData) -> Iterator[str]:
+    for section in report.chain:
         decision = section.decision
         if decision is None or not decision.adopted or decision.winner is None:
             continue
@@ -127,13 +127,13 @@ def _edge(axis: Choices | Range, value: float) -> str:
     return "lowest" if value <= near_low else ""
 
 
-def _rising(facts: Facts) -> Iterator[str]:
-    for section in facts.chain[-1:]:
+def _rising(report: ReportData) -> Iterator[str]:
+    for section in report.chain[-1:]:
         source = section.decision.source if section.decision else None
         if source is None:
             continue
         point = next(
-            (p for p in facts.points if (p.study, p.row.trial) == (source.study, source.trial)), None
+            (p for p in report.points if (p.study, p.row.trial) == (source.study, source.trial)), None
         )
         rising = [text for text in (point.findings if point else ()) if text.startswith("still rising")]
         if point and rising:
@@ -197,10 +197,10 @@ def _is_unused(name: str, context: Mapping[str, ParamValue]) -> bool:
     return name in ("mixup_first_epoch", "mixup_last_epoch") and context.get("mixup_alpha") == 0
 
 
-def provenance(facts: Facts, version: str) -> Table:
+def provenance(report: ReportData, version: str) -> Table:
     """What the results depend on, and what they took."""
-    options, identity = facts.options, facts.identity
-    points = [point for point in facts.trained if not point.is_reused]
+    options, identity = report.options, report.identity
+    points = [point for point in report.trained if not point.is_reused]
     trained = sum(point.row.epochs * len(point.seeds) for point in points)
     pruned = [point for point in points if point.row.state == "pruned"]
     saved = sum((int(p.config.get("epochs", 0)) - p.row.epochs) * len(p.seeds) for p in pruned)
@@ -210,15 +210,15 @@ def provenance(facts: Facts, version: str) -> Table:
         for point in pruned
         if point.row.epochs
     )
-    wall = max((attempt.end for attempt in facts.attempts), default=0.0)
-    workers = len({attempt.worker for attempt in facts.attempts})
-    lost = sum(attempt.state in ("lost", "released", "superseded", "error") for attempt in facts.attempts)
+    wall = max((attempt.end for attempt in report.attempts), default=0.0)
+    workers = len({attempt.worker for attempt in report.attempts})
+    lost = sum(attempt.state in ("lost", "released", "superseded", "error") for attempt in report.attempts)
     search_seeds = (
         f"{options.seed} to {options.seed + options.seeds - 1}" if options.seeds > 1 else options.seed
     )
-    final_seeds = ", ".join(map(str, facts.final["seeds"])) if facts.final else "not trained yet"
+    final_seeds = ", ".join(map(str, report.final["seeds"])) if report.final else "not trained yet"
     lines: list[tuple[str, object]] = [
-        ("data", data_text(facts)),
+        ("data", data_text(report)),
         ("data fingerprint", identity.fingerprint),
         ("classes", ", ".join(identity.class_names)),
         ("seed of the search" if options.seeds == 1 else "seeds of the search", search_seeds),
@@ -227,13 +227,13 @@ def provenance(facts: Facts, version: str) -> Table:
             "precision, device, threads a worker",
             f"{identity.precision}, {identity.device}, {identity.threads}",
         ),
-        ("trained on", "; ".join(f"{text} ({_trials(n)})" for text, n in facts.machines.items())),
-        ("versions", ", ".join(f"{name} {number}" for name, number in facts.versions.items())),
+        ("trained on", "; ".join(f"{text} ({_trials(n)})" for text, n in report.machines.items())),
+        ("versions", ", ".join(f"{name} {number}" for name, number in report.versions.items())),
         ("this page", f"hpo {version}"),
-        ("database", facts.storage),
+        ("database", report.storage),
         ("command", command(options)),
-        ("first trial began", facts.began),
-        ("last trial ended", facts.ended),
+        ("first trial began", report.began),
+        ("last trial ended", report.ended),
         ("time from first to last", duration(wall)),
         ("time of training", f"{duration(busy)} on {_count(workers)} worker{'' if workers == 1 else 's'}"),
         ("epochs trained", f"{trained:,}, those of each seed counted"),
@@ -257,9 +257,9 @@ def command(options: Options) -> str:
     return " ".join(words)
 
 
-def shrinkage(facts: Facts) -> str:
+def shrinkage(report: ReportData) -> str:
     """How search, fresh seeds and test set compare."""
-    final = facts.final or {}
+    final = report.final or {}
     search, fresh, test = (
         final.get("search_macro_f1"),
         final.get("fresh_macro_f1"),

@@ -8,7 +8,7 @@ from statistics import fmean
 
 from hpo._text import params_text
 from hpo.planning.plan import FINAL
-from hpo.reporting.data import Facts, Point, Section
+from hpo.reporting.data import Point, ReportData, Section
 from hpo.space.parameters import ParamValue
 from hpo.space.study_file import PublishedResult
 
@@ -46,19 +46,19 @@ class Comparison:
         return None if self.ours is None or self.published is None else self.ours - self.published
 
 
-def comparisons(facts: Facts) -> list[Comparison]:
+def comparisons(report: ReportData) -> list[Comparison]:
     """Every figure that the study files say was printed, in their order."""
     found = []
-    for section in facts.sections:
+    for section in report.sections:
         published = section.spec.published
         for result in published.results if published else ():
-            found += _compare(facts, section, result)
+            found += _compare(report, section, result)
     return found
 
 
-def _compare(facts: Facts, section: Section, result: PublishedResult) -> list[Comparison]:
+def _compare(report: ReportData, section: Section, result: PublishedResult) -> list[Comparison]:
     is_test = result.on == "test"
-    finished = facts.final_point if facts.final else None
+    finished = report.final_point if report.final else None
     point = finished if is_test else _same(section, result.params)
     printed = {figure: getattr(result, figure) for figure in WORDS if getattr(result, figure) is not None}
     return [
@@ -69,7 +69,7 @@ def _compare(facts: Facts, section: Section, result: PublishedResult) -> list[Co
             figure=figure,
             published=value,
             epoch=result.epoch,
-            ours=_ours(_curve(facts, point, figure, is_test=is_test), figure, result.epoch)
+            ours=_ours(_curve(report, point, figure, is_test=is_test), figure, result.epoch)
             if figure
             else None,
             trial=point.name if point else "",
@@ -87,9 +87,9 @@ def _same(section: Section, params: Mapping[str, ParamValue]) -> Point | None:
     )
 
 
-def _curve(facts: Facts, point: Point | None, figure: str, *, is_test: bool) -> list[float]:
+def _curve(report: ReportData, point: Point | None, figure: str, *, is_test: bool) -> list[float]:
     if is_test:
-        return [fmean(seed[figure] for seed in epoch) for epoch in facts.test_epochs]
+        return [fmean(seed[figure] for seed in epoch) for epoch in report.test_epochs]
     return point.curve(f"valid_{figure}") if point else []
 
 

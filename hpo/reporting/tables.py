@@ -10,7 +10,7 @@ from typing import Any
 
 from hpo._text import harmless_cell, percent, printable, show_value
 from hpo.reporting.conclusions import Conclusion
-from hpo.reporting.data import Facts, Point, Section
+from hpo.reporting.data import Point, ReportData, Section
 from hpo.reporting.published import Comparison
 from hpo.space.parameters import ParamValue
 
@@ -183,7 +183,7 @@ def notes(section: Section) -> list[str]:
     return [printable(text) for text in found]
 
 
-def published_table(comparisons: Sequence[Comparison], facts: Facts) -> Table:
+def published_table(comparisons: Sequence[Comparison], report: ReportData) -> Table:
     """What the report printed beside what was found here."""
     columns = [
         Column("study", "study", numeric=False),
@@ -195,13 +195,13 @@ def published_table(comparisons: Sequence[Comparison], facts: Facts) -> Table:
         Column("trial", "trial", numeric=False),
         Column("remarks", "remarks", numeric=False),
     ]
-    rows = [Row(_comparison_cells(each, is_same=facts.is_cifar10)) for each in comparisons]
-    ours = data_text(facts)
+    rows = [Row(_comparison_cells(each, is_same=report.is_cifar10)) for each in comparisons]
+    ours = data_text(report)
     caption = (
         "Published: CIFAR-10, 40,000 training and 10,000 validation images, one seed. "
         f"Ours: {ours}. Each figure is of its own best epoch (the highest accuracy, the lowest loss), as the "
         "report printed it, or of the last epoch where it says so."
-        f"{'' if facts.is_cifar10 else ' On other data a difference means nothing, and is left out.'}"
+        f"{'' if report.is_cifar10 else ' On other data a difference means nothing, and is left out.'}"
     )
     return Table("published", caption, columns, rows)
 
@@ -223,15 +223,15 @@ def _comparison_cells(each: Comparison, *, is_same: bool) -> list[Cell]:
     ]
 
 
-def data_text(facts: Facts) -> str:
+def data_text(report: ReportData) -> str:
     """The data set at hand in words."""
-    identity = facts.identity
+    identity = report.identity
     height, width, channels = identity.image_shape
-    source = facts.options.data
-    known = f"CIFAR-10 ({source})" if facts.is_cifar10 and not source.startswith("cifar10") else source
+    source = report.options.data
+    known = f"CIFAR-10 ({source})" if report.is_cifar10 and not source.startswith("cifar10") else source
     parts = f"{identity.n_train:,} training and {identity.n_valid:,} validation images"
-    if facts.final:
-        n_test = round(sum(map(sum, facts.final["confusion_matrix"])))
+    if report.final:
+        n_test = round(sum(map(sum, report.final["confusion_matrix"])))
         parts = f"{identity.n_train:,} training, {identity.n_valid:,} validation and {n_test:,} test images"
     return printable(
         f"{known}: {parts} of {height}×{width}×{channels} in {len(identity.class_names)} classes"

@@ -8,7 +8,7 @@ from hpo._text import show_value
 from hpo.planning.decisions import TrialRef
 from hpo.planning.plan import FINAL
 from hpo.reporting import prose
-from hpo.reporting.data import Facts, Origin, Section
+from hpo.reporting.data import Origin, ReportData, Section
 from hpo.reporting.page import markdown_text as md
 from hpo.reporting.tables import notes as remarks
 
@@ -40,34 +40,34 @@ def study_note(section: Section, ids: StudyIds) -> str:
     return "\n\n".join(parts)
 
 
-def final_note(facts: Facts, ids: StudyIds) -> str:
+def final_note(report: ReportData, ids: StudyIds) -> str:
     """The plan's answer, and where the final configuration comes from."""
-    answer = prose.answer(facts)
+    answer = prose.answer(report)
     parts = [f"# {md(answer.headline)}", md(answer.sentence)]
-    if facts.final is not None:
-        origins = facts.chain[-1].carried
+    if report.final is not None:
+        origins = report.chain[-1].carried
         lines = [
             f"| {md(f'{name} {show_value(value)}')} | {_origin(origins.get(name, Origin('default')), ids)} |"
-            for name, value in facts.final["config"].items()
+            for name, value in report.final["config"].items()
         ]
         parts += [
-            md(prose.shrinkage(facts)),
+            md(prose.shrinkage(report)),
             "\n".join(["| configuration | from |", "| --- | --- |", *lines]),
         ]
-    decided = [section for section in facts.sections if section.decision]
+    decided = [section for section in report.sections if section.decision]
     if decided:
         lines = [f"- {_linked(s.label, s.name, 'note', ids)}: {md(prose.decision_text(s))}" for s in decided]
         parts.append("\n".join(["**Decisions.**", "", *lines]))
-    warned = [f"- {md(text)}" for text in prose.warnings(facts)]
+    warned = [f"- {md(text)}" for text in prose.warnings(report)]
     if warned:
         parts.append("\n".join(["**Mind.**", "", *warned]))
     return "\n\n".join(part for part in parts if part)
 
 
-def notes(facts: Facts, ids: StudyIds) -> dict[str, str]:
+def notes(report: ReportData, ids: StudyIds) -> dict[str, str]:
     """The note of every study, the final stage's last."""
-    found = {section.name: study_note(section, ids) for section in facts.sections}
-    return {**found, FINAL: final_note(facts, ids)}
+    found = {section.name: study_note(section, ids) for section in report.sections}
+    return {**found, FINAL: final_note(report, ids)}
 
 
 def _winner(section: Section, ids: StudyIds) -> str:

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from hpo.planning.plan import FINAL
 from hpo.reporting import figures, style
-from hpo.reporting.data import Facts, Point
+from hpo.reporting.data import Point, ReportData
 from hpo.reporting.study_figures import ACCURACY, LOSS, MACRO_F1
 
 MAX_PICTURES = 50
@@ -27,23 +27,23 @@ class Picture:
     draw: Callable[[], bytes]
 
 
-def pictures(facts: Facts) -> Iterator[Picture]:
+def pictures(report: ReportData) -> Iterator[Picture]:
     """The pictures of all trials that have ended, the final stage's first."""
-    final, point = facts.final, facts.final_point
+    final, point = report.final, report.final_point
     if final is not None and point is not None:
-        for name, draw in _final_drawings(facts, final).items():
+        for name, draw in _final_drawings(report, final).items():
             yield Picture(FINAL, point.row.trial, name, draw)
-    for section in facts.sections:
+    for section in report.sections:
         for each in section.ranked[:MAX_PICTURES]:
             yield Picture(section.name, each.row.trial, "curves.png", partial(curves, each))
 
 
-def _final_drawings(facts: Facts, final: Mapping[str, object]) -> dict[str, Callable[[], bytes]]:
+def _final_drawings(report: ReportData, final: Mapping[str, object]) -> dict[str, Callable[[], bytes]]:
     return {
         "confusion-matrix.png": partial(_png, figures.confusion, final),
         "f1-per-class.png": partial(_png, figures.per_class, final),
-        "test-accuracy.png": partial(_png, figures.test_curves, facts, [ACCURACY]),
-        "test-loss.png": partial(_png, figures.test_curves, facts, [LOSS]),
+        "test-accuracy.png": partial(_png, figures.test_curves, report, [ACCURACY]),
+        "test-loss.png": partial(_png, figures.test_curves, report, [LOSS]),
     }
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from hpo._text import finite, params_text
 from hpo.planning.plan import FINAL
 from hpo.reporting import style
-from hpo.reporting.data import Facts, Point, Section
+from hpo.reporting.data import Point, ReportData, Section
 from hpo.reporting.figures import waterfall_steps
 from hpo.reporting.study_figures import (
     MAX_LINES,
@@ -71,15 +71,15 @@ class Plot:
         return json.dumps(finite({"data": list(self.traces), "layout": layout}), separators=(",", ":"))
 
 
-def plots(facts: Facts) -> dict[str, list[Plot]]:
+def plots(report: ReportData) -> dict[str, list[Plot]]:
     """The figures of every study, by its name."""
     found = {
-        section.name: [*curves(section), *heat_map(section), *layers(section)] for section in facts.sections
+        section.name: [*curves(section), *heat_map(section), *layers(section)] for section in report.sections
     }
-    final = list(waterfall(facts))
-    if facts.final is not None:
-        final += [*test_curves(facts), *confusion(facts.final), *per_class(facts.final)]
-    return {**found, FINAL: [*final, *time_line(facts)]}
+    final = list(waterfall(report))
+    if report.final is not None:
+        final += [*test_curves(report), *confusion(report.final), *per_class(report.final)]
+    return {**found, FINAL: [*final, *time_line(report)]}
 
 
 def shown(text: str) -> str:
@@ -224,9 +224,9 @@ def layers(section: Section) -> Iterator[Plot]:
 # --- the plan and its answer -------------------------------------------------------------------------------
 
 
-def waterfall(facts: Facts) -> Iterator[Plot]:
+def waterfall(report: ReportData) -> Iterator[Plot]:
     """What each study gained, down to the test set."""
-    steps = waterfall_steps(facts)
+    steps = waterfall_steps(report)
     if not steps:
         return
     gains = [step.after if step.before is None else step.after - step.before for step in steps]
@@ -258,9 +258,9 @@ def waterfall(facts: Facts) -> Iterator[Plot]:
     )
 
 
-def test_curves(facts: Facts) -> Iterator[Plot]:
+def test_curves(report: ReportData) -> Iterator[Plot]:
     """Test and validation accuracy and loss per epoch, means over seeds."""
-    final, point = facts.final or {}, facts.final_point
+    final, point = report.final or {}, report.final_point
     if point is None:
         return
     for name, title, scale in (("accuracy", "Accuracy in %", 100), ("loss", "Loss", 1)):
@@ -339,9 +339,9 @@ def per_class(final: Mapping[str, Any]) -> Iterator[Plot]:
     )
 
 
-def time_line(facts: Facts) -> Iterator[Plot]:
+def time_line(report: ReportData) -> Iterator[Plot]:
     """Who trained what, and when."""
-    attempts = facts.attempts[-MAX_BARS:]
+    attempts = report.attempts[-MAX_BARS:]
     if not attempts:
         return
     traces = []

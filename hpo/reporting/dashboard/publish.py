@@ -31,7 +31,7 @@ from hpo.planning.plan import Plan
 from hpo.reporting.dashboard.notes import notes
 from hpo.reporting.dashboard.pictures import Picture, pictures
 from hpo.reporting.dashboard.plots import Plot, plots
-from hpo.reporting.data import Facts, read
+from hpo.reporting.data import ReportData, read
 from hpo.reporting.page import WRONG_IMAGES
 from hpo.storage.storage import Storage
 
@@ -90,7 +90,7 @@ class Publisher:
         self._artifacts = ArtifactFolder.of(out)
         self._ids = {name: plan.storage.study_id(name) for name in plan.all_names}
         self._published: object = None
-        self._facts: Facts | None = None
+        self._report: ReportData | None = None
 
     def notes_and_figures(self) -> None:
         """Writes note, figures and metric name of every study that lacks them or whose have changed.
@@ -101,14 +101,14 @@ class Publisher:
         state = _state(self._plan)
         if state == self._published:
             return
-        facts = read(self._plan)
-        bodies, figures = notes(facts, self._ids), plots(facts)
+        report = read(self._plan)
+        bodies, figures = notes(report, self._ids), plots(report)
         for name, id_ in self._ids.items():
             there = self._storage.system_attrs(id_)
             wanted = _system_attrs(there, bodies[name], figures[name])
             if wanted != {key: value for key, value in there.items() if key.startswith(OWNED)}:
                 self._storage.replace_system_attrs(id_, OWNED, wanted)
-        self._published, self._facts = state, facts
+        self._published, self._report = state, report
 
     def pictures(self) -> None:
         """Draws the pictures that are missing of what was published last, and attaches them to their trials.
@@ -120,11 +120,11 @@ class Publisher:
             StorageError: the database is away or takes no writes.
             OSError: the folder of artifacts cannot be written.
         """
-        if self._facts is None:
+        if self._report is None:
             return
         there = {name: self._storage.system_attrs(id_) for name, id_ in self._ids.items()}
         trials = {name: self._plan.trials(name) for name in self._ids}
-        for picture in pictures(self._facts):
+        for picture in pictures(self._report):
             trial = trials[picture.study][picture.trial]
             artifact = _artifact_id(self._plan, picture, trial)
             key = f"dashboard:artifacts:{trial._trial_id}:{artifact}"
@@ -138,7 +138,7 @@ class Publisher:
                 attrs = {key: json.dumps({**about, "encoding": None})}
                 self._storage.replace_system_attrs(self._ids[picture.study], [key], attrs)
         _find_worst_images(self._plan, self._artifacts, self._out)
-        self._facts = None
+        self._report = None
 
 
 def _state(plan: Plan) -> object:
