@@ -8,7 +8,7 @@ STOPPED = (130, 143)
 
 
 def main() -> None:
-    """Runs the command line; Ctrl-C while it is still being loaded is exit 130 too."""
+    """Run the command line; Ctrl-C while it is still being loaded is exit 130 too."""
     try:
         from hpo.cli import main as run
     except KeyboardInterrupt:

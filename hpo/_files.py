@@ -10,7 +10,7 @@ from hpo.errors import InputError
 
 
 def resolved(path: str) -> Path:
-    """The absolute path that somebody means, with ~ for a home.
+    """Return the absolute path that somebody means, with ~ for a home.
 
     Raises:
         InputError: it leads in a circle, or is in a home that nobody has.
@@ -22,7 +22,7 @@ def resolved(path: str) -> Path:
 
 
 def write_durably(path: Path, *parts: bytes | memoryview) -> None:
-    """Writes a file that appears under its name complete and on the disk, or not at all.
+    """Write a file that appears under its name complete and on the disk, or not at all.
 
     Several processes may write one path at once: one of them wins. A kill leaves at most a file
     `NAME.….unfinished` beside it.
@@ -39,7 +39,7 @@ def write_durably(path: Path, *parts: bytes | memoryview) -> None:
 
 
 def write_whole(path: Path, *parts: bytes | memoryview) -> None:
-    """Writes a file that can be made again: it appears whole, but a crash of the machine may take it along.
+    """Write a file that can be made again: it appears whole, but a crash of the machine may take it along.
 
     What a link of that name leads to is left alone.
 

@@ -17,7 +17,7 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2
 
 
 def printable(text: str) -> str:
-    r"""One line of text in which everything that a terminal would obey is written out.
+    r"""Return one line of text in which everything that a terminal would obey is written out.
 
     >>> print(printable("\x1b[31mred\n"))
     \x1b[31mred\n
@@ -26,7 +26,7 @@ def printable(text: str) -> str:
 
 
 def harmless_cell(value: Any) -> Any:
-    """A cell of a CSV file: on one line, and no formula to a spreadsheet."""
+    """Return a cell of a CSV file: on one line, and no formula to a spreadsheet."""
     if not isinstance(value, str):
         return value
     # spreadsheets pass over blanks before a formula
@@ -35,29 +35,29 @@ def harmless_cell(value: Any) -> Any:
 
 
 def show_value(value: bool | int | float | str) -> str:
-    """A parameter's value as tables and sentences write it."""
+    """Return a parameter's value as tables and sentences write it."""
     if isinstance(value, bool):
         return "on" if value else "off"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def params_text(params: Mapping[str, Any]) -> str:
-    """Parameters in one line."""
+    """Return parameters in one line."""
     return ", ".join(f"{name} {show_value(value)}" for name, value in params.items())
 
 
 def percent(value: float | None) -> str:
-    """A fraction as a percentage, or a dash."""
+    """Return a fraction as a percentage, or a dash."""
     return "–" if value is None else f"{100 * value:.1f}"
 
 
 def spread(deviation: float | None) -> str:
-    """A standard deviation as it follows a percentage; nothing where there is none."""
+    """Return a standard deviation as it follows a percentage; nothing where there is none."""
     return "" if deviation is None else f" ± {percent(deviation)}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """Return seconds as a person says them."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes, seconds = divmod(round(seconds), 60)
@@ -66,13 +66,13 @@ def duration(seconds: float) -> str:
 
 
 def write_json(record: object, file: TextIO) -> None:
-    """Writes JSON on several lines; it has no infinity, so a gradient that became infinite is null."""
+    """Write JSON on several lines; it has no infinity, so a gradient that became infinite is null."""
     json.dump(finite(record), file, indent=2, allow_nan=False)
     file.write("\n")
 
 
 def finite(record: Any) -> Any:
-    """A record as JSON can hold it."""
+    """Return a record as JSON can hold it."""
     if isinstance(record, Mapping):
         return {key: finite(value) for key, value in record.items()}
     if isinstance(record, list | tuple):

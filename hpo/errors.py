@@ -99,12 +99,12 @@ MAX_NAMES = 20
 
 
 def install(extra: str) -> str:
-    """How what an extra brings is installed; hpo comes from its clone, not from PyPI."""
+    """Return how what an extra brings is installed; hpo comes from its clone, not from PyPI."""
     return f"in hpo's clone: pip install -e '.[{extra}]'"
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """A hint for an unknown name: the closest known one, or the list of all.
+    """Return a hint for an unknown name: the closest known one, or the list of all.
 
     >>> did_you_mean("lr", ["learning_rate", "l2"])
     "did you mean 'learning_rate'?"

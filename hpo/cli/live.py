@@ -30,7 +30,7 @@ Draw = Callable[[Progress], None]
 def watching(
     plan: Plan, studies: Sequence[str], *, as_json: bool = False, stderr: bool = True
 ) -> Iterator[Callable[[], Progress]]:
-    """Shows a plan while the context lasts; the function it gives looks once: call it about once a second.
+    """Show a plan while the context lasts; the function it gives looks once: call it about once a second.
 
     Args:
         plan: read from a storage of its own, which takes no locks.
@@ -51,7 +51,7 @@ def watching(
 
 
 def watch(plan: Plan, *, as_json: bool) -> None:
-    """Shows a plan on stdout until it has ended; what the screen showed last stays there.
+    """Show a plan on stdout until it has ended; what the screen showed last stays there.
 
     Raises:
         SystemExit: stopped by SIGTERM, with the terminal as it was.
@@ -87,7 +87,7 @@ def _can_draw(console: Screen) -> bool:
 
 @contextmanager
 def _screen(console: Screen, *, keeps: bool) -> Iterator[Draw]:
-    """Draws on the terminal's other screen, which is put away afterwards: it may be resized as one likes.
+    """Draw on the terminal's other screen, which is put away afterwards: it may be resized as one likes.
 
     Args:
         console: of a terminal.
@@ -135,7 +135,7 @@ class _Notes(logging.Handler):
 
 @contextmanager
 def _plain_lines(console: Screen) -> Iterator[Draw]:
-    """One line for every point that ended and every study that decided, since the command began."""
+    """Print one line for every point that ended and every study that decided, since the command began."""
 
     def draw(progress: Progress) -> None:
         for event in progress.events:
@@ -146,7 +146,7 @@ def _plain_lines(console: Screen) -> Iterator[Draw]:
 
 @contextmanager
 def _json_lines() -> Iterator[Draw]:
-    """One JSON object a line for every event since the command began."""
+    """Print one JSON object a line for every event since the command began."""
 
     def draw(progress: Progress) -> None:
         for event in progress.events:

@@ -42,7 +42,7 @@ class _Stream(io.TextIOWrapper):
 
 class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs a command; keeps errors that click takes for an end of the input or of the output."""
+        """Run a command; keep errors that click takes for an end of the input or of the output."""
         try:
             return super().invoke(ctx)
         except (BrokenPipeError, EOFError) as error:
@@ -50,7 +50,7 @@ class _Commands(click.Group):
 
 
 def main() -> None:
-    """Runs the command line and exits: 0 done, 1 a run failed, 2 bad input, 130/143 stopped by a signal."""
+    """Run the command line and exits: 0 done, 1 a run failed, 2 bad input, 130/143 stopped by a signal."""
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     name = f"hpo {command}".strip()
     _prepare_streams()
@@ -82,7 +82,7 @@ def _run(name: str) -> int:
 
 
 def _prepare_streams() -> None:
-    """Has both streams take all that is printed, closed ones and those that know few letters too.
+    """Have both streams take all that is printed, closed ones and those that know few letters too.
 
     Only stdout's errors are told apart: on stderr logging passes over an OSError, as of a full disk.
     """

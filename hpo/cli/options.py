@@ -47,7 +47,7 @@ class Count(click.ParamType[int | None]):
         self._things = things
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
-        """None for `auto`."""
+        """Return None for `auto`."""
         if value == "auto" or value is None:
             return None
         text = str(value)
@@ -63,7 +63,7 @@ class Port(click.ParamType[int | None]):
     name = "N|auto"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
-        """None for `auto`."""
+        """Return None for `auto`."""
         if value == "auto" or value is None:
             return None
         if not str(value).isdecimal() or len(str(value)) > 5 or int(value) > 65_535:
@@ -77,7 +77,7 @@ class Duration(click.ParamType[float | None]):
     name = "DURATION"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
-        """The duration in seconds."""
+        """Return the duration in seconds."""
         if value is None or isinstance(value, float):
             return value
         text = str(value).strip()
@@ -100,7 +100,7 @@ class StorageUrl(click.ParamType[str | None]):
     name = "URL"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | None:
-        """The URL; one with a password draws a warning if everybody on the machine can read it."""
+        """Return the URL; one with a password draws a warning if everybody on the machine can read it."""
         if not value:
             return None
         if value.startswith("@"):
@@ -218,7 +218,7 @@ _ENGINE = (
 
 
 def engine(command: Command) -> Command:
-    """Adds the options that say who places the workers."""
+    """Add the options that say who places the workers."""
     for option in reversed(_ENGINE):
         command = option(command)
     return command
@@ -239,7 +239,7 @@ _LIMITS = (
 
 
 def limits(command: Command) -> Command:
-    """Adds the options that say when a worker stops by itself."""
+    """Add the options that say when a worker stops by itself."""
     for option in reversed(_LIMITS):
         command = option(command)
     return command
@@ -266,7 +266,7 @@ _SERVER = (
 
 
 def server(command: Command) -> Command:
-    """Adds the options of what is served."""
+    """Add the options of what is served."""
     for option in reversed(_SERVER):
         command = option(command)
     return command
@@ -314,27 +314,27 @@ _PLAN = (
 
 
 def plan_options(command: Command) -> Command:
-    """Adds every option that a plan is created with."""
+    """Add every option that a plan is created with."""
     for option in reversed(_PLAN):
         command = option(command)
     return command
 
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the options that change results which the user gave."""
+    """Return those of the options that change results which the user gave."""
     found = {name: options[name] for name in PLAN_OPTIONS if options.get(name) is not None}
     return {**found, "pruning": False} if options.get("no_pruning") else found
 
 
 def storage_url(options: Mapping[str, Any]) -> str:
-    """The database that `--storage` or else `--out` names."""
+    """Return the database that `--storage` or else `--out` names."""
     from hpo.storage.database import default_url
 
     return options["storage"] or default_url(options["out"])
 
 
 def read_plan(options: Mapping[str, Any]) -> Plan:
-    """The plan of that database, to be read.
+    """Return the plan of that database, to be read.
 
     Raises:
         MissingError: there is none.

@@ -55,7 +55,7 @@ def status(is_watch: bool, as_json: bool, **options: Any) -> None:
 
 
 def _fail_stale_trials(plan: Plan, options: dict[str, Any]) -> None:
-    """Puts trials back whose worker is gone, so that `running` means what it says."""
+    """Put trials back whose worker is gone, so that `running` means what it says."""
     from concurrent.futures import wait
 
     from hpo.errors import RunError

@@ -66,7 +66,7 @@ class Display:
         self._progress, self._notes = progress, notes
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The lines, each on one row."""
+        """Return the lines, each on one row."""
         width, height = options.max_width, options.height or console.size.height
         lines = self._lines(console, width, is_short=False)
         if len(lines) > height:
@@ -87,11 +87,11 @@ class Display:
 
 
 def _fitted(lines: Sequence[_Line], height: int) -> Iterator[Text]:
-    """The lines that matter most, in order; of studies and workers that have no room it is said how many."""
+    """Yield the lines that matter most, in order, and how many studies and workers have no room."""
     kept = set(range(len(lines)))
 
     def order(index: int) -> tuple[_Rank, int]:
-        """Of equal rank the lower goes first, of decisions the older."""
+        """Sort by rank; of equal rank the lower goes first, of decisions the older."""
         rank = lines[index].rank
         return rank, index if rank == _Rank.OLD_DECISION else -index
 
@@ -116,7 +116,7 @@ def _fitted(lines: Sequence[_Line], height: int) -> Iterator[Text]:
 
 
 def headline(progress: Progress, width: int) -> Text:
-    """A plan in one line: where it is, the best so far, the time left, the test set; as much as fits."""
+    """Return a plan in one line: where it is, best so far, time left, test set; as much as fits."""
     lines = [_summary(progress, n_details) for n_details in (2, 1, 0, -1)]
     return next((line for line in lines if line.cell_len <= width), lines[-1])
 
@@ -161,7 +161,7 @@ def _name(trial: Best | Running) -> str:
 
 
 def _rough(seconds: float) -> str:
-    """An estimate, no more exact than it is."""
+    """Return an estimate, no more exact than it is."""
     if seconds < 60:
         return f"{max(5, 5 * round(seconds / 5))} s"
     return f"{round(seconds / 60)} min" if seconds < 5400 else duration(60 * round(seconds / 60))
@@ -171,7 +171,7 @@ def _rough(seconds: float) -> str:
 
 
 def _tree(progress: Progress, console: Console, width: int, *, is_short: bool) -> Iterator[_Line]:
-    """Every study with its decision, on two rows or, where it `is_short`, on one, and what ended badly."""
+    """Yield every study with its decision, on two rows or, if `is_short`, on one, and what ended badly."""
     studies = progress.studies
     n_bar = N_BAR if width < WIDE else 2 * N_BAR
     above = [None, *(study.status.name for study in studies[:-1])]
@@ -213,7 +213,7 @@ def _study_row(study: StudyProgress, n_bar: int) -> list[Text]:
 
 
 def _title(study: StudyProgress, above: str | None) -> Text:
-    """What a study is about; before that what ended badly, and its parent where that is not the one above."""
+    """Return what ended badly in a study, its parent where that is not the one above, and its title."""
     points = study.status.points
     words = [
         Text(f"{points[state]} {state}", STATE_STYLES[state])
@@ -228,7 +228,7 @@ def _title(study: StudyProgress, above: str | None) -> Text:
 
 
 def _troubles(study: StudyProgress) -> Iterator[Text]:
-    """Why points were pruned or failed, what was lost, and what was found in the runs."""
+    """Yield why points were pruned or failed, what was lost, and what was found in the runs."""
     for state, reasons in study.reasons.items():
         if reasons:
             counted = sorted(reasons.items(), key=lambda item: -item[1])
@@ -316,7 +316,7 @@ def _what(each: Running) -> Text:
 
 
 def _where(each: Running, width: int) -> Text:
-    """The worker, and what is wrong with it or its trial."""
+    """Return the worker, and what is wrong with it or its trial."""
     if width < WIDE:
         name = "" if each.is_local else each.host
     else:
@@ -336,7 +336,7 @@ def _warnings(each: Running) -> Iterator[str]:
 
 
 def _joined(texts: Sequence[Text]) -> Text:
-    """Those that say something, side by side."""
+    """Return those that say something, side by side."""
     return Text("  ").join([text for text in texts if text])
 
 
@@ -350,7 +350,7 @@ def _bar(share: float, width: int, style: str) -> Text:
 def _sparkline(
     curve: Sequence[float], best: Sequence[float], n_epochs: int, width: int, scale: tuple[float, float]
 ) -> Text:
-    """A curve over all epochs of its run; where it has none yet, that of the best trial, dim.
+    """Return a curve over all epochs of its run; where it has none yet, that of the best trial, dim.
 
     Args:
         curve: macro F1 of the epochs so far.
@@ -382,7 +382,7 @@ def _block(value: float, scale: tuple[float, float]) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[Text]]) -> list[Text]:
-    """Cells under one another, columns that are empty left out."""
+    """Return cells under one another, columns that are empty left out."""
     columns = [column for column in zip(*rows, strict=True) if any(cell.plain.strip() for cell in column)]
     widths = [max(cell_len(cell.plain) for cell in column) for column in columns]
     lines = []

@@ -49,11 +49,11 @@ class Screen(Console):
         super().__init__(**options, highlight=False, markup=False, emoji=False)
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Makes text printable before it wraps: afterwards its own line ends look like those of wrapping."""
+        """Make text printable before it wraps: afterwards its own line ends look like those of wrapping."""
         super().print(*(_one_line(each) for each in objects), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """All that is printed comes through here in pieces; line ends and rich's own control codes stay.
+        """Yield what is printed, made printable piece by piece; line ends and rich's own control codes stay.
 
         Cells have their width by then, so tables make free text printable themselves, and lose none of it.
         """
@@ -74,13 +74,13 @@ def _one_line(thing: Any) -> Any:
 
 
 def console() -> Screen:
-    """Standard output. A pipe has no width of its own, so a table is as wide there as it likes."""
+    """Return standard output; a pipe has no width of its own, so a table is as wide there as it likes."""
     is_wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     return Screen(width=WIDE_COLUMNS if is_wide else None)
 
 
 def show_status(records: Sequence[StudyStatus]) -> None:
-    """One line a study."""
+    """Print one line a study."""
     table = _table("§", "study", "state", "points", "best F1 %", "decision")
     for record in records:
         ended = f"{record.n_ended}/{record.n_points}"
@@ -97,14 +97,14 @@ def show_status(records: Sequence[StudyStatus]) -> None:
 
 
 def state_text(record: StudyStatus) -> Text:
-    """The state of a study, as a person is told it."""
+    """Return the state of a study, as a person is told it."""
     # `running` is the contract's word for a study that has begun; a person asks whether anybody works on it
     idle = record.state == "running" and not record.points["running"]
     return Text("idle", "dim") if idle else Text(record.state, STATE_STYLES[record.state])
 
 
 def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
-    """The points of a study, what was decided, and what is to be known about single runs."""
+    """Print the points of a study, what was decided, and what is to be known about single runs."""
     from hpo.monitor.status import findings_of
 
     spec = plan.specs.get(name)
@@ -144,7 +144,7 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
 
 
 def _points_table(axes: Sequence[str], rows: Sequence[TrialRow], screen: Screen) -> Table:
-    """A line a point, a column an axis; where these do not fit, one column with all of them."""
+    """Return a line a point, a column an axis; where these do not fit, one column with all of them."""
     best = max((row.macro_f1 or 0.0 for row in rows if row.state == "complete"), default=None)
     # headers break where they can, so that a table of four axes fits 80 columns with every figure whole
     heads = [axis.replace("_", "_\n") for axis in axes]
@@ -171,7 +171,7 @@ def _points_table(axes: Sequence[str], rows: Sequence[TrialRow], screen: Screen)
 
 
 def show_best(record: Mapping[str, Any]) -> None:
-    """The best configuration and the decisions that led to it."""
+    """Print the best configuration and the decisions that led to it."""
     screen = console()
     tested = "" if record["tested"] else " (too few seeds to test it against noise)"
     screen.print(Text(f"macro F1 {percent(record['value'])} % on validation{tested}", "bold"))
@@ -186,7 +186,7 @@ def show_best(record: Mapping[str, Any]) -> None:
 
 
 def show_final(record: Mapping[str, Any]) -> None:
-    """The answer of the final stage."""
+    """Print the answer of the final stage."""
     screen = console()
     test, deviation, n_seeds = record["test"], record["std"], len(record["seeds"])
     screen.print(
@@ -220,7 +220,7 @@ def show_final(record: Mapping[str, Any]) -> None:
 
 
 def describe(plan: Plan) -> str:
-    """One line that says what is being run on what."""
+    """Return one line that says what is being run on what."""
     identity, data = plan.identity, plan.options.data
     height, width, channels = identity.image_shape
     images = f"{identity.n_train:,} + {identity.n_valid:,} images of {height}×{width}×{channels}"
@@ -230,7 +230,7 @@ def describe(plan: Plan) -> str:
 
 
 def show_outcome(plan: Plan, out: Path, storage: str | None) -> None:
-    """What a run leaves on the screen: every study, the final stage where it has ended, what to do next.
+    """Print every study, the final stage where it has ended, and what to do next.
 
     Args:
         plan: that has ended.
@@ -265,7 +265,7 @@ def show_outcome(plan: Plan, out: Path, storage: str | None) -> None:
 
 
 def show_forecast(lines: Sequence[Line]) -> None:
-    """What a run would train."""
+    """Print what a run would train."""
     table = _table("§", "study", "points", "seeds", "epochs", "time")
     for line in lines:
         table.add_row(
@@ -283,7 +283,7 @@ def show_forecast(lines: Sequence[Line]) -> None:
 
 
 def show_checks(checks: Iterable[Check]) -> list[Check]:
-    """One line a check, as soon as it is made; a terminal's lines break at words, below their own column."""
+    """Print a line a check, as soon as it is made; a terminal's lines break at words, below their column."""
     screen, made = console(), []
     for check in checks:
         made.append(check)

@@ -8,10 +8,10 @@ from hpo._text import printable
 
 
 def message(text: str) -> str:
-    """The text of an error: its lines are kept, and indented, so that none can pass for another message."""
+    """Return the text of an error, its lines indented, so that none can pass for another message."""
     return "\n  ".join(printable(line.strip()) for line in text.split("\n"))
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Prints one line on stdout, or stderr."""
+    """Print one line on stdout, or stderr."""
     click.echo(printable(text), err=err)

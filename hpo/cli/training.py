@@ -77,7 +77,7 @@ def resume(study: tuple[str, ...], **options: Any) -> int:
 
 @contextmanager
 def _loading() -> Iterator[None]:
-    """Imports without looking for garbage, which takes a seventh of torch's 2 seconds and finds none."""
+    """Import without looking for garbage, which takes a seventh of torch's 2 seconds and finds none."""
     gc.disable()
     try:
         yield
@@ -140,7 +140,7 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
 
 
 def _engine(options: dict[str, Any]) -> OpenBackend:
-    """Who places the workers.
+    """Return who places the workers.
 
     Raises:
         InputError: an option of Ray's without it.

@@ -53,7 +53,7 @@ class _Meta(BaseModel):
 
 
 def prepare(source: str, *, image_size: int | None = None, cache: Path | None = None) -> Path:
-    """Decodes a source into the cache, unless that is done already, and returns the folder of its entry.
+    """Decode a source into the cache, unless that is done already, and returns the folder of its entry.
 
     Of several processes that prepare the same source at once, one works and the others wait for it.
 
@@ -85,18 +85,19 @@ def prepare(source: str, *, image_size: int | None = None, cache: Path | None = 
 
 
 def cache_folder() -> Path:
-    """Where the cache is unless something else is asked for."""
+    """Return where the cache is unless something else is asked for."""
     return Path(os.environ.get("HPO_CACHE") or platformdirs.user_cache_path("hpo"))
 
 
 def load_training(
     entry: Path, *, limit_train: int | None = None, limit_valid: int | None = None
 ) -> TrainingData:
-    """Opens the training and the validation part of an entry; the files of the test part stay closed.
+    """Open the training and the validation part of an entry; the files of the test part stay closed.
 
     Args:
         entry: what `prepare` returned.
-        limit_train, limit_valid: use only so many images, the classes in proportion, at least one of each.
+        limit_train: train on so many images only, the classes in proportion, at least one of each.
+        limit_valid: the same of the validation images.
 
     Raises:
         InputError: a limit is larger than the part or smaller than the number of classes.
@@ -124,7 +125,7 @@ def load_training(
 
 
 def pixel_statistics(images: Images) -> tuple[list[float], list[float]]:
-    """Mean and deviation of each channel over images (n, h, w, c) scaled to 0..1; a deviation of 0 becomes 1.
+    """Return mean and deviation of each channel of images (n, h, w, c) scaled to 0..1; 0 becomes 1.
 
     Sums are exact integers, so the result depends neither on the order of the images nor on the machine.
     """
@@ -215,7 +216,7 @@ def _load_meta(entry: Path) -> _Meta:
 
 
 def load_split(entry: Path, part: str) -> Split:
-    """Maps one part of an entry: `train`, `valid` or, by `hpo.data.test_set` alone, `test`.
+    """Map one part of an entry: `train`, `valid` or, by `hpo.data.test_set` alone, `test`.
 
     Raises:
         DataError: the entry is damaged.

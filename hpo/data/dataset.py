@@ -134,12 +134,12 @@ class Source:
 
 
 def is_text(name: str) -> bool:
-    """Whether a name can be stored: names of files may hold bytes that are no UTF-8."""
+    """Return whether a name can be stored: names of files may hold bytes that are no UTF-8."""
     return "\0" not in name and not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def hold_out(labels: npt.NDArray[np.integer], share: float) -> tuple[Indices, Indices]:
-    """Splits a part by class, drawing with the fixed seed: (indices that stay, indices held out).
+    """Split a part by class, drawing with the fixed seed: (indices that stay, indices held out).
 
     Of each class the rounded share is held out, at least one image; at least one stays where it has two.
     """
@@ -154,7 +154,7 @@ def hold_out(labels: npt.NDArray[np.integer], share: float) -> tuple[Indices, In
 
 
 def stratified_order(labels: npt.NDArray[np.integer]) -> Indices:
-    """A fixed shuffled order whose every prefix holds the classes in proportion.
+    """Return a fixed shuffled order whose every prefix holds the classes in proportion.
 
     The first k of n images hold one of each class once k reaches the number of classes, so that a limit is
     nothing but a prefix.

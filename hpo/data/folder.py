@@ -46,7 +46,7 @@ class Listing:
 
 
 def list_folder(root: Path) -> Listing:
-    """Lists an image folder; names that start with a dot are ignored everywhere.
+    """List an image folder; names that start with a dot are ignored everywhere.
 
     Raises:
         DataError: there is no such folder, it has no `train` or `test`, or a directory cannot be listed.
@@ -60,7 +60,7 @@ def list_folder(root: Path) -> Listing:
 
 
 def read_folder(listing: Listing, *, size: int, scratch: Path) -> ImageData:
-    """Decodes all files to RGB, size × size; the arrays are memory-mapped files in `scratch`.
+    """Decode all files to RGB, size × size; the arrays are memory-mapped files in `scratch`.
 
     Raises:
         DataError: with every problem of the listing and every unreadable file, the first 20 in words.

@@ -21,7 +21,7 @@ _MODES = {1: "L", 3: "RGB"}
 
 
 def read_image(path: Path | str, *, size: int, channels: int) -> npt.NDArray[np.uint8]:
-    """Reads a picture of any format and mode that Pillow knows as it is meant to be seen, scaled to a square.
+    """Read a picture of any format and mode that Pillow knows as it is meant to be seen, scaled to a square.
 
     The orientation in the EXIF data is applied, transparent pixels are laid over white, 16 bits a channel
     become 8, of an animation the first frame is taken. The sides are scaled independently (bilinear over
@@ -67,7 +67,7 @@ def read_image(path: Path | str, *, size: int, channels: int) -> npt.NDArray[np.
 
 @cache
 def _formats() -> list[str]:
-    """All that Pillow reads itself: a picture must not start a program, as PostScript does."""
+    """Return all that Pillow reads itself: a picture must not start a program, as PostScript does."""
     Image.init()
     return [name for name in Image.OPEN if name not in _PROGRAMS]
 

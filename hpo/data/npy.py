@@ -12,7 +12,7 @@ from hpo.data.dataset import Images, Labels
 
 
 def write_images(path: Path, shape: tuple[int, ...], blocks: Iterable[Images]) -> None:
-    """Writes a .npy file of the given shape (n, h, w, c) from consecutive blocks, one in memory at a time.
+    """Write a .npy file of the given shape (n, h, w, c) from consecutive blocks, one in memory at a time.
 
     Plain writes, not a memory map: on a full disk they raise OSError, a map would kill the process.
     """
@@ -26,7 +26,7 @@ def write_images(path: Path, shape: tuple[int, ...], blocks: Iterable[Images]) -
 
 
 def write_labels(path: Path, labels: Labels) -> None:
-    """Writes labels as a .npy file."""
+    """Write labels as a .npy file."""
     with path.open("wb") as file:
         np.save(file, labels)
         file.flush()
@@ -34,7 +34,7 @@ def write_labels(path: Path, labels: Labels) -> None:
 
 
 def map_images(path: Path) -> Images:
-    """Maps a .npy file into memory, copy-on-write: of read-only arrays torch makes tensors with a warning.
+    """Map a .npy file into memory, copy-on-write: of read-only arrays torch makes tensors with a warning.
 
     Raises:
         OSError, ValueError: the file is missing or damaged.

@@ -22,7 +22,7 @@ MAX_IMAGE_SIZE = 1024
 
 
 def open_source(text: str, image_size: int | None = None) -> Source:
-    """Opens what stands in `--data`: a name of `SOURCES`, with `:` and an argument where it takes one.
+    """Open what stands in `--data`: a name of `SOURCES`, with `:` and an argument where it takes one.
 
     Raises:
         InputError: an unknown name, an argument missing or too many, an image size where none can be given.
@@ -42,7 +42,7 @@ def open_source(text: str, image_size: int | None = None) -> Source:
 
 
 def digits(argument: str, image_size: int | None) -> Source:
-    """scikit-learn's 1,797 handwritten digits, 8 × 8 × 1; a fifth of each class is the test part."""
+    """Load scikit-learn's 1,797 handwritten digits, 8 × 8 × 1; a fifth of each class is the test part."""
     if argument:
         raise InputError(f"'digits:{argument}': digits takes no argument")
     return Source("digits", identity="", read=_read_digits)
@@ -60,7 +60,7 @@ def _read_digits(scratch: Path) -> ImageData:
 
 
 def cifar10(argument: str, image_size: int | None) -> Source:
-    """CIFAR-10, 32 × 32 × 3: downloaded by torchvision, or from the folder that is its argument."""
+    """Load CIFAR-10, 32 × 32 × 3: downloaded by torchvision, or from the folder that is its argument."""
     from torchvision.datasets import CIFAR10
 
     given = resolved(argument) if argument else None
@@ -106,7 +106,7 @@ def _read_cifar10(given: Path | None, scratch: Path) -> ImageData:
 
 
 def folder(argument: str, image_size: int | None) -> Source:
-    """An image folder (see `hpo.data.folder`), resized to `image_size` (default 32), RGB."""
+    """Return an image folder (see `hpo.data.folder`), resized to `image_size` (default 32), RGB."""
     if not argument:
         raise InputError("'folder' needs a path: folder:PATH")
     size = DEFAULT_IMAGE_SIZE if image_size is None else image_size
@@ -122,7 +122,7 @@ def folder(argument: str, image_size: int | None) -> Source:
 
 
 def python(argument: str, image_size: int | None) -> Source:
-    """The result of your own function without arguments, `module:function`; it is called each time.
+    """Return the result of your own function without arguments, `module:function`; it is called each time.
 
     The module is looked for in the current directory, too. The function returns `ImageData`.
     """

@@ -9,7 +9,7 @@ from hpo.data.dataset import Split
 
 
 def load_test(entry: Path) -> Split:
-    """Opens the test part of an entry of the cache, in the order of the source.
+    """Open the test part of an entry of the cache, in the order of the source.
 
     Args:
         entry: what `prepare` returned.

@@ -32,14 +32,14 @@ class Check:
     """One line: what was found and, where it is not well, what to do."""
 
     def to_json(self) -> dict[str, Any]:
-        """The record as `hpo doctor --json` prints it."""
+        """Return the record as `hpo doctor --json` prints it."""
         return asdict(self)
 
 
 def examine(
     url: str, *, out: Path, checkpoints: str | None = None, data: str | None = None
 ) -> Iterator[Check]:
-    """Looks at everything that a worker started here would need, one thing after the other.
+    """Look at everything that a worker started here would need, one thing after the other.
 
     Without a plan it looks at what can be looked at; a SQLite database that does not exist is not made, one
     in a temporary folder beside its place is tried instead. Of a server's empty database the tables are made.
@@ -62,7 +62,7 @@ def examine(
 
 
 def _checked(name: str, look: Callable[[], tuple[State, str]]) -> Check:
-    """What a look found; one that failed has found something wrong."""
+    """Return what a look found; one that failed has found something wrong."""
     try:
         return Check(name, *look())
     except probe.FAILURES as error:
@@ -73,7 +73,7 @@ def _checked(name: str, look: Callable[[], tuple[State, str]]) -> Check:
 
 
 def _database(url: str) -> Generator[Check, None, Plan | None]:
-    """Looks at the database; gives the plan that is in it."""
+    """Look at the database; return the plan that is in it."""
     file, name = database.sqlite_file(url), database.shown(url)
     try:
         is_new = (file is not None and not file.exists()) or not probe.has_tables(url)
@@ -269,6 +269,6 @@ def _free(folder: Path) -> tuple[State, str]:
 
 
 def _nearest_folder(path: Path) -> Path:
-    """The folder, or the one above it that exists."""
+    """Return the folder, or the one above it that exists."""
     path = path.absolute()
     return next(each for each in (path, *path.parents) if each.is_dir())

@@ -51,7 +51,7 @@ class TestSetCallback(TrialCallback):
         self._labels = torch.from_numpy(np.array(self._test.labels))
 
     def after_epoch(self, epoch: EpochResult, *, is_best: bool) -> dict[str, Any]:
-        """Test accuracy, loss and macro F1 of every seed."""
+        """Return test accuracy, loss and macro F1 of every seed."""
         logits = [
             predict_logits(
                 learner.network,
@@ -79,7 +79,7 @@ class TestSetCallback(TrialCallback):
         return {f"test:{epoch.number}": figures}
 
     def restore(self, state: dict[str, Any], training: Mapping[str, Any]) -> None:
-        """Takes over the test figures of a checkpoint's epochs, and the networks of its best one.
+        """Take over the test figures of a checkpoint's epochs, and the networks of its best one.
 
         Raises:
             ValueError: they are not there, or of another kind.
@@ -100,11 +100,11 @@ class TestSetCallback(TrialCallback):
         self.state = state
 
     def attrs(self) -> dict[str, Any]:
-        """The test figures of every epoch so far."""
+        """Return the test figures of every epoch so far."""
         return {f"test:{number}": figures for number, figures in self.state["per_epoch"].items()}
 
     def at_end(self, config: TrialConfig, selected_epoch: int) -> dict[str, Any]:
-        """The answer, at the epoch that validation chose; saves the model and the worst images on the way."""
+        """Return the answer, at the epoch that validation chose; save the model and the worst images."""
         best = self.state["best"]
         scores = [self._score(logits) for logits in best["logits"]]
         per_seed = self.state["per_epoch"][selected_epoch]
@@ -188,7 +188,7 @@ class TestSetCallback(TrialCallback):
 
 
 def fetch_files(record: Mapping[str, Any], store: BlobStore, out: Path) -> None:
-    """Brings in the model and the worst images where a worker with another folder made them.
+    """Bring in the model and the worst images where a worker with another folder made them.
 
     Args:
         record: the result of the final stage.
@@ -213,7 +213,7 @@ Wrong = tuple[int, int, int, float]
 
 
 def most_confidently_wrong(logits: Tensor, labels: Tensor) -> list[Wrong]:
-    """The wrongly classified images with the highest probabilities, the most confident first.
+    """Return the wrongly classified images with the highest probabilities, the most confident first.
 
     Args:
         logits: (n, classes) float.
@@ -226,10 +226,12 @@ def most_confidently_wrong(logits: Tensor, labels: Tensor) -> list[Wrong]:
 
 
 def contact_sheet(images: Any, wrong: Sequence[Wrong], class_names: Sequence[str]) -> Image.Image:
-    """Five pictures a row, each with its label and what it was taken for.
+    """Draw five pictures a row, each with its label and what it was taken for.
 
     Args:
         images: (n, h, w, c) uint8.
+        wrong: which of them, in order.
+        class_names: by label.
     """
     import matplotlib  # for its font, which has more scripts than Pillow's; those who only train need none
 

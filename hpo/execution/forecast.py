@@ -40,7 +40,7 @@ class Line:
     """Predicted for all workers together, if none is pruned."""
 
     def to_json(self) -> dict[str, Any]:
-        """The record as `hpo plan --json` prints it."""
+        """Return the record as `hpo plan --json` prints it."""
         return asdict(self)
 
 
@@ -51,7 +51,7 @@ def forecast(
     workers: int | None = None,
     names: Sequence[str] = (),
 ) -> list[Line]:
-    """Forecasts a run with these options, the final stage last unless studies are named.
+    """Forecast a run with these options, the final stage last unless studies are named.
 
     What a study will inherit is not known yet; its points are timed with the defaults instead, so the
     prediction is as good as the winners cost what the defaults cost. What a GPU gains by training several
@@ -96,7 +96,7 @@ def forecast(
 
 
 def _start(specs: Mapping[str, StudySpec], name: str, options: Options) -> dict[str, ParamValue]:
-    """What a study's points are laid over, as far as the files say: the base and what is fixed on the way."""
+    """Return what a study's points are laid over, as far as files say: base, and what is fixed on the way."""
     return _with_epochs(specs[name].context(_inherited(specs, name, options)), options)
 
 
@@ -117,13 +117,13 @@ def _inherited(specs: Mapping[str, StudySpec], name: str, options: Options) -> d
 
 
 def _known(specs: Mapping[str, StudySpec], name: str, options: Options) -> TrialConfig | None:
-    """The configuration that no point has to train, as an earlier study has; as far as the files say."""
+    """Return the configuration that an earlier study has trained already, as far as the files say."""
     inherited = _inherited(specs, name, options) if options.inherit == "winners" else None
     return TrialConfig.from_params(_with_epochs(inherited, options)) if inherited is not None else None
 
 
 def _configs(specs: Mapping[str, StudySpec], name: str, options: Options) -> list[TrialConfig]:
-    """One configuration for each point; for a sampled study the one that it samples around."""
+    """Return one configuration for each point; for a sampled study the one that it samples around."""
     study, context = specs[name], _start(specs, name, options)
     points = study.grid(context) if study.is_grid else [{}] * (study.trials or 0)
     configs = [TrialConfig.from_params({**context, **point}) for point in points]
@@ -137,7 +137,7 @@ def _configs(specs: Mapping[str, StudySpec], name: str, options: Options) -> lis
 
 
 def _seconds_per_epoch(config: TrialConfig, data: TrainingData, identity: Identity, device: str) -> float:
-    """Time of one epoch of training, from a few steps after a warm-up."""
+    """Measure the time of one epoch of training, by a few steps after a warm-up."""
     prepare(device, identity.precision)
     size = min(config.training.batch_size, len(data.train.labels))
     learner = Learner(

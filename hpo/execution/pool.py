@@ -39,7 +39,7 @@ class Pool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Waits for the trials that are being trained."""
+        """Wait for the trials that are being trained."""
         if error is not None:
             self._give_up()
         if self._threads is not None:
@@ -65,7 +65,7 @@ class Pool:
         return len(self._running) > 1
 
     def has_room(self, patience_seconds: float) -> bool:
-        """Whether one more trial can begin, at once or within some time."""
+        """Return whether one more trial can begin, at once or within some time."""
         self._collect()
         if len(self._running) >= self.size:
             wait(self._running, patience_seconds, FIRST_COMPLETED)
@@ -73,7 +73,7 @@ class Pool:
         return len(self._running) < self.size
 
     def begin(self, claimed: Claim) -> None:
-        """Begins to train; there must be room."""
+        """Begin to train; there must be room."""
         self.n_begun += 1
         if self._threads is None:
             self._train(claimed)
@@ -81,7 +81,7 @@ class Pool:
             self._running.add(self._threads.submit(self._train, claimed))
 
     def rest(self, seconds: float) -> None:
-        """Lets time pass, as long as no trial ends."""
+        """Let time pass, as long as no trial ends."""
         if self._running:
             wait(self._running, seconds, FIRST_COMPLETED)
         else:

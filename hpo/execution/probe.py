@@ -49,20 +49,20 @@ FAILURES = (HpoError, sqlalchemy.exc.SQLAlchemyError, StorageInternalError, OSEr
 
 
 def why(error: BaseException) -> str:
-    """What went wrong in one line, without the wrappings of Optuna and SQLAlchemy."""
+    """Return what went wrong in one line, without the wrappings of Optuna and SQLAlchemy."""
     if isinstance(error, HpoError | OSError | ValueError):
         return " ".join(str(error).split()) or type(error).__name__
     return database.first_line(error)
 
 
 def has_tables(url: str) -> bool:
-    """Whether Optuna's tables are there."""
+    """Return whether Optuna's tables are there."""
     with database.short_lived_engine(url) as engine, engine.connect() as connection:
         return sqlalchemy.inspect(connection).has_table("studies")
 
 
 def writable(url: str) -> tuple[State, str]:
-    """Writes a row and takes it back; does not wait for a lock as long as a worker would."""
+    """Write a row and take it back; do not wait for a lock as long as a worker would."""
     insert = sqlalchemy.text("INSERT INTO studies (study_name) VALUES (:name)")
     try:
         with database.short_lived_engine(url) as engine, engine.connect() as connection:
@@ -74,13 +74,13 @@ def writable(url: str) -> tuple[State, str]:
 
 
 def scratch_name() -> str:
-    """A name for a scratch study."""
+    """Return a name for a scratch study."""
     return f".doctor-{time.time():.0f}-{uuid.uuid4().hex[:12]}"
 
 
 @contextmanager
 def scratch_trials(storage: Storage) -> Iterator[list[int]]:
-    """Ids of waiting trials in a study that no plan knows and that is gone afterwards."""
+    """Lend ids of waiting trials in a study that no plan knows and that is gone afterwards."""
     for name in storage.study_attrs():
         found = SCRATCH_STUDY.fullmatch(name)
         if found and time.time() - int(found[1]) > SCRATCH_SECONDS:
@@ -97,7 +97,7 @@ def scratch_trials(storage: Storage) -> Iterator[list[int]]:
 
 
 def claims(url: str, trial_ids: Sequence[int]) -> tuple[State, str]:
-    """Several processes claim the same trials at once; each must go to one of them."""
+    """Return several processes claim the same trials at once; each must go to one of them."""
     what = f"{len(trial_ids)} trials, {N_RACERS} processes at once"
     with subprocess.Popen(
         [sys.executable, "-c", "from hpo.execution.probe import race; race()"],
@@ -130,7 +130,7 @@ def claims(url: str, trial_ids: Sequence[int]) -> tuple[State, str]:
 
 
 def race() -> None:
-    """Copies itself; the copies claim the same trials at once. An order on stdin, what they won on stdout.
+    """Copy itself; the copies claim the same trials at once. An order on stdin, what they won on stdout.
 
     Processes, not threads: SQLite's locks on the file are held by processes, and they fail on a bad disk.
     Copies, because four that each import Optuna and SQLAlchemy take 4 CPU seconds.
@@ -163,7 +163,7 @@ def race() -> None:
 
 
 def latency(storage: Storage, trial_id: int) -> tuple[State, str]:
-    """How long it takes to read and to write a trial."""
+    """Return how long it takes to read and to write a trial."""
     reads = [_seconds(lambda: storage.trial(trial_id)) for _ in range(N_READS)]
     writes = [_seconds(lambda n=n: storage.write(trial_id, attrs={"n": n})) for n in range(N_WRITES)]  # type: ignore[misc]
     text = f"a read takes {_milliseconds(reads)}, a write {_milliseconds(writes)}"
@@ -191,7 +191,7 @@ _CLOCKS = {
 
 
 def clock(url: str) -> tuple[State, str]:
-    """How far the clocks of server and machine differ. Leases are counted by the server's alone."""
+    """Return how far the clocks of server and machine differ. Leases are counted by the server's alone."""
     query = _CLOCKS.get(database.parse(url).get_backend_name())
     if query is None:
         return "ok", "the database uses this machine's clock"
@@ -210,7 +210,7 @@ def clock(url: str) -> tuple[State, str]:
 
 
 def checkpoint_store(store: BlobStore) -> tuple[State, str]:
-    """Writes a file again and again while it is read: it must never be seen half written."""
+    """Write a file again and again while it is read: it must never be seen half written."""
     contents = [bytes([n]) * 2**18 for n in range(8)]
     folder = scratch_name()
     name = f"{folder}/probe"
@@ -235,7 +235,7 @@ def checkpoint_store(store: BlobStore) -> tuple[State, str]:
 
 @contextmanager
 def _reading(store: BlobStore, name: str) -> Iterator[set[bytes]]:
-    """Reads a file all the time, as a worker does that resumes a trial; gives what it saw."""
+    """Read a file all the time, as a worker does that resumes a trial; lend what it saw."""
     found: set[bytes] = set()
     stopped = threading.Event()
 

@@ -36,7 +36,7 @@ def open_plan(
     threads: int | None = None,
     given: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """Finds the plan of an output folder or database, or writes it.
+    """Find the plan of an output folder or database, or write it.
 
     Args:
         out: output folder.
@@ -82,7 +82,7 @@ def open_plan(
 
 
 def refuse_searched_epochs(options: Options, specs: Mapping[str, StudySpec]) -> None:
-    """Checks that `--epochs` overrides no axis.
+    """Check that `--epochs` overrides no axis.
 
     Raises:
         InputError: a study searches the epochs.
@@ -102,7 +102,7 @@ def _existing_plan(url: str) -> Plan | None:
 
 
 def identify(options: Options, threads: int) -> Identity:
-    """Resolves what must be the same wherever the plan is worked on; prepares the data.
+    """Resolve what must be the same wherever the plan is worked on; prepares the data.
 
     Raises:
         InputError: data, limits, device or precision cannot be had.
@@ -124,7 +124,7 @@ def identify(options: Options, threads: int) -> Identity:
 
 
 def threads_each(workers: int | None) -> int:
-    """The threads that so many local workers get; None: one, with a worker a core.
+    """Return the threads that so many local workers get; None: one, with a worker a core.
 
     Two processes of one thread train 1.5 times as many images a second as one of two threads.
     """
@@ -132,7 +132,7 @@ def threads_each(workers: int | None) -> int:
 
 
 def training_data(options: Options) -> TrainingData:
-    """The training and validation images that the options name."""
+    """Return the training and validation images that the options name."""
     entry = prepare(options.data, image_size=options.image_size)
     return load_training(entry, limit_train=options.limit_train, limit_valid=options.limit_valid)
 
@@ -147,7 +147,7 @@ def run_plan(
     trials_per_device: int | None = None,
     **options: Any,
 ) -> Plan:
-    """Writes or finds a plan and works on it until it has ended: `hpo run` as a function.
+    """Write or find a plan and work on it until it has ended: `hpo run` as a function.
 
     Args:
         names: only these studies, or this one, and the earlier ones that they need, without a final stage;
@@ -188,7 +188,7 @@ def run_plan(
 
 
 def find_plan(out: Path | str = "hpo-out", *, storage: str | None = None) -> Plan:
-    """The plan of an output folder or database, to be read.
+    """Return the plan of an output folder or database, to be read.
 
     Raises:
         MissingError: there is none.
@@ -208,7 +208,7 @@ def run(
     engine: OpenBackend = local_processes,
     on_tick: Callable[[], object] = lambda: None,
 ) -> int | None:
-    """Works on a plan until it has ended.
+    """Work on a plan until it has ended.
 
     Args:
         plan: as from `open_plan`.
@@ -250,6 +250,6 @@ def run(
 
 
 def absolute_source(data: str) -> str:
-    """The same source from every folder."""
+    """Return the same source from every folder."""
     kind, _, path = data.partition(":")
     return f"{kind}:{resolved(path)}" if kind in ("folder", "cifar10") and path else data

@@ -67,7 +67,7 @@ class WorkerSpec:
         data: str | None = None,
         trials_per_device: int | None = None,
     ) -> WorkerSpec:
-        """Of workers that serve a plan; `data`: where its data are here, if not where it was created."""
+        """Specify workers that serve a plan; `data`: where its data are here, if not where it was created."""
         is_of_one_gpu = plan.identity.device == "cuda" and ":" in plan.options.device
         device = plan.options.device if is_of_one_gpu else plan.identity.device
         file = sqlite_file(plan.storage.url)
@@ -92,7 +92,7 @@ class WorkerSpec:
     def start(
         self, number: int, keep: Sequence[str] = ("HPO_CACHE",), place: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
-        """Starts a worker on this machine; it stops when the process that called this is gone.
+        """Start a worker on this machine; it stops when the process that called this is gone.
 
         Args:
             number: of the worker, from 1.
@@ -113,17 +113,17 @@ class WorkerSpec:
             )
 
     def fork_server(self) -> ForkServer:
-        """Starts what then starts workers on this machine quickly."""
+        """Start what then starts workers on this machine quickly."""
         self.logs.mkdir(parents=True, exist_ok=True)
         environment = self._environment(("HPO_CACHE",))
         return ForkServer(self._arguments, environment, PARENT_VARIABLE, self._server_log)
 
     def log(self, number: int) -> Path:
-        """The file that a worker of this machine writes to."""
+        """Return the file that a worker of this machine writes to."""
         return self.logs / f"worker-{number}.log"
 
     def last_words(self, number: int) -> str:
-        """The last line of a worker of this machine, and where there is more."""
+        """Return the last line of a worker of this machine, and where there is more."""
         log = self.log(number) if self.log(number).exists() else self._server_log
         lines = log.read_text(errors="replace").strip().splitlines()
         return f"{lines[-1] if lines else 'it said nothing'} (see {log})"
@@ -147,19 +147,19 @@ class WorkerBackend(Protocol):
     """The workers that an engine has placed, by number from 1."""
 
     def room(self) -> int:
-        """How many workers there is room for."""
+        """Return how many workers there is room for."""
 
     def start(self, number: int) -> None:
-        """Places a worker, or places it again."""
+        """Place a worker, or places it again."""
 
     def ended(self) -> dict[int, int]:
-        """The exit codes of the workers that have ended since this was asked last."""
+        """Return the exit codes of the workers that have ended since this was asked last."""
 
     def last_words(self, number: int) -> str:
-        """What a worker that has ended said last."""
+        """Return what a worker that has ended said last."""
 
     def terminate(self) -> None:
-        """Asks all workers to put their trials back and end; returns at once."""
+        """Ask all workers to put their trials back and end; return at once."""
 
 
 OpenBackend = Callable[[WorkerSpec], AbstractContextManager[WorkerBackend]]
@@ -168,7 +168,7 @@ OpenBackend = Callable[[WorkerSpec], AbstractContextManager[WorkerBackend]]
 
 @contextmanager
 def forked_processes(spec: WorkerSpec) -> Iterator[WorkerBackend]:
-    """Workers as copies of one process of this machine that has imported what they need."""
+    """Run workers as copies of one process of this machine that has imported what they need."""
     backend = _ForkedBackend(spec)
     try:
         yield backend
@@ -178,7 +178,7 @@ def forked_processes(spec: WorkerSpec) -> Iterator[WorkerBackend]:
 
 @contextmanager
 def spawned_processes(spec: WorkerSpec) -> Iterator[WorkerBackend]:
-    """Workers as processes of this machine, each started from nothing."""
+    """Run workers as processes of this machine, each started from nothing."""
     backend = _SpawnedBackend(spec)
     try:
         yield backend
@@ -201,7 +201,7 @@ class _LocalBackend:
         return len(self._gpus) or 1
 
     def _place(self, number: int) -> dict[str, str]:
-        """Variables that give a worker a GPU of its own, as far as there are so many."""
+        """Return variables that give a worker a GPU of its own, as far as there are so many."""
         return {"CUDA_VISIBLE_DEVICES": self._gpus[(number - 1) % len(self._gpus)]} if self._gpus else {}
 
     def last_words(self, number: int) -> str:
@@ -265,7 +265,7 @@ def supervise(
     count: int | None,
     on_tick: Callable[[], object],
 ) -> int | None:
-    """Keeps workers alive until they end by themselves, which they do when the plan has ended.
+    """Keep workers alive until they end by themselves, which they do when the plan has ended.
 
     Args:
         backend: who works.
@@ -321,7 +321,7 @@ def supervise(
 
 
 def _unless(given_up: Callable[[], bool], call: Callable[[], T]) -> T | None:
-    """What a call returns; None when it was given up first, as where it hangs in a database that is away."""
+    """Return what a call returns; None when it was given up, as where it hangs in a database that is away."""
     answer = in_background(call)
     while not wait([answer], POLL_SECONDS).done:
         if given_up():
@@ -330,7 +330,7 @@ def _unless(given_up: Callable[[], bool], call: Callable[[], T]) -> T | None:
 
 
 def _wait(seconds: float, until: Callable[[], bool]) -> bool:
-    """Whether something became so in that time. A handled signal wakes nobody who sleeps."""
+    """Return whether something became so in that time. A handled signal wakes nobody who sleeps."""
     deadline = time.monotonic() + seconds
     while not (is_so := until()) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
@@ -347,7 +347,7 @@ def _stop(backend: WorkerBackend, at_work: set[int], received: Sequence[int]) ->
 
 
 def ask_to_stop(worker: subprocess.Popen[bytes]) -> None:
-    """Asks a worker to put its trial back and end, one that is paused (SIGSTOP) too."""
+    """Ask a worker to put its trial back and end, one that is paused (SIGSTOP) too."""
     worker.terminate()
     worker.send_signal(signal.SIGCONT)
 
@@ -358,7 +358,7 @@ def _look_once_more(on_tick: Callable[[], object]) -> None:
 
 
 def _n_ended(plan: Plan, names: Sequence[str] | None) -> int:
-    """How many points have ended; lost attempts are no progress."""
+    """Return how many points have ended; lost attempts are no progress."""
     count = 0
     for name in plan.all_names if names is None else names:
         slots = Queue(plan.storage, name).slots()
@@ -369,7 +369,7 @@ def _n_ended(plan: Plan, names: Sequence[str] | None) -> int:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """The SIGINT and SIGTERM received while the context lasts, in order."""
+    """Collect the SIGINT and SIGTERM received while the context lasts, in order."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received  # Python handles signals in the main thread alone

@@ -64,7 +64,7 @@ class TrialCallback:
         """Travels in the checkpoints: tensors and plain types."""
 
     def restore(self, state: dict[str, Any], training: Mapping[str, Any]) -> None:
-        """Takes over the state of a checkpoint.
+        """Take over the state of a checkpoint.
 
         Args:
             state: of unknown origin.
@@ -77,15 +77,15 @@ class TrialCallback:
             raise ValueError("such a trial records nothing more")
 
     def attrs(self) -> dict[str, Any]:
-        """The attributes of the epochs so far."""
+        """Return the attributes of the epochs so far."""
         return {}
 
     def after_epoch(self, epoch: EpochResult, *, is_best: bool) -> dict[str, Any]:
-        """Attributes to store with an epoch; `is_best`: it is the best so far by validation macro F1."""
+        """Return attributes to store with an epoch; `is_best`: so far, by validation macro F1."""
         return {}
 
     def at_end(self, config: TrialConfig, selected_epoch: int) -> dict[str, Any]:
-        """Attributes to store with the result."""
+        """Return attributes to store with the result."""
         return {}
 
 
@@ -112,7 +112,7 @@ class TrialFailedError(Exception):
 def run_trial(
     plan: Plan, name: str, trial: FrozenTrial, context: WorkerContext, callback: TrialCallback
 ) -> TrialState:
-    """Trains a claimed trial to its end, from its last checkpoint if there is one.
+    """Train a claimed trial to its end, from its last checkpoint if there is one.
 
     Returns:
         How it ended; FAIL when training raised an error, which is recorded with its traceback.
@@ -242,7 +242,7 @@ def _train_trial(
 
 
 def _configure(plan: Plan, name: str, trial: FrozenTrial, context: WorkerContext) -> TrialConfig:
-    """Completes the trial's parameters and writes down what it is going to train, and where."""
+    """Complete the trial's parameters and writes down what it is going to train, and where."""
     params: dict[str, ParamValue] = dict(trial.params)
     drawn: dict[str, ParamValue] = {}
     axes = {}
@@ -272,7 +272,7 @@ def _configure(plan: Plan, name: str, trial: FrozenTrial, context: WorkerContext
 
 
 def _asked(plan: Plan, trial_id: int, call: Callable[[], T]) -> T:
-    """What a sampler or a pruner answers. They write for their neighbours, past what `storage` looks after.
+    """Return what a sampler or a pruner answers; they write past what `storage` looks after.
 
     Raises:
         TrialLost: somebody else closed the trial.
@@ -291,7 +291,7 @@ def _asked(plan: Plan, trial_id: int, call: Callable[[], T]) -> T:
 def _take_over(
     plan: Plan, name: str, trial: FrozenTrial, config: TrialConfig, judge: TrialPruner | None
 ) -> bool:
-    """Gives a trial the result of the inherited trial, if that trained the same: nothing is trained twice.
+    """Give a trial the result of the inherited trial, if that trained the same: nothing is trained twice.
 
     Grids often hold the value that was inherited, as a control (2 of the report's 32 points).
     """
@@ -335,7 +335,7 @@ def _restored(
     seeds: Sequence[int],
     callback: TrialCallback,
 ) -> _Saved:
-    """What a checkpoint holds, with the callback's part given back to it.
+    """Return what a checkpoint holds, with the callback's part given back to it.
 
     Raises:
         ValueError: it is not what a trial of this configuration and these seeds saves.
@@ -351,7 +351,7 @@ def _restored(
 
 
 def _key(epoch: int) -> str:
-    """The attribute that holds what training recorded of an epoch."""
+    """Return the attribute that holds what training recorded of an epoch."""
     return f"epoch:{epoch}"
 
 
@@ -385,7 +385,7 @@ def _telling_lost_devices(context: WorkerContext) -> Iterator[None]:
 
 
 def _computed(context: WorkerContext, call: Callable[[], T]) -> T:
-    """What a computation returns; what it raises by mistake is told from what storage or disk raise.
+    """Return what a computation returns; what it raises by mistake is told from what storage or disk raise.
 
     Raises:
         DeviceFull: there was no memory for it, and it is not alone.

@@ -18,7 +18,7 @@ from hpo.training.loop import train
 
 
 def verify(plan: Plan, name: str, trial: FrozenTrial, place: str | None = None) -> str | None:
-    """Trains a trial again from nothing, with its seeds, precision and number of threads.
+    """Train a trial again from nothing, with its seeds, precision and number of threads.
 
     Args:
         plan: of the trial.
@@ -67,7 +67,7 @@ def verify(plan: Plan, name: str, trial: FrozenTrial, place: str | None = None) 
 
 
 def _elsewhere(trial: FrozenTrial, device: str) -> str:
-    """What explains a difference: where the trial was trained, if that was not here."""
+    """Return what explains a difference: where the trial was trained, if that was not here."""
     there = f"{trial.user_attrs['processor']} with torch {trial.user_attrs['versions']['torch']}"
     here = f"{processor(device)} with torch {versions()['torch']}"
     said = [] if there == here else [f"it was trained on {there}, this is {here}"]

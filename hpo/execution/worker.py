@@ -66,16 +66,16 @@ class StopRequest:
         self._deadline = math.inf if deadline_seconds is None else time.monotonic() + deadline_seconds
 
     def __call__(self) -> bool:
-        """Asked before every training step, so it must be cheap (the clock: 0.1 µs)."""
+        """Return whether to stop; asked before every step, so it must be cheap (the clock: 0.1 µs)."""
         return self.signal is not None or self.gave_up or time.monotonic() >= self._deadline
 
     def give_up(self) -> None:
-        """Has the trials of this process go back to the queue, whose worker ends by an error."""
+        """Have the trials of this process go back to the queue, whose worker ends by an error."""
         self.gave_up = True
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """Handles SIGINT and SIGTERM of the main thread while the context lasts."""
+        """Handle SIGINT and SIGTERM of the main thread while the context lasts."""
         heard, woken = socket.socketpair()
         woken.setblocking(False)
         wakes_before = signal.set_wakeup_fd(woken.fileno(), warn_on_full_buffer=False)
@@ -98,7 +98,7 @@ class StopRequest:
         self.signal = number
 
     def _watch(self, heard: socket.socket) -> None:
-        """Ends a process that hangs though it is to stop, or idle for too long; asks an orphan to stop.
+        """End a process that hangs though it is to stop, or idle for too long; ask an orphan to stop.
 
         A thread, because Python handles signals in the main thread, which may be in C code that waits for
         a lock of SQLite's for a minute. It says nothing: the log may be what hangs.
@@ -140,7 +140,7 @@ def work(
     limits: Limits | None = None,
     trials_per_device: int | None = None,
 ) -> int | None:
-    """Serves a plan until it has ended, a limit is reached or a signal comes.
+    """Serve a plan until it has ended, a limit is reached or a signal comes.
 
     Args:
         storage: where the plan is.
@@ -208,7 +208,7 @@ def work(
 
 
 def _train(plan: Plan, claimed: Claim, context: WorkerContext, entry: Path, out: Path) -> None:
-    """Trains a claimed trial, and says how it ended."""
+    """Train a claimed trial, and say how it ended."""
     name, trial = claimed.study, claimed.trial
     try:
         callback = (
@@ -223,14 +223,14 @@ def _train(plan: Plan, claimed: Claim, context: WorkerContext, entry: Path, out:
 
 
 def _said(plan: Plan, trial_id: int, end: TrialState) -> str:
-    """How a trial ended, in words; why, where it has no result."""
+    """Return how a trial ended, in words; why, where it has no result."""
     if end == TrialState.COMPLETE:
         return "complete"
     return str(plan.storage.trial(trial_id).user_attrs.get("reason", end.name.lower()))
 
 
 def _why(stop: StopRequest, ended: bool, n_begun: int, limits: Limits) -> str:
-    """Why a worker leaves."""
+    """Return why a worker leaves."""
     if stop.signal is not None:
         return f"asked to by {signal.Signals(stop.signal).name}"
     if stop():
@@ -241,7 +241,7 @@ def _why(stop: StopRequest, ended: bool, n_begun: int, limits: Limits) -> str:
 
 
 def _set_up(plan: Plan, data: str | None, store: BlobStore, stop: StopRequest) -> tuple[Path, WorkerContext]:
-    """Checks that what is done here is the plan's work, and brings in its data.
+    """Check that what is done here is the plan's work, and bring in its data.
 
     Raises:
         ConflictError: versions, cores, device, precision or data differ from the plan's; both are named.
@@ -271,7 +271,7 @@ def _set_up(plan: Plan, data: str | None, store: BlobStore, stop: StopRequest) -
 
 
 def load_plan_data(plan: Plan, place: str | None = None) -> tuple[Path, TrainingData]:
-    """Brings in the plan's data, and checks that they are what it was created on.
+    """Bring in the plan's data, and check that they are what it was created on.
 
     Args:
         plan: whose data.
@@ -323,7 +323,7 @@ class _Pulse:
         self._seen_at = time.monotonic()
 
     def changed(self) -> bool:
-        """Whether trials were queued or lost, a study has none running any more, or time has passed."""
+        """Return whether trials were queued or lost, a study has none running now, or time has passed."""
         now = time.monotonic()
         if self._seen == self._counts() and now - self._seen_at < self._longest_seconds:
             return False
@@ -364,7 +364,7 @@ class _Heart:
 
     @contextlib.contextmanager
     def beating_for(self, trial_id: int) -> Iterator[None]:
-        """Renews the lease on a trial while the context lasts."""
+        """Renew the lease on a trial while the context lasts."""
         self._trial_ids.add(trial_id)
         try:
             yield

@@ -28,7 +28,7 @@ class Finding:
 
 
 def diagnose(history: Sequence[Mapping[str, Any]]) -> tuple[Finding, ...]:
-    """Names what is wrong with a run, from the stored epochs (`SeedEpoch.to_dict`) of one seed in order.
+    """Name what is wrong with a run, from the stored epochs (`SeedEpoch.to_dict`) of one seed in order.
 
     - dying ReLU: at least `DEAD_SHARE` of a layer's units are dead, and the gradients of this layer and
       of all layers before it have vanished, in two epochs running.
@@ -69,7 +69,7 @@ def _dying_relu(history: Sequence[Mapping[str, Any]]) -> Finding | None:
 
 
 def _dead_layers(epoch: Mapping[str, Any]) -> list[str]:
-    """The layers that are dead in one epoch and cut off every layer before them."""
+    """Return the layers that are dead in one epoch and cut off every layer before them."""
     dead = []
     for name, health in epoch["layers"].items():
         if max(health["weight_gradient"], health["bias_gradient"]) >= VANISHED_NORM:

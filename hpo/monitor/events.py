@@ -26,7 +26,7 @@ class Event:
     """The rest, in plain types."""
 
     def to_json(self) -> dict[str, Any]:
-        """The event as a JSON line has it."""
+        """Return the event as a JSON line has it."""
         return {"event": self.event, "study": self.study, **self.record}
 
 
@@ -40,7 +40,7 @@ class _Told:
     decision: Decision | None = None
 
     def ends(self, slots: Slots) -> list[tuple[SlotState, FrozenTrial]]:
-        """The slots that have ended since, each with its trial; they are known then."""
+        """Return the slots that have ended since, each with its trial; they are known then."""
         if slots is self.slots:
             return []
         self.slots, found = slots, []
@@ -52,7 +52,7 @@ class _Told:
         return found
 
     def is_new(self, decision: Decision | None) -> bool:
-        """Whether this has been decided since; it is known then."""
+        """Return whether this has been decided since; it is known then."""
         before, self.decision = self.decision, decision
         return decision != before
 
@@ -65,7 +65,7 @@ class Events:
         self._told: dict[str, _Told] = {}
 
     def of(self, study: str, slots: Slots, decision: Decision | None) -> list[Event]:
-        """What has happened to a study since the call before; of the first call: nothing.
+        """Return what has happened to a study since the call before; of the first call: nothing.
 
         Args:
             study: its name.

@@ -31,7 +31,7 @@ Record = dict[str, Any]
 
 
 def export(plan: Plan) -> list[Record]:
-    """One record a trial; `macro_f1` is its value, the best epoch's mean over seeds on validation."""
+    """Return one record a trial; `macro_f1` is its value, the best epoch's mean over seeds on validation."""
     return [
         {
             **_identity(name, trial),
@@ -52,7 +52,7 @@ def export(plan: Plan) -> list[Record]:
 
 
 def export_epochs(plan: Plan) -> list[Record]:
-    """One record a trial, epoch and seed: what training recorded, gradients and dead units by layer.
+    """Return one record a trial, epoch and seed: what training recorded, gradients and dead units by layer.
 
     Records of the final stage hold test figures as well, `test_accuracy`, `test_loss` and `test_macro_f1`.
     """
@@ -83,7 +83,7 @@ def export_epochs(plan: Plan) -> list[Record]:
 
 
 def trials_frame(plan: Plan) -> pd.DataFrame:
-    """Every trial as a pandas DataFrame, one row each, columns as `export` has them; times are datetimes.
+    """Return every trial as a pandas DataFrame, a row each, columns as in `export`; times are datetimes.
 
     Raises:
         InputError: pandas is not installed.
@@ -95,7 +95,7 @@ def trials_frame(plan: Plan) -> pd.DataFrame:
 
 
 def epochs_frame(plan: Plan) -> pd.DataFrame:
-    """Every epoch of every seed as a pandas DataFrame, one row each, columns as `export_epochs` has them.
+    """Return every epoch of every seed as a pandas DataFrame, a row each, columns as in `export_epochs`.
 
     Raises:
         InputError: pandas is not installed.
@@ -104,7 +104,7 @@ def epochs_frame(plan: Plan) -> pd.DataFrame:
 
 
 def write_csv(records: Sequence[Record], file: TextIO) -> None:
-    """Writes records as CSV; what a spreadsheet would take for a formula is quoted with an apostrophe.
+    """Write records as CSV; what a spreadsheet would take for a formula is quoted with an apostrophe.
 
     Every record is one line, and nothing in it is obeyed by a terminal; JSON holds the text as it is.
     """
@@ -116,9 +116,10 @@ def write_csv(records: Sequence[Record], file: TextIO) -> None:
 
 
 def write_file(plan: Plan, rows: str, path: Path) -> int:
-    """Writes every trial or every epoch into a file, CSV, JSON or Parquet by its name.
+    """Write every trial or every epoch into a file, CSV, JSON or Parquet by its name.
 
     Args:
+        plan: whose trials.
         rows: `trials` or `epochs`, a key of `ROWS`.
         path: a file that exists is replaced.
 
@@ -153,7 +154,7 @@ ROWS: Mapping[str, Callable[[Plan], list[Record]]] = {"trials": export, "epochs"
 
 
 def _trials(plan: Plan) -> Iterator[tuple[str, FrozenTrial, Mapping[str, Any]]]:
-    """All trials with the name of their study and their attributes, as far as these are ours."""
+    """Yield all trials with the name of their study and their attributes, as far as these are ours."""
     for name in plan.all_names:
         for trial in plan.trials(name):
             yield name, trial, trial.user_attrs if ATTEMPT_KEY in trial.user_attrs else {}
@@ -179,7 +180,7 @@ def _iso(time: datetime | None) -> str | None:
 
 
 def _columns(records: Sequence[Record]) -> list[str]:
-    """The columns of all records; those that only some have stand where they first appear."""
+    """Return the columns of all records; those that only some have stand where they first appear."""
     return list(dict.fromkeys(name for record in records for name in record))
 
 
@@ -192,12 +193,12 @@ def _frame(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def _sound(value: Any) -> Any:
-    """Names of files may hold bytes that are no UTF-8, which Parquet does not take."""
+    """Name of files may hold bytes that are no UTF-8, which Parquet does not take."""
     return printable(value) if isinstance(value, str) else value
 
 
 def _dtype(values: Sequence[Any]) -> str:
-    """The type of a column by its values, of which some may be missing; pandas would turn 0.0 into 0."""
+    """Return the type of a column by its values, some of them missing; pandas would turn 0.0 into 0."""
     kinds = {type(value) for value in values if value is not None}
     if not kinds or float in kinds:
         return "float64"

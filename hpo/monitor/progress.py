@@ -113,7 +113,7 @@ def seconds_left(
     n_at_once: int,
     trial_seconds: Mapping[str, float],
 ) -> float | None:
-    """What remains at the speed so far; None where that cannot be told, or nobody is at work.
+    """Return what remains at the speed so far; None where that cannot be told, or nobody is at work.
 
     Args:
         plan: that the studies belong to.
@@ -146,7 +146,7 @@ def seconds_left(
 
 
 def _seconds_per_epoch(plan: Plan, study: str, running: Sequence[Running], best: Best | None) -> float | None:
-    """Of all seeds of a trial of a study together."""
+    """Return the time of all seeds of a trial of a study together."""
     rates = [each.seconds_per_epoch for each in running if each.seconds_per_epoch is not None]
     if rates:
         return fmean(rates)
@@ -157,7 +157,7 @@ def _seconds_per_epoch(plan: Plan, study: str, running: Sequence[Running], best:
 
 
 def _n_epochs(plan: Plan, study: str, best: Best | None) -> int:
-    """How many epochs a trial of a study is going to have, as far as is known."""
+    """Return how many epochs a trial of a study is going to have, as far as is known."""
     if plan.options.epochs is not None:
         return plan.options.epochs
     config = best.config if best else {}

@@ -53,7 +53,7 @@ class StudyStatus:
         return sum(self.points[state] for state in ("complete", "pruned", "failed"))
 
     def to_json(self) -> dict[str, Any]:
-        """The record as `hpo status --json` prints it."""
+        """Return the record as `hpo status --json` prints it."""
         return asdict(self)
 
 
@@ -81,12 +81,12 @@ class TrialRow:
     """Per epoch, per seed, what training recorded."""
 
     def to_json(self) -> dict[str, Any]:
-        """The record as `hpo show --json` prints it."""
+        """Return the record as `hpo show --json` prints it."""
         return asdict(self)
 
 
 def status(plan: Plan) -> list[StudyStatus]:
-    """Where every study stands, the final stage last."""
+    """Return where every study stands, the final stage last."""
     storage = plan.storage
     return [
         study_status(plan, name, record, storage.outlines.of(storage.study_id(name)))
@@ -95,7 +95,7 @@ def status(plan: Plan) -> list[StudyStatus]:
 
 
 def study_status(plan: Plan, name: str, record: StudyRecord, trials: Sequence[FrozenTrial]) -> StudyStatus:
-    """Where a study stands.
+    """Return where a study stands.
 
     Args:
         plan: that it belongs to.
@@ -134,7 +134,7 @@ def study_status(plan: Plan, name: str, record: StudyRecord, trials: Sequence[Fr
 
 
 def _answer(trial: FrozenTrial | None) -> str:
-    """What the final stage found, in words; nothing for a trial of a study."""
+    """Return what the final stage found, in words; nothing for a trial of a study."""
     final = trial.user_attrs.get("final") if trial else None
     if not final:
         return ""
@@ -154,7 +154,7 @@ def _state(name: str, states: Sequence[SlotState], slots: Slots, decision: Decis
 
 
 def _all_slots(plan: Plan, name: str, inherited: Inherited | None, slots: Slots) -> list[Slot]:
-    """The slots of a study: those with attempts, and those that are still to be queued."""
+    """Return the slots of a study: those with attempts, and those that are still to be queued."""
     if name == FINAL:
         return [FINAL_SLOT]
     planned = [job.slot for job in study_jobs(plan, name, inherited)]
@@ -162,13 +162,13 @@ def _all_slots(plan: Plan, name: str, inherited: Inherited | None, slots: Slots)
 
 
 def own_params(trial: FrozenTrial) -> Mapping[str, ParamValue]:
-    """What tells a trial from the others of its study."""
+    """Return what tells a trial from the others of its study."""
     # a control or the final trial searched nothing: its whole configuration is what it is
     return trial.params or trial.user_attrs.get("config", {})
 
 
 def rows(plan: Plan, name: str, trials: Sequence[FrozenTrial] | None = None) -> list[TrialRow]:
-    """One row a point of a study: its accepted trial, or else its latest.
+    """Return one row a point of a study: its accepted trial, or else its latest.
 
     Args:
         plan: that the study belongs to.
@@ -220,12 +220,12 @@ def _row(trial: FrozenTrial, slots: Slots) -> TrialRow:
 
 
 def findings_of(row: TrialRow) -> list[Finding]:
-    """What is wrong with the runs of a point, seed by seed."""
+    """Return what is wrong with the runs of a point, seed by seed."""
     return findings(row.history, is_complete=row.state == "complete")
 
 
 def findings(history: Sequence[Sequence[Mapping[str, Any]]], *, is_complete: bool) -> list[Finding]:
-    """What is wrong with the runs of a trial, seed by seed.
+    """Return what is wrong with the runs of a trial, seed by seed.
 
     Args:
         history: per epoch, per seed, what training recorded.
@@ -238,7 +238,7 @@ def findings(history: Sequence[Sequence[Mapping[str, Any]]], *, is_complete: boo
 
 
 def remarks(plan: Plan) -> list[str]:
-    """What the options make of the studies without anybody having asked for it."""
+    """Return what the options make of the studies without anybody having asked for it."""
     epochs = plan.options.epochs
     if epochs is None:
         return []
@@ -261,7 +261,7 @@ def _by(trial: FrozenTrial) -> str:
 
 
 def find_trial(plan: Plan, text: str) -> tuple[str, FrozenTrial]:
-    """The trial that `STUDY/NUMBER` names.
+    """Return the trial that `STUDY/NUMBER` names.
 
     Raises:
         InputError: not of that form, or an unknown study.
@@ -281,13 +281,13 @@ def find_trial(plan: Plan, text: str) -> tuple[str, FrozenTrial]:
 
 
 def final_trial(plan: Plan) -> FrozenTrial | None:
-    """The trial of the final stage, once it has a result; one that diverged has none."""
+    """Return the trial of the final stage, once it has a result; one that diverged has none."""
     trial = Slots.of(plan.trials(FINAL)).accepted(FINAL_SLOT)
     return trial if trial is not None and trial.state == TrialState.COMPLETE else None
 
 
 def final_result(plan: Plan) -> dict[str, Any]:
-    """The result of the final stage.
+    """Return the result of the final stage.
 
     Raises:
         MissingError: it has not ended yet.
@@ -300,7 +300,7 @@ def final_result(plan: Plan) -> dict[str, Any]:
 
 
 def best(plan: Plan) -> dict[str, Any]:
-    """The best decided configuration so far, with where it comes from.
+    """Return the best decided configuration so far, with where it comes from.
 
     Raises:
         MissingError: no study has decided yet.

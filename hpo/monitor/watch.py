@@ -62,7 +62,7 @@ class Watch:
         """When each worker was seen to train last, and how many trials."""
 
     def look(self) -> Progress:
-        """What the database says now."""
+        """Return what the database says now."""
         records = self._plan.records()
         for name in dict.fromkeys([*self._names, FINAL]):
             self._read(name)
@@ -122,7 +122,7 @@ class Watch:
     def _ends(
         self, studies: Sequence[StudyProgress], records: Mapping[str, StudyRecord]
     ) -> list[StudyProgress]:
-        """Says of each study whether it is over; parents come before children."""
+        """Say of each study whether it is over; parents come before children."""
         over: dict[str, bool] = {}
         for study in studies:
             name, points = study.status.name, study.status.points
@@ -139,7 +139,7 @@ class Watch:
     def _is_orphaned(
         self, study: StudyProgress, over: Mapping[str, bool], records: Mapping[str, StudyRecord]
     ) -> bool:
-        """Whether its parent has ended and decided nothing that it could go on from."""
+        """Return whether its parent has ended and decided nothing that it could go on from."""
         parent = study.inherits
         if parent is None or self._plan.options.inherit != "winners":
             return False
@@ -147,7 +147,7 @@ class Watch:
         return over[parent] and (decision is None or not decision.params)
 
     def _with_flags(self, study: StudyProgress) -> StudyProgress:
-        """Adds what was found in its ended trials; examines some more of them."""
+        """Add what was found in its ended trials; examine some more of them."""
         examined, (_, slots) = self._examined[study.status.name], self._slots[study.status.name]
         ended = [trial for slot in slots.attempts if (trial := slots.accepted(slot))]
         todo = [trial for trial in ended if trial._trial_id not in examined][-CATCH_UP:]
@@ -186,7 +186,7 @@ class Watch:
         return sorted(found, key=lambda each: (not each.is_local, each.worker))
 
     def _what_they_recorded(self, running: Sequence[FrozenTrial]) -> dict[int, Mapping[str, Any]]:
-        """The attributes of running trials by id, read again once one has reported another epoch."""
+        """Return the attributes of running trials by id, read again once one has reported another epoch."""
         kept = {
             trial._trial_id: self._recorded[trial._trial_id]
             for trial in running
@@ -208,7 +208,7 @@ class Watch:
         return sum(n_trials for seen, n_trials in self._seen.values() if now - seen <= SEEN_SECONDS)
 
     def _trial_seconds(self) -> dict[str, float]:
-        """What an ended trial of each study took, on average over those that have been examined."""
+        """Return what an ended trial of each study took, on average over those that have been examined."""
         return {
             name: fmean(each.seconds for each in examined.values())
             for name, examined in self._examined.items()
@@ -234,7 +234,7 @@ class Watch:
 
 
 def _reasons(slots: Slots) -> dict[str, Counter[str]]:
-    """Why points were pruned or failed, and how many."""
+    """Return why points were pruned or failed, and how many."""
     reasons: dict[str, Counter[str]] = {"pruned": Counter(), "failed": Counter()}
     for slot in slots.attempts:
         state = slots.state(slot).value
@@ -291,5 +291,5 @@ def _best_trial(name: str, trial: FrozenTrial) -> Best:
 
 
 def _seconds(epochs: Sequence[Sequence[Mapping[str, Any]]]) -> list[float]:
-    """How long each epoch took, its seeds together."""
+    """Return how long each epoch took, its seeds together."""
     return [sum(seed["seconds"] for seed in epoch) for epoch in epochs]

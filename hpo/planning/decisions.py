@@ -21,7 +21,7 @@ MIN_SEEDS_TO_TEST = 3
 
 
 def _complete(params: dict[str, ParamValue]) -> dict[str, ParamValue]:
-    """Parameters that are a whole configuration: what is missing must not become a default unseen."""
+    """Check that parameters are a whole configuration: what is missing must not become a default unseen."""
     missing = [name for name in PARAMETERS if name not in params]
     if missing:
         raise ValueError(f"{missing[0]} is missing")
@@ -100,25 +100,25 @@ class Decision(_Record):
 
 
 def epoch_records(trial: FrozenTrial) -> list[list[dict[str, Any]]]:
-    """The stored epochs of a trial in order; each holds one record per seed (`SeedEpoch.to_dict`)."""
+    """Return the stored epochs of a trial in order; each holds one record per seed (`SeedEpoch.to_dict`)."""
     return recorded_epochs(trial.user_attrs)
 
 
 def recorded_epochs(attrs: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
-    """The epochs among the user attributes of a trial, as `epoch_records` gives them."""
+    """Return the epochs among the user attributes of a trial, as `epoch_records` gives them."""
     numbers = sorted(int(key[6:]) for key in attrs if key.startswith("epoch:"))
     return [attrs[f"epoch:{number}"] for number in numbers]
 
 
 def best_epoch(trial: FrozenTrial) -> int | None:
-    """The first epoch (from 1) with the highest mean validation macro F1; None before the first report."""
+    """Return the first epoch, from 1, of the highest mean validation macro F1; None before any report."""
     # other databases than SQLite may show a report before the figures that were written with it
     reports = {n: f1 for n, f1 in trial.intermediate_values.items() if f"epoch:{n}" in trial.user_attrs}
     return min(reports, key=lambda epoch: (-reports[epoch], epoch)) if reports else None
 
 
 def candidate(study: str, trials: Iterable[FrozenTrial]) -> Candidate | None:
-    """Pools the COMPLETE trials of one point; None when it has none."""
+    """Pool the COMPLETE trials of one point; None when it has none."""
     done = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
     if not done:
         return None
@@ -144,7 +144,7 @@ def decide(
     *,
     always: bool,
 ) -> Decision:
-    """Decides a study whose points all have ended.
+    """Decide a study whose points all have ended.
 
     Args:
         study: its name.
@@ -195,7 +195,7 @@ def decide(
 
 
 def _paired_p_value(best: Candidate, control: Candidate, n_tried: int) -> float | None:
-    """Of a paired t-test, where `best` was selected among so many by its mean."""
+    """Return p of a paired t-test, where `best` was selected among so many by its mean."""
     shared = sorted(best.seeds.keys() & control.seeds.keys())
     if len(shared) < MIN_SEEDS_TO_TEST:
         return None
@@ -255,7 +255,7 @@ def _differing(one: Candidate, other: Candidate) -> dict[str, ParamValue]:
 
 
 def _in_effect(candidate: Candidate, names: Iterable[str]) -> str:
-    """These of its parameters in words; without mixup its epochs mean nothing."""
+    """Return these of its parameters in words; without mixup its epochs mean nothing."""
     idle = () if candidate.params["mixup_alpha"] else ("mixup_first_epoch", "mixup_last_epoch")
     found = {name: candidate.params[name] for name in names}
     return params_text({name: value for name, value in found.items() if name not in idle} or found)

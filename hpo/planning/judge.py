@@ -27,7 +27,7 @@ class TrialPruner:
         self._n_judged = 0
 
     def stops(self, read: Callable[[], FrozenTrial], n_epochs: int) -> bool:
-        """Whether the trial was to be stopped after any of the epochs that are new, now that it has so many.
+        """Return whether the trial was to be stopped after any of its new epochs, now that it has so many.
 
         Args:
             read: the trial as it stands in the database, an object that nobody else has.

@@ -50,7 +50,7 @@ class Options(BaseModel):
 
     @classmethod
     def from_given(cls, given: Mapping[str, Any]) -> Options:
-        """Options from those that the user gave; the rest keep their defaults.
+        """Make options of those that the user gave; the rest keep their defaults.
 
         Raises:
             InputError: a value is out of its range; the text names the option.
@@ -115,7 +115,7 @@ def _parsed(definition: str) -> StudySpec:
 
 
 def defined(storage: Storage, name: str, record: StudyRecord) -> StudySpec:
-    """The study that a record defines.
+    """Return the study that a record defines.
 
     Raises:
         InputError: it defines none that can be used here.
@@ -130,7 +130,7 @@ def defined(storage: Storage, name: str, record: StudyRecord) -> StudySpec:
 
 
 def checked(kind: type[M], storage: Storage, name: str, attrs: Mapping[str, Any]) -> M:
-    """The attributes of a study as a record.
+    """Return the attributes of a study as a record.
 
     Args:
         kind: of record.
@@ -152,6 +152,6 @@ def checked(kind: type[M], storage: Storage, name: str, attrs: Mapping[str, Any]
 
 
 def unreadable(storage: Storage, name: str, problem: str) -> InputError:
-    """Hand damage and newer versions look alike: it is said what cannot be read, and where."""
+    """Return an error that says what cannot be read, and where: hand damage and newer versions look alike."""
     ours = version("hpo-studies")
     return InputError(f"{storage.name}: holds no plan that hpo {ours} can read: study {name!r}, {problem}")

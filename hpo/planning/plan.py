@@ -61,7 +61,7 @@ class Plan:
     def create(
         cls, storage: Storage, specs: Mapping[str, StudySpec], options: Options, identity: Identity
     ) -> Plan:
-        """Writes the plan: studies, definitions, options; no trials. Doing it twice does no harm.
+        """Write the plan: studies, definitions, options; no trials. Doing it twice does no harm.
 
         The mark that the plan is whole is written last: killed on the way, the next `create` goes on.
         """
@@ -77,7 +77,7 @@ class Plan:
 
     @classmethod
     def find(cls, storage: Storage) -> Plan | None:
-        """The plan of a database; None where none was written, or not to the end.
+        """Return the plan of a database; None where none was written, or not to the end.
 
         Raises:
             InputError: what is there was changed by hand, or is another version's; the text says where.
@@ -97,7 +97,7 @@ class Plan:
 
     @classmethod
     def open(cls, storage: Storage) -> Plan:
-        """The plan of a database.
+        """Return the plan of a database.
 
         Raises:
             MissingError: there is none.
@@ -113,7 +113,7 @@ class Plan:
         specs: Mapping[str, StudySpec] | None = None,
         where: Path | None = None,
     ) -> None:
-        """Compares options and study files that the user gave now with those of the plan.
+        """Compare options and study files that the user gave now with those of the plan.
 
         A study that is sampled may ask for more trials than before, until it has decided. Data of the same
         kind may lie elsewhere on this machine: whether they are the same, `check_data` tells.
@@ -144,7 +144,7 @@ class Plan:
                 )
 
     def with_more_trials(self, specs: Mapping[str, StudySpec]) -> Plan:
-        """The plan with the trials that study files now ask for; `check_compatible` has passed them.
+        """Return the plan with the trials that study files now ask for; `check_compatible` has passed them.
 
         Raises:
             ConflictError: a study has decided meanwhile.
@@ -168,7 +168,7 @@ class Plan:
         return records[FINAL].inherited is None and (decision is None or not decision.params)
 
     def check_data(self, fingerprint: str, source: str) -> None:
-        """Compares the data at hand with those of the plan.
+        """Compare the data at hand with those of the plan.
 
         Raises:
             ConflictError: the fingerprints differ; both are named.
@@ -181,7 +181,7 @@ class Plan:
             )
 
     def check_versions(self) -> None:
-        """Compares what results depend on here with what the plan was created with.
+        """Compare what results depend on here with what the plan was created with.
 
         Raises:
             ConflictError: a major version differs; both are named.
@@ -196,7 +196,7 @@ class Plan:
                 )
 
     def check_sqlite_is_local(self) -> None:
-        """SQLite serves one machine; one that sees its file from another would lose writes.
+        """Check that SQLite serves one machine; one that sees its file from another would lose writes.
 
         Raises:
             ConflictError: a worker of another machine is at work on this SQLite database.
@@ -212,7 +212,7 @@ class Plan:
                     )
 
     def unshared_checkpoints(self, out: Path, given: str | Path | None) -> str | None:
-        """What to say of checkpoints that other machines may not reach; None where there is no need."""
+        """Return a warning of checkpoints that other machines may not reach; None where there is no need."""
         if self.storage.is_sqlite or given is not None:
             return None
         return (
@@ -223,7 +223,7 @@ class Plan:
     # --- names ---------------------------------------------------------------------------------------
 
     def with_ancestors(self, names: Iterable[str]) -> list[str]:
-        """The named studies and the earlier ones that they need, in order.
+        """Return the named studies and the earlier ones that they need, in order.
 
         Raises:
             InputError: an unknown name; the text says what is near.
@@ -249,11 +249,11 @@ class Plan:
     # --- what a study is made of ---------------------------------------------------------------------
 
     def trials(self, name: str) -> list[FrozenTrial]:
-        """Every Optuna trial of a study, lost and superseded attempts included, by number."""
+        """Return every Optuna trial of a study, lost and superseded attempts included, by number."""
         return self.storage.trials(self.storage.study_id(name))
 
     def record(self, name: str) -> StudyRecord:
-        """What the database holds of a study now.
+        """Return what the database holds of a study now.
 
         Raises:
             InputError: somebody has changed it by hand into something else.
@@ -261,21 +261,21 @@ class Plan:
         return checked(StudyRecord, self.storage, name, self.storage.study_attrs())
 
     def records(self) -> dict[str, StudyRecord]:
-        """As `record`, of every study, the final stage last."""
+        """Return what `record` does, of every study, the final stage last."""
         attrs = self.storage.study_attrs()
         return {name: checked(StudyRecord, self.storage, name, attrs) for name in self.all_names}
 
     def spec(self, name: str) -> StudySpec:
-        """A study as the database has it now: somebody may have asked for more trials of a sampled one."""
+        """Return a study as the database has it now: more trials of a sampled one may have been asked for."""
         known = self.specs[name]
         return known if known.is_grid else defined(self.storage, name, self.record(name))
 
     def decision(self, name: str) -> Decision | None:
-        """What a study decided; None while it is open."""
+        """Return what a study decided; None while it is open."""
         return self.record(name).decision
 
     def inherited(self, name: str) -> Inherited | None:
-        """The configuration that a study starts from; None where nothing is inherited, or not yet.
+        """Return the configuration that a study starts from; None where nothing is inherited, or not yet.
 
         Raises:
             InputError: `--inherit published`, and an ancestor has no published choice.
@@ -291,29 +291,29 @@ class Plan:
         return Inherited(study=parent, source=decision.source, params=decision.params, value=decision.value)
 
     def context(self, name: str, inherited: Inherited | None) -> dict[str, ParamValue]:
-        """What a point of a study is laid over: defaults, inherited or base, fixed, `--epochs`."""
+        """Return what a point of a study is laid over: defaults, inherited or base, fixed, `--epochs`."""
         params = self.specs[name].context(inherited.params if inherited else None)
         if self.options.epochs is not None:
             params["epochs"] = self.options.epochs
         return params
 
     def config(self, name: str, inherited: Inherited | None, point: Params) -> TrialConfig:
-        """The complete configuration of a point."""
+        """Return the complete configuration of a point."""
         return TrialConfig.from_params({**self.context(name, inherited), **point})
 
     def inherited_config(self, inherited: Inherited) -> TrialConfig:
-        """The inherited configuration as the study's control trains it: with `--epochs` applied."""
+        """Return the inherited configuration as the study's control trains it: with `--epochs` applied."""
         epochs = self.options.epochs
         return inherited.config if epochs is None else inherited.config.replace(epochs=epochs)
 
     def decided_by(self, source: TrialRef) -> FrozenTrial:
-        """The COMPLETE trial that a decision names."""
+        """Return the COMPLETE trial that a decision names."""
         trial = self.storage.numbered(self.storage.study_id(source.study), source.trial)
         assert trial is not None
         return trial
 
     def trial_config(self, name: str, trial: FrozenTrial, params: Params) -> TrialConfig:
-        """The configuration that a claimed trial trains."""
+        """Return the configuration that a claimed trial trains."""
         inherited = self.record(name).inherited
         if trial.user_attrs["point"] in (CONTROL_SLOT.point, FINAL_SLOT.point):
             assert inherited is not None  # written before the trial was queued
@@ -321,7 +321,7 @@ class Plan:
         return self.config(name, inherited, params)
 
     def best_decided(self) -> Inherited | None:
-        """What the final stage trains: of the studies that nobody inherits from the best, as of then."""
+        """Return what the final stage trains: as of then, the best of the studies that none inherits from."""
         parents, records = {study.inherits for study in self.specs.values()}, self.records()
         leaves = [(name, record.decision) for name, record in records.items() if name not in parents]
         decided = [(name, decision) for name, decision in leaves if decision and decision.params]
@@ -333,7 +333,7 @@ class Plan:
 
 
 def read_studies(folder: Path) -> dict[str, StudySpec]:
-    """Reads and checks a folder of study files, samplers and pruners included; parents before children.
+    """Read and check a folder of study files, samplers and pruners included; parents before children.
 
     Raises:
         StudyFileError: file, key, value, and what would be right.
@@ -345,7 +345,7 @@ def read_studies(folder: Path) -> dict[str, StudySpec]:
 
 
 def with_ancestors(specs: Mapping[str, StudySpec], names: Iterable[str], inherit: str) -> list[str]:
-    """The named studies and the earlier ones that they need, in order; published choices need none.
+    """Return the named studies and the earlier ones that they need, in order; published choices need none.
 
     Raises:
         InputError: an unknown name; the text says what is near.
@@ -359,7 +359,7 @@ def with_ancestors(specs: Mapping[str, StudySpec], names: Iterable[str], inherit
 
 
 def lineage(specs: Mapping[str, StudySpec], name: str) -> list[StudySpec]:
-    """A study and those before it that it inherits from, the study itself last."""
+    """Return a study and those before it that it inherits from, the study itself last."""
     chain = [specs[name]]
     while (parent := chain[0].inherits) is not None:
         chain.insert(0, specs[parent])
@@ -367,7 +367,7 @@ def lineage(specs: Mapping[str, StudySpec], name: str) -> list[StudySpec]:
 
 
 def published_config(specs: Mapping[str, StudySpec], name: str) -> TrialConfig:
-    """What the report carried on after a study: its own choices and those before it.
+    """Return what the report carried on after a study: its own choices and those before it.
 
     Raises:
         InputError: a study on the way has no published choice.
@@ -383,13 +383,13 @@ def published_config(specs: Mapping[str, StudySpec], name: str) -> TrialConfig:
 
 @cache  # 2.5 ms a call, and every trial records them
 def versions() -> dict[str, str]:
-    """Versions of what results depend on."""
+    """Return versions of what results depend on."""
     packages = {"hpo": "hpo-studies", "optuna": "optuna", "torch": "torch", "numpy": "numpy"}
     return {"python": platform.python_version(), **{key: version(name) for key, name in packages.items()}}
 
 
 def _asks_for_more(ours: StudySpec | None, theirs: StudySpec | None) -> bool:
-    """Whether two definitions of a sampled study differ in nothing but a higher number of trials."""
+    """Return whether two definitions of a sampled study differ in nothing but a higher number of trials."""
     if ours is None or theirs is None or ours.trials is None or theirs.trials is None:
         return False
     return theirs.trials > ours.trials and theirs.model_copy(update={"trials": ours.trials}) == ours

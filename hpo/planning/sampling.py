@@ -83,7 +83,7 @@ class _QmcSampler(optuna.samplers.QMCSampler):
 
 
 def _grid(place: Place) -> None:
-    """Samples nothing: `StudySpec.grid` has the points."""
+    """Sample nothing: `StudySpec.grid` has the points."""
 
 
 def _random(place: Place) -> BaseSampler:
@@ -212,7 +212,7 @@ def _chance(
     n_warmup_steps: Count = 0,
     interval_steps: Positive = 1,
 ) -> BasePruner:
-    """Stops what is no better than chance, whose macro F1 is one divided by the number of classes.
+    """Stop what is no better than chance, whose macro F1 is one divided by the number of classes.
 
     With few classes that is so much that a network which is slow to learn may be below it for a while: what
     is above `at_most` goes on.
@@ -234,7 +234,7 @@ PRUNERS: dict[str, Callable[..., BasePruner]] = {
 
 
 def check(spec: StudySpec, file: Path) -> None:
-    """Checks what only Optuna's side knows: the sampler, the pruner, and their options.
+    """Check what only Optuna's side knows: the sampler, the pruner, and their options.
 
     Raises:
         StudyFileError: an unknown name or option, or a value that it cannot have.
@@ -247,7 +247,7 @@ def check(spec: StudySpec, file: Path) -> None:
 
 
 def build_pruner(spec: StudySpec, runs: Runs) -> BasePruner:
-    """Makes the pruner of a study for such runs.
+    """Make the pruner of a study for such runs.
 
     Raises:
         InputError: as `check`.
@@ -256,7 +256,7 @@ def build_pruner(spec: StudySpec, runs: Runs) -> BasePruner:
 
 
 def distribution(name: str, axis: Axis) -> BaseDistribution:
-    """The axis of a parameter in Optuna's terms; a list is categorical, its order means nothing."""
+    """Return the axis of a parameter in Optuna's terms; a list is categorical, its order means nothing."""
     if isinstance(axis, Choices):
         return CategoricalDistribution(axis.choices)
     if NUMBERS[name] is int:
@@ -267,7 +267,7 @@ def distribution(name: str, axis: Axis) -> BaseDistribution:
 def draw(
     study: optuna.Study, trial: FrozenTrial, spec: StudySpec, known: Params, index: int, seed: int
 ) -> dict[str, ParamValue]:
-    """Draws one point of a sampled study that satisfies its constraints.
+    """Draw one point of a sampled study that satisfies its constraints.
 
     What breaks a constraint is drawn again, here, before there is anything to train. Nothing is written but
     what Optuna's samplers write for their neighbours (the attribute `relative_params` of the trial). With
@@ -277,6 +277,7 @@ def draw(
         study: the Optuna study; its trials are what TPE and GP learn from. Those without the study's own
             parameters, as a control's, are not shown to them.
         trial: the running trial that the point is for.
+        spec: of the study.
         known: the complete configuration that the point is laid over, as from `StudySpec.context`.
         index: place of the point in its study, from 0 to `spec.trials` − 1.
         seed: the plan's seed.
@@ -328,7 +329,7 @@ class _Samples(optuna.Study):
 
 
 def _value(axis: BaseDistribution, value: Any) -> ParamValue:
-    """The drawn value in its parameter's type and within its range; where none was drawn, the only one."""
+    """Return the drawn value in its parameter's type and range; where none was drawn, the only one."""
     if isinstance(axis, CategoricalDistribution):
         return axis.choices[0] if axis.single() else value  # type: ignore[return-value]
     assert isinstance(axis, IntDistribution | FloatDistribution)
@@ -346,7 +347,7 @@ def _demands(spec: StudySpec, known: Params) -> str:
 
 
 def _build(where: str, table: Mapping[str, Callable[..., T]], component: Component, argument: object) -> T:
-    """Calls a builder of a table with the options of a component.
+    """Call a builder of a table with the options of a component.
 
     Raises:
         InputError: an unknown name or option, or a value that it cannot have; the text starts with its key.
@@ -376,12 +377,12 @@ def _build(where: str, table: Mapping[str, Callable[..., T]], component: Compone
 
 @contextmanager
 def _experimental_allowed() -> Iterator[None]:
-    """Optuna warns of parts whose interface may change; the studies' files name them on purpose."""
+    """Silence warnings of parts whose interface may change; the studies' files name them on purpose."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         yield
 
 
 def _seed(*parts: object) -> int:
-    """A seed of 32 bits that is the same in every process and for every Python version."""
+    """Return a seed of 32 bits that is the same in every process and for every Python version."""
     return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:4])

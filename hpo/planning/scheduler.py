@@ -26,9 +26,10 @@ MIN_WAITING = 32
 
 
 def advance(plan: Plan, names: Sequence[str] | None = None) -> bool:
-    """Queues what can be tried, decides what has ended; an idempotent function of the database.
+    """Queue what can be tried, decide what has ended; an idempotent function of the database.
 
     Args:
+        plan: to be advanced.
         names: the studies to serve, as from `with_ancestors`; None: all, and the final stage.
 
     Returns:
@@ -100,7 +101,7 @@ def _control(plan: Plan, name: str, inherited: Inherited | None, slots: Slots) -
 
 
 def _whole(plan: Plan, points: Sequence[Sequence[FrozenTrial]]) -> Iterator[list[FrozenTrial]]:
-    """The COMPLETE trials of each point, which alone decide; only a few are in memory at once."""
+    """Yield the COMPLETE trials of each point, which alone decide; only a few are in memory at once."""
     ids = [[trial._trial_id for trial in point if trial.state == TrialState.COMPLETE] for point in points]
     trials = plan.storage.whole([trial_id for of_point in ids for trial_id in of_point])
     return ([next(trials) for _ in of_point] for of_point in ids)
@@ -120,7 +121,7 @@ def _advance_final(plan: Plan) -> bool:
 
 
 def study_jobs(plan: Plan, name: str, inherited: Inherited | None) -> list[Job]:
-    """The ordered jobs of a study: its control first where it trains one, then its points."""
+    """Return the ordered jobs of a study: its control first where it trains one, then its points."""
     study = plan.spec(name)
     if study.is_grid:
         jobs = list(_grid_jobs(study, canonical_json(plan.context(name, inherited)), plan.seeds))
@@ -133,14 +134,14 @@ def study_jobs(plan: Plan, name: str, inherited: Inherited | None) -> list[Job]:
 
 @lru_cache(maxsize=16)
 def _grid_jobs(study: StudySpec, known: str, seeds: tuple[int, ...]) -> tuple[Job, ...]:
-    """The points of a grid over a context; every look asks for them, and 10,000 take a tenth of a second."""
+    """Return the points of a grid over a context; every look asks for them, and 10,000 take 0.1 s."""
     axes = {axis: sampling.distribution(axis, values) for axis, values in study.search.items()}
     points = enumerate(study.grid(json.loads(known)))
     return tuple(Job(Slot(canonical_json(point)), index, seeds, point, axes) for index, point in points)
 
 
 def _own_control(plan: Plan, name: str, inherited: Inherited) -> Slot | None:
-    """The grid point that is exactly the inherited configuration."""
+    """Return the grid point that is exactly the inherited configuration."""
     study = plan.specs[name]
     point = {axis: inherited.params[axis] for axis in study.search}
     if not study.is_grid:
@@ -154,9 +155,10 @@ def _own_control(plan: Plan, name: str, inherited: Inherited) -> Slot | None:
 
 
 def fail_stale_trials(plan: Plan, names: Sequence[str] | None = None) -> list[str]:
-    """Closes the trials whose worker is gone; `advance` queues them again.
+    """Close the trials whose worker is gone; `advance` queues them again.
 
     Args:
+        plan: whose trials.
         names: only these studies; None: all, and the final stage.
 
     Returns:
@@ -170,7 +172,7 @@ def fail_stale_trials(plan: Plan, names: Sequence[str] | None = None) -> list[st
 
 
 def is_orphaned(plan: Plan, name: str) -> bool:
-    """Whether a study never begins: the one that it starts from decided nothing, or never begins itself."""
+    """Return whether a study never begins: its parent decided nothing, or never begins itself."""
     parent = plan.specs[name].inherits
     if parent is None or plan.options.inherit != "winners":
         return False
@@ -179,7 +181,7 @@ def is_orphaned(plan: Plan, name: str) -> bool:
 
 
 def is_control(plan: Plan, name: str, slot: Slot) -> bool:
-    """Whether a study's winner will be compared with this slot."""
+    """Return whether a study's winner will be compared with this slot."""
     inherited = plan.inherited(name) if name != FINAL else None
     if inherited is None or inherited.source is not None:
         return False
@@ -187,7 +189,7 @@ def is_control(plan: Plan, name: str, slot: Slot) -> bool:
 
 
 def retry(plan: Plan, names: Iterable[str] | None = None) -> int:
-    """Queues every failed point once more, with its caps counted anew.
+    """Queue every failed point once more, with its caps counted anew.
 
     Returns:
         How many were queued.
@@ -203,7 +205,7 @@ def retry(plan: Plan, names: Iterable[str] | None = None) -> int:
 
 
 def _with_drawn_params(plan: Plan, job: Job, slots: Slots) -> Job:
-    """A sampled point keeps the parameters that an earlier attempt drew for it."""
+    """Return a sampled point keeps the parameters that an earlier attempt drew for it."""
     for outline in reversed(slots.attempts.get(job.slot, [])):
         trial = plan.storage.trial(outline._trial_id)
         if "config" in trial.user_attrs:
@@ -222,7 +224,7 @@ def _job_again(trial: FrozenTrial) -> Job:
 
 
 def require_result(plan: Plan, names: Sequence[str] | None) -> None:
-    """Checks that a finished run has something to show for every study asked for.
+    """Check that a finished run has something to show for every study asked for.
 
     Raises:
         PointsFailedError: points failed for good, or a study could decide nothing; the text names them.

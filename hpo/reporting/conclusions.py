@@ -49,7 +49,7 @@ class Conclusion:
 
 
 def conclusions(report: ReportData) -> list[Conclusion]:
-    """The seven, judged on what the plan has trained so far."""
+    """Return the seven, judged on what the plan has trained so far."""
     limits = not_the_reports(report)
     cells = Cells(report.points, report.trained, len(report.identity.class_names))
     found = []
@@ -63,7 +63,7 @@ def conclusions(report: ReportData) -> list[Conclusion]:
 
 
 def noise_text(report: ReportData) -> str:
-    """How far apart seeds are, in a sentence."""
+    """Return how far apart seeds are, in a sentence."""
     noise = seed_noise(report.trained)
     if noise.deviation is None:
         return "No configuration was trained on two seeds, so nobody knows how much seeds alone do."
@@ -76,7 +76,7 @@ def noise_text(report: ReportData) -> str:
 
 
 def not_the_reports(report: ReportData) -> list[str]:
-    """Why the runs here say nothing about the report's claims; empty where they do."""
+    """Return why the runs here say nothing about the report's claims; empty where they do."""
     options, reasons = report.options, []
     if not report.is_cifar10:
         reasons.append("the data are not the report's CIFAR-10")
@@ -164,7 +164,7 @@ def _dying(cells: Cells) -> Evidence:
 
 
 def _dead_share(point: Point) -> float:
-    """The share of dead units in the worst layer after the last epoch, mean over seeds."""
+    """Return the share of dead units in the worst layer after the last epoch, mean over seeds."""
     layers = [seed["layers"].values() for seed in point.row.history[-1]]
     return fmean(max((layer["dead_share"] or 0.0 for layer in found), default=0.0) for found in layers)
 
@@ -253,7 +253,7 @@ CLAIMS: Mapping[str, Callable[[Cells], Evidence]] = {
 
 
 def _all_of(*parts: tuple[str, list[Block], str], cells: Cells) -> Evidence:
-    """A claim of several parts: denied if one is, confirmed if all are."""
+    """Return a claim of several parts: denied if one is, confirmed if all are."""
     verdicts: list[Verdict] = []
     texts, points = [], dict[str, Point]()
     for prediction, blocks, missing in parts:

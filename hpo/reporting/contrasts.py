@@ -79,7 +79,7 @@ class Cells:
                     self._cells[key] = point
 
     def groups(self, *params: str) -> list[list[Point]]:
-        """Cells that differ in nothing but these parameters; groups of two or more."""
+        """Return cells that differ in nothing but these parameters; groups of two or more."""
         groups: dict[str, list[Point]] = {}
         for point in self._cells.values():
             rest = {k: v for k, v in _effective(point.config).items() if k not in params}
@@ -87,7 +87,7 @@ class Cells:
         return [group for group in groups.values() if len(group) > 1]
 
     def contrast(self, blocks: Sequence[Block]) -> Contrast:
-        """The mean over blocks of the signed sum of each block's macro F1."""
+        """Return the mean over blocks of the signed sum of each block's macro F1."""
         differences, weights, involved = [], dict[str, float](), dict[str, Point]()
         n_epochs = [min(len(point.row.history) for _, point in block) for block in blocks]
         for block, epochs in zip(blocks, n_epochs, strict=True):
@@ -108,7 +108,7 @@ class Cells:
 
 
 def seed_noise(points: Iterable[Point], epochs: int | None = None) -> Noise:
-    """The deviation between seeds, pooled over configurations with two seeds or more.
+    """Return the deviation between seeds, pooled over configurations with two seeds or more.
 
     Args:
         points: what was trained.
@@ -132,12 +132,12 @@ def seed_noise(points: Iterable[Point], epochs: int | None = None) -> Noise:
 
 
 def best_f1(point: Point, epochs: int) -> float:
-    """The best macro F1, mean over seeds, of the first so many epochs."""
+    """Return the best macro F1, mean over seeds, of the first so many epochs."""
     return max(point.curve("valid_macro_f1")[:epochs])
 
 
 def widest_interaction(group: Sequence[Point], outer: str, inner: str) -> list[Block]:
-    """The widest two by two cells of a group: (inner low − high at outer low) − (the same at outer high).
+    """Return the interaction in a group's widest 2×2 cells: (low − high at outer low) − (same at high).
 
     At most one block: none where the group has no such four cells.
     """
@@ -162,7 +162,7 @@ def widest_interaction(group: Sequence[Point], outer: str, inner: str) -> list[B
 
 
 def low_high_pairs(group: Sequence[Point], axis: str) -> list[tuple[Point, Point]]:
-    """Every two points of a group, the lower value first."""
+    """Return every two points of a group, the lower value first."""
     ordered = sorted(group, key=lambda point: float(point.config[axis]))
     return [(low, high) for i, low in enumerate(ordered) for high in ordered[i + 1 :]]
 
@@ -171,7 +171,7 @@ def low_high_pairs(group: Sequence[Point], axis: str) -> list[tuple[Point, Point
 
 
 def _effective(config: Mapping[str, ParamValue]) -> dict[str, ParamValue]:
-    """A configuration without what has no effect in it: when mixup would begin, where there is none."""
+    """Return a configuration without what has no effect in it, as mixup's epochs where there is none."""
     unused = () if config.get("mixup_alpha") else ("mixup_first_epoch", "mixup_last_epoch")
     return {name: value for name, value in config.items() if name not in unused}
 

@@ -75,7 +75,7 @@ class Point:
         return self.row.state in ("complete", "pruned") and bool(self.row.history)
 
     def curve(self, figure: str) -> list[float]:
-        """A figure of every epoch, mean over seeds; `figure` as epochs are stored (`valid_loss`)."""
+        """Return a figure of every epoch, mean over seeds; `figure` as epochs are stored (`valid_loss`)."""
         return [fmean(seed[figure] for seed in epoch) for epoch in self.row.history]
 
 
@@ -195,7 +195,7 @@ class ReportData:
 
 
 def read(plan: Plan) -> ReportData:
-    """Reads a plan in whatever state it is."""
+    """Read a plan in whatever state it is."""
     trials = {name: plan.trials(name) for name in plan.all_names}
     points = {name: _points(plan, name, trials[name]) for name in plan.all_names}
     by_ref = {(point.study, point.row.trial): point for found in points.values() for point in found}
@@ -244,7 +244,7 @@ def read(plan: Plan) -> ReportData:
 
 
 def _without_folders(source: str) -> str:
-    """A data source with its folder's name alone: a report is shown to others, who need not know a disk."""
+    """Return a data source with its folder's name alone: those who read a report need not know a disk."""
     kind, colon, path = source.partition(":")
     return f"{kind}{colon}{PurePath(path).name}" if kind in ("folder", "cifar10") else source
 
@@ -267,7 +267,7 @@ def _points(plan: Plan, name: str, trials: Sequence[FrozenTrial]) -> list[Point]
 
 
 def _inherited_origins(plan: Plan, name: str, sections: Mapping[str, Section]) -> dict[str, Origin]:
-    """Where the values of the configuration come from that a study starts with."""
+    """Return where the values of the configuration come from that a study starts with."""
     spec = plan.specs[name]
     defaults = TrialConfig().params()
     if spec.inherits is None:
@@ -284,7 +284,7 @@ def _inherited_origins(plan: Plan, name: str, sections: Mapping[str, Section]) -
 
 
 def _carried(spec: StudySpec, inherited: dict[str, Origin], decision: Decision | None) -> dict[str, Origin]:
-    """Where the values come from that a study hands on."""
+    """Return where the values come from that a study hands on."""
     if decision is None or not decision.adopted or decision.winner is None:
         return inherited
     source = decision.winner.source
@@ -323,7 +323,7 @@ def _attempts(trials: Mapping[str, Sequence[FrozenTrial]]) -> list[Attempt]:
 
 
 def _in_lanes(attempts: Iterable[Attempt]) -> list[Attempt]:
-    """The attempts in the order of their beginnings, each in the first lane of its worker that is free."""
+    """Return the attempts as they began, each in the first lane of its worker that is free."""
     ends: dict[str, list[float]] = {}
     placed = []
     for attempt in sorted(attempts, key=lambda attempt: attempt.begin):
@@ -336,12 +336,12 @@ def _in_lanes(attempts: Iterable[Attempt]) -> list[Attempt]:
 
 
 def _was_trained(trial: FrozenTrial) -> bool:
-    """Whether a worker spent its time on it."""
+    """Return whether a worker spent its time on it."""
     return "owner" in trial.user_attrs and reason_of(trial) != Reason.REUSED
 
 
 def _machines(trials: Mapping[str, Sequence[FrozenTrial]]) -> dict[str, int]:
-    """How many trials each machine ended, by what is known of it."""
+    """Return how many trials each machine ended, by what is known of it."""
     counts: dict[str, int] = {}
     for found in trials.values():
         for trial in found:

@@ -40,7 +40,7 @@ Figures = dict[str, list[Drawing]]
 
 
 def draw(report: ReportData) -> Figures:
-    """All figures that the facts allow."""
+    """Return all figures that the facts allow."""
     figures: Figures = {"answer": [], "final": [], "provenance": []}
     with styled():
         figures["answer"] += waterfall(report)
@@ -78,7 +78,7 @@ class Step:
 
 
 def waterfall(report: ReportData) -> Iterator[Drawing]:
-    """What each study gained on validation, down to the test set."""
+    """Yield what each study gained on validation, down to the test set."""
     steps = waterfall_steps(report)
     if not steps:
         return
@@ -124,7 +124,7 @@ def waterfall(report: ReportData) -> Iterator[Drawing]:
 
 
 def waterfall_steps(report: ReportData) -> list[Step]:
-    """What led from the first study to the test set; none before the first decision."""
+    """Return what led from the first study to the test set; none before the first decision."""
     steps = []
     for section in report.chain:
         decision = section.decision
@@ -160,7 +160,7 @@ def _gain(points: float) -> str:
 
 
 def test_curves(report: ReportData, panels: Iterable[Panel]) -> Iterator[Drawing]:
-    """Accuracy and loss on the test set per epoch, beside those on validation."""
+    """Yield accuracy and loss on the test set per epoch, beside those on validation."""
     final, epochs = report.final or {}, report.test_epochs
     chosen = final["selected_epoch"]
     for panel in panels:
@@ -208,7 +208,7 @@ def test_curves(report: ReportData, panels: Iterable[Panel]) -> Iterator[Drawing
 
 
 def per_class(final: Mapping[str, Any]) -> Iterator[Drawing]:
-    """F1 per class, the best first."""
+    """Yield F1 per class, the best first."""
     ranked = sorted(final["per_class"].items(), key=lambda item: -item[1]["f1"])
     shown = ranked[-MAX_CLASSES:]
     figure = canvas(0.75 + 0.24 * len(shown))
@@ -236,7 +236,7 @@ def per_class(final: Mapping[str, Any]) -> Iterator[Drawing]:
 
 
 def confusion(final: Mapping[str, Any]) -> Iterator[Drawing]:
-    """The confusion matrix in percent of the true class."""
+    """Yield the confusion matrix in percent of the true class."""
     counts = np.array(final["confusion_matrix"], dtype=float)
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-9)
     names = [label(name, 14) for name in final["per_class"]]
@@ -267,7 +267,7 @@ def confusion(final: Mapping[str, Any]) -> Iterator[Drawing]:
 
 
 def time_line(report: ReportData) -> Iterator[Drawing]:
-    """Who worked on what and when."""
+    """Yield who worked on what and when."""
     if not report.attempts:
         return
     workers = list(dict.fromkeys(attempt.row for attempt in report.attempts))  # by their beginnings

@@ -59,7 +59,7 @@ class StudyPart:
 
 
 def write_report(plan: Plan, out: Path) -> Path:
-    """Writes `out/report/`: report.html, report.md, tables/*.csv, figures/*.svg and *.png.
+    """Write `out/report/`: report.html, report.md, tables/*.csv, figures/*.svg and *.png.
 
     Args:
         plan: in whatever state; a reader's storage is enough.
@@ -160,7 +160,7 @@ def _part(section: Section, drawings: Sequence[Drawing]) -> StudyPart:
 
 
 def _final_config(report: ReportData) -> Table:
-    """The final configuration, each value linked to the trial that it came from."""
+    """Return the final configuration, each value linked to the trial that it came from."""
     config: dict[str, Any] = report.final["config"] if report.final else {}
     origins: dict[str, Cell] = {}
     for name, origin in report.chain[-1].carried.items():
@@ -171,7 +171,7 @@ def _final_config(report: ReportData) -> Table:
 
 
 def _wrong_images(report: ReportData, out: Path) -> bytes:
-    """The sheet that the final stage stored; empty where it is not at hand or too large for a page."""
+    """Return the sheet that the final stage stored; empty where it is not at hand or too large for a page."""
     file = out / WRONG_IMAGES
     content = b""
     with suppress(OSError):
@@ -196,7 +196,7 @@ def _environment(*, autoescape: bool) -> Environment:
 
 
 def _unbroken(text: str) -> str:
-    """Keeps numbers and their signs on one line."""
+    """Keep numbers and their signs on one line."""
     return re.sub(r" (?=%)|(?<=\bp) (?=[=<])|(?<=p [=<]) ", "\N{NO-BREAK SPACE}", text)
 
 
@@ -217,7 +217,7 @@ def _markdown(context: dict[str, Any]) -> str:
 
 
 def markdown_text(text: object) -> str:
-    """Text of others in Markdown: shown as it is, on one line, also inside a table."""
+    """Escape text of others for Markdown: shown as it is, on one line, also inside a table."""
     escaped = re.sub(r"([\\`*_{}\[\]<>#|~$!&])", r"\\\1", printable(str(text)))
     escaped = re.sub(r"^(\d+)([.)]\s)", r"\1\\\2", escaped)  # no list
     return re.sub(r"^([-+=])", r"\\\1", escaped)

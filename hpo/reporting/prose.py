@@ -27,7 +27,7 @@ class Answer:
 
 
 def answer(report: ReportData) -> Answer:
-    """What came out, or how far the plan is."""
+    """Return what came out, or how far the plan is."""
     final = report.final
     data = data_text(report)
     if final is not None:
@@ -66,7 +66,7 @@ def answer(report: ReportData) -> Answer:
 
 
 def warnings(report: ReportData) -> list[str]:
-    """What a reader should know before believing the answer."""
+    """Return what a reader should know before believing the answer."""
     found = [*_edges(report), *_rising(report)]
     seeds = report.options.seeds
     if seeds < MIN_SEEDS_TO_TEST:
@@ -141,7 +141,7 @@ def _rising(report: ReportData) -> Iterator[str]:
 
 
 def question(section: Section) -> str:
-    """What a study asks, in a sentence."""
+    """Return what a study asks, in a sentence."""
     spec = section.spec
     axes = [f"{name.replace('_', ' ')} ({_values(axis)})" for name, axis in spec.search.items()]
     which = " and ".join([", ".join(axes[:-1]), axes[-1]] if len(axes) > 1 else axes)
@@ -157,7 +157,7 @@ def _values(axis: Choices | Range) -> str:
 
 
 def method(section: Section) -> str:
-    """How a study searched."""
+    """Return how a study searched."""
     spec, points = section.spec, section.status.points
     parts = [f"{section.status.n_points} points, sampler {spec.sampler.name}"]
     if spec.constraints:
@@ -170,7 +170,7 @@ def method(section: Section) -> str:
 
 
 def decision_text(section: Section) -> str:
-    """What a study decided and on what ground."""
+    """Return what a study decided and on what ground."""
     decision = section.decision
     if decision is None:
         waiting = "Not begun" if section.status.state == "pending" else "Not decided yet"
@@ -185,7 +185,7 @@ def decision_text(section: Section) -> str:
 
 
 def grouped_origins(section: Section) -> list[tuple[Origin, dict[str, ParamValue]]]:
-    """The values that a study did not search, by where they come from; defaults last."""
+    """Return the values that a study did not search, by where they come from; defaults last."""
     groups: dict[Origin, dict[str, ParamValue]] = {}
     for name, value in section.context.items():
         if name not in section.spec.search and not _is_unused(name, section.context):
@@ -198,7 +198,7 @@ def _is_unused(name: str, context: Mapping[str, ParamValue]) -> bool:
 
 
 def provenance(report: ReportData, version: str) -> Table:
-    """What the results depend on, and what they took."""
+    """Return what the results depend on, and what they took."""
     options, identity = report.options, report.identity
     points = [point for point in report.trained if not point.is_reused]
     trained = sum(point.row.epochs * len(point.seeds) for point in points)
@@ -246,7 +246,7 @@ def provenance(report: ReportData, version: str) -> Table:
 
 
 def command(options: Options) -> str:
-    """A command that makes such a plan."""
+    """Return a command that makes such a plan."""
     words = ["hpo run"]
     for name, value in options.model_dump().items():
         if name == "pruning":
@@ -258,7 +258,7 @@ def command(options: Options) -> str:
 
 
 def shrinkage(report: ReportData) -> str:
-    """How search, fresh seeds and test set compare."""
+    """Return how search, fresh seeds and test set compare."""
     final = report.final or {}
     search, fresh, test = (
         final.get("search_macro_f1"),

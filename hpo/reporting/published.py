@@ -47,7 +47,7 @@ class Comparison:
 
 
 def comparisons(report: ReportData) -> list[Comparison]:
-    """Every figure that the study files say was printed, in their order."""
+    """Return every figure that the study files say was printed, in their order."""
     found = []
     for section in report.sections:
         published = section.spec.published
@@ -81,7 +81,7 @@ def _compare(report: ReportData, section: Section, result: PublishedResult) -> l
 
 
 def _same(section: Section, params: Mapping[str, ParamValue]) -> Point | None:
-    """The best point of the study with these parameters."""
+    """Return the best point of the study with these parameters."""
     return next(
         (point for point in section.ranked if all(point.config.get(k) == v for k, v in params.items())), None
     )

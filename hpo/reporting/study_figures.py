@@ -61,7 +61,7 @@ PANELS = (ACCURACY, LOSS)
 
 
 def curves(section: Section, without_norm: Sequence[Point]) -> Iterator[Drawing]:
-    """Validation accuracy and loss per epoch of every run of a study."""
+    """Yield validation accuracy and loss per epoch of every run of a study."""
     points = [point for point in section.points if point.row.history]
     if not points:
         return
@@ -91,7 +91,7 @@ def curves(section: Section, without_norm: Sequence[Point]) -> Iterator[Drawing]
 def _series(
     axes: Axes, section: Section, points: Sequence[Point], dashed: Sequence[Point], panel: Panel
 ) -> list[Line2D]:
-    """Each run in its own colour, the control or the counterparts dashed."""
+    """Return each run in its own colour, the control or the counterparts dashed."""
     handles = []
     for i, point in enumerate(points):
         settings: dict[str, Any] = {"color": style.SERIES[i], "marker": style.MARKERS[i]}
@@ -109,7 +109,7 @@ def _series(
 
 
 def _crowd(axes: Axes, points: Sequence[Point], panel: Panel) -> list[Line2D]:
-    """Thin grey lines, the best and the worst run marked."""
+    """Draw thin grey lines, the best and the worst run marked."""
     points = evenly(points, MAX_LINES)
     for point in points[1:-1]:
         line(axes, point, panel, color=style.GREY, linewidth=0.7, alpha=0.7)
@@ -128,7 +128,7 @@ def _crowd(axes: Axes, points: Sequence[Point], panel: Panel) -> list[Line2D]:
 
 
 def evenly(things: Sequence[T], most: int) -> list[T]:
-    """So many of them at most, evenly by their place, the first and the last among them.
+    """Select so many at most, evenly by their place, the first and the last among them.
 
     Args:
         things: in order.
@@ -140,7 +140,7 @@ def evenly(things: Sequence[T], most: int) -> list[T]:
 
 
 def line(axes: Axes, point: Point, panel: Panel, **settings: Any) -> list[Line2D]:
-    """Draws a figure of every epoch of a point, mean over seeds; returns the line."""
+    """Draw a figure of every epoch of a point, mean over seeds; return the line."""
     values = [panel.scale * value if math.isfinite(value) else math.nan for value in point.curve(panel.key)]
     if len(values) == 1:
         settings.setdefault("marker", "o")
@@ -150,7 +150,7 @@ def line(axes: Axes, point: Point, panel: Panel, **settings: Any) -> list[Line2D
 
 
 def frame(figure: Any, axes: Axes, ylabel: str, handles: Sequence[Line2D], title: str = "") -> None:
-    """Epochs below, a name for the values, and a legend under all of it, where it covers nothing."""
+    """Put epochs below, a name for the values, and a legend under all of it, where it covers nothing."""
     title = textwrap.fill(title, LEGEND_LENGTH)
     names = [str(each.get_label()) for each in handles]
     longest = max(len(line) for name in names for line in name.split("\n"))
@@ -177,7 +177,7 @@ def frame(figure: Any, axes: Axes, ylabel: str, handles: Sequence[Line2D], title
 
 
 def without_norm_of(section: Section, sections: Sequence[Section]) -> list[Point]:
-    """For a study of batch norm: the runs of another study of the same axes without it."""
+    """Return, for a study of batch norm, the runs of another study of the same axes without it."""
     if section.spec.fixed.get("batch_norm") is not True:
         return []
     axes = section.spec.search.keys()
@@ -186,7 +186,7 @@ def without_norm_of(section: Section, sections: Sequence[Section]) -> list[Point
 
 
 def channels_by_kernels(section: Section) -> tuple[list[str], list[str], Any] | None:
-    """Names of rows (channels) and columns (kernels), and macro F1 in % as (rows, columns) float64.
+    """Name of rows (channels) and columns (kernels), and macro F1 in % as (rows, columns) float64.
 
     NaN where there is no result; None where the study is no grid over both, or has none at all.
     """
@@ -207,7 +207,7 @@ def channels_by_kernels(section: Section) -> tuple[list[str], list[str], Any] | 
 
 
 def heat_map(section: Section) -> Iterator[Drawing]:
-    """Macro F1 over channels and kernels, for a study that searched both."""
+    """Yield macro F1 over channels and kernels, for a study that searched both."""
     grid = channels_by_kernels(section)
     if grid is None:
         return
@@ -237,7 +237,7 @@ def _of_pruned(section: Section) -> str:
 
 
 def matrix(axes: Axes, values: Any, text: Any) -> None:
-    """A coloured matrix with numbers in it, readable on every shade."""
+    """Draw a coloured matrix with numbers in it, readable on every shade."""
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     axes.imshow(values, cmap="cividis", aspect="auto", interpolation="none")
     axes.grid(visible=False)
@@ -253,7 +253,7 @@ def matrix(axes: Axes, values: Any, text: Any) -> None:
 
 
 def worst_and_best(section: Section) -> tuple[Point, Point] | None:
-    """Of a study of learning rates: a run that died, or else that of the highest rate, and the best run."""
+    """Return, of a study of learning rates, a run that died or else of the highest rate, and the best."""
     if "learning_rate" not in section.spec.search or len(section.ranked) < 2:
         return None
     best, *rest = section.ranked
@@ -261,7 +261,7 @@ def worst_and_best(section: Section) -> tuple[Point, Point] | None:
 
 
 def gradients(section: Section) -> Iterator[Drawing]:
-    """What reaches each layer in a run that died, or the one of the highest rate, beside a healthy run."""
+    """Yield what reaches each layer in a run that died, or that of the highest rate, beside a healthy one."""
     pair = worst_and_best(section)
     if pair is None:
         return
@@ -313,7 +313,7 @@ def gradients(section: Section) -> Iterator[Drawing]:
 
 
 def layer_health(layer: Mapping[str, Any], key: str) -> float | None:
-    """A gradient's norm, or the share of dead units in %, as it can be drawn; None where there is none."""
+    """Return a gradient's norm, or dead units in %, as it can be drawn; None where there is none."""
     value = layer.get(key)
     if value is None or not math.isfinite(value):
         return None
@@ -325,7 +325,7 @@ def _gradient_tick(value: float, position: object = None) -> str:
 
 
 def importance(section: Section) -> Iterator[Drawing]:
-    """How much of the differences each searched parameter explains by itself."""
+    """Yield how much of the differences each searched parameter explains by itself."""
     points = [point for point in section.ranked if point.row.state == "complete" and point.row.params]
     if len(section.spec.search) < 2 or len(points) < MIN_IMPORTANCE_POINTS:
         return
@@ -363,7 +363,7 @@ def importance(section: Section) -> Iterator[Drawing]:
 
 
 def main_effect(values: Sequence[ParamValue], scores: Any) -> float:
-    """The share of the variance of scores that a parameter explains alone (one-way ANOVA, adjusted R²).
+    """Return the share of the variance that a parameter explains alone (one-way ANOVA, adjusted R²).
 
     On a complete grid that is what fANOVA estimates as its main effect, at no cost: Optuna's fANOVA takes
     half a minute for 1,000 points, and far longer where an axis has many values.

@@ -118,19 +118,19 @@ class Drawing:
 
 
 def canvas(height: float = 3.1, width: float = WIDTH) -> Figure:
-    """An empty figure, sizes in inches, in this style; call it inside `styled`."""
+    """Return an empty figure, sizes in inches, in this style; call it inside `styled`."""
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     return figure
 
 
 def styled() -> AbstractContextManager[None]:
-    """The context in which figures are drawn."""
+    """Return the context in which figures are drawn."""
     return matplotlib.rc_context(SETTINGS)
 
 
 def drawn(figure: Figure, name: str, title: str, caption: str) -> Drawing:
-    """Writes a figure as SVG and PNG."""
+    """Write a figure as SVG and PNG."""
     svg, png = io.BytesIO(), io.BytesIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with warnings.catch_warnings():
@@ -142,13 +142,13 @@ def drawn(figure: Figure, name: str, title: str, caption: str) -> Drawing:
 
 
 def label(text: str, length: int = LABEL_LENGTH) -> str:
-    """Somebody's name as a figure can show it: printable, and short."""
+    """Make somebody's name what a figure can show: printable, and short."""
     shown = printable(text)
     return shown if len(shown) <= length else f"{shown[: length - 1]}…"
 
 
 def number(value: float, _position: object = None) -> str:
-    """A tick's label; matplotlib's own on log axes need its mathematical notation."""
+    """Return a tick's label; matplotlib's own on log axes need its mathematical notation."""
     return f"{value:g}"
 
 
@@ -161,7 +161,7 @@ _FONTS = re.compile(r'(<text style="[^"]*?font-family: )[^;"]*')
 
 
 def _with_dark(svg: str) -> str:
-    """Adds the dark colours, and takes out the reference to a DTD on the network."""
+    """Add the dark colours, and take out the reference to a DTD on the network."""
     svg = re.sub(r"<!DOCTYPE[^>]*>\s*", "", svg, count=1)
     sheet = f"@media (prefers-color-scheme: dark){{{_RULES}}}"
     svg = svg.replace("</style>", f"{sheet}</style>", 1)

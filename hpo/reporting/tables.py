@@ -61,7 +61,7 @@ class Table:
     rows: Sequence[Row]
 
     def csv(self) -> str:
-        """Raw values under plain names; nothing in it is a formula to a spreadsheet."""
+        """Return raw values under plain names; nothing in it is a formula to a spreadsheet."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([harmless_cell(column.key) for column in self.columns])
@@ -70,22 +70,22 @@ class Table:
 
 
 def percent_cell(value: float | None, style: str = "") -> Cell:
-    """A fraction as a percentage."""
+    """Return a fraction as a percentage."""
     return Cell(percent(value), value, style=style)
 
 
 def loss_cell(value: float | None, style: str = "") -> Cell:
-    """A loss."""
+    """Return a loss."""
     return Cell("–" if value is None else f"{value:.3f}", value, style=style)
 
 
 def param_cell(value: ParamValue | None) -> Cell:
-    """A parameter's value; nothing where a control has it from elsewhere."""
+    """Return a parameter's value; nothing where a control has it from elsewhere."""
     return Cell("–") if value is None else Cell(show_value(value), value)
 
 
 def points_table(section: Section) -> Table:
-    """All points of a study; the control too, where an earlier study trained it."""
+    """Return all points of a study; the control too, where an earlier study trained it."""
     control = section.control
     fixed = [
         name
@@ -148,14 +148,14 @@ def points_table(section: Section) -> Table:
 
 
 def _param(point: Point, name: str) -> ParamValue | None:
-    """A parameter of a point; None for when mixup begins and ends, where there is none."""
+    """Return a parameter of a point; None for when mixup begins and ends, where there is none."""
     if name in ("mixup_first_epoch", "mixup_last_epoch") and not point.config.get("mixup_alpha"):
         return None
     return point.row.params.get(name, point.config.get(name))
 
 
 def _remarks(point: Point) -> list[str]:
-    """In a word or two each; `notes` has the rest."""
+    """Return remarks of a word or two each; `notes` has the rest."""
     kinds = [
         text.split(":")[0].removesuffix(" at the last epoch")
         for text in (point.row.reason, *point.findings)
@@ -166,7 +166,7 @@ def _remarks(point: Point) -> list[str]:
 
 
 def notes(section: Section) -> list[str]:
-    """What is to be known of single points, equal texts together."""
+    """Return what is to be known of single points, equal texts together."""
     trials: dict[str, list[str]] = {}
     for point in section.points:
         for text in (point.row.reason, *point.findings):
@@ -184,7 +184,7 @@ def notes(section: Section) -> list[str]:
 
 
 def published_table(comparisons: Sequence[Comparison], report: ReportData) -> Table:
-    """What the report printed beside what was found here."""
+    """Return what the report printed beside what was found here."""
     columns = [
         Column("study", "study", numeric=False),
         Column("with", "parameters", numeric=False),
@@ -224,7 +224,7 @@ def _comparison_cells(each: Comparison, *, is_same: bool) -> list[Cell]:
 
 
 def data_text(report: ReportData) -> str:
-    """The data set at hand in words."""
+    """Return the data set at hand in words."""
     identity = report.identity
     height, width, channels = identity.image_shape
     source = report.options.data
@@ -239,7 +239,7 @@ def data_text(report: ReportData) -> str:
 
 
 def config_table(config: Mapping[str, ParamValue], origins: Mapping[str, Cell]) -> Table:
-    """A configuration, each value with where it comes from."""
+    """Return a configuration, each value with where it comes from."""
     rows = [
         Row([Cell(name), Cell(show_value(value), value), origins.get(name, Cell("default"))])
         for name, value in config.items()
@@ -253,7 +253,7 @@ def config_table(config: Mapping[str, ParamValue], origins: Mapping[str, Cell]) 
 
 
 def final_tables(final: Mapping[str, Any]) -> list[Table]:
-    """The test set's figures by epoch, by seed and by class, and the confusion matrix."""
+    """Return the test set's figures by epoch, by seed and by class, and the confusion matrix."""
     heads = [Column("F1 %", "macro_f1"), Column("acc. %", "accuracy"), Column("loss", "loss")]
     chosen = final["selected_epoch"]
     epochs = [
@@ -326,7 +326,7 @@ def _figure_cells(figures: Mapping[str, Any]) -> list[Cell]:
 
 
 def conclusions_table(conclusions: Sequence[Conclusion]) -> Table:
-    """The report's conclusions and what is said of them here."""
+    """Return the report's conclusions and what is said of them here."""
     keys = (
         ("no.", "number"),
         ("claim", "claim"),
@@ -351,7 +351,7 @@ def conclusions_table(conclusions: Sequence[Conclusion]) -> Table:
 
 
 def epochs_table(points: Iterable[Point]) -> Table:
-    """Every epoch of every seed, for those who want to draw their own figures."""
+    """Return every epoch of every seed, for those who want to draw their own figures."""
     keys = ("train_loss", "valid_loss", "valid_accuracy", "valid_macro_f1", "seconds")
     columns = [Column(key, key) for key in ("study", "trial", "epoch", "seed", *keys)]
     rows = [

@@ -25,7 +25,7 @@ class Choices:
         return len(self.choices)
 
     def values(self) -> tuple[ParamValue, ...]:
-        """All values, in the file's order."""
+        """Return all values, in the file's order."""
         return self.choices
 
     @property
@@ -35,7 +35,7 @@ class Choices:
         return min(numbers), max(numbers)
 
     def plain(self) -> object:
-        """The axis as a study file writes it."""
+        """Return the axis as a study file writes it."""
         return list(self.choices)
 
 
@@ -56,7 +56,7 @@ class Range:
         return int((Decimal(str(self.high)) - Decimal(str(self.low))) / Decimal(str(self.step))) + 1
 
     def values(self) -> tuple[ParamValue, ...]:
-        """All values of a range with a step, ascending, each the nearest number to low + i·step."""
+        """Return all values of a range with a step, ascending, each the nearest number to low + i·step."""
         kind = type(self.low)
         low, step = Decimal(str(self.low)), Decimal(str(self.step))
         return tuple(kind(low + i * step) for i in range(self.size or 0))
@@ -67,7 +67,7 @@ class Range:
         return self.low, self.high
 
     def plain(self) -> object:
-        """The axis as a study file writes it."""
+        """Return the axis as a study file writes it."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
@@ -75,7 +75,7 @@ Axis = Choices | Range
 
 
 def read_params(where: str, table: Any) -> Any:
-    """Checks a table of parameter values, and sorts it: their order means nothing. No table comes back as is.
+    """Check a table of parameter values, and sort it: order means nothing. What is no table comes back as is.
 
     Raises:
         InputError: as from `read_param`.
@@ -86,7 +86,7 @@ def read_params(where: str, table: Any) -> Any:
 
 
 def read_param(where: str, name: str, value: object) -> ParamValue:
-    """Checks one value of the table `where`; returns it in the parameter's own type (1 → 1.0).
+    """Check one value of the table `where`; return it in the parameter's own type (1 → 1.0).
 
     Raises:
         InputError: an unknown parameter, or a value out of its domain; names table, parameter and value.
@@ -100,7 +100,7 @@ def read_param(where: str, name: str, value: object) -> ParamValue:
 
 
 def read_axis(name: str, axis: object) -> Axis:
-    """Checks one entry of [search].
+    """Check one entry of [search].
 
     Raises:
         InputError: an unknown parameter, no list and no range, or values that the parameter cannot take.

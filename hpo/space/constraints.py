@@ -53,7 +53,7 @@ class Constraint:
 
     @classmethod
     def parse(cls, text: object) -> Constraint:
-        """Reads a comparison.
+        """Read a comparison.
 
         Raises:
             InputError: the text is no comparison, or names something that is no numeric parameter.
@@ -76,12 +76,12 @@ class Constraint:
         return frozenset(term for term in (self.left, self.right) if isinstance(term, str))
 
     def holds(self, params: Params) -> bool:
-        """Whether it is true; `params` must hold every parameter that it names."""
+        """Return whether it is true; `params` must hold every parameter that it names."""
         left, right = (params[t] if isinstance(t, str) else t for t in (self.left, self.right))
         return _HOLDS[self.comparison](left, right)
 
     def possible(self, bounds: Mapping[str, Bounds]) -> bool:
-        """Whether it can be true for parameters that range independently between (low, high)."""
+        """Return whether it can be true for parameters that range independently between (low, high)."""
         left, right = (bounds[t] if isinstance(t, str) else (t, t) for t in (self.left, self.right))
         return _POSSIBLE[self.comparison](left, right)
 

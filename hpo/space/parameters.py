@@ -87,7 +87,7 @@ class TrialConfig(_Part):
 
     @classmethod
     def from_params(cls, params: Params) -> TrialConfig:
-        """Builds a configuration from flat parameters; what is not given keeps the report's default.
+        """Build a configuration from flat parameters; what is not given keeps the report's default.
 
         Raises:
             InputError: an unknown parameter, or a value out of its domain.
@@ -103,11 +103,11 @@ class TrialConfig(_Part):
             raise InputError(explain(error)) from None
 
     def params(self) -> dict[str, ParamValue]:
-        """All parameters as one flat mapping, in the order of `PARAMETERS`."""
+        """Return all parameters as one flat mapping, in the order of `PARAMETERS`."""
         return {**self.network.model_dump(), **self.training.model_dump()}
 
     def replace(self, **params: ParamValue) -> TrialConfig:
-        """A copy with some parameters changed.
+        """Return a copy with some parameters changed.
 
         Raises:
             InputError: an unknown parameter, or a value out of its domain.
@@ -127,7 +127,7 @@ PARAMETERS: dict[str, TypeAdapter[Any]] = {
 
 
 def check_param(name: str, value: object) -> ParamValue:
-    """Checks one value against the domain of a known parameter and returns it in its own type (1 → 1.0).
+    """Check one value against the domain of a known parameter and return it in its own type (1 → 1.0).
 
     Raises:
         InputError: the value is of the wrong type or out of range; the text names parameter and value.
@@ -140,7 +140,7 @@ def check_param(name: str, value: object) -> ParamValue:
 
 
 def explain(error: ValidationError) -> str:
-    """The first problem of a pydantic error as `key = value: what is wrong`."""
+    """Return the first problem of a pydantic error as `key = value: what is wrong`."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     return f"{key} = {as_written(first['input'])}: {demand(first)}" if key else demand(first)
@@ -174,7 +174,7 @@ _MAX_WRITTEN = 200
 
 
 def demand(problem: ErrorDetails) -> str:
-    """What a value must be, from one of pydantic's complaints about it."""
+    """Return what a value must be, from one of pydantic's complaints about it."""
     kind, context = problem["type"], problem.get("ctx", {})
     if kind == "literal_error" and isinstance(problem["input"], str):
         return f"is not known; {did_you_mean(problem['input'], re.findall(_QUOTED, context['expected']))}"
@@ -183,11 +183,11 @@ def demand(problem: ErrorDetails) -> str:
 
 
 def as_written(value: object) -> str:
-    """A value as a study file writes it; of a long one its beginning."""
+    """Return a value as a study file writes it; of a long one its beginning."""
     text = str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= _MAX_WRITTEN else f"{text[:_MAX_WRITTEN]} …"
 
 
 def canonical_json(params: Mapping[str, object]) -> str:
-    """JSON with sorted keys and no spaces: one text for one mapping."""
+    """Return JSON with sorted keys and no spaces: one text for one mapping."""
     return json.dumps(params, sort_keys=True, separators=(",", ":"), allow_nan=False)

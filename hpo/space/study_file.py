@@ -130,7 +130,7 @@ class StudySpec(_Model):
 
     @classmethod
     def from_json(cls, text: str) -> StudySpec:
-        """Reads what `to_json` wrote.
+        """Read what `to_json` wrote.
 
         Raises:
             InputError: the text is no study.
@@ -143,7 +143,7 @@ class StudySpec(_Model):
             raise InputError(f"a stored study is not readable: {error}") from None
 
     def to_json(self) -> str:
-        """Canonical JSON: equal exactly when the studies are equal, the order of their axes included."""
+        """Return canonical JSON: equal exactly when the studies are, the order of their axes included."""
         return json.dumps(self.model_dump(), separators=(",", ":"), allow_nan=False)
 
     def __eq__(self, other: object) -> bool:
@@ -159,15 +159,15 @@ class StudySpec(_Model):
         return self.sampler.name == "grid"
 
     def context(self, inherited: Params | None = None) -> dict[str, ParamValue]:
-        """The complete configuration that a point is laid over: defaults, base or inherited, then fixed."""
+        """Return the configuration that a point is laid over: defaults, base or inherited, then fixed."""
         return {**TrialConfig().params(), **self.base, **(inherited or {}), **self.fixed}
 
     def feasible(self, params: Params) -> bool:
-        """Whether a complete configuration satisfies every constraint."""
+        """Return whether a complete configuration satisfies every constraint."""
         return all(constraint.holds(params) for constraint in (*IMPLIED, *self.constraints))
 
     def grid(self, known: Params) -> list[dict[str, ParamValue]]:
-        """All points of a grid that satisfy the constraints: the searched parameters, last axis fastest.
+        """Return the points of a grid that satisfy the constraints: what is searched, last axis fastest.
 
         Args:
             known: values of the parameters that are not searched, as from `context`. A constraint on a
@@ -176,7 +176,7 @@ class StudySpec(_Model):
         return list(self._points(known))
 
     def n_points(self, known: Params) -> int:
-        """How many points the study has."""
+        """Return how many points the study has."""
         return self.trials if self.trials is not None else len(self.grid(known))
 
     def _points(self, known: Params) -> Iterator[dict[str, ParamValue]]:
@@ -287,7 +287,7 @@ class StudySpec(_Model):
 
 
 def load_study(path: Path) -> StudySpec:
-    """Reads one study file; the study is named by it.
+    """Read one study file; the study is named by it.
 
     Raises:
         StudyFileError: the file cannot be used; the text says where, and what would be right.
@@ -311,7 +311,7 @@ def load_study(path: Path) -> StudySpec:
 
 
 def load_studies(folder: Path) -> dict[str, StudySpec]:
-    """Reads all study files of a folder, parents before children, else by section and name.
+    """Read all study files of a folder, parents before children, else by section and name.
 
     Raises:
         StudyFileError: a file cannot be used, inherits from a study that is not there, or from itself.
@@ -344,7 +344,7 @@ def load_studies(folder: Path) -> dict[str, StudySpec]:
 
 
 def shipped_studies() -> Path:
-    """The folder of the report's six studies: inside an installed wheel, beside `hpo/` in a checkout."""
+    """Return the folder of the original's six studies: in an installed wheel, or beside `hpo/`."""
     package = Path(__file__).resolve().parent.parent
     installed = package / "shipped_studies"
     return installed if installed.is_dir() else package.parent / "studies"
@@ -355,7 +355,7 @@ _TABLES = {(): StudySpec, ("published",): Published, ("published", "results"): P
 
 
 def _explain(error: ValidationError) -> str:
-    """The first problem that pydantic found, in the words of study files."""
+    """Return the first problem that pydantic found, in the words of study files."""
     # a misspelt key is what is wrong, that the right one is missing only follows from it
     first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     path = tuple(part for part in first["loc"] if isinstance(part, str))
@@ -369,7 +369,7 @@ def _explain(error: ValidationError) -> str:
 
 
 def _check_leaves(document: Mapping[str, Any]) -> None:
-    """Refuses what TOML can write and no study can use, wherever it stands."""
+    """Refuse what TOML can write and no study can use, wherever it stands."""
     stack: list[tuple[str, Any]] = list(document.items())
     while stack:
         key, value = stack.pop()
@@ -391,7 +391,7 @@ def _section_key(spec: StudySpec) -> tuple[bool, list[int]]:
 
 
 def _cycle(specs: Mapping[str, StudySpec], name: str) -> list[str]:
-    """Follows the parents of a study that no root leads to, until one comes again."""
+    """Follow the parents of a study that no root leads to, until one comes again."""
     path: list[str] = []
     while name not in path:
         path.append(name)

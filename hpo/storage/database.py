@@ -57,7 +57,7 @@ NETWORK_FILE_SYSTEMS = frozenset(
 
 
 def default_url(out: Path) -> str:
-    """The URL of the database in an output folder.
+    """Return the URL of the database in an output folder.
 
     Raises:
         InputError: no URL can name it.
@@ -70,7 +70,7 @@ def default_url(out: Path) -> str:
 
 
 def parse(url: str) -> URL:
-    """The parts of a database URL; the driver that hpo uses is filled in.
+    """Return the parts of a database URL; the driver that hpo uses is filled in.
 
     Raises:
         InputError: no URL, or of a database that hpo does not know. A password in it is not shown.
@@ -103,7 +103,7 @@ def _known() -> str:
 
 
 def shown(url: URL | str) -> str:
-    """A URL as people may see it: the password is hidden, in the query too."""
+    """Return a URL as people may see it: the password is hidden, in the query too."""
     parsed = make_url(url)
     secret = [key for key in parsed.query if "pass" in key.lower() or "pwd" in key.lower()]
     parsed = parsed.update_query_dict(dict.fromkeys(secret, "***")) if secret else parsed
@@ -111,7 +111,7 @@ def shown(url: URL | str) -> str:
 
 
 def sqlite_file(url: str) -> Path | None:
-    """The file of a SQLite URL; None for other databases.
+    """Return the file of a SQLite URL; None for other databases.
 
     Raises:
         InputError: the URL cannot be used, or names a database in memory.
@@ -130,7 +130,7 @@ def sqlite_file(url: str) -> Path | None:
 
 
 def open_rdb(url: str, *, create: bool, reader: bool, patience_seconds: float = 0.0) -> RDBStorage:
-    """Optuna's storage on a database that several processes may open and create at once.
+    """Open Optuna's storage on a database that several processes may open and create at once.
 
     Args:
         url: SQLAlchemy URL.
@@ -189,14 +189,14 @@ def _connect(url: URL, *, reader: bool) -> RDBStorage:
 
 
 def first_line(error: BaseException) -> str:
-    """What a database said, without SQLAlchemy's wrapping."""
+    """Return what a database said, without SQLAlchemy's wrapping."""
     cause = error.__cause__ or error
     text = str(getattr(cause, "orig", None) or cause).strip()
     return text.splitlines()[0] if text else type(cause).__name__
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether the same call may succeed later: the database is locked, restarting or away."""
+    """Return whether the same call may succeed later: the database is locked, restarting or away."""
     # Optuna wraps every SQLAlchemy error in one class
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     # the pool of connections is used up; or a connection broke, and SQLAlchemy wants to hear of it once more
@@ -212,12 +212,12 @@ def is_passing(error: BaseException) -> bool:
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
-    """Whether another process holds SQLite's lock."""
+    """Return whether another process holds SQLite's lock."""
     return "locked" in str(error) or "busy" in str(error)
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """Whether a server is there and does not let us in: no waiting helps."""
+    """Return whether a server is there and does not let us in: no waiting helps."""
     text = str(error).lower()
     words = (
         "password authentication",
@@ -232,14 +232,14 @@ def _is_refusal(error: BaseException) -> bool:
 
 @contextmanager
 def exclusive(url: str) -> Iterator[None]:
-    """Lets one process at a time, of all that use this database, do what must not be done twice."""
+    """Let one process at a time, of all that use this database, do what must not be done twice."""
     with _locked(parse(url)):
         yield
 
 
 @contextmanager
 def _locked(url: URL | None) -> Iterator[None]:
-    """Holds the lock of a database; None: holds nothing."""
+    """Hold the lock of a database; None: holds nothing."""
     if url is None:
         yield
     elif url.get_backend_name() == "sqlite":
@@ -284,7 +284,7 @@ def _server_lock(url: URL) -> Iterator[None]:
 
 
 def _engine_arguments(url: URL, *, reader: bool = False, impatient: bool = False) -> dict[str, Any]:
-    """What `create_engine` is called with: dead connections are noticed, nothing waits for ever, UTC."""
+    """Return arguments of `create_engine`: dead connections are noticed, nothing waits for ever, UTC."""
     kind = url.get_backend_name()
     # Optuna reads a trial with several queries, which must agree for a reader; a writer's transaction has to
     # see what others committed meanwhile (MySQL's default is the other way round)
@@ -322,7 +322,7 @@ def _engine_arguments(url: URL, *, reader: bool = False, impatient: bool = False
 
 
 def _connect_reading(url: URL, busy_seconds: float) -> sqlite3.Connection:
-    """Opens a SQLite file that is only read, on a disk or in a folder that cannot be written too.
+    """Open a SQLite file that is only read, on a disk or in a folder that cannot be written too.
 
     To read a file in WAL mode SQLite makes two others beside it. Where it may not, the file can be read as it
     is, but only while no writer has left anything in the log beside it.
@@ -362,7 +362,7 @@ def _file_of(url: URL) -> Path:
 
 @contextmanager
 def short_lived_engine(url: str, *, reader: bool = False) -> Iterator[sqlalchemy.Engine]:
-    """For a look that must not wait as long as a worker does."""
+    """Lend an engine for a look that must not wait as long as a worker does."""
     parsed = parse(url)
     engine = sqlalchemy.create_engine(parsed, **_engine_arguments(parsed, reader=reader, impatient=True))
     try:
@@ -372,7 +372,7 @@ def short_lived_engine(url: str, *, reader: bool = False) -> Iterator[sqlalchemy
 
 
 def _require_tables(url: URL) -> None:
-    """Keeps a reader from making tables, which Optuna does at once where it finds none.
+    """Keep a reader from making tables, which Optuna does at once where it finds none.
 
     Raises:
         MissingError: they are not there, or not all of them yet.
@@ -413,7 +413,7 @@ def _check_file(file: Path, *, create: bool) -> None:
 
 
 def filesystem_kind(folder: Path, mounts: Iterable[tuple[str, str]] | None = None) -> str:
-    """The kind of the file system that holds a folder, as the kernel names it; empty where unknown.
+    """Return the kind of the file system that holds a folder, as the kernel names it; empty where unknown.
 
     Args:
         folder: an existing folder.
@@ -451,7 +451,7 @@ def _check_versions(rdb: RDBStorage, name: str, *, upgrade: bool) -> None:
 
 
 def _make_sqlite_safe(engine: sqlalchemy.Engine, *, reader: bool) -> None:
-    """Makes claims atomic: as Optuna opens SQLite, a transaction that reads first and writes later is not."""
+    """Make claims atomic: as Optuna opens SQLite, a transaction that reads first and writes later is not."""
     engine.dispose()  # connections made before the listeners would not have them
 
     @sqlalchemy.event.listens_for(engine, "connect")
@@ -477,7 +477,7 @@ _this_thread = threading.local()
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """What this thread begins meanwhile only reads: on SQLite it does not queue for the one write lock."""
+    """Have this thread only read meanwhile: on SQLite it does not queue for the one write lock."""
     before = getattr(_this_thread, "only_reads", False)  # one may be inside another
     _this_thread.only_reads = True
     try:

@@ -23,7 +23,7 @@ POLL_SECONDS = 0.1
 
 
 def in_background(call: Callable[[], T]) -> Future[T]:
-    """Makes a call in a thread that nobody has to wait for, not at the end of the process either.
+    """Make a call in a thread that nobody has to wait for, not at the end of the process either.
 
     A thread of a pool would be waited for then, as long as the database is away.
     """
@@ -54,7 +54,7 @@ class Outbox:
         self._under_way: Future[None] | None = None
 
     def send(self, attrs: Mapping[str, Any], reports: Mapping[int, float]) -> bool:
-        """Adds what was measured and tries to deliver all there is.
+        """Add what was measured and try to deliver all there is.
 
         Returns:
             Whether the database has it; False: it follows later.
@@ -68,7 +68,7 @@ class Outbox:
         return self._deliver(PATIENCE_SECONDS)
 
     def flush(self, should_stop: Callable[[], bool]) -> None:
-        """Waits until all is delivered.
+        """Wait until all is delivered.
 
         Raises:
             Interrupted: `should_stop` said so first.

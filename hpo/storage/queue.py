@@ -86,7 +86,7 @@ class Slots:
 
     @classmethod
     def of(cls, trials: Iterable[FrozenTrial]) -> Slots:
-        """Groups trials; within a slot they stay in the order of their numbers."""
+        """Group trials; within a slot they stay in the order of their numbers."""
         attempts: dict[Slot, list[FrozenTrial]] = {}
         for trial in trials:
             if trial.user_attrs.keys() >= _OURS:  # trials that others put into the study are none of ours
@@ -94,18 +94,18 @@ class Slots:
         return cls(attempts)
 
     def accepted(self, slot: Slot) -> FrozenTrial | None:
-        """The one trial whose result counts."""
+        """Return the one trial whose result counts."""
         for trial in self.attempts.get(slot, ()):
             if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
                 return trial
         return None
 
     def accepted_or_latest(self, slot: Slot) -> FrozenTrial:
-        """The trial that stands for a slot which has been tried."""
+        """Return the trial that stands for a slot which has been tried."""
         return self.accepted(slot) or self.attempts[slot][-1]
 
     def state(self, slot: Slot) -> SlotState:
-        """Where the slot stands."""
+        """Return where the slot stands."""
         accepted = self.accepted(slot)
         if accepted is not None:
             return SlotState.COMPLETE if accepted.state == TrialState.COMPLETE else SlotState.PRUNED
@@ -117,11 +117,11 @@ class Slots:
         return SlotState.WAITING
 
     def queued(self, slot: Slot) -> bool:
-        """Whether an attempt waits or runs."""
+        """Return whether an attempt waits or runs."""
         return any(not trial.state.is_finished() for trial in self.attempts.get(slot, []))
 
     def next_attempt(self, slot: Slot) -> int:
-        """The number, from 1, of the next attempt at the slot."""
+        """Return the number, from 1, of the next attempt at the slot."""
         return 1 + max((trial.user_attrs["attempt"] for trial in self.attempts.get(slot, [])), default=0)
 
     def _exhausted(self, slot: Slot) -> bool:
@@ -135,12 +135,12 @@ class Slots:
 
 
 def slot_of(trial: FrozenTrial) -> Slot:
-    """The slot that a trial of ours is an attempt at."""
+    """Return the slot that a trial of ours is an attempt at."""
     return Slot(trial.user_attrs["point"], trial.user_attrs["replicate"])
 
 
 def reason_of(trial: FrozenTrial) -> str:
-    """The kind of end that a trial's `reason` names; empty where it has none."""
+    """Return the kind of end that a trial's `reason` names; empty where it has none."""
     reason: str = trial.user_attrs.get("reason", "")
     return reason.split(":")[0]
 
@@ -157,11 +157,11 @@ class Queue:
         self.study_id = storage.study_id(study)
 
     def slots(self) -> Slots:
-        """All slots that have at least one attempt, with their trials in outline (`hpo.storage.trials`)."""
+        """Return all slots that have an attempt, with their trials in outline (`hpo.storage.trials`)."""
         return Slots.of(self.storage.outlines.of(self.study_id))
 
     def enqueue(self, jobs: Iterable[Job], slots: Slots, *, retry: bool = False) -> None:
-        """Queues the next attempt at each slot, all or none. Done twice at once, one of them does nothing."""
+        """Queue the next attempt at each slot, all or none. Done twice at once, one of them does nothing."""
         trials = {}
         for job in jobs:
             attempt = slots.next_attempt(job.slot)
@@ -184,12 +184,12 @@ class Queue:
         self.storage.enqueue(self.study_id, trials, after=max(known, default=-1))
 
     def claim(self) -> FrozenTrial | None:
-        """Takes the first waiting trial that is nobody's; None when there is none."""
+        """Take the first waiting trial that is nobody's; None when there is none."""
         claimed = claim(self.storage, [self.study])
         return claimed.trial if claimed else None
 
     def is_superseded(self, trial: FrozenTrial) -> bool:
-        """Whether another attempt at the same slot comes before this one."""
+        """Return whether another attempt at the same slot comes before this one."""
         if trial.user_attrs["attempt"] == 1:
             return False  # of a slot and an attempt there is one trial, by its key
         rivals = self.slots().attempts[slot_of(trial)]
@@ -203,7 +203,7 @@ class Queue:
         attrs: Mapping[str, Any] | None = None,
         patience_seconds: float = RETRY_SECONDS,
     ) -> bool:
-        """Ends an attempt without a result; False when somebody else had ended it."""
+        """End an attempt without a result; False when somebody else had ended it."""
         text = f"{reason}: {detail}" if detail else str(reason)
         try:
             self.storage.finish(
@@ -217,7 +217,7 @@ class Queue:
         return True
 
     def fail_stale_trials(self, lease_seconds: float = LEASE_SECONDS) -> list[int]:
-        """Closes the running trials whose worker is gone: dead on this host, or silent for a lease.
+        """Close the running trials whose worker is gone: dead on this host, or silent for a lease.
 
         Costs one query where nothing runs, two where something does.
 
@@ -252,7 +252,7 @@ class Claim:
 
 
 def claim(storage: Storage, studies: Sequence[str]) -> Claim | None:
-    """Takes the first waiting trial of these studies that is nobody's; None when there is none."""
+    """Take the first waiting trial of these studies that is nobody's; None when there is none."""
     names = {storage.study_id(name): name for name in studies}
     while waiting := storage.waiting(list(names), CLAIM_WINDOW):
         for place, (study_id, trial_id) in enumerate(waiting, start=1):
@@ -269,7 +269,7 @@ def claim(storage: Storage, studies: Sequence[str]) -> Claim | None:
 
 @cache
 def this_process() -> dict[str, Any]:
-    """Who this process is, so that others on the host can tell at once whether it still lives."""
+    """Return who this process is, so that others on the host can tell at once whether it still lives."""
     return {
         "host": socket.gethostname(),
         "boot": _boot_id(),
@@ -279,7 +279,7 @@ def this_process() -> dict[str, Any]:
 
 
 def is_dead(owner: Mapping[str, Any]) -> bool:
-    """Whether the owner was a process of this host, since it was started, that no longer runs."""
+    """Return whether the owner was a process of this host, since it was started, that no longer runs."""
     if not owner or owner["host"] != socket.gethostname() or owner["boot"] != _boot_id():
         return False
     try:
@@ -290,12 +290,12 @@ def is_dead(owner: Mapping[str, Any]) -> bool:
 
 
 def is_elsewhere(owner: Mapping[str, Any]) -> bool:
-    """Whether the owner is a process of another machine; another container of this one is not."""
+    """Return whether the owner is a process of another machine; another container of this one is not."""
     return bool(owner["boot"].split()[0] != _boot_id().split()[0])
 
 
 def _started(pid: int) -> float:
-    """When a process started. On Linux in clock ticks since boot, which no change of the clock moves."""
+    """Return when a process started; on Linux in ticks since boot, which no change of the clock moves."""
     stat = Path(f"/proc/{pid}/stat")
     if not Path("/proc/self/stat").exists():
         return float(psutil.Process(pid).create_time())

@@ -102,14 +102,14 @@ class Storage:
 
     @contextmanager
     def creating(self) -> Iterator[None]:
-        """Lets one process at a time look for a plan and write one."""
+        """Let one process at a time look for a plan and write one."""
         with database.exclusive(self.url):
             yield
 
     # --- studies -------------------------------------------------------------------------------
 
     def create_study(self, name: str, attrs: Mapping[str, Any]) -> None:
-        """Creates a study that maximises, or finds it; its attributes are written either way."""
+        """Create a study that maximises, or finds it; its attributes are written either way."""
         try:
             study_id = self.retry(lambda: self._cached.create_new_study([StudyDirection.MAXIMIZE], name))
         except optuna.exceptions.DuplicatedStudyError:
@@ -123,7 +123,7 @@ class Storage:
             self.set_study_attr(study_id, key, value)
 
     def study_id(self, name: str) -> int:
-        """Optuna's id of a study.
+        """Return Optuna's id of a study.
 
         Raises:
             MissingError: there is no such study.
@@ -136,7 +136,7 @@ class Storage:
         return self._study_ids[name]
 
     def study(self, name: str, pruner: optuna.pruners.BasePruner | None = None) -> optuna.Study:
-        """The live Optuna study; its sampler is never asked, `sampling.draw` is."""
+        """Return the live Optuna study; its sampler is never asked, `sampling.draw` is."""
         return self.retry(
             lambda: optuna.load_study(
                 study_name=name,
@@ -147,7 +147,7 @@ class Storage:
         )
 
     def study_attrs(self) -> dict[str, dict[str, Any]]:
-        """The user attributes of every study, by study name, studies in the order of their creation.
+        """Return the user attributes of every study, by study name, studies in the order of their creation.
 
         Raises:
             InputError: somebody has written what is no JSON.
@@ -174,11 +174,11 @@ class Storage:
             ) from None
 
     def set_study_attr(self, study_id: int, key: str, value: object) -> None:
-        """Writes one attribute of a study."""
+        """Write one attribute of a study."""
         self.retry(lambda: self._cached.set_study_user_attr(study_id, key, value))
 
     def swap_study_attr(self, study_id: int, key: str, value: object, *, expected: Mapping[str, Any]) -> bool:
-        """Writes one attribute if these are what the study still has (None: nothing); else returns False."""
+        """Write one attribute if these are what the study still has (None: nothing); else returns False."""
         model = models.StudyUserAttributeModel
 
         def transaction(session: Session) -> bool:
@@ -199,12 +199,12 @@ class Storage:
         return self._write(transaction)
 
     def system_attrs(self, study_id: int) -> dict[str, Any]:
-        """Optuna's own attributes of a study, and those of its dashboard."""
+        """Return Optuna's own attributes of a study, and those of its dashboard."""
         with database.reading():
             return self.retry(lambda: self._rdb.get_study_system_attrs(study_id))
 
     def replace_system_attrs(self, study_id: int, owned: Sequence[str], attrs: Mapping[str, Any]) -> None:
-        """Replaces the system attributes of a study that begin with one of `owned`, in one transaction.
+        """Replace the system attributes of a study that begin with one of `owned`, in one transaction.
 
         Two that do it at once leave what one of them wanted, never a mixture.
         """
@@ -234,18 +234,18 @@ class Storage:
         self._write(transaction)
 
     def trials(self, study_id: int) -> list[FrozenTrial]:
-        """All trials of a study, by number. Finished ones come from memory: do not change them."""
+        """Return all trials of a study, by number. Finished ones come from memory: do not change them."""
         return self._whole.of(study_id)
 
     def whole(self, trial_ids: Sequence[int]) -> Iterator[FrozenTrial]:
-        """Some trials as they stand in the database now, in the order of the ids; a few at a time."""
+        """Yield some trials as they stand in the database now, in the order of the ids; a few at a time."""
         for start in range(0, len(trial_ids), TRIALS_PER_QUERY):
             some = trial_ids[start : start + TRIALS_PER_QUERY]
             trials = {trial._trial_id: trial for trial in self._fetch(models.TrialModel.trial_id.in_(some))}
             yield from (trials[trial_id] for trial_id in some)
 
     def numbered(self, study_id: int, number: int) -> FrozenTrial | None:
-        """The trial of a study that has this number; None where there is none."""
+        """Return the trial of a study that has this number; None where there is none."""
         trial = models.TrialModel
         return next(iter(self._fetch(trial.study_id == study_id, trial.number == number)), None)
 
@@ -253,7 +253,7 @@ class Storage:
         return self._read(lambda session: fetch(session, WHOLE, *where))
 
     def seconds_since_heartbeat(self, trial_ids: Collection[int]) -> dict[int, float]:
-        """For how many seconds the workers of trials have not been heard, by the database's clock."""
+        """Return seconds since the last heartbeat of trials, by id, by the database's clock."""
         if not trial_ids:
             return {}
         beat = models.TrialHeartbeatModel
@@ -266,7 +266,7 @@ class Storage:
     # --- trials: each of these is one transaction ------------------------------------------------
 
     def enqueue(self, study_id: int, trials: Mapping[str, FrozenTrial], *, after: int = -1) -> None:
-        """Adds WAITING trials in one transaction; a trial whose key the study has already is left out.
+        """Add WAITING trials in one transaction; a trial whose key the study has already is left out.
 
         Args:
             study_id: the study's.
@@ -291,7 +291,7 @@ class Storage:
         self._write(transaction)
 
     def waiting(self, study_ids: Sequence[int], limit: int) -> list[tuple[int, int]]:
-        """The first WAITING trials of ours as (study id, trial id), older studies first, then by number.
+        """Return our first WAITING trials as (study id, trial id), older studies first, then by number.
 
         Much cheaper than all of `trials`.
         """
@@ -306,7 +306,7 @@ class Storage:
         return [(study_id, trial_id) for study_id, trial_id in self.read(query)]
 
     def running(self, study_id: int) -> list[tuple[int, int, dict[str, Any]]]:
-        """The RUNNING trials of ours in a study as (trial id, number, owner)."""
+        """Return the RUNNING trials of ours in a study as (trial id, number, owner)."""
         trial, attribute = models.TrialModel, models.TrialUserAttributeModel
         query = (
             # claimed by us: those that others put into the study have no owner
@@ -318,7 +318,7 @@ class Storage:
         return [(id_, number, json.loads(owner)) for id_, number, owner in self.read(query)]
 
     def counts(self, first: Mapping[int, int]) -> dict[tuple[int, TrialState], int]:
-        """How many trials there are, by study id and state.
+        """Return how many trials there are, by study id and state.
 
         Args:
             first: the trial id to count from, by study id.
@@ -332,14 +332,14 @@ class Storage:
         return {(id_, state): count for id_, state, count in self.read(query)}
 
     def first_open(self, study_ids: Sequence[int]) -> dict[int, int]:
-        """By study id a trial id below which all its trials have ended, as far as this process has seen."""
+        """Return by study id a trial id below which all have ended, as far as this process has seen."""
         return {study_id: self.outlines.first_open(study_id) for study_id in study_ids}
 
     def _may_be_open(self, study_ids: Sequence[int]) -> sqlalchemy.ColumnElement[bool]:
         return _from(self.first_open(study_ids))
 
     def claim(self, trial_id: int, owner: Mapping[str, Any]) -> bool:
-        """Makes a WAITING trial ours, with owner and first heartbeat; False when somebody was quicker."""
+        """Make a WAITING trial ours, with owner and first heartbeat; False when somebody was quicker."""
 
         def transaction(session: Session) -> bool:
             claimed = session.execute(
@@ -359,7 +359,7 @@ class Storage:
         return self._write(transaction)
 
     def heartbeat(self, trial_id: int) -> None:
-        """Renews the lease on a trial."""
+        """Renew the lease on a trial."""
         self.retry(lambda: self._rdb.record_heartbeat(trial_id))
 
     def write(
@@ -371,7 +371,7 @@ class Storage:
         distributions: Mapping[str, BaseDistribution] | None = None,
         reports: Mapping[int, float] | None = None,
     ) -> None:
-        """Writes parameters, attributes and reports of a running trial together.
+        """Write parameters, attributes and reports of a running trial together.
 
         Raises:
             TrialLost: somebody closed the trial.
@@ -397,7 +397,7 @@ class Storage:
         attrs: Mapping[str, Any] | None = None,
         patience_seconds: float = RETRY_SECONDS,
     ) -> None:
-        """Ends a trial, with its last attributes (they are refused afterwards).
+        """End a trial, with its last attributes (they are refused afterwards).
 
         Raises:
             TrialLost: somebody else had closed the trial.
@@ -424,12 +424,12 @@ class Storage:
                 raise TrialLost(f"trial {trial_id} was closed by somebody else") from None
 
     def trial(self, trial_id: int) -> FrozenTrial:
-        """One trial as it stands in the database now."""
+        """Return one trial as it stands in the database now."""
         (trial,) = self.whole([trial_id])
         return trial
 
     def stale(self, study_id: int, lease_seconds: float) -> list[int]:
-        """Ids of our RUNNING trials whose worker has been silent for a lease, by the database's clock.
+        """Return ids of our RUNNING trials without a heartbeat for a lease, by the database's clock.
 
         Silence alone is no proof: while the database was away nobody could be heard. So it takes two looks,
         half a lease apart. The first writes a suspicion, and a live worker has time to answer it by a
@@ -473,7 +473,7 @@ class Storage:
     # --- how ------------------------------------------------------------------------------------
 
     def retry(self, call: Callable[[], T], patience_seconds: float = RETRY_SECONDS) -> T:
-        """Calls, and again with back-off while the database is locked or away.
+        """Call, and again with back-off while the database is locked or away.
 
         Raises:
             StorageError: it was away for longer than `patience_seconds`, or does not take what is written
@@ -502,7 +502,7 @@ class Storage:
         self._disturbed_at = time.monotonic()
 
     def read(self, query: sqlalchemy.Select[Any]) -> Sequence[Any]:
-        """The rows of a query on Optuna's tables."""
+        """Return the rows of a query on Optuna's tables."""
         return self._read(lambda session: session.execute(query).all())
 
     def _read(self, transaction: Callable[[Session], T]) -> T:
@@ -523,7 +523,7 @@ def _now() -> datetime:
 
 
 def _from(first: Mapping[int, int]) -> sqlalchemy.ColumnElement[bool]:
-    """The trials of studies from a trial id on: an index finds them, however many there are before."""
+    """Return the trials of studies from a trial id on: an index finds them, however many there are before."""
     trial = models.TrialModel
     return sqlalchemy.or_(
         *((trial.study_id == study_id) & (trial.trial_id >= id_) for study_id, id_ in first.items())
@@ -540,7 +540,7 @@ class _Cached(_CachedStorage):
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """As Optuna has it."""
+        """Return what Optuna does."""
         trials = [t for t in self._trials.of(study_id) if states is None or t.state in states]
         return copy.deepcopy(trials) if deepcopy else trials
 
@@ -551,7 +551,7 @@ class _Taught(_Cached):
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """As Optuna has it, but for those."""
+        """Return what Optuna does, but for those."""
         trials = super().get_all_trials(study_id, deepcopy=False, states=states)
         found = [trial for trial in trials if trial.state != TrialState.FAIL]
         return copy.deepcopy(found) if deepcopy else found

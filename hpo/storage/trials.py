@@ -71,13 +71,13 @@ class Trials:
         """How often a study, by its id, was found changed: trials added to it, or in other states."""
 
     def of(self, study_id: int) -> list[FrozenTrial]:
-        """The trials of a study by number, as the database has them now; do not change them."""
+        """Return the trials of a study by number, as the database has them now; do not change them."""
         with self._lock:
             self._refresh(study_id)
             return list(self._known[study_id].values())
 
     def first_open(self, study_id: int) -> int:
-        """A trial id below which all trials of the study have ended, as far as has been read."""
+        """Return a trial id below which all trials of the study have ended, as far as has been read."""
         with self._lock:
             return self._first_open(study_id)
 
@@ -107,7 +107,7 @@ class Trials:
 
 
 def fetch(session: Session, projection: Projection, *where: ColumnElement[bool]) -> list[FrozenTrial]:
-    """The trials that satisfy conditions on Optuna's table of trials, by id."""
+    """Return the trials that satisfy conditions on Optuna's table of trials, by id."""
     table = models.TrialModel.__table__
     times = (table.c.datetime_start, table.c.datetime_complete) if projection.has_params else ()
     query = select(models.TrialModel.trial_id, models.TrialModel.number, models.TrialModel.state, *times)
@@ -218,7 +218,7 @@ def _distribution(text: str) -> BaseDistribution:
 
 
 def add_waiting(session: Session, study_id: int, trials: Mapping[str, FrozenTrial]) -> None:
-    """Adds WAITING trials of ours, by key, to a study; numbered as Optuna does, by those before them."""
+    """Add WAITING trials of ours, by key, to a study; numbered as Optuna does, by those before them."""
     model, attrs, params = models.TrialModel, [], []
     count = session.scalar(select(sqlalchemy.func.count()).where(model.study_id == study_id)) or 0
     for number, (key, trial) in enumerate(trials.items(), start=count):
@@ -236,21 +236,21 @@ def add_waiting(session: Session, study_id: int, trials: Mapping[str, FrozenTria
 
 
 def lock(session: Session, trial_id: int) -> TrialState:
-    """The state of a trial, which nobody else changes before this transaction ends."""
+    """Return the state of a trial, which nobody else changes before this transaction ends."""
     state = models.TrialModel.state
     query = select(state).where(models.TrialModel.trial_id == trial_id).with_for_update()
     return TrialState(session.execute(query).scalar_one())
 
 
 def get_attr(session: Session, trial_id: int, key: str) -> Any:
-    """An attribute of a trial; None where there is none."""
+    """Return an attribute of a trial; None where there is none."""
     model = models.TrialUserAttributeModel
     text = session.scalar(select(model.value_json).where(model.trial_id == trial_id, model.key == key))
     return None if text is None else json.loads(text)
 
 
 def set_attrs(session: Session, trial_id: int, attrs: Mapping[str, Any]) -> None:
-    """Writes user attributes of a trial."""
+    """Write user attributes of a trial."""
     rows = [{"trial_id": trial_id, "key": key, "value_json": json.dumps(attrs[key])} for key in attrs]
     _upsert(session, models.TrialUserAttributeModel, rows)
 
@@ -258,7 +258,7 @@ def set_attrs(session: Session, trial_id: int, attrs: Mapping[str, Any]) -> None
 def set_params(
     session: Session, trial_id: int, params: Mapping[str, Any], axes: Mapping[str, BaseDistribution]
 ) -> None:
-    """Writes parameters of a trial, each with its axis."""
+    """Write parameters of a trial, each with its axis."""
     _upsert(session, models.TrialParamModel, _param_rows(trial_id, params, axes))
 
 
@@ -277,7 +277,7 @@ def _param_rows(
 
 
 def set_reports(session: Session, trial_id: int, reports: Mapping[int, float]) -> None:
-    """Writes reports of a trial, by step."""
+    """Write reports of a trial, by step."""
     model, rows = models.TrialIntermediateValueModel, []
     for step, report in reports.items():
         value, kind = model.intermediate_value_to_stored_repr(report)
@@ -287,14 +287,14 @@ def set_reports(session: Session, trial_id: int, reports: Mapping[int, float]) -
 
 
 def set_value(session: Session, trial_id: int, value: float) -> None:
-    """Writes the value of a trial."""
+    """Write the value of a trial."""
     stored, kind = models.TrialValueModel.value_to_stored_repr(value)
     row = {"trial_id": trial_id, "objective": 0, "value": stored, "value_type": kind}
     _upsert(session, models.TrialValueModel, [row])
 
 
 def _upsert(session: Session, model: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Inserts rows of a table that knows a row by its first two columns here, or updates them."""
+    """Insert rows of a table that knows a row by its first two columns here, or updates them."""
     if rows:
         kind = session.get_bind().dialect.name
         session.execute(_UPSERTS[kind](model.__table__, *rows[0]), rows)

@@ -25,26 +25,26 @@ class BlobStore(Protocol):
     """A tree of small files; names are relative, with `/`. All methods raise OSError if the place fails."""
 
     def names(self, folder: str) -> list[str]:
-        """The names of the files in a folder, sorted; empty where there is no such folder."""
+        """Return the names of the files in a folder, sorted; empty where there is no such folder."""
 
     def read(self, name: str) -> bytes:
-        """What was written; FileNotFoundError where nothing was."""
+        """Return what was written; FileNotFoundError where nothing was."""
 
     def write(self, name: str, *parts: bytes | memoryview) -> None:
-        """Stores a file, whole or not at all; folders on the way are made."""
+        """Store a file, whole or not at all; folders on the way are made."""
 
     def rename(self, name: str, new: str) -> None:
-        """Gives a file another name."""
+        """Give a file another name."""
 
     def remove(self, name: str) -> None:
-        """Removes a file; it may be gone already."""
+        """Remove a file; it may be gone already."""
 
     def remove_folder(self, folder: str) -> None:
-        """Removes a folder with all that is in it; it may be gone already."""
+        """Remove a folder with all that is in it; it may be gone already."""
 
 
 def open_blobs(url: str | Path) -> BlobStore:
-    """The store that a folder or an URL names.
+    """Return the store that a folder or an URL names.
 
     Raises:
         InputError: an URL of a kind that is not known or not installed here.
@@ -74,35 +74,35 @@ class FolderBlobs:
         self.root = root
 
     def names(self, folder: str) -> list[str]:
-        """The names of the files in a folder, sorted; empty where there is no such folder."""
+        """Return the names of the files in a folder, sorted; empty where there is no such folder."""
         path = self.root / folder
         return sorted(each.name for each in path.iterdir()) if path.is_dir() else []
 
     def read(self, name: str) -> bytes:
-        """What was written; FileNotFoundError where nothing was."""
+        """Return what was written; FileNotFoundError where nothing was."""
         return (self.root / name).read_bytes()
 
     def write(self, name: str, *parts: bytes | memoryview) -> None:
-        """Stores a file, whole or not at all; folders on the way are made."""
+        """Store a file, whole or not at all; folders on the way are made."""
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_durably(path, *parts)
 
     def rename(self, name: str, new: str) -> None:
-        """Gives a file another name."""
+        """Give a file another name."""
         (self.root / name).replace(self.root / new)
 
     def remove(self, name: str) -> None:
-        """Removes a file; it may be gone already."""
+        """Remove a file; it may be gone already."""
         (self.root / name).unlink(missing_ok=True)
 
     def remove_folder(self, folder: str) -> None:
-        """Removes a folder with all that is in it; it may be gone already."""
+        """Remove a folder with all that is in it; it may be gone already."""
         shutil.rmtree(self.root / folder, ignore_errors=True)
 
 
 def _steadily(call: Callable[P, T]) -> Callable[P, T]:
-    """Tries a remote call a few times and raises OSError whatever the library raised."""
+    """Try a remote call a few times and raise OSError whatever the library raised."""
 
     @wraps(call)
     def steady(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -130,7 +130,7 @@ class RemoteBlobs:
 
     @_steadily
     def names(self, folder: str) -> list[str]:
-        """The names of the files in a folder, sorted; empty where there is no such folder."""
+        """Return the names of the files in a folder, sorted; empty where there is no such folder."""
         self._filesystem.invalidate_cache()  # other machines write too
         try:
             found = self._filesystem.ls(self._path(folder), detail=False)
@@ -140,24 +140,24 @@ class RemoteBlobs:
 
     @_steadily
     def read(self, name: str) -> bytes:
-        """What was written; FileNotFoundError where nothing was."""
+        """Return what was written; FileNotFoundError where nothing was."""
         return bytes(self._filesystem.cat_file(self._path(name)))
 
     @_steadily
     def write(self, name: str, *parts: bytes | memoryview) -> None:
-        """Stores a file, whole or not at all; folders on the way are made."""
+        """Store a file, whole or not at all; folders on the way are made."""
         path = self._path(name)
         self._filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
         self._filesystem.pipe_file(path, b"".join(parts))
 
     @_steadily
     def rename(self, name: str, new: str) -> None:
-        """Gives a file another name."""
+        """Give a file another name."""
         self._filesystem.mv(self._path(name), self._path(new))
 
     @_steadily
     def remove(self, name: str) -> None:
-        """Removes a file; it may be gone already."""
+        """Remove a file; it may be gone already."""
         try:
             self._filesystem.rm_file(self._path(name))
         except FileNotFoundError:
@@ -165,7 +165,7 @@ class RemoteBlobs:
 
     @_steadily
     def remove_folder(self, folder: str) -> None:
-        """Removes a folder with all that is in it; it may be gone already."""
+        """Remove a folder with all that is in it; it may be gone already."""
         try:
             self._filesystem.rm(self._path(folder), recursive=True)
         except FileNotFoundError:

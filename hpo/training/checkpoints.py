@@ -47,7 +47,7 @@ class Checkpoints:
         self._identity = dict(identity)
 
     def save(self, attempt: int, epoch: int, state: Mapping[str, Any]) -> None:
-        """Stores the state after an epoch (tensors and plain types) and drops all but the newest two.
+        """Store the state after an epoch (tensors and plain types) and drop all but the newest two.
 
         Raises:
             OSError: the disk is full or not writable; what was stored before is untouched.
@@ -59,7 +59,7 @@ class Checkpoints:
             self._blobs.remove(f"{self.folder}/{old}")
 
     def latest(self, restore: Callable[[dict[str, Any]], T]) -> T | None:
-        """What is made of the newest epoch that any attempt stored; None where nothing is stored.
+        """Return what is made of the newest epoch that any attempt stored; None where nothing is stored.
 
         A file that is damaged, was saved with another identity or cannot be restored is renamed to `….bad`,
         noted in `notes`, and the next older one is tried.
@@ -81,7 +81,7 @@ class Checkpoints:
         return None
 
     def clear(self) -> None:
-        """Removes everything that is stored for this replicate; what cannot be removed stays."""
+        """Remove everything that is stored for this replicate; what cannot be removed stays."""
         with contextlib.suppress(OSError):
             self._blobs.remove_folder(self.folder)
 

@@ -1,5 +1,6 @@
-"""What a GPU needs to be busy with small networks: many kernels as one launch, and several seeds and trials
-beside each other. On a CPU all of it is a plain call.
+"""Keeps a GPU busy with small networks: many kernels as one launch, seeds and trials beside each other.
+
+On a CPU all of it is a plain call.
 
 A stream that is being recorded must not be anybody's to launch on, so there are two kinds of them: PyTorch
 hands out 32 of a priority in turn, to all threads alike, and the 33rd is the first one again.
@@ -35,7 +36,7 @@ _OWN = threading.local()
 
 
 def prepare(device: str, precision: str) -> None:
-    """Sets what the results of a process's training depend on, for a resolved device and precision."""
+    """Set what the results of a process's training depend on, for a resolved device and precision."""
     if device == "cpu":
         return
     # same seed, same bits: cuDNN's fastest gradients of weights add up in any order
@@ -44,20 +45,20 @@ def prepare(device: str, precision: str) -> None:
 
 
 def streams(device: str, count: int) -> list[torch.cuda.Stream | None]:
-    """Queues of work that are the calling thread's own; None where work waits in no queue."""
+    """Queue of work that are the calling thread's own; None where work waits in no queue."""
     return [None if device == "cpu" else _own_stream(device, 1 + number) for number in range(count)]
 
 
 @contextmanager
 def on(stream: torch.cuda.Stream | None) -> Iterator[None]:
-    """What is launched in the context goes into that queue."""
+    """Launch what the context launches into that queue."""
     with nullcontext() if stream is None else torch.cuda.stream(stream):
         yield
 
 
 @contextmanager
 def joining(stream: torch.cuda.Stream | None) -> Iterator[None]:
-    """Has a queue begin after what was launched before the context, and what follows it after the queue."""
+    """Have a queue begin after what was launched before the context, and what follows it after the queue."""
     if stream is None:
         yield
         return
@@ -79,7 +80,7 @@ class Backlog:
         self._stream, self._launched = stream, deque[torch.cuda.Event]()
 
     def add(self) -> None:
-        """Notes what was launched since the last call; waits until all but the latest two are done."""
+        """Note what was launched since the last call; waits until all but the latest two are done."""
         if self._stream is None:
             return
         event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
@@ -91,13 +92,13 @@ class Backlog:
 
 @contextmanager
 def beside_others(device: str) -> Iterator[None]:
-    """Trains on queues of the calling thread's own, so that threads do not wait for each other's work."""
+    """Train on queues of the calling thread's own, so that threads do not wait for each other's work."""
     with nullcontext() if device == "cpu" else torch.cuda.stream(_own_stream(device, 0)):
         yield
 
 
 def _own_stream(device: str, number: int) -> torch.cuda.Stream:
-    """One of the calling thread's streams; of high priority, which those that are recorded never have."""
+    """Return one of the thread's streams, of high priority, which those that are recorded never have."""
     mine: list[torch.cuda.Stream] = _OWN.__dict__.setdefault(device, [])
     while len(mine) <= number:
         mine.append(torch.cuda.Stream(device, priority=-1))  # type: ignore[no-untyped-call]
@@ -105,7 +106,7 @@ def _own_stream(device: str, number: int) -> torch.cuda.Stream:
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory of the device was asked for in vain, as this error says or one behind it."""
+    """Return whether memory of the device was asked for in vain, as this error says or one behind it."""
     while error is not None:
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
             return True
@@ -116,7 +117,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether the device does nothing more for this process: after such an error every further call fails."""
+    """Return whether the device does nothing more for this process: every further call would fail."""
     if isinstance(error, RuntimeError) and any(words in str(error) for words in FAILED):
         return True
     return isinstance(error, torch.cuda.AcceleratorError) and not is_out_of_memory(error)
@@ -142,7 +143,7 @@ class CudaGraph:
         self._outputs: tuple[Tensor, ...] = ()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """What the function returns, in tensors that the next call overwrites.
+        """Return what the function returns, in tensors that the next call overwrites.
 
         Args:
             inputs: of the same shapes and dtypes at every call.
@@ -159,7 +160,7 @@ class CudaGraph:
         return self._outputs
 
     def _recorded(self) -> torch.cuda.CUDAGraph:
-        """Records without running. Other threads may launch and allocate meanwhile, but not record.
+        """Record without running. Other threads may launch and allocate meanwhile, but not record.
 
         Not by `torch.cuda.graph`, which first waits for all that others have queued on the device.
         """
@@ -194,7 +195,7 @@ class CudaGraph:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Looks for no garbage: a graph or an event among it would be freed, which no recording survives."""
+    """Look for no garbage: a graph or an event among it would be freed, which no recording survives."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

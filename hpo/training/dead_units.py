@@ -12,7 +12,7 @@ from hpo.training.network import Network
 def logits_and_dead_shares(
     network: Network, batches: Iterable[Tensor], n_watched: int
 ) -> tuple[list[Tensor], dict[str, float]]:
-    """Logits of all images, and the share of units of each ReLU layer that the first images leave at zero.
+    """Return logits, and the share of units of each ReLU layer that the first images leave at zero.
 
     A unit is a channel of a convolution or a unit of a linear layer; it is dead if it is zero on all those
     images and at all positions (dying ReLU). Where pooling follows the

@@ -34,12 +34,12 @@ TF32_CAPABILITY = (8, 0)
 
 
 def n_cores() -> int:
-    """The cores that this process may use."""
+    """Return the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor(device: str) -> str:
-    """The model of GPU or CPU that a resolved device is, as its maker names it."""
+    """Return the model of GPU or CPU that a resolved device is, as its maker names it."""
     if device != "cpu":
         return str(torch.cuda.get_device_name(device))
     info = Path("/proc/cpuinfo")
@@ -49,7 +49,7 @@ def processor(device: str) -> str:
 
 
 def resolve_device(name: str) -> str:
-    """The device that a name means: "cpu" or "cuda:N"; "auto" takes a GPU where there is one.
+    """Return the device that a name means: "cpu" or "cuda:N"; "auto" takes a GPU where there is one.
 
     Raises:
         InputError: an unknown name, no GPU, or no GPU of that index.
@@ -70,14 +70,14 @@ def resolve_device(name: str) -> str:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs of this machine that this process may use, as `CUDA_VISIBLE_DEVICES` names them."""
+    """Return the GPUs of this machine that this process may use, as `CUDA_VISIBLE_DEVICES` names them."""
     count = torch.cuda.device_count()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return list(map(str, range(count))) if named is None else named.split(",")[:count]
 
 
 def resolve_precision(name: str, device: str) -> str:
-    """The precision that a name means on a resolved device: "fp32", "tf32" or "bf16".
+    """Return the precision that a name means on a resolved device: "fp32", "tf32" or "bf16".
 
     "auto" is bf16 where the hardware multiplies bf16 natively; elsewhere bf16 is emulated and slower.
 
@@ -104,7 +104,7 @@ def resolve_precision(name: str, device: str) -> str:
 
 
 def as_tensor(array: NDArray[np.generic], device: str) -> Tensor:
-    """An array on a device; on the CPU the tensor shares the array's memory."""
+    """Return an array on a device; on the CPU the tensor shares the array's memory."""
     return torch.from_numpy(array).to(device)
 
 
@@ -127,12 +127,12 @@ class Normaliser:
         self._scale, self._shift = self._scale.to(device), self._shift.to(device)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """See the class."""
+        """Normalise; see the class."""
         return torch.addcmul(self._shift, images, self._scale).permute(0, 3, 1, 2)
 
 
 def bf16_copy(network: Network) -> Network:
-    """A copy with bf16 weights that shares the batch norms, whose statistics need fp32."""
+    """Return a copy with bf16 weights that shares the batch norms, whose statistics need fp32."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     low = copy.deepcopy(network, {id(norm): norm for norm in norms})
     shared = {id(parameter) for norm in norms for parameter in norm.parameters()}
@@ -144,7 +144,7 @@ def bf16_copy(network: Network) -> Network:
 
 @contextmanager
 def evaluating(network: Network, precision: str) -> Iterator[Network]:
-    """Lends a network ready for evaluation in a precision: evaluation mode, no autograd."""
+    """Lend a network ready for evaluation in a precision: evaluation mode, no autograd."""
     was_training = network.training
     runner = bf16_copy(network) if precision == "bf16" else network
     runner.eval()
@@ -156,7 +156,7 @@ def evaluating(network: Network, precision: str) -> Iterator[Network]:
 
 
 def batches(images: Tensor, normalise: Normaliser, precision: str) -> Iterator[Tensor]:
-    """Consecutive batches of uint8 images (n, h, w, c) as a network of that precision wants them."""
+    """Yield batches of uint8 images (n, h, w, c) as a network of that precision wants them."""
     most = PREDICT_BATCH_ON_GPU if images.is_cuda else PREDICT_BATCH
     n_fitting = most * PREDICT_PIXELS // (images.shape[1] * images.shape[2])
     for part in torch.split(images, max(1, min(most, n_fitting))):
@@ -172,7 +172,7 @@ def predict_logits(
     device: str = "cpu",
     precision: str = "fp32",
 ) -> Tensor:
-    """Logits of any number of images, without autograd, batch norm in evaluation mode.
+    """Return logits of any number of images, without autograd, batch norm in evaluation mode.
 
     Args:
         network: fp32, on the device; its mode is left as it was.
@@ -191,12 +191,12 @@ def predict_logits(
 
 
 def all_logits(runner: Network, images: Tensor, normalise: Normaliser, precision: str) -> Tensor:
-    """Logits (n, n_classes) float32 of uint8 images (n, h, w, c), from a network lent by `evaluating`."""
+    """Return logits (n, n_classes) float32 of uint8 images (n, h, w, c), by what `evaluating` lends."""
     return torch.cat([runner(batch).float() for batch in batches(images, normalise, precision)])
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep freed memory for the next step; for processes that do little but train.
+    """Tell glibc to keep freed memory for the next step; for processes that do little but train.
 
     By default it returns the larger activations to the system and has them zeroed again page by page at
     every step, which took 2 to 5 % of the time on two busy cores. Other C libraries are left alone.

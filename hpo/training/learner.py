@@ -22,7 +22,7 @@ T = TypeVar("T", bound=torch.optim.Optimizer)
 
 
 def _uncompiled(kind: type[T]) -> type[T]:
-    """An optimizer whose methods do not import torch.compile, which they only shut out: that takes 1.3 s.
+    """Return an optimizer that does not import torch.compile, only to shut it out: that takes 1.3 s.
 
     Its `step` has to be called without autograd, which the original sees to.
     """
@@ -79,7 +79,7 @@ class Learner:
             master.grad = torch.zeros_like(master)
 
     def step(self, images: Tensor, labels: Tensor, mix: Mix | None = None) -> Tensor:
-        """One step on a batch of normalised images (n, c, h, w) float32; returns the loss before it.
+        """Return one step on a batch of normalised images (n, c, h, w) float32; returns the loss before it.
 
         The gradients stay on `network.parameters()` until the next step.
         """
@@ -97,18 +97,18 @@ class Learner:
         return loss.detach()
 
     def _refresh(self) -> None:
-        """Gives the bf16 copy the values of the network."""
+        """Give the bf16 copy the values of the network."""
         if self._lows:
             torch._foreach_copy_(self._lows, self._masters)
 
     def gradient_norms(self) -> Tensor:
-        """Norms of the last step's gradients, (layers, 2): weight and bias of each layer."""
+        """Return norms of the last step's gradients, (layers, 2): weight and bias of each layer."""
         layers = map(self.network.weight_and_bias, self.network.layer_names)
         norms = [torch.linalg.vector_norm(gradient) for pair in layers for gradient in _gradients(pair)]
         return torch.stack(norms).view(-1, 2)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next epoch depends on; the tensors are the live ones, not copies."""
+        """Return everything that the next epoch depends on; the tensors are the live ones, not copies."""
         return {
             "seed": self.seed,
             "network": self.network.state_dict(),
@@ -116,7 +116,7 @@ class Learner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes over a copy of a stored state of the same configuration and seed."""
+        """Take over a copy of a stored state of the same configuration and seed."""
         if state["seed"] != self.seed:
             raise ValueError(f"the state belongs to seed {state['seed']}, not {self.seed}")
         self.network.load_state_dict(state["network"])
@@ -134,11 +134,11 @@ _PURPOSES = {"init": 0, "order": 1, "mixup": 2}
 
 
 def entropy(seed: int, epoch: int, purpose: str) -> np.random.SeedSequence:
-    """What all randomness of a seed is derived from; purposes are init, order and mixup."""
+    """Return what all randomness of a seed is derived from; purposes are init, order and mixup."""
     return np.random.SeedSequence([seed, epoch, _PURPOSES[purpose]])
 
 
 def generator_of(seed: int, epoch: int, purpose: str) -> torch.Generator:
-    """PyTorch's generator on the CPU of that entropy."""
+    """Return PyTorch's generator on the CPU of that entropy."""
     (state,) = entropy(seed, epoch, purpose).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state))

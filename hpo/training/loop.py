@@ -91,7 +91,7 @@ class SeedEpoch:
     """From the input to the logits."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return plain JSON types."""
         return asdict(self)
 
 
@@ -143,7 +143,7 @@ def train(
     resume: Mapping[str, Any] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[EpochResult]:
-    """Trains one network per seed and yields after every epoch, up to `config.training.epochs`.
+    """Train one network per seed and yield after every epoch, up to `config.training.epochs`.
 
     Args:
         config: what to train.
@@ -183,7 +183,7 @@ def train(
 
 
 def state_of(epoch: EpochResult) -> dict[str, Any]:
-    """What `train(resume=…)` needs to go on after this epoch: tensors and plain types.
+    """Return what `train(resume=…)` needs to go on after this epoch: tensors and plain types.
 
     The tensors are the live ones: store them before the next epoch begins.
     """
@@ -197,7 +197,7 @@ def check_state(
     data: TrainingData,
     seeds: Sequence[int],
 ) -> None:
-    """Checks that `train` can go on from a state of unknown origin, and that these are its epochs so far.
+    """Check that `train` can go on from a state of unknown origin, and that these are its epochs so far.
 
     Raises:
         ValueError: they are not what `state_of` and `train` return for this configuration and these seeds.
@@ -242,14 +242,14 @@ class _Task:
         self.normalise = Normaliser(data.mean, data.std, data.image_shape, device)
 
     def is_mixing(self, epoch: int) -> bool:
-        """Whether the images of that epoch are mixed."""
+        """Return whether the images of that epoch are mixed."""
         config = self.config
         return config.mixup_alpha > 0 and config.mixup_first_epoch <= epoch <= config.mixup_last_epoch
 
     def steps(
         self, learner: Learner, order: Tensor, partners: Tensor | None = None, weights: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Steps on consecutive batches; mixed, if there are partners.
+        """Step on consecutive batches; mixed, if there are partners.
 
         Args:
             learner: takes the steps.
@@ -288,7 +288,7 @@ class _Lane:
         self._backlog = Backlog(stream)
 
     def training(self, epoch: int) -> Iterator[None]:
-        """Trains an epoch; hands over after every chunk of steps."""
+        """Train an epoch; hand over after every chunk of steps."""
         # sums stay on the device: fetching each loss would stall a GPU at every step
         self._loss_sum.zero_()
         self._norms.clear()
@@ -305,7 +305,7 @@ class _Lane:
                 yield
 
     def result(self, epoch: int) -> SeedEpoch:
-        """Evaluates after the training of an epoch; the time is not yet in it."""
+        """Evaluate after the training of an epoch; the time is not yet in it."""
         task, learner = self._task, self._learner
         train_loss = self._loss_sum.item() / len(task.labels)
         gradients = torch.stack(self._norms).mean(dim=0).tolist()
@@ -334,7 +334,7 @@ class _Lane:
         )
 
     def _inputs(self, epoch: int) -> Sequence[Sequence[Tensor]]:
-        """What `_Task.steps` takes after the learner, each cut into chunks."""
+        """Return what `_Task.steps` takes after the learner, each cut into chunks."""
         task, seed = self._task, self._learner.seed
         size = task.config.batch_size
         order = torch.randperm(len(task.labels), generator=generator_of(seed, epoch, "order"))
@@ -348,7 +348,7 @@ class _Lane:
         return inputs
 
     def _steps(self, chunk: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """`_Task.steps`, on a GPU as a graph; an epoch's last chunk has its own, and so have mixed ones."""
+        """Take `_Task.steps`, on a GPU as a graph; an epoch's last chunk and mixed ones have their own."""
         call = partial(self._task.steps, self._learner)
         if self._task.device == "cpu":
             return call(*chunk)
@@ -362,7 +362,7 @@ _RESIDENTS_LOCK = threading.Lock()
 
 
 def _resident(split: Split, device: str) -> tuple[Tensor, Tensor]:
-    """Images and labels of a part on a device: there once, however many trials train on them at a time."""
+    """Return images and labels of a part on a device: there once, however many trials train on them."""
     with _RESIDENTS_LOCK:
         there = _RESIDENTS.setdefault(split, {})
         if device not in there:

@@ -31,7 +31,7 @@ class Scores:
 
 
 def score(logits: Tensor, labels: Tensor, n_classes: int) -> Scores:
-    """Scores logits (n, k) float32 against labels (n,) int64 in 0..k-1, n ≥ 1.
+    """Score logits (n, k) float32 against labels (n,) int64 in 0..k-1, n ≥ 1.
 
     Macro F1 is scikit-learn's `f1_score(average="macro", zero_division=0)`.
     """

@@ -21,18 +21,18 @@ class Mix:
     """(n,) int64, a permutation."""
 
     def images(self, images: Tensor) -> Tensor:
-        """Mixes float32 images (n, …)."""
+        """Mix float32 images (n, …)."""
         return torch.lerp(images[self.partners], images, self.weight)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy against both labels of each pair, weighted like the images; mean over the batch."""
+        """Return cross-entropy against both labels of each pair, weighted like the images; a mean."""
         own = F.cross_entropy(logits, labels)
         other = F.cross_entropy(logits, labels[self.partners])
         return self.weight * own + (1 - self.weight) * other
 
 
 def draw_mixes(sizes: Sequence[int], alpha: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Draws a weight ~ Beta(alpha, alpha) and a permutation for each batch; alpha > 0.
+    """Draw a weight ~ Beta(alpha, alpha) and a permutation for each batch; alpha > 0.
 
     The generator is NumPy's because PyTorch's Beta distribution accepts none.
 

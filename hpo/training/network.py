@@ -29,7 +29,7 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def layer_outputs(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Yields name and output of each layer in turn; the last output is the logits.
+        """Yield name and output of each layer in turn; the last output is the logits.
 
         Args:
             images: (n, c, h, w), normalised, in the weights' dtype, best in channels_last memory.
@@ -40,10 +40,10 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def weight_and_bias(self, layer: str) -> tuple[nn.Parameter, nn.Parameter]:
-        """The weight of a layer, and what is added after it: its bias, or the shift of its batch norm."""
+        """Return the weight of a layer, and what is added after it: its bias, or its batch norm's shift."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (n, c, h, w) to logits (n, n_classes)."""
+        """Compute logits (n, n_classes) of images (n, c, h, w)."""
         for _, output in self.layer_outputs(images):
             logits = output
         return logits
@@ -107,7 +107,7 @@ class ConstrainedCnn(Network):
         self.to(memory_format=torch.channels_last)
 
     def layer_outputs(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """See `Network.layer_outputs`."""
+        """Yield what `Network.layer_outputs` says."""
         x = F.relu(F.max_pool2d(self.norm1(self.conv1(images)), 2))
         yield "conv1", x
         x = F.relu(F.max_pool2d(self.norm2(self.conv2(x)), 2))
@@ -118,7 +118,7 @@ class ConstrainedCnn(Network):
         yield "output", self.output(x)
 
     def weight_and_bias(self, layer: str) -> tuple[nn.Parameter, nn.Parameter]:
-        """See `Network.weight_and_bias`."""
+        """Return what `Network.weight_and_bias` says."""
         module = self.get_submodule(layer)
         norm = {"conv1": self.norm1, "conv2": self.norm2}.get(layer)
         shift = norm if isinstance(norm, nn.BatchNorm2d) else module
@@ -146,7 +146,7 @@ NETWORKS: dict[type[NetworkConfig], Builder] = {NetworkConfig: ConstrainedCnn}
 def build_network(
     config: NetworkConfig, image_shape: ImageShape, n_classes: int, generator: torch.Generator
 ) -> Network:
-    """The network that belongs to a config part, in fp32 on the CPU, in training mode.
+    """Return the network that belongs to a config part, in fp32 on the CPU, in training mode.
 
     Raises:
         InputError: the images are too small for the network.

@@ -49,7 +49,7 @@ class Model:
     class_names: tuple[str, ...]
 
     def classify(self, image_paths: Sequence[Path | str]) -> list[Prediction]:
-        """Classifies pictures of any size and mode, prepared as the training images were, in fp32.
+        """Classify pictures of any size and mode, prepared as the training images were, in fp32.
 
         Raises:
             DataError: a file cannot be read as a picture.
@@ -76,7 +76,7 @@ class Model:
 
 
 def save_model(path: Path, network: Network, config: TrialConfig, data: TrainingData) -> None:
-    """Writes a model file; an existing one is replaced in one go, or not at all.
+    """Write a model file; an existing one is replaced in one go, or not at all.
 
     Args:
         path: the file; its folder exists.
@@ -100,7 +100,7 @@ def save_model(path: Path, network: Network, config: TrialConfig, data: Training
 
 
 def load_model(path: Path) -> Model:
-    """Reads a model file, running no code from it.
+    """Read a model file, running no code from it.
 
     Raises:
         MissingError: there is no such file.

@@ -12,14 +12,14 @@ from torch import Tensor
 
 
 def dump(content: dict[str, Any]) -> memoryview:
-    """The bytes of a `torch.save` file of tensors and plain types."""
+    """Return the bytes of a `torch.save` file of tensors and plain types."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getbuffer()
 
 
 def load(data: bytes | memoryview) -> dict[str, Any]:
-    """The inverse of `dump`, tensors on the CPU.
+    """Return the inverse of `dump`, tensors on the CPU.
 
     Raises:
         ValueError: the bytes are no such file, are damaged, or hold more than tensors and plain types.
@@ -38,7 +38,7 @@ def load(data: bytes | memoryview) -> dict[str, Any]:
 
 
 def is_like(value: object, example: object) -> bool:
-    """Whether a value has the keys, lengths and types of an example, and tensors of the same size and kind.
+    """Return whether a value has keys, lengths, types of an example, and tensors of the same kind.
 
     >>> is_like({"rate": 0.1, "steps": [1, 2]}, {"rate": 0.5, "steps": [3, 4]})
     True

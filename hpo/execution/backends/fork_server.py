@@ -61,17 +61,17 @@ class ForkServer:
         return self._process.poll() is None
 
     def start(self, number: int, log: Path, variables: Mapping[str, str]) -> None:
-        """Starts a worker with environment variables of its own; it appends what it says to a file."""
+        """Start a worker with environment variables of its own; it appends what it says to a file."""
         self._running.add(number)
         self._send({"number": number, "log": str(log), "variables": dict(variables)})
 
     def send_signal(self, number: int) -> None:
-        """Sends a signal to all workers; those that are paused (SIGSTOP) go on, to hear it."""
+        """Send a signal to all workers; those that are paused (SIGSTOP) go on, to hear it."""
         self._process.send_signal(signal.SIGCONT)
         self._send({"signal": number})
 
     def ended(self, timeout_seconds: float = 0.0) -> dict[int, int]:
-        """Exit codes of workers that ended since this was asked last, -N by signal N; waits for the first."""
+        """Return exit codes of workers that ended since the last call, -N by signal N; wait for the first."""
         codes: dict[int, int] = {}
         while self._running and select.select([self._channel], [], [], 0.0 if codes else timeout_seconds)[0]:
             message = b""
@@ -88,7 +88,7 @@ class ForkServer:
         return codes
 
     def kill(self) -> None:
-        """Kills all workers and the server; returns when they are gone, unless the system holds them."""
+        """Kill all workers and the server; returns when they are gone, unless the system holds them."""
         self.send_signal(signal.SIGKILL)
         while self._running and self.ended(END_SECONDS):
             pass
@@ -102,7 +102,7 @@ class ForkServer:
 
 
 def serve(channel: socket.socket) -> Path | None:
-    """Forks workers as it is told, and tells how they end, until who started it is gone.
+    """Fork workers as it is told, and tells how they end, until who started it is gone.
 
     Returns:
         In a worker its log; in the server None, at its end.
@@ -133,7 +133,7 @@ def serve(channel: socket.socket) -> Path | None:
 
 
 def main(channel_fd: int, parent_variable: str, arguments: Sequence[str]) -> None:
-    """The server; in the copies that it makes of itself `hpo ARGUMENTS…`."""
+    """Be the server; in the copies that it makes of itself `hpo ARGUMENTS…`."""
     gc.disable()  # while importing it takes a seventh of the time, and finds nothing
     for module in PRELOADED:
         importlib.import_module(module)

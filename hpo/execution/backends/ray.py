@@ -21,7 +21,7 @@ MISSES = 5
 
 
 def ray_cluster(address: str, *, cpus: float | None = None, gpus: float | None = None) -> OpenBackend:
-    """The engine that places workers on a Ray cluster.
+    """Return the engine that places workers on a Ray cluster.
 
     Args:
         address: `auto` (the cluster that this machine belongs to), `HOST:PORT`, or `ray://HOST:PORT`.
@@ -83,7 +83,7 @@ def _refuse_unreachable(address: str) -> None:
 
 
 def _refuse_what_is_not_shared(spec: WorkerSpec, hosts: set[str]) -> None:
-    """A cluster of several machines needs a database server, and a place for checkpoints that all reach."""
+    """Check that several machines have a database server, and checkpoints that all reach."""
     others = sorted(hosts - {socket.gethostname()})
     if not others:
         return
@@ -106,7 +106,7 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
 
     def attend(self, spec: WorkerSpec, number: int) -> int | None:
-        """Starts the worker if there is none yet; its exit code, None while it works.
+        """Start the worker if there is none yet; return its exit code, None while it works.
 
         The spec holds the database's URL, which may hold a password: they are the argument of a call, which
         goes from process to process. Ray keeps what a constructor is given with the cluster's state, and
@@ -118,11 +118,11 @@ class Worker:
         return self._process.poll()
 
     def last_words(self, spec: WorkerSpec, number: int) -> str:
-        """What it said last, and where."""
+        """Return what it said last, and where."""
         return f"{spec.last_words(number)} on {socket.gethostname()}"
 
     def terminate(self) -> None:
-        """Asks it to put its trial back and end."""
+        """Ask it to put its trial back and end."""
         if self._process is not None:
             ask_to_stop(self._process)
 

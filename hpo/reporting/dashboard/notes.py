@@ -18,7 +18,7 @@ MAX_REMARKS = 20
 
 
 def study_note(section: Section, ids: StudyIds) -> str:
-    """A study's section of the report in short."""
+    """Return a study's section of the report in short."""
     title = f"{section.spec.section} {section.spec.title or section.name}".strip()
     parts = [
         f"# {md(title)}",
@@ -41,7 +41,7 @@ def study_note(section: Section, ids: StudyIds) -> str:
 
 
 def final_note(report: ReportData, ids: StudyIds) -> str:
-    """The plan's answer, and where the final configuration comes from."""
+    """Return the plan's answer, and where the final configuration comes from."""
     answer = prose.answer(report)
     parts = [f"# {md(answer.headline)}", md(answer.sentence)]
     if report.final is not None:
@@ -65,7 +65,7 @@ def final_note(report: ReportData, ids: StudyIds) -> str:
 
 
 def notes(report: ReportData, ids: StudyIds) -> dict[str, str]:
-    """The note of every study, the final stage's last."""
+    """Return the note of every study, the final stage's last."""
     found = {section.name: study_note(section, ids) for section in report.sections}
     return {**found, FINAL: final_note(report, ids)}
 
@@ -81,7 +81,7 @@ def _origin(origin: Origin, ids: StudyIds) -> str:
 
 
 def _trial(trial: TrialRef, ids: StudyIds) -> str:
-    """A trial, with a link to where the dashboard shows it."""
+    """Return a trial, with a link to where the dashboard shows it."""
     return _linked(f"{trial.study}/{trial.trial}", trial.study, f"trials?numbers={trial.trial}", ids)
 
 

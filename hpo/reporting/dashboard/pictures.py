@@ -28,7 +28,7 @@ class Picture:
 
 
 def pictures(report: ReportData) -> Iterator[Picture]:
-    """The pictures of all trials that have ended, the final stage's first."""
+    """Yield the pictures of all trials that have ended, the final stage's first."""
     final, point = report.final, report.final_point
     if final is not None and point is not None:
         for name, draw in _final_drawings(report, final).items():
@@ -48,13 +48,13 @@ def _final_drawings(report: ReportData, final: Mapping[str, object]) -> dict[str
 
 
 def _png(draw: Callable[..., Iterator[style.Drawing]], *what: object) -> bytes:
-    """The first drawing of what draws."""
+    """Return the first drawing of what draws."""
     with style.styled():
         return next(draw(*what)).png
 
 
 def curves(point: Point) -> bytes:
-    """Accuracy, loss and macro F1 of a run per epoch, a line a seed."""
+    """Return accuracy, loss and macro F1 of a run per epoch, a line a seed."""
     with style.styled():
         figure = style.canvas(2.6, width=2 * style.WIDTH)
         panels = (ACCURACY, LOSS, MACRO_F1)

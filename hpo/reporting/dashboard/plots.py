@@ -55,7 +55,7 @@ class Plot:
     layout: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """What Plotly draws; NaN and infinity are gaps."""
+        """Return what Plotly draws; NaN and infinity are gaps."""
         title = f"{self.title}<br><sub>{self.subtitle}</sub>" if self.subtitle else self.title
         layout = {
             "title": {"text": title, "x": 0.02, "xanchor": "left", "font": {"size": 16}},
@@ -72,7 +72,7 @@ class Plot:
 
 
 def plots(report: ReportData) -> dict[str, list[Plot]]:
-    """The figures of every study, by its name."""
+    """Return the figures of every study, by its name."""
     found = {
         section.name: [*curves(section), *heat_map(section), *layers(section)] for section in report.sections
     }
@@ -83,7 +83,7 @@ def plots(report: ReportData) -> dict[str, list[Plot]]:
 
 
 def shown(text: str) -> str:
-    """Somebody's text in a figure: Plotly reads some of HTML."""
+    """Escape somebody's text for a figure: Plotly reads some of HTML."""
     return html.escape(style.label(text, 60), quote=False)
 
 
@@ -91,7 +91,7 @@ def shown(text: str) -> str:
 
 
 def curves(section: Section) -> Iterator[Plot]:
-    """Accuracy and loss per epoch of every run, the best marked; macro F1 the dashboard shows itself."""
+    """Yield accuracy and loss per epoch of every run, the best marked; macro F1 the dashboard shows."""
     others = [point for point in section.points if point.row.history and not point.has_result]
     drawn = evenly([*section.ranked, *others], MAX_LINES)
     if not drawn:
@@ -139,7 +139,7 @@ def _line(point: Point, values: Sequence[float | None], scale: float, **settings
 
 
 def _epochs(traces: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """An axis without half epochs."""
+    """Return an axis without half epochs."""
     last = max((int(trace["x"][-1]) for trace in traces), default=1)
     return {"title": {"text": "epoch"}, **({"dtick": 1} if last <= 20 else {})}
 
@@ -149,7 +149,7 @@ def _short(value: float) -> float:
 
 
 def heat_map(section: Section) -> Iterator[Plot]:
-    """Macro F1 over channels and kernels."""
+    """Yield macro F1 over channels and kernels."""
     grid = channels_by_kernels(section)
     if grid is None:
         return
@@ -189,7 +189,7 @@ def _matrix(
 
 
 def layers(section: Section) -> Iterator[Plot]:
-    """Gradients and dead units per layer, of the worst run beside the best."""
+    """Yield gradients and dead units per layer, of the worst run beside the best."""
     pair = worst_and_best(section)
     if pair is None:
         return
@@ -225,7 +225,7 @@ def layers(section: Section) -> Iterator[Plot]:
 
 
 def waterfall(report: ReportData) -> Iterator[Plot]:
-    """What each study gained, down to the test set."""
+    """Yield what each study gained, down to the test set."""
     steps = waterfall_steps(report)
     if not steps:
         return
@@ -259,7 +259,7 @@ def waterfall(report: ReportData) -> Iterator[Plot]:
 
 
 def test_curves(report: ReportData) -> Iterator[Plot]:
-    """Test and validation accuracy and loss per epoch, means over seeds."""
+    """Yield test and validation accuracy and loss per epoch, means over seeds."""
     final, point = report.final or {}, report.final_point
     if point is None:
         return
@@ -295,7 +295,7 @@ def test_curves(report: ReportData) -> Iterator[Plot]:
 
 
 def confusion(final: Mapping[str, Any]) -> Iterator[Plot]:
-    """The confusion matrix in percent of the true class."""
+    """Yield the confusion matrix in percent of the true class."""
     names = _distinct([*final["per_class"]])
     if len(names) > MAX_CLASSES:
         return
@@ -311,13 +311,13 @@ def confusion(final: Mapping[str, Any]) -> Iterator[Plot]:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Class names as an axis holds them: two that look alike stay two."""
+    """Return class names as an axis holds them: two that look alike stay two."""
     labels = [shown(name) for name in names]
     return [f"{label} ({i})" if labels.count(label) > 1 else label for i, label in enumerate(labels)]
 
 
 def per_class(final: Mapping[str, Any]) -> Iterator[Plot]:
-    """Test F1 per class, the worst below; of many classes the worst."""
+    """Yield test F1 per class, the worst below; of many classes the worst."""
     names = _distinct([*final["per_class"]])
     scores = [100 * each["f1"] for each in final["per_class"].values()]
     ranked = sorted(zip(names, scores, strict=True), key=lambda pair: pair[1])[:MAX_CLASSES]
@@ -340,7 +340,7 @@ def per_class(final: Mapping[str, Any]) -> Iterator[Plot]:
 
 
 def time_line(report: ReportData) -> Iterator[Plot]:
-    """Who trained what, and when."""
+    """Yield who trained what, and when."""
     attempts = report.attempts[-MAX_BARS:]
     if not attempts:
         return

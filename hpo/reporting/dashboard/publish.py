@@ -52,11 +52,11 @@ class ArtifactFolder(FileSystemArtifactStore):
 
     @classmethod
     def of(cls, out: Path) -> ArtifactFolder:
-        """The artifacts of the plan of an output folder."""
+        """Return the artifacts of the plan of an output folder."""
         return cls(out / "artifacts")
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
-        """The file of an artifact.
+        """Return the file of an artifact.
 
         Raises:
             bottle.HTTPError: 404, it is not in this folder; another machine's has it.
@@ -67,12 +67,12 @@ class ArtifactFolder(FileSystemArtifactStore):
             raise bottle.HTTPError(404, f"no such file in {self.folder} on this machine") from None
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        """Stores an artifact; killed meanwhile, nothing is there."""
+        """Store an artifact; killed meanwhile, nothing is there."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_durably(self._get_filepath(artifact_id), content_body.read())
 
     def has(self, artifact_id: str) -> bool:
-        """Whether its file is here."""
+        """Return whether its file is here."""
         return bool(self._get_filepath(artifact_id).exists())
 
 
@@ -93,7 +93,7 @@ class Publisher:
         self._report: ReportData | None = None
 
     def notes_and_figures(self) -> None:
-        """Writes note, figures and metric name of every study that lacks them or whose have changed.
+        """Write note, figures and metric name of every study that lacks them or whose have changed.
 
         Raises:
             StorageError: the database is away or takes no writes.
@@ -111,7 +111,7 @@ class Publisher:
         self._published, self._report = state, report
 
     def pictures(self) -> None:
-        """Draws the pictures that are missing of what was published last, and attaches them to their trials.
+        """Draw the pictures that are missing of what was published last, and attach them to their trials.
 
         Optuna refuses to attach anything to a trial that has ended; the dashboard also looks into the study's
         attributes, which is where these are.
@@ -142,14 +142,14 @@ class Publisher:
 
 
 def _state(plan: Plan) -> object:
-    """What notes and figures depend on: trials that have ended, and decisions. Not single epochs."""
+    """Return what notes and figures depend on: trials that have ended, and decisions. Not single epochs."""
     ids = [plan.storage.study_id(name) for name in plan.all_names]
     counts = {key: n for key, n in plan.storage.counts(dict.fromkeys(ids, 0)).items() if key[1].is_finished()}
     return counts, [record.decision for record in plan.records().values()]
 
 
 def _system_attrs(there: Mapping[str, Any], body: str, figures: Sequence[Plot]) -> dict[str, Any]:
-    """The attributes that Optuna and its dashboard would write for a study.
+    """Return the attributes that Optuna and its dashboard would write for a study.
 
     A note that somebody has edited is his from then on.
     """
@@ -176,7 +176,7 @@ def _digest(text: str) -> str:
 
 
 def _artifact_id(plan: Plan, picture: Picture, trial: FrozenTrial) -> str:
-    """The same on every machine and at every start; another in another plan."""
+    """Return the same on every machine and at every start; another in another plan."""
     # the moment, not the local time that Optuna shows
     begin = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
     of_what = (plan.identity.fingerprint, begin, picture.study, trial.number)
@@ -184,7 +184,7 @@ def _artifact_id(plan: Plan, picture: Picture, trial: FrozenTrial) -> str:
 
 
 def _find_worst_images(plan: Plan, artifacts: ArtifactFolder, out: Path) -> None:
-    """The final stage attached its sheet to its trial, the file is on its machine; `hpo run` brings it."""
+    """Store the sheet that the final stage attached to its trial, once `hpo run` has brought the file."""
     trial = final_trial(plan)
     if trial is None or not (out / WRONG_IMAGES).is_file():
         return

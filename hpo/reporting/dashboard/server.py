@@ -64,7 +64,7 @@ def serve(
     say: Callable[[str], None] = lambda text: None,
     on_ready: Callable[[str], None] = lambda address: None,
 ) -> int:
-    """Serves the dashboard of a plan until SIGINT or SIGTERM.
+    """Serve the dashboard of a plan until SIGINT or SIGTERM.
 
     Args:
         url: the plan's database; one that takes no writes is served as it is, read-only.
@@ -102,7 +102,7 @@ def serve(
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens there."""
+    """Return whether only this machine can reach what listens there."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -110,7 +110,7 @@ def is_loopback(host: str) -> bool:
 
 
 def address(host: str, port: int) -> str:
-    """The address that a browser opens; `0.0.0.0` listens everywhere, and is nowhere to go to."""
+    """Return the address that a browser opens; `0.0.0.0` listens everywhere, and is nowhere to go to."""
     with contextlib.suppress(ValueError):
         if ipaddress.ip_address(host).is_unspecified:
             host = socket.gethostname()
@@ -131,7 +131,7 @@ def _writable(url: str, say: Callable[[str], None]) -> Storage | None:
 def _keep_published(
     publisher: Publisher | None, say: Callable[[str], None], on_ready: Callable[[], None]
 ) -> NoReturn:
-    """Publishes now and whenever something has changed; what goes wrong is tried again, but said once."""
+    """Publish now and whenever something has changed; what goes wrong is tried again, but said once."""
     said = ""
 
     def attempt(publish: Callable[[], None]) -> None:
@@ -160,7 +160,7 @@ def _keep_published(
 
 
 def guarded(app: Wsgi, study_ids: frozenset[int], *, read_only: bool, names: frozenset[str] | None) -> Wsgi:
-    """The dashboard behind a guard.
+    """Return the dashboard behind a guard.
 
     Args:
         app: the dashboard.
@@ -199,7 +199,7 @@ def guarded(app: Wsgi, study_ids: frozenset[int], *, read_only: bool, names: fro
 def _refusal(
     environ: dict[str, Any], study_ids: frozenset[int], *, read_only: bool, names: frozenset[str] | None
 ) -> tuple[str, list[tuple[str, str]], str] | None:
-    """Status, headers and words for a request that is not passed on."""
+    """Return status, headers and words for a request that is not passed on."""
     path = environ["PATH_INFO"]
     if not (path.isascii() and path.isprintable()):
         # the dashboard leaves out bytes that are no UTF-8, reads every script's digits, and overlooks a line
@@ -228,14 +228,14 @@ def _refusal(
 
 
 def _name(host: str) -> str:
-    """The name in a Host header, without port and brackets."""
+    """Return the name in a Host header, without port and brackets."""
     with contextlib.suppress(ValueError):
         return urlsplit(f"//{host}").hostname or ""
     return ""
 
 
 def harmless(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The headers of an artifact that no browser obeys: pictures are shown, everything else is saved."""
+    """Return headers of an artifact that no browser obeys: pictures are shown, all else is saved."""
     kept = [
         (key, value)
         for key, value in headers
@@ -260,13 +260,13 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
     def server_bind(self) -> None:
-        """As WSGIServer does, without asking the network for this machine's name."""
+        """Bind as WSGIServer does, without asking the network for this machine's name."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
         self.setup_environ()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that leaves in the middle of an answer is nothing to report."""
+        """Pass over a browser that leaves in the middle of an answer."""
         log.debug("a request ended early", exc_info=True)
 
 
@@ -276,12 +276,12 @@ class _Server6(_Server):
 
 class _Quiet(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing of each request."""
+        """Say nothing of each request."""
 
 
 @contextlib.contextmanager
 def _serving(host: str, port: int | None, app: Wsgi) -> Iterator[WSGIServer]:
-    """A server that answers in threads of its own while the context lasts."""
+    """Serve in threads of its own while the context lasts."""
     with _server(host, port, app) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
@@ -305,7 +305,7 @@ def _server(host: str, port: int | None, app: Wsgi) -> WSGIServer:
 
 @contextlib.contextmanager
 def _signals_raise() -> Iterator[None]:
-    """SIGINT and SIGTERM end what the main thread does; files and transactions are whole or not there."""
+    """Have SIGINT and SIGTERM end what the main thread does; files and transactions stay whole."""
 
     def on_signal(number: int, _frame: object) -> None:
         for each in before:
