@@ -14,6 +14,7 @@ from hpo import find_plan
 from hpo.execution.run import open_plan
 from hpo.monitor.progress import Progress
 from hpo.monitor.watch import Watch
+from hpo.planning.inheritance import config_of_trial
 from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance
 from hpo.storage.queue import Queue, Reason, this_process
@@ -54,7 +55,7 @@ class Worker:
             (_, trial_id), *_ = self.plan.storage.waiting([queue.study_id], 1)
             assert self.plan.storage.claim(trial_id, owner)
             trial = self.plan.storage.trial(trial_id)
-        config = self.plan.trial_config(study, trial, trial.params)
+        config = config_of_trial(self.plan, study, trial, trial.params)
         self.plan.storage.write(trial._trial_id, attrs={"config": config.params()})
         return trial
 

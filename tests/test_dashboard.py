@@ -27,6 +27,7 @@ from scripted_worker import Worker, new_plan
 
 import hpo as library
 from hpo.monitor.status import final_trial
+from hpo.planning.inheritance import inherited_by
 from hpo.planning.plan import FINAL, Plan
 from hpo.planning.scheduler import advance
 from hpo.reporting.dashboard import is_loopback, plots
@@ -147,7 +148,7 @@ def test_every_study_has_note_metric_and_figures(out: Path, served: Served) -> N
     assert decision is not None
     assert note.startswith("# 2 A sampled study under a constraint\n")
     assert decision.text.replace("_", "\\_")[1:] in note
-    chosen = plan.inherited("shape")
+    chosen = inherited_by(plan, "shape")
     assert chosen is not None
     assert chosen.source is not None
     link = f"/dashboard/studies/{served.studies()['rate']}/trials?numbers={chosen.source.trial}"

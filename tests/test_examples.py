@@ -15,7 +15,7 @@ import yaml
 
 import hpo as library
 from hpo.cli.main import hpo
-from hpo.planning.plan import read_studies
+from hpo.planning.studies import read_studies
 
 ROOT = Path(__file__).parent.parent
 KUBERNETES = ROOT / "examples" / "kubernetes"

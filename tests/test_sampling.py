@@ -15,8 +15,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from scipy.stats import qmc
 
 from hpo.errors import RunError, StudyFileError
-from hpo.planning import sampling
-from hpo.planning.plan import read_studies
+from hpo.planning.pruners import PRUNERS, Runs, build_pruner
+from hpo.planning.samplers import QMC_POINTS, SAMPLERS, _seed, distribution, draw
+from hpo.planning.studies import check_study, read_studies
 from hpo.space.axes import Choices, Range
 from hpo.space.parameters import TrialConfig, check_param
 from hpo.space.study_file import StudySpec, shipped_studies
@@ -24,7 +25,7 @@ from hpo.space.study_file import StudySpec, shipped_studies
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 KNOWN = TrialConfig().params()
-SAMPLED = [name for name in sampling.SAMPLERS if name != "grid"]
+SAMPLED = [name for name in SAMPLERS if name != "grid"]
 SPACE: dict[str, Any] = {
     "conv1_channels": [16, 32, 64],
     "conv2_channels": [16, 32, 64],
@@ -78,10 +79,10 @@ def work(
     points = []
     for index in indices:
         trial = claim(study)
-        point = sampling.draw(study, trial, spec, KNOWN, index, seed=1)
+        point = draw(study, trial, spec, KNOWN, index, seed=1)
         points.append(point)
         for name, drawn in point.items():
-            axis = sampling.distribution(name, spec.search[name])
+            axis = distribution(name, spec.search[name])
             study._storage.set_trial_param(trial._trial_id, name, axis.to_internal_repr(drawn), axis)
         if value is not None:
             study._storage.set_trial_state_values(trial._trial_id, TrialState.COMPLETE, [value(point)])
@@ -103,20 +104,20 @@ def add_odd_trials(study: optuna.Study) -> None:
 
 
 def test_axes_in_optunas_terms() -> None:
-    assert sampling.distribution("l2", Choices((0.1, 0.2))) == CategoricalDistribution((0.1, 0.2))
-    assert sampling.distribution("l2", Range(0.0, 1.0)) == FloatDistribution(0, 1)
-    assert sampling.distribution("l2", Range(0.1, 1.0, log=True)) == FloatDistribution(0.1, 1, log=True)
-    assert sampling.distribution("l2", Range(0.0, 1.0, 0.1)) == FloatDistribution(0, 1, step=0.1)
-    assert sampling.distribution("epochs", Range(1, 9)) == IntDistribution(1, 9)
-    assert sampling.distribution("epochs", Range(1, 9, log=True)) == IntDistribution(1, 9, log=True)
-    assert sampling.distribution("epochs", Range(1, 9, 2)) == IntDistribution(1, 9, step=2)
+    assert distribution("l2", Choices((0.1, 0.2))) == CategoricalDistribution((0.1, 0.2))
+    assert distribution("l2", Range(0.0, 1.0)) == FloatDistribution(0, 1)
+    assert distribution("l2", Range(0.1, 1.0, log=True)) == FloatDistribution(0.1, 1, log=True)
+    assert distribution("l2", Range(0.0, 1.0, 0.1)) == FloatDistribution(0, 1, step=0.1)
+    assert distribution("epochs", Range(1, 9)) == IntDistribution(1, 9)
+    assert distribution("epochs", Range(1, 9, log=True)) == IntDistribution(1, 9, log=True)
+    assert distribution("epochs", Range(1, 9, 2)) == IntDistribution(1, 9, step=2)
 
 
 @given(low=st.integers(0, 50), step=st.integers(1, 50), n=st.integers(1, 60), digits=st.integers(1, 6))
 def test_every_point_of_a_grid_can_be_queued(low: int, step: int, n: int, digits: int) -> None:
     low_, high, step_ = (float(f"{number}e-{digits}") for number in (low, low + n * step, step))
     axis = Range(low_, high, step_)
-    distributions = {"l2": sampling.distribution("l2", axis)}  # warns where high is not low + n·step
+    distributions = {"l2": distribution("l2", axis)}  # warns where high is not low + n·step
     for value in axis.values():
         create_trial(state=TrialState.WAITING, params={"l2": value}, distributions=distributions)
 
@@ -206,7 +207,7 @@ def test_refused_with_key_value_and_what_would_be_right(kind: str, table: dict[s
         {"name": "x", "trials": 1, "search": SPACE, "sampler": {"name": "tpe"}, kind: table}
     )
     with pytest.raises(StudyFileError) as caught:
-        sampling.check(spec, Path("x.toml"))
+        check_study(spec, Path("x.toml"))
     assert str(caught.value).startswith(f"x.toml: {said}")
 
 
@@ -223,13 +224,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", sampling.SAMPLERS)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_is_accepted_with_and_without_options(name: str) -> None:
     for options in ({}, OPTIONS.get(name, {})):
         trials = {} if name == "grid" else {"trials": 3}
         sampler = {"name": name, **options}
         spec = StudySpec.model_validate({"name": "x", "search": {"l2": [0.1]}, "sampler": sampler, **trials})
-        sampling.check(spec, Path("x.toml"))
+        check_study(spec, Path("x.toml"))
 
 
 # --- samplers --------------------------------------------------------------------------------------------
@@ -259,7 +260,7 @@ def test_every_point_is_in_the_space_and_satisfies_the_constraints(
         assert {**KNOWN, **point}["hidden_units"] > point["batch_size"]
         assert point["batch_norm"] is True
         for parameter, drawn in point.items():
-            axis = sampling.distribution(parameter, spec.search[parameter])
+            axis = distribution(parameter, spec.search[parameter])
             assert axis._contains(axis.to_internal_repr(drawn))
             assert check_param(parameter, drawn) == drawn
     assert len({tuple(point.values()) for point in points}) == len(points)
@@ -272,7 +273,7 @@ def test_a_draw_leaves_no_parameters_and_counts_nothing_in_the_study(name: str) 
     trial = claim(study)
     before = len(study.trials)
     spec = joint(name, "conv1_channels < conv2_channels", search=SMALL_SPACE)
-    sampling.draw(study, trial, spec, KNOWN, 11, seed=1)
+    draw(study, trial, spec, KNOWN, 11, seed=1)
     assert len(study.trials) == before
     after = study.trials[-1]
     assert (after.state, after.params, after.user_attrs) == (TrialState.RUNNING, {}, {})
@@ -288,9 +289,9 @@ def test_points_depend_on_seed_study_and_index_alone(name: str) -> None:
     assert forwards == backwards[::-1]
     study = new_study()
     trial = claim(study)
-    assert sampling.draw(study, trial, spec, KNOWN, 0, seed=2) != forwards[0]
+    assert draw(study, trial, spec, KNOWN, 0, seed=2) != forwards[0]
     renamed = spec.model_copy(update={"name": "other"})
-    assert sampling.draw(study, trial, renamed, KNOWN, 0, seed=1) != forwards[0]
+    assert draw(study, trial, renamed, KNOWN, 0, seed=1) != forwards[0]
 
 
 def test_points_are_the_same_in_every_process_and_version() -> None:
@@ -303,7 +304,7 @@ def test_qmc_shares_one_sequence_out_among_workers(qmc_type: str, engine: Any) -
     unit = {"low": 0.0, "high": 1.0}
     spec = joint("qmc", qmc_type=qmc_type, search={"l2": unit, "mixup_alpha": unit})
     points = [tuple(point.values()) for point in work(new_study(), spec, range(16))]
-    sequence = engine(2, seed=sampling._seed(1, "joint"), scramble=True).random(16)
+    sequence = engine(2, seed=_seed(1, "joint"), scramble=True).random(16)
     assert points == [pytest.approx(tuple(sample)) for sample in sequence]
 
 
@@ -311,10 +312,10 @@ def test_qmc_redraws_take_samples_that_are_nobodys() -> None:
     unit = {"low": 0.0, "high": 1.0}
     spec = joint("qmc", "l2 <= mixup_alpha", search={"l2": unit, "mixup_alpha": unit})
     points = [tuple(point.values()) for point in work(new_study(), spec, range(spec.trials or 0))]
-    sequence = qmc.Sobol(2, seed=sampling._seed(1, "joint"), scramble=True).random(2**17)
+    sequence = qmc.Sobol(2, seed=_seed(1, "joint"), scramble=True).random(2**17)
     ids = [int(np.abs(sequence - point).sum(axis=1).argmin()) for point in points]
-    assert [sample % sampling.QMC_POINTS for sample in ids] == list(range(30))
-    assert max(ids) >= sampling.QMC_POINTS  # some were redrawn, past what a study with more points would draw
+    assert [sample % QMC_POINTS for sample in ids] == list(range(30))
+    assert max(ids) >= QMC_POINTS  # some were redrawn, past what a study with more points would draw
 
 
 @pytest.mark.parametrize("name", ["tpe", "gp"])
@@ -349,7 +350,7 @@ def test_a_point_that_is_never_hit_ends_with_what_was_asked_for() -> None:
     spec = joint("random", "l2 == learning_rate", "l2 <= epochs", search=search)
     study = new_study()
     with pytest.raises(RunError) as caught:
-        sampling.draw(study, claim(study), spec, KNOWN, 0, seed=1)
+        draw(study, claim(study), spec, KNOWN, 0, seed=1)
     assert str(caught.value) == (
         "study 'joint': 10,000 draws found no point with l2 == learning_rate and l2 <= epochs "
         "and epochs = 11 and learning_rate = 0.001; widen [search] or relax its constraints"
@@ -376,11 +377,11 @@ def first_pruned(study: optuna.Study, pruner: optuna.pruners.BasePruner, values:
 
 def pruner(table: dict[str, Any], epochs: int = 11) -> optuna.pruners.BasePruner:
     spec = StudySpec.model_validate({"name": "x", "search": {"l2": [0.1]}, "pruner": table})
-    sampling.check(spec, Path("x.toml"))
-    return sampling.build_pruner(spec, sampling.Runs(epochs, 10))
+    check_study(spec, Path("x.toml"))
+    return build_pruner(spec, Runs(epochs, 10))
 
 
-@pytest.mark.parametrize("name", sampling.PRUNERS)
+@pytest.mark.parametrize("name", PRUNERS)
 @pytest.mark.parametrize("epochs", [1, 11])
 def test_every_pruner_judges_runs_beside_a_control(name: str, epochs: int) -> None:
     required: dict[str, dict[str, Any]] = {
@@ -409,7 +410,7 @@ def test_the_other_shipped_studies_stop_networks_at_chance_level_from_epoch_3_on
     shipped = read_studies(shipped_studies())[name]
 
     def stopped(n_classes: int, values: list[float]) -> int | None:
-        return first_pruned(new_study(), sampling.build_pruner(shipped, sampling.Runs(11, n_classes)), values)
+        return first_pruned(new_study(), build_pruner(shipped, Runs(11, n_classes)), values)
 
     assert stopped(10, [0.018] * 11) == 3
     assert stopped(10, [0.018, 0.1, 0.2, 0.3, 0.16]) is None
@@ -422,7 +423,7 @@ def test_the_shipped_halving_judges_after_epochs_2_and_6() -> None:
     shipped = read_studies(shipped_studies())["network-setup"]
 
     def halving() -> optuna.pruners.BasePruner:
-        return sampling.build_pruner(shipped, sampling.Runs(11, 10))
+        return build_pruner(shipped, Runs(11, 10))
 
     study = new_study()
     assert first_pruned(study, halving(), [0.5] * 11) is None

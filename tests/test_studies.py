@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hpo.planning import sampling
+from hpo.planning.studies import check_study
 from hpo.space.parameters import TrialConfig
 from hpo.space.study_file import StudySpec, load_studies, shipped_studies
 
@@ -85,7 +85,7 @@ def test_published_figures_are_those_of_the_report(specs: dict[str, StudySpec]) 
 
 @pytest.mark.parametrize("name", CHAIN)
 def test_samplers_and_pruners_are_known(specs: dict[str, StudySpec], name: str) -> None:
-    sampling.check(specs[name], shipped_studies() / f"{name}.toml")
+    check_study(specs[name], shipped_studies() / f"{name}.toml")
 
 
 def test_constraint_bites_on_wider_axes() -> None:

@@ -13,10 +13,10 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FrozenTrial, TrialState
 from test_worker import made_plan
 
-from hpo.planning import sampling
-from hpo.planning.judge import TrialPruner
-from hpo.planning.plan import read_studies
+from hpo.planning.pruners import PRUNERS, Runs, TrialPruner, build_pruner
+from hpo.planning.samplers import distribution, draw
 from hpo.planning.scheduler import advance
+from hpo.planning.studies import read_studies
 from hpo.space.parameters import TrialConfig
 from hpo.space.study_file import StudySpec
 from hpo.storage.queue import Job, Queue, Reason, Slot, Slots, this_process
@@ -174,12 +174,12 @@ def learnt(tmp_path: Path, sampler: str) -> tuple[Storage, StudySpec, FrozenTria
     storage = Storage(f"sqlite:///{tmp_path / 'hpo.db'}", create=True)
     storage.create_study("s", {})
     queue, known, chance = Queue(storage, "s"), TrialConfig().params(), random.Random(0)
-    axes = {name: sampling.distribution(name, axis) for name, axis in spec.search.items()}
+    axes = {name: distribution(name, axis) for name, axis in spec.search.items()}
     queue.enqueue([Job(Slot(f"#{n}"), n, (0,)) for n in range(20)], Slots({}))
     for index in range(18):
         trial = queue.claim()
         assert trial is not None
-        point = sampling.draw(storage.study("s"), trial, spec, known, index, 0)
+        point = draw(storage.study("s"), trial, spec, known, index, 0)
         reports = {epoch: chance.random() for epoch in range(1, 5)}
         attrs = {f"epoch:{epoch}": [{"seed": 0}] for epoch in reports}
         storage.write(trial._trial_id, params=point, distributions=axes, attrs=attrs, reports=reports)
@@ -201,7 +201,7 @@ def test_samplers_draw_from_histories_what_they_draw_from_whole_trials(sampler: 
     theirs = optuna.load_study(study_name="s", storage=storage._rdb)
     known = TrialConfig().params()
     for index in (18, 19):
-        drawn = [sampling.draw(each, trial, spec, known, index, 7) for each in (storage.study("s"), theirs)]
+        drawn = [draw(each, trial, spec, known, index, 7) for each in (storage.study("s"), theirs)]
         assert drawn[0] == drawn[1]
         assert drawn[0]["conv1_channels"] <= drawn[0]["conv2_channels"]  # type: ignore[operator]
 
@@ -215,7 +215,7 @@ PRUNER_OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("pruner", [name for name in sampling.PRUNERS if name != "none"])
+@pytest.mark.parametrize("pruner", [name for name in PRUNERS if name != "none"])
 def test_pruners_judge_by_histories_as_by_whole_trials(pruner: str, tmp_path: Path) -> None:
     verdicts: list[list[bool]] = []
     for is_ours in (True, False):  # a database each: successive halving writes down what it has judged
@@ -224,7 +224,7 @@ def test_pruners_judge_by_histories_as_by_whole_trials(pruner: str, tmp_path: Pa
         storage, _, trial = learnt(folder, "random")
         text = f'[search]\nbatch_size = [10]\n[pruner]\nname = "{pruner}"\n{PRUNER_OPTIONS.get(pruner, "")}'
         (folder / "s.toml").write_text(text)
-        judge = sampling.build_pruner(read_studies(folder)["s"], sampling.Runs(4, 2))
+        judge = build_pruner(read_studies(folder)["s"], Runs(4, 2))
         theirs = optuna.load_study(study_name="s", storage=storage._rdb)
         verdicts.append([])
         for epoch, value in enumerate((0.3, 0.2, 0.1, 0.01), start=1):
@@ -236,7 +236,7 @@ def test_pruners_judge_by_histories_as_by_whole_trials(pruner: str, tmp_path: Pa
 
 
 CURVE_EPOCHS, N_TRIALS = 6, 24
-RUNS = sampling.Runs(CURVE_EPOCHS, 2)
+RUNS = Runs(CURVE_EPOCHS, 2)
 
 
 def verdicts(folder: Path, pruner: str, seed: int, *, is_disturbed: bool) -> list[list[bool]]:
@@ -261,7 +261,7 @@ def verdicts(folder: Path, pruner: str, seed: int, *, is_disturbed: bool) -> lis
             trial = queue.claim()
             assert trial is not None
             read = partial(storage.trial, trial._trial_id)
-            judge = TrialPruner(sampling.build_pruner(spec, RUNS), storage.study("s"), CURVE_EPOCHS)
+            judge = TrialPruner(build_pruner(spec, RUNS), storage.study("s"), CURVE_EPOCHS)
             storage.write(trial._trial_id, reports=dict(enumerate(curve[:n_done], start=1)))
             judge.stops(read, n_done)
             while n_done < n_goal and not any(said[-1]):
@@ -280,7 +280,7 @@ def verdicts(folder: Path, pruner: str, seed: int, *, is_disturbed: bool) -> lis
 
 
 # Hyperband assigns trials to its brackets by their numbers, and another attempt has another number
-@pytest.mark.parametrize("pruner", [name for name in sampling.PRUNERS if name not in ("none", "hyperband")])
+@pytest.mark.parametrize("pruner", [name for name in PRUNERS if name not in ("none", "hyperband")])
 def test_trials_that_go_on_are_judged_as_if_nothing_had_been(pruner: str, tmp_path: Path) -> None:
     n_stopped = 0
     for seed in range(2):
@@ -290,7 +290,7 @@ def test_trials_that_go_on_are_judged_as_if_nothing_had_been(pruner: str, tmp_pa
     assert 0 < n_stopped < 2 * N_TRIALS
 
 
-@pytest.mark.parametrize("pruner", [name for name in sampling.PRUNERS if name != "none"])
+@pytest.mark.parametrize("pruner", [name for name in PRUNERS if name != "none"])
 def test_epochs_that_arrive_together_are_judged_as_if_they_had_come_one_by_one(
     pruner: str, tmp_path: Path
 ) -> None:
@@ -311,7 +311,7 @@ def test_epochs_that_arrive_together_are_judged_as_if_they_had_come_one_by_one(
             assert trial is not None
             is_last = number >= len(slots) - 2
             curve = bad_begin if is_last and number % 2 else good_begin
-            judge = TrialPruner(sampling.build_pruner(spec, RUNS), storage.study("s"), CURVE_EPOCHS)
+            judge = TrialPruner(build_pruner(spec, RUNS), storage.study("s"), CURVE_EPOCHS)
             is_stopped, n_done = False, 0
             for n_arrived in arrivals if is_last else range(1, CURVE_EPOCHS + 1):
                 reports = dict(enumerate(curve[n_done:n_arrived], start=n_done + 1))
@@ -333,7 +333,7 @@ def test_a_sampled_point_that_is_lost_keeps_what_was_drawn_for_it(tmp_path: Path
     plan = made_plan(tmp_path, {"s": SAMPLED})
     advance(plan, ["s"])
     queue = Queue(plan.storage, "s")
-    axes = {name: sampling.distribution(name, axis) for name, axis in plan.specs["s"].search.items()}
+    axes = {name: distribution(name, axis) for name, axis in plan.specs["s"].search.items()}
     drawn = {"conv1_channels": 3, "conv2_channels": 5, "learning_rate": 0.01}
     first = queue.claim()
     assert first is not None

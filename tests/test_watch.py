@@ -15,8 +15,11 @@ from scripted_worker import EPOCHS, REMOTE, SECONDS, STUDIES, Worker, look, new_
 from hpo import find_plan
 from hpo.monitor import status as results
 from hpo.monitor.progress import StudyProgress, seconds_left
-from hpo.planning.plan import FINAL, Plan, read_studies
+from hpo.planning.compatibility import with_more_trials
+from hpo.planning.inheritance import config_of_trial
+from hpo.planning.plan import FINAL, Plan
 from hpo.planning.scheduler import advance, retry
+from hpo.planning.studies import read_studies
 from hpo.storage.queue import LOST_CAP, Queue, Reason, this_process
 
 
@@ -155,7 +158,7 @@ def test_a_study_that_was_given_more_trials_is_shown_so(tmp_path: Path) -> None:
     eyes = watch(plan)
     assert eyes.look().studies[0].status.n_points == 2
     (tmp_path / "studies" / "sampled.toml").write_text(text.replace("trials = 2", "trials = 3"))
-    plan.with_more_trials(read_studies(tmp_path / "studies"))
+    with_more_trials(plan, read_studies(tmp_path / "studies"))
     assert eyes.look().studies[0].status.n_points == 3
 
 
@@ -208,7 +211,7 @@ def test_a_trial_is_followed_from_its_claim_on(plan: Plan, worker: Worker) -> No
     assert trial is not None
     (running,) = eyes.look().running
     assert (running.epochs, running.curve, running.seconds_per_epoch) == (0, [], None)
-    config = plan.trial_config("setup", trial, trial.params)
+    config = config_of_trial(plan, "setup", trial, trial.params)
     plan.storage.write(trial._trial_id, attrs={"config": config.params()})
     (running,) = eyes.look().running
     assert (running.epochs, running.params) == (EPOCHS, {"conv1_channels": 4})

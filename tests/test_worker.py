@@ -30,11 +30,15 @@ from hpo.execution.verify import verify
 from hpo.execution.worker import Limits, work
 from hpo.monitor import status as results
 from hpo.planning import scheduler as advancing
+from hpo.planning.compatibility import check_compatible, with_more_trials
 from hpo.planning.decisions import Decision, epoch_records
+from hpo.planning.inheritance import best_decided, inherited_by
 from hpo.planning.manifest import Options
-from hpo.planning.plan import FINAL, Plan, read_studies
-from hpo.planning.sampling import PRUNERS, SAMPLERS
+from hpo.planning.plan import FINAL, Plan
+from hpo.planning.pruners import PRUNERS
+from hpo.planning.samplers import SAMPLERS
 from hpo.planning.scheduler import advance
+from hpo.planning.studies import read_studies
 from hpo.reporting import write_report
 from hpo.reporting.data import read
 from hpo.storage.queue import Queue, Reason, Slots, SlotState, reason_of
@@ -137,7 +141,7 @@ def test_of_several_last_studies_the_best_goes_to_the_final_stage(tmp_path: Path
     assert plan.decision("b") is None
     assert not plan.trials("final")
     assert work(plan.storage, out=tmp_path) is None
-    best = plan.best_decided()
+    best = best_decided(plan)
     assert best is not None
     assert (best.study, best.params["learning_rate"]) == ("b", 0.01)
     shown = results.best(plan)
@@ -321,7 +325,7 @@ def test_the_winner_travels_down_the_chain(tmp_path: Path) -> None:
     assert work(plan.storage, out=tmp_path) is None
     decisions = {name: plan.decision(name) for name in plan.specs}
     for child, parent in (("b", "a"), ("c", "b")):
-        inherited, decided = plan.inherited(child), decisions[parent]
+        inherited, decided = inherited_by(plan, child), decisions[parent]
         assert inherited is not None
         assert decided is not None
         assert inherited.params == decided.params
@@ -613,8 +617,8 @@ def test_trials_are_raised_under_a_worker_until_the_study_decides(tmp_path: Path
     file = tmp_path / "studies" / "shape.toml"
     file.write_text(file.read_text().replace("trials = 2", "trials = 3"))
     more = read_studies(file.parent)
-    plan.check_compatible({}, more, file.parent)
-    plan.with_more_trials(more)
+    check_compatible(plan, {}, more, file.parent)
+    with_more_trials(plan, more)
     # a worker that was there before: what it read then says two
     assert plan.specs["shape"].trials == 2
     while not advance(plan, ["shape"]):
@@ -633,7 +637,7 @@ def test_who_asks_for_more_trials_while_a_study_decides_is_told(tmp_path: Path) 
     work(plan.storage, out=tmp_path, studies=["shape"])
     assert plan.decision("shape") is not None
     with pytest.raises(ConflictError, match="decided"):
-        plan.with_more_trials(read_studies(file.parent))
+        with_more_trials(plan, read_studies(file.parent))
     assert Plan.open(plan.storage).specs["shape"].trials == 1
 
 

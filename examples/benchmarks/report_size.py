@@ -24,6 +24,7 @@ from tables import heading, print_table
 
 from hpo.execution import run
 from hpo.execution import trial as objective
+from hpo.planning.inheritance import config_of_trial
 from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance
 from hpo.storage.queue import Queue
@@ -65,7 +66,7 @@ def train_all(plan: Plan, epochs: int, chance: random.Random) -> int:
 
 def finish(plan: Plan, trial: FrozenTrial, epochs: int, chance: random.Random) -> None:
     """Writes one trial's epochs and its end."""
-    config = plan.trial_config("grid", trial, trial.params)
+    config = config_of_trial(plan, "grid", trial, trial.params)
     skill = chance.uniform(0.3, 0.9)
     curve = [skill * (1 - math.exp(-epoch / 3)) + chance.gauss(0, 0.01) for epoch in range(1, epochs + 1)]
     layers = {

@@ -40,7 +40,8 @@ from tables import Table, heading
 
 import hpo
 from hpo.monitor.export import export_epochs
-from hpo.planning.sampling import Runs, build_pruner
+from hpo.planning.inheritance import context_of
+from hpo.planning.pruners import Runs, build_pruner
 from hpo.space.parameters import canonical_json
 from hpo.space.study_file import StudySpec
 
@@ -129,7 +130,7 @@ def record(options: argparse.Namespace) -> None:
             pruning=False,
         )
         spec = plan.specs[name]
-        axes, points = list(spec.search), [*map(canonical_json, spec.grid(plan.context(name, None)))]
+        axes, points = list(spec.search), [*map(canonical_json, spec.grid(context_of(plan, name, None)))]
         found = [each for each in export_epochs(plan) if each["state"] == "complete"]
         with (options.out / f"{name}.csv").open("w", newline="") as file:
             writer = csv.writer(file)

@@ -238,7 +238,7 @@ def plan(study: tuple[str, ...], as_json: bool, **options: Any) -> None:
     from hpo.cli.tables import show_forecast
     from hpo.execution.forecast import forecast
     from hpo.planning.manifest import Options
-    from hpo.planning.plan import read_studies
+    from hpo.planning.studies import read_studies
     from hpo.space.study_file import shipped_studies
 
     specs = read_studies(options["studies"] or shipped_studies())

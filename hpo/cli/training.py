@@ -17,6 +17,7 @@ from hpo._text import write_json
 from hpo.cli import options as opt
 from hpo.cli.text import say
 from hpo.errors import InputError
+from hpo.planning.compatibility import unshared_checkpoints
 
 if TYPE_CHECKING:
     from hpo.execution.supervisor import OpenBackend
@@ -111,7 +112,7 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
     )
     reader = opt.read_plan(options)
     say(describe(plan), err=True)
-    unshared = plan.unshared_checkpoints(out, options["checkpoints"])
+    unshared = unshared_checkpoints(plan, out, options["checkpoints"])
     for remark in [*remarks(plan), *([unshared] if unshared else [])]:
         say(remark, err=True)
     try:

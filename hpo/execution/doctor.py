@@ -12,6 +12,7 @@ from typing import Any
 from hpo.errors import HpoError
 from hpo.execution import probe
 from hpo.execution.probe import State
+from hpo.planning.compatibility import check_sqlite_is_local, unshared_checkpoints
 from hpo.planning.manifest import MAJOR_VERSIONS
 from hpo.planning.plan import Plan, versions
 from hpo.storage import database
@@ -106,7 +107,7 @@ def _plan(reader: Storage) -> tuple[Plan | None, Check]:
         plan = Plan.find(reader)
         if plan is None:
             return None, Check("plan", "skipped", f"none in {reader.name} yet")
-        plan.check_sqlite_is_local()
+        check_sqlite_is_local(plan)
     except HpoError as error:
         return plan, Check("plan", "wrong", probe.why(error))
     return plan, Check("plan", "ok", f"{len(plan.specs)} studies, then the final stage")
@@ -233,7 +234,7 @@ def _versions(plan: Plan | None) -> Check:
 
 def _checkpoints(plan: Plan | None, out: Path, given: str | None) -> tuple[State, str]:
     state, text = _tried_blobs(given or str(out / "checkpoints"))
-    unshared = plan.unshared_checkpoints(out, given) if plan is not None else None
+    unshared = unshared_checkpoints(plan, out, given) if plan is not None else None
     if unshared is None or state == "wrong":
         return state, text
     return "warning", f"{text}; {unshared}"

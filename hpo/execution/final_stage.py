@@ -26,6 +26,7 @@ from hpo._text import printable
 from hpo.data.test_set import load_test
 from hpo.errors import TrialLost
 from hpo.execution.trial import TrialCallback, WorkerContext
+from hpo.planning.inheritance import best_decided
 from hpo.planning.plan import Plan
 from hpo.space.parameters import TrialConfig, canonical_json
 from hpo.training.blobs import BlobStore
@@ -155,7 +156,7 @@ class TestSetCallback(TrialCallback):
         return score(logits, self._labels, len(self._data.class_names))
 
     def _search_f1(self) -> float | None:
-        best = self._plan.best_decided()
+        best = best_decided(self._plan)
         return best.value if best else None
 
     def _save(

@@ -13,7 +13,8 @@ from torch import Tensor
 from hpo.data import TrainingData
 from hpo.execution.run import identify, threads_each, training_data
 from hpo.planning.manifest import Identity, Options
-from hpo.planning.plan import FINAL, lineage, published_config, with_ancestors
+from hpo.planning.plan import FINAL
+from hpo.planning.studies import lineage, published_config, with_ancestors
 from hpo.space.parameters import ParamValue, TrialConfig, canonical_json
 from hpo.space.study_file import StudySpec
 from hpo.training.cuda import CudaGraph, prepare

@@ -15,9 +15,16 @@ from hpo.execution.final_stage import fetch_files
 from hpo.execution.supervisor import OpenBackend, WorkerSpec, local_processes, supervise
 from hpo.execution.worker import load_plan_data
 from hpo.monitor.status import final_result, final_trial
+from hpo.planning.compatibility import (
+    check_compatible,
+    check_sqlite_is_local,
+    check_versions,
+    with_more_trials,
+)
 from hpo.planning.manifest import Identity, Options
-from hpo.planning.plan import Plan, published_config, read_studies, with_ancestors
+from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance, fail_stale_trials, require_result
+from hpo.planning.studies import published_config, read_studies, with_ancestors
 from hpo.space.parameters import NetworkConfig
 from hpo.space.study_file import StudySpec, shipped_studies
 from hpo.storage.database import default_url, sqlite_file
@@ -58,11 +65,11 @@ def open_plan(
     url = storage or default_url(out)
     plan = _existing_plan(url)
     if plan is not None:
-        plan.check_compatible(given, specs if studies is not None else None, studies)
+        check_compatible(plan, given, specs if studies is not None else None, studies)
         plan.with_ancestors(names)
         if given.get("data", plan.options.data) != plan.options.data:
             load_plan_data(plan, given["data"])
-        return plan.with_more_trials(specs) if studies is not None else plan
+        return with_more_trials(plan, specs) if studies is not None else plan
     # everything that can be refused is refused before anything is written: a mistake must leave no plan
     with_ancestors(specs, names, options.inherit)
     if options.inherit == "published":
@@ -77,8 +84,8 @@ def open_plan(
         plan = Plan.find(database)
         if plan is None:
             return Plan.create(database, specs, options, identity)
-    plan.check_compatible(given, specs, studies or shipped_studies())
-    return plan.with_more_trials(specs)
+    check_compatible(plan, given, specs, studies or shipped_studies())
+    return with_more_trials(plan, specs)
 
 
 def refuse_searched_epochs(options: Options, specs: Mapping[str, StudySpec]) -> None:
@@ -231,8 +238,8 @@ def run(
     """
     names = plan.with_ancestors(studies) if studies else None
     # what every worker would refuse, before there is any
-    plan.check_versions()
-    plan.check_sqlite_is_local()
+    check_versions(plan)
+    check_sqlite_is_local(plan)
     data = absolute_source(data) if data is not None else None
     load_plan_data(plan, data)
     fail_stale_trials(plan)

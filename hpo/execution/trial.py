@@ -25,9 +25,10 @@ from hpo.errors import (
     StorageError,
     TrialLost,
 )
-from hpo.planning import sampling
-from hpo.planning.judge import TrialPruner
+from hpo.planning.inheritance import config_of_trial, context_of, control_config, decided_trial, inherited_by
 from hpo.planning.plan import FINAL, Plan, versions
+from hpo.planning.pruners import Runs, TrialPruner, build_pruner
+from hpo.planning.samplers import distribution, draw
 from hpo.planning.scheduler import is_control
 from hpo.space.parameters import ParamValue, TrialConfig
 from hpo.storage.outbox import Outbox
@@ -249,16 +250,16 @@ def _configure(plan: Plan, name: str, trial: FrozenTrial, context: WorkerContext
     study = plan.specs.get(name)
     is_sample = trial.user_attrs["point"].startswith("#")
     if study is not None and is_sample and not params:
-        axes = {axis: sampling.distribution(axis, values) for axis, values in study.search.items()}
-        known = plan.context(name, plan.inherited(name))
+        axes = {axis: distribution(axis, values) for axis, values in study.search.items()}
+        known = context_of(plan, name, inherited_by(plan, name))
         index, seed = trial.user_attrs["index"], plan.options.seed
         optunas = plan.storage.study(name)
         drawn = params = _asked(
             plan,
             trial._trial_id,
-            lambda: sampling.draw(optunas, trial, study, known, index, seed),
+            lambda: draw(optunas, trial, study, known, index, seed),
         )
-    config = plan.trial_config(name, trial, params)
+    config = config_of_trial(plan, name, trial, params)
     attrs = {
         "config": config.params(),
         "device": context.device,
@@ -296,9 +297,9 @@ def _take_over(
     Grids often hold the value that was inherited, as a control (2 of the report's 32 points).
     """
     inherited = plan.record(name).inherited if name != FINAL else None
-    if inherited is None or inherited.source is None or config != plan.inherited_config(inherited):
+    if inherited is None or inherited.source is None or config != control_config(plan, inherited):
         return False
-    before = plan.decided_by(inherited.source)
+    before = decided_trial(plan, inherited.source)
     # with where that was, and what is to be said of it
     attrs = {
         key: value
@@ -363,8 +364,8 @@ def _judge(plan: Plan, name: str, config: TrialConfig) -> TrialPruner | None:
     if name == FINAL or not plan.options.pruning:
         return None
     epochs = config.training.epochs
-    runs = sampling.Runs(epochs, len(plan.identity.class_names))
-    pruner = sampling.build_pruner(plan.specs[name], runs)
+    runs = Runs(epochs, len(plan.identity.class_names))
+    pruner = build_pruner(plan.specs[name], runs)
     return TrialPruner(pruner, plan.storage.study(name, pruner), epochs)
 
 

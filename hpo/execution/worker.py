@@ -29,6 +29,7 @@ from hpo.errors import ConflictError, DataError, Interrupted, PointsFailedError,
 from hpo.execution.final_stage import TestSetCallback
 from hpo.execution.pool import Pool
 from hpo.execution.trial import TrialCallback, WorkerContext, run_trial
+from hpo.planning.compatibility import check_data, check_sqlite_is_local, check_versions, unshared_checkpoints
 from hpo.planning.plan import FINAL, Plan
 from hpo.planning.scheduler import advance, fail_stale_trials, require_result
 from hpo.storage.queue import Claim, claim
@@ -168,7 +169,7 @@ def work(
         entry, context = _set_up(plan, data, open_blobs(checkpoints or out / "checkpoints"), stop)
         how = f"{plan.identity.precision} on {context.device}, threads: {plan.identity.threads}"
         log.info("serving %s: %s, %s", plan.storage.name, printable(context.data.source), how)
-        unshared = plan.unshared_checkpoints(out, checkpoints)
+        unshared = unshared_checkpoints(plan, out, checkpoints)
         if unshared:
             log.warning(unshared)
         idle_seconds = math.inf if limits.idle_seconds is None else limits.idle_seconds
@@ -247,8 +248,8 @@ def _set_up(plan: Plan, data: str | None, store: BlobStore, stop: StopRequest) -
         ConflictError: versions, cores, device, precision or data differ from the plan's; both are named.
         InputError: the device does not know the plan's precision.
     """
-    plan.check_versions()
-    plan.check_sqlite_is_local()
+    check_versions(plan)
+    check_sqlite_is_local(plan)
     if n_cores() < plan.identity.threads:
         raise ConflictError(
             f"the plan trains with {plan.identity.threads} threads a worker, and results depend on that in "
@@ -292,7 +293,7 @@ def load_plan_data(plan: Plan, place: str | None = None) -> tuple[Path, Training
         if place is not None:
             raise
         raise DataError(f"{error}; --data says where the plan's data are on this machine") from None
-    plan.check_data(training.fingerprint, training.source)
+    check_data(plan, training.fingerprint, training.source)
     return entry, training
 
 

@@ -16,9 +16,11 @@ from hpo._text import percent, spread
 from hpo.errors import InputError, MissingError
 from hpo.monitor.diagnostics import Finding, diagnose
 from hpo.planning.decisions import Decision, Inherited, best_epoch, epoch_records
+from hpo.planning.inheritance import best_decided
 from hpo.planning.manifest import StudyRecord
-from hpo.planning.plan import FINAL, FINAL_SLOT, Plan, lineage
+from hpo.planning.plan import FINAL, FINAL_SLOT, Plan
 from hpo.planning.scheduler import study_jobs
+from hpo.planning.studies import lineage
 from hpo.space.parameters import ParamValue
 from hpo.storage.queue import Slot, Slots, SlotState
 
@@ -311,7 +313,7 @@ def best(plan: Plan) -> dict[str, Any]:
             f"{plan.storage.name}: no study has a winner yet; `hpo status` shows how far they are"
         )
     # what goes to the final stage, or as long as no last study has decided, what was decided last
-    chosen = plan.best_decided()
+    chosen = best_decided(plan)
     name = chosen.study if chosen else list(decided)[-1]
     decision = decided[name]
     trial = final_trial(plan)

@@ -20,6 +20,7 @@ from hpo.monitor.events import Events
 from hpo.monitor.progress import Best, Progress, Running, StudyProgress, seconds_left
 from hpo.monitor.status import findings, study_status
 from hpo.planning.decisions import best_epoch, epoch_records, recorded_epochs
+from hpo.planning.inheritance import best_decided
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
 from hpo.storage.queue import Reason, Slots, is_dead, reason_of, this_process
@@ -128,7 +129,7 @@ class Watch:
             name, points = study.status.name, study.status.points
             if name == FINAL:
                 has_ended = study.status.state in ("done", "failed")
-                over[name] = has_ended or (all(over.values()) and self._plan.best_decided() is None)
+                over[name] = has_ended or (all(over.values()) and best_decided(self._plan) is None)
             elif self._is_orphaned(study, over, records):
                 over[name] = True
             else:

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from hpo.errors import InputError
-from hpo.planning import sampling
 from hpo.planning.decisions import Decision, Inherited
+from hpo.planning.studies import check_study
 from hpo.space.parameters import demand
 from hpo.space.study_file import StudySpec
 from hpo.storage.queue import LEASE_SECONDS
@@ -110,7 +110,7 @@ class PlanManifest(BaseModel):
 @cache
 def _parsed(definition: str) -> StudySpec:
     study = StudySpec.from_json(definition)
-    sampling.check(study, Path("definition"))
+    check_study(study, Path("definition"))
     return study
 
 

@@ -14,9 +14,17 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo._text import params_text
 from hpo.errors import PointsFailedError
-from hpo.planning import sampling
 from hpo.planning.decisions import Candidate, Inherited, candidate, decide
+from hpo.planning.inheritance import (
+    best_decided,
+    config_of,
+    context_of,
+    control_config,
+    decided_trial,
+    inherited_by,
+)
 from hpo.planning.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
+from hpo.planning.samplers import distribution
 from hpo.space.parameters import canonical_json
 from hpo.space.study_file import StudySpec
 from hpo.storage.queue import Job, Queue, Slot, Slots, SlotState, slot_of
@@ -54,7 +62,7 @@ def _advance_study(plan: Plan, name: str, ended: Mapping[str, bool]) -> bool:
         missing = [slot for slot in open_ if not slots.queued(slot)]
         queue.enqueue(_jobs_again(plan, slots, missing), slots)
         return not open_
-    inherited, parent = plan.inherited(name), plan.specs[name].inherits
+    inherited, parent = inherited_by(plan, name), plan.specs[name].inherits
     if inherited is None and parent is not None:
         return ended[parent]  # without a result: there is nothing to go on from
     jobs = study_jobs(plan, name, inherited)
@@ -94,7 +102,7 @@ def _control(plan: Plan, name: str, inherited: Inherited | None, slots: Slots) -
     if inherited is None:
         return None
     if inherited.source is not None:
-        return candidate(inherited.source.study, [plan.decided_by(inherited.source)])
+        return candidate(inherited.source.study, [decided_trial(plan, inherited.source)])
     slot = _own_control(plan, name, inherited) or CONTROL_SLOT
     (trials,) = _whole(plan, [slots.attempts.get(slot, [])])
     return candidate(name, trials)
@@ -108,7 +116,7 @@ def _whole(plan: Plan, points: Sequence[Sequence[FrozenTrial]]) -> Iterator[list
 
 
 def _advance_final(plan: Plan) -> bool:
-    best = plan.best_decided()
+    best = best_decided(plan)
     if best is None:
         return True
     queue = Queue(plan.storage, FINAL)
@@ -124,7 +132,7 @@ def study_jobs(plan: Plan, name: str, inherited: Inherited | None) -> list[Job]:
     """Return the ordered jobs of a study: its control first where it trains one, then its points."""
     study = plan.spec(name)
     if study.is_grid:
-        jobs = list(_grid_jobs(study, canonical_json(plan.context(name, inherited)), plan.seeds))
+        jobs = list(_grid_jobs(study, canonical_json(context_of(plan, name, inherited)), plan.seeds))
     else:
         jobs = [Job(Slot(f"#{index}"), index, plan.seeds) for index in range(study.trials or 0)]
     if inherited is not None and inherited.source is None and _own_control(plan, name, inherited) is None:
@@ -135,7 +143,7 @@ def study_jobs(plan: Plan, name: str, inherited: Inherited | None) -> list[Job]:
 @lru_cache(maxsize=16)
 def _grid_jobs(study: StudySpec, known: str, seeds: tuple[int, ...]) -> tuple[Job, ...]:
     """Return the points of a grid over a context; every look asks for them, and 10,000 take 0.1 s."""
-    axes = {axis: sampling.distribution(axis, values) for axis, values in study.search.items()}
+    axes = {axis: distribution(axis, values) for axis, values in study.search.items()}
     points = enumerate(study.grid(json.loads(known)))
     return tuple(Job(Slot(canonical_json(point)), index, seeds, point, axes) for index, point in points)
 
@@ -146,11 +154,11 @@ def _own_control(plan: Plan, name: str, inherited: Inherited) -> Slot | None:
     point = {axis: inherited.params[axis] for axis in study.search}
     if not study.is_grid:
         return None
-    jobs = _grid_jobs(study, canonical_json(plan.context(name, inherited)), plan.seeds)
+    jobs = _grid_jobs(study, canonical_json(context_of(plan, name, inherited)), plan.seeds)
     # first whether it is a point at all: what is fixed and what is inherited may contradict each other
     if not any(job.params == point for job in jobs):
         return None
-    same = plan.config(name, inherited, point) == plan.inherited_config(inherited)
+    same = config_of(plan, name, inherited, point) == control_config(plan, inherited)
     return Slot(canonical_json(point)) if same else None
 
 
@@ -182,7 +190,7 @@ def is_orphaned(plan: Plan, name: str) -> bool:
 
 def is_control(plan: Plan, name: str, slot: Slot) -> bool:
     """Return whether a study's winner will be compared with this slot."""
-    inherited = plan.inherited(name) if name != FINAL else None
+    inherited = inherited_by(plan, name) if name != FINAL else None
     if inherited is None or inherited.source is not None:
         return False
     return slot == (_own_control(plan, name, inherited) or CONTROL_SLOT)

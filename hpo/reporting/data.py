@@ -15,8 +15,10 @@ from optuna.trial import FrozenTrial
 from hpo.monitor import status as results
 from hpo.monitor.status import StudyStatus, TrialRow, findings_of
 from hpo.planning.decisions import Decision, Inherited, TrialRef
+from hpo.planning.inheritance import best_decided, context_of, inherited_by
 from hpo.planning.manifest import Identity, Options
-from hpo.planning.plan import FINAL, Plan, published_config
+from hpo.planning.plan import FINAL, Plan
+from hpo.planning.studies import published_config
 from hpo.space.parameters import ParamValue, TrialConfig
 from hpo.space.study_file import StudySpec
 from hpo.storage.database import sqlite_file
@@ -202,7 +204,7 @@ def read(plan: Plan) -> ReportData:
     statuses = {status.name: status for status in results.status(plan)}
     sections: dict[str, Section] = {}
     for name, spec in plan.specs.items():
-        decision, inherited = plan.decision(name), plan.inherited(name)
+        decision, inherited = plan.decision(name), inherited_by(plan, name)
         origins = _inherited_origins(plan, name, sections)
         if plan.options.epochs is not None:
             origins["epochs"] = Origin("--epochs")
@@ -217,7 +219,7 @@ def read(plan: Plan) -> ReportData:
             control=by_ref.get((control.study, control.trial)) if control else None,
             origins=origins | dict.fromkeys(spec.fixed, Origin("fixed here")),
             carried=_carried(spec, origins, decision),
-            context=plan.context(name, inherited) if ready else {},
+            context=context_of(plan, name, inherited) if ready else {},
             prunes=plan.options.pruning,
         )
     final = results.final_trial(plan)
@@ -233,7 +235,7 @@ def read(plan: Plan) -> ReportData:
         sections=list(sections.values()),
         final=final.user_attrs.get("final") if final else None,
         final_point=points[FINAL][0] if points[FINAL] else None,
-        final_inherited=plan.best_decided(),
+        final_inherited=best_decided(plan),
         test_epochs=_test_epochs(final) if final else [],
         attempts=_attempts(trials),
         began=f"{min(starts).astimezone():%Y-%m-%d %H:%M %Z}" if starts else "",

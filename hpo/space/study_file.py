@@ -10,7 +10,7 @@
     hidden_units = {low = 64, high = 256, step = 64}  # a range with a step can be enumerated
 
 `[base]` (over the report's defaults), `[fixed]`, `[sampler]`, `[pruner]` and `[published]` are explained
-in the shipped files. Which samplers and pruners there are, `hpo.planning.sampling` knows and checks.
+in the shipped files. Which samplers and pruners there are, `hpo.planning` knows and checks.
 """
 
 from __future__ import annotations

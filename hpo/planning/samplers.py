@@ -1,21 +1,17 @@
-"""Samplers and pruners: from the names and options of a study file to Optuna's objects, and to points.
+"""Samplers: from the name and options of a study file to Optuna's objects, and to points.
 
-A new one is a function here, whose keyword parameters are its options, and a line in its table. Options are
-named as Optuna names them; steps are epochs, counted from 1. Seeds come from the plan, never from a file.
+A new one is a function here, whose keyword parameters are its options, and a line in `SAMPLERS`. Options are
+named as Optuna names them. Seeds come from the plan, never from a file.
 """
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import itertools
 import json
-import warnings
-from collections.abc import Callable, Container, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal
 
 import optuna
 from optuna.distributions import (
@@ -24,19 +20,15 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.exceptions import ExperimentalWarning
-from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import ConfigDict, Field, ValidationError, validate_call
 
-from hpo.errors import InputError, RunError, StudyFileError, did_you_mean
+from hpo.errors import RunError
+from hpo.planning._components import Count, Positive, build
 from hpo.space.axes import Axis, Choices
 from hpo.space.constraints import NUMBERS
-from hpo.space.parameters import Params, ParamValue, as_written, demand
-from hpo.space.study_file import Component, StudySpec
-
-T = TypeVar("T")
+from hpo.space.parameters import Params, ParamValue
+from hpo.space.study_file import StudySpec
 
 MODEL_DRAWS = {"gp": 3}  # it proposes nearly the same optimum again, at a second or more each time
 MODEL_DRAWS_ELSE = 100
@@ -46,9 +38,6 @@ QMC_POINTS = 10_007
 """Of a study with more, two may be the same. A prime, as multiples of a power of two would fall into one part
 of a Sobol sequence's space; no larger, as to skip a hundred million samples takes a second."""
 
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
-
 
 @dataclass(frozen=True)
 class Place:
@@ -57,17 +46,6 @@ class Place:
     index: int
     point_seed: int
     study_seed: int
-
-
-@dataclass(frozen=True)
-class Runs:
-    """What a pruner has to know of the runs that it judges."""
-
-    epochs: int
-    n_classes: int
-
-
-# --- samplers ------------------------------------------------------------------------------------------
 
 
 class _QmcSampler(optuna.samplers.QMCSampler):
@@ -117,142 +95,13 @@ SAMPLERS: dict[str, Callable[..., BaseSampler | None]] = {
 }
 
 
-# --- pruners; each is told what it judges ----------------------------------------------------------------
-
-
-def _none(runs: Runs) -> BasePruner:
-    return optuna.pruners.NopPruner()
-
-
-def _median(
-    runs: Runs,
-    *,
-    n_startup_trials: Count = 5,
-    n_warmup_steps: Count = 0,
-    interval_steps: Positive = 1,
-    n_min_trials: Positive = 1,
-) -> BasePruner:
-    return optuna.pruners.MedianPruner(
-        n_startup_trials, n_warmup_steps, interval_steps, n_min_trials=n_min_trials
-    )
-
-
-def _percentile(
-    runs: Runs,
-    *,
-    percentile: Annotated[float, Field(ge=0, le=100)],
-    n_startup_trials: Count = 5,
-    n_warmup_steps: Count = 0,
-    interval_steps: Positive = 1,
-    n_min_trials: Positive = 1,
-) -> BasePruner:
-    return optuna.pruners.PercentilePruner(
-        percentile, n_startup_trials, n_warmup_steps, interval_steps, n_min_trials=n_min_trials
-    )
-
-
-def _successive_halving(
-    runs: Runs,
-    *,
-    min_resource: Positive = 1,
-    reduction_factor: Annotated[int, Field(ge=2)] = 4,
-    min_early_stopping_rate: Count = 0,
-    bootstrap_count: Count = 0,
-) -> BasePruner:
-    return optuna.pruners.SuccessiveHalvingPruner(
-        min_resource, reduction_factor, min_early_stopping_rate, bootstrap_count
-    )
-
-
-def _hyperband(
-    runs: Runs,
-    *,
-    min_resource: Positive = 1,
-    reduction_factor: Annotated[int, Field(ge=2)] = 3,
-    bootstrap_count: Count = 0,
-) -> BasePruner:
-    return optuna.pruners.HyperbandPruner(min_resource, runs.epochs, reduction_factor, bootstrap_count)
-
-
-def _patient(
-    runs: Runs,
-    *,
-    patience: Count,
-    min_delta: Annotated[float, Field(ge=0)] = 0.0,
-    wrapped: dict[str, Any] | None = None,
-) -> BasePruner:
-    inner = None
-    if wrapped is not None:
-        if not isinstance(wrapped.get("name"), str):
-            raise InputError(f"wrapped.name is missing; known: {', '.join(PRUNERS)}")
-        inner = _build("wrapped", PRUNERS, Component.model_validate(wrapped), runs)
-    return optuna.pruners.PatientPruner(inner, patience, min_delta)
-
-
-def _threshold(
-    runs: Runs,
-    *,
-    lower: float | None = None,
-    upper: float | None = None,
-    n_warmup_steps: Count = 0,
-    interval_steps: Positive = 1,
-) -> BasePruner:
-    if lower is None and upper is None:
-        raise InputError("lower is missing; 'threshold' needs lower or upper, as lower = 0.15")
-    if lower is not None and upper is not None and lower > upper:
-        raise InputError(f"lower = {lower}: is above upper = {upper}")
-    return optuna.pruners.ThresholdPruner(lower, upper, n_warmup_steps, interval_steps)
-
-
-def _chance(
-    runs: Runs,
-    *,
-    factor: Annotated[float, Field(gt=0)] = 1.5,
-    at_most: Annotated[float, Field(gt=0, le=1)] = 0.15,
-    n_warmup_steps: Count = 0,
-    interval_steps: Positive = 1,
-) -> BasePruner:
-    """Stop what is no better than chance, whose macro F1 is one divided by the number of classes.
-
-    With few classes that is so much that a network which is slow to learn may be below it for a while: what
-    is above `at_most` goes on.
-    """
-    lower = min(factor / runs.n_classes, at_most)
-    return optuna.pruners.ThresholdPruner(lower, None, n_warmup_steps, interval_steps)
-
-
-PRUNERS: dict[str, Callable[..., BasePruner]] = {
-    "none": _none,
-    "median": _median,
-    "percentile": _percentile,
-    "successive-halving": _successive_halving,
-    "hyperband": _hyperband,
-    "patient": _patient,
-    "threshold": _threshold,
-    "chance": _chance,
-}
-
-
-def check(spec: StudySpec, file: Path) -> None:
-    """Check what only Optuna's side knows: the sampler, the pruner, and their options.
+def build_sampler(spec: StudySpec, place: Place) -> BaseSampler | None:
+    """Make the sampler of a study for one of its points; None for a grid, which samples nothing.
 
     Raises:
-        StudyFileError: an unknown name or option, or a value that it cannot have.
+        InputError: an unknown name or option, or a value that it cannot have; the text starts with its key.
     """
-    try:
-        _build("sampler", SAMPLERS, spec.sampler, Place(0, 0, 0))
-        build_pruner(spec, Runs(epochs=1, n_classes=2))
-    except InputError as error:
-        raise StudyFileError(file, str(error)) from None
-
-
-def build_pruner(spec: StudySpec, runs: Runs) -> BasePruner:
-    """Make the pruner of a study for such runs.
-
-    Raises:
-        InputError: as `check`.
-    """
-    return _build("pruner", PRUNERS, spec.pruner, runs)
+    return build("sampler", SAMPLERS, spec.sampler, place)
 
 
 def distribution(name: str, axis: Axis) -> BaseDistribution:
@@ -288,7 +137,7 @@ def draw(
     space = {name: distribution(name, axis) for name, axis in spec.search.items()}
     free = {name: axis for name, axis in space.items() if not axis.single()}
     place = Place(index, _seed(seed, spec.name, index), _seed(seed, spec.name))
-    sampler = _build("sampler", SAMPLERS, spec.sampler, place)
+    sampler = build_sampler(spec, place)
     assert sampler is not None, f"{spec.name} is a grid"
     chance = optuna.samplers.RandomSampler(seed=_seed(seed, spec.name, index, "chance"))
     shown = _Samples(study, free)
@@ -344,43 +193,6 @@ def _demands(spec: StudySpec, known: Params) -> str:
     given = {name for constraint in spec.constraints for name in constraint.names} - spec.search.keys()
     texts += [f"{name} = {known[name]}" for name in sorted(given)]
     return " and ".join(texts)
-
-
-def _build(where: str, table: Mapping[str, Callable[..., T]], component: Component, argument: object) -> T:
-    """Call a builder of a table with the options of a component.
-
-    Raises:
-        InputError: an unknown name or option, or a value that it cannot have; the text starts with its key.
-    """
-    name = component.name
-    if name not in table:
-        raise InputError(f"{where}.name = {name!r} is not known; {did_you_mean(name, table)}")
-    parameters = inspect.signature(table[name]).parameters.values()
-    options = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-    for option in component.options:
-        if option not in options:
-            hint = did_you_mean(option, options) if options else "it has none"
-            raise InputError(f"{where}.{option} is not an option of {name!r}; {hint}")
-    builder = validate_call(config=ConfigDict(strict=True, allow_inf_nan=False))(table[name])
-    try:
-        with _experimental_allowed():
-            return builder(argument, **component.options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = str(first["loc"][0])
-        if first["type"] == "missing_keyword_only_argument":
-            raise InputError(f"{where}.{option} is missing; {name!r} needs it") from None
-        raise InputError(f"{where}.{option} = {as_written(first['input'])}: {demand(first)}") from None
-    except InputError as error:
-        raise InputError(f"{where}.{error}") from None
-
-
-@contextmanager
-def _experimental_allowed() -> Iterator[None]:
-    """Silence warnings of parts whose interface may change; the studies' files name them on purpose."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        yield
 
 
 def _seed(*parts: object) -> int:

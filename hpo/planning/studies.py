@@ -1,0 +1,74 @@
+"""The studies of a plan as files define them: read, checked whole, and who inherits from whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from hpo.errors import InputError, StudyFileError, did_you_mean
+from hpo.planning.pruners import Runs, build_pruner
+from hpo.planning.samplers import Place, build_sampler
+from hpo.space.parameters import TrialConfig
+from hpo.space.study_file import StudySpec, load_studies
+
+
+def read_studies(folder: Path) -> dict[str, StudySpec]:
+    """Read and check a folder of study files, samplers and pruners included; parents before children.
+
+    Raises:
+        StudyFileError: file, key, value, and what would be right.
+    """
+    specs = load_studies(folder)
+    for name, study in specs.items():
+        check_study(study, folder / f"{name}.toml")
+    return specs
+
+
+def check_study(spec: StudySpec, file: Path) -> None:
+    """Check what only Optuna's side knows: the sampler, the pruner, and their options.
+
+    Raises:
+        StudyFileError: an unknown name or option, or a value that it cannot have.
+    """
+    try:
+        build_sampler(spec, Place(0, 0, 0))
+        build_pruner(spec, Runs(epochs=1, n_classes=2))
+    except InputError as error:
+        raise StudyFileError(file, str(error)) from None
+
+
+def with_ancestors(specs: Mapping[str, StudySpec], names: Iterable[str], inherit: str) -> list[str]:
+    """Return the named studies and the earlier ones that they need, in order; published choices need none.
+
+    Raises:
+        InputError: an unknown name; the text says what is near.
+    """
+    wanted: set[str] = set()
+    for name in names:
+        if name not in specs:
+            raise InputError(f"{name} is not a study of this plan; {did_you_mean(name, specs)}")
+        wanted |= {study.name for study in lineage(specs, name)} if inherit == "winners" else {name}
+    return [name for name in specs if name in wanted]
+
+
+def lineage(specs: Mapping[str, StudySpec], name: str) -> list[StudySpec]:
+    """Return a study and those before it that it inherits from, the study itself last."""
+    chain = [specs[name]]
+    while (parent := chain[0].inherits) is not None:
+        chain.insert(0, specs[parent])
+    return chain
+
+
+def published_config(specs: Mapping[str, StudySpec], name: str) -> TrialConfig:
+    """Return what the report carried on after a study: its own choices and those before it.
+
+    Raises:
+        InputError: a study on the way has no published choice.
+    """
+    chain = lineage(specs, name)
+    params = {**TrialConfig().params(), **chain[0].base}
+    for study in chain:
+        if study.published is None or not study.published.choice:
+            raise StudyFileError(f"{study.name}.toml", "has no published.choice for --inherit published")
+        params.update(study.published.choice)
+    return TrialConfig.from_params(params)
