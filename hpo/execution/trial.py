@@ -33,6 +33,7 @@ from hpo.planning.scheduler import is_control
 from hpo.space.parameters import ParamValue, TrialConfig
 from hpo.storage.outbox import Outbox
 from hpo.storage.queue import Queue, Reason, slot_of
+from hpo.storage.trials import id_of
 from hpo.training.blobs import BlobStore
 from hpo.training.checkpoints import Checkpoints
 from hpo.training.cuda import is_lost, is_out_of_memory
@@ -131,26 +132,26 @@ def run_trial(
     except Interrupted:
         with contextlib.suppress(StorageError):  # then its lease gives it back
             detail = "the worker was asked to stop"
-            queue.close(trial._trial_id, Reason.RELEASED, detail, patience_seconds=RELEASE_SECONDS)
+            queue.close(id_of(trial), Reason.RELEASED, detail, patience_seconds=RELEASE_SECONDS)
         raise
     except DeviceFull as error:
-        queue.close(trial._trial_id, Reason.RELEASED, str(error))
+        queue.close(id_of(trial), Reason.RELEASED, str(error))
         raise
     except DeviceLostError as error:
-        queue.close(trial._trial_id, Reason.LOST, str(error))
+        queue.close(id_of(trial), Reason.LOST, str(error))
         raise
     except StorageError:
         raise  # nothing can be written any more; the lease gives the trial back
     except TrialFailedError as error:
         text = str(error)
         last_line = text.strip().splitlines()[-1]
-        queue.close(trial._trial_id, Reason.ERROR, last_line, attrs={"traceback": text[-8000:]})
+        queue.close(id_of(trial), Reason.ERROR, last_line, attrs={"traceback": text[-8000:]})
     except RunError as error:  # no point could be drawn
-        queue.close(trial._trial_id, Reason.ERROR, str(error))
+        queue.close(id_of(trial), Reason.ERROR, str(error))
     except OSError as error:
-        if not queue.close(trial._trial_id, Reason.RELEASED, str(error)):
+        if not queue.close(id_of(trial), Reason.RELEASED, str(error)):
             # paused in the middle of a checkpoint while a successor ended the trial and cleared the folder
-            raise TrialLost(f"trial {trial._trial_id} was closed by somebody else") from error
+            raise TrialLost(f"trial {id_of(trial)} was closed by somebody else") from error
         # the disk is full or not writable: not the trial's fault, and the next one would fare no better
         raise RunError(f"{name}/{trial.number}: {error}") from error
     return TrialState.FAIL
@@ -159,7 +160,7 @@ def run_trial(
 def _train_trial(
     plan: Plan, name: str, trial: FrozenTrial, context: WorkerContext, callback: TrialCallback
 ) -> TrialState:
-    trial_id, storage = trial._trial_id, plan.storage
+    trial_id, storage = id_of(trial), plan.storage
     config = _configure(plan, name, trial, context)
     judge = _judge(plan, name, config)
     if _take_over(plan, name, trial, config, judge):
@@ -256,7 +257,7 @@ def _configure(plan: Plan, name: str, trial: FrozenTrial, context: WorkerContext
         optunas = plan.storage.study(name)
         drawn = params = _asked(
             plan,
-            trial._trial_id,
+            id_of(trial),
             lambda: draw(optunas, trial, study, known, index, seed),
         )
     config = config_of_trial(plan, name, trial, params)
@@ -268,7 +269,7 @@ def _configure(plan: Plan, name: str, trial: FrozenTrial, context: WorkerContext
         "threads": plan.identity.threads,
         "versions": versions(),
     }
-    plan.storage.write(trial._trial_id, attrs=attrs, params=drawn, distributions=axes)
+    plan.storage.write(id_of(trial), attrs=attrs, params=drawn, distributions=axes)
     return config
 
 
@@ -306,11 +307,11 @@ def _take_over(
         for key, value in before.user_attrs.items()
         if key in ("device", "processor", "versions", "notes") or key.startswith("epoch:")
     }
-    plan.storage.write(trial._trial_id, attrs=attrs, reports=before.intermediate_values)
-    _is_stopped(plan, trial._trial_id, judge, len(before.intermediate_values))
+    plan.storage.write(id_of(trial), attrs=attrs, reports=before.intermediate_values)
+    _is_stopped(plan, id_of(trial), judge, len(before.intermediate_values))
     source = f"{inherited.source.study}/{inherited.source.trial}"
     reason = f"{Reason.REUSED}: {source} is the same configuration at the same seeds"
-    plan.storage.finish(trial._trial_id, TrialState.COMPLETE, before.value, {"reason": reason})
+    plan.storage.finish(id_of(trial), TrialState.COMPLETE, before.value, {"reason": reason})
     return True
 
 

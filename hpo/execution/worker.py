@@ -34,6 +34,7 @@ from hpo.planning.plan import FINAL, Plan
 from hpo.planning.scheduler import advance, fail_stale_trials, require_result
 from hpo.storage.queue import Claim, claim
 from hpo.storage.storage import Storage
+from hpo.storage.trials import id_of
 from hpo.training.blobs import BlobStore, open_blobs
 from hpo.training.cuda import beside_others
 from hpo.training.devices import keep_freed_memory, n_cores, resolve_device, resolve_precision
@@ -175,7 +176,7 @@ def work(
         idle_seconds = math.inf if limits.idle_seconds is None else limits.idle_seconds
 
         def train(claimed: Claim) -> None:
-            with heart.beating_for(claimed.trial._trial_id), beside_others(context.device):
+            with heart.beating_for(id_of(claimed.trial)), beside_others(context.device):
                 _train(plan, claimed, replace(context, is_shared=lambda: pool.is_shared), entry, out)
 
         size = trials_per_device or (1 if context.device == "cpu" else TRIALS_PER_GPU)
@@ -213,10 +214,10 @@ def _train(plan: Plan, claimed: Claim, context: WorkerContext, entry: Path, out:
     name, trial = claimed.study, claimed.trial
     try:
         callback = (
-            TestSetCallback(plan, trial._trial_id, context, entry, out) if name == FINAL else TrialCallback()
+            TestSetCallback(plan, id_of(trial), context, entry, out) if name == FINAL else TrialCallback()
         )
         end = run_trial(plan, name, trial, context, callback)
-        log.info("%s/%d: %s", name, trial.number, _said(plan, trial._trial_id, end))
+        log.info("%s/%d: %s", name, trial.number, _said(plan, id_of(trial), end))
     except Interrupted:
         log.info("%s/%d: released", name, trial.number)
     except TrialLost:

@@ -12,6 +12,7 @@ from hpo.monitor.status import own_params
 from hpo.planning.decisions import Decision, best_epoch
 from hpo.planning.plan import FINAL, Plan
 from hpo.storage.queue import Slot, Slots, SlotState
+from hpo.storage.trials import id_of
 
 ENDED = (SlotState.COMPLETE, SlotState.PRUNED, SlotState.FAILED)
 
@@ -83,7 +84,7 @@ class Events:
         return events
 
     def _end(self, study: str, state: SlotState, outline: FrozenTrial) -> Event:
-        trial = self._plan.storage.trial(outline._trial_id)
+        trial = self._plan.storage.trial(id_of(outline))
         epoch = best_epoch(trial)
         record = {
             "trial": trial.number,

@@ -23,6 +23,7 @@ from hpo.planning.scheduler import study_jobs
 from hpo.planning.studies import lineage
 from hpo.space.parameters import ParamValue
 from hpo.storage.queue import Slot, Slots, SlotState
+from hpo.storage.trials import id_of
 
 FIGURES = ("macro_f1", "accuracy", "loss")
 StudyState = Literal["pending", "running", "done", "failed"]
@@ -111,7 +112,7 @@ def study_status(plan: Plan, name: str, record: StudyRecord, trials: Sequence[Fr
     points = {state.value: states.count(state) for state in SlotState}
     complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
     best = max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
-    best_trial = plan.storage.trial(best._trial_id) if best else None
+    best_trial = plan.storage.trial(id_of(best)) if best else None
     return StudyStatus(
         name=name,
         section=plan.specs[name].section if name in plan.specs else "",

@@ -24,6 +24,7 @@ from hpo.planning.inheritance import best_decided
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
 from hpo.storage.queue import Reason, Slots, is_dead, reason_of, this_process
+from hpo.storage.trials import id_of
 
 CATCH_UP = 40
 """Ended trials that one look examines for flags; the latest first, until all have been."""
@@ -151,14 +152,14 @@ class Watch:
         """Add what was found in its ended trials; examine some more of them."""
         examined, (_, slots) = self._examined[study.status.name], self._slots[study.status.name]
         ended = [trial for slot in slots.attempts if (trial := slots.accepted(slot))]
-        todo = [trial for trial in ended if trial._trial_id not in examined][-CATCH_UP:]
+        todo = [trial for trial in ended if id_of(trial) not in examined][-CATCH_UP:]
         recorded = self._attributes_of(todo)
         for trial in todo:
-            epochs = recorded_epochs(recorded[trial._trial_id])
+            epochs = recorded_epochs(recorded[id_of(trial)])
             flags = _flags(epochs, is_complete=trial.state == TrialState.COMPLETE)
             if reason_of(trial) == Reason.DIVERGED:
                 flags.append("diverged")
-            examined[trial._trial_id] = _Examined(trial.number, flags, sum(_seconds(epochs)))
+            examined[id_of(trial)] = _Examined(trial.number, flags, sum(_seconds(epochs)))
         by_flag: dict[str, list[int]] = {}
         for each in sorted(examined.values(), key=lambda each: each.number):
             for flag in each.flags:
@@ -169,7 +170,7 @@ class Watch:
 
     def _running(self) -> list[Running]:
         trials = {
-            trial._trial_id: (name, trial)
+            id_of(trial): (name, trial)
             for name in self._names
             for trial in self._trials[name]
             if trial.state == TrialState.RUNNING
@@ -189,20 +190,20 @@ class Watch:
     def _what_they_recorded(self, running: Sequence[FrozenTrial]) -> dict[int, Mapping[str, Any]]:
         """Return the attributes of running trials by id, read again once one has reported another epoch."""
         kept = {
-            trial._trial_id: self._recorded[trial._trial_id]
+            id_of(trial): self._recorded[id_of(trial)]
             for trial in running
             if trial.intermediate_values  # before the first report its configuration may be new
-            and self._recorded.get(trial._trial_id, ({}, {}))[0] == trial.intermediate_values
+            and self._recorded.get(id_of(trial), ({}, {}))[0] == trial.intermediate_values
         }
-        news = [trial for trial in running if trial._trial_id not in kept]
+        news = [trial for trial in running if id_of(trial) not in kept]
         read = self._attributes_of(news)
-        new = {t._trial_id: (t.intermediate_values, read[t._trial_id]) for t in news}
+        new = {id_of(t): (t.intermediate_values, read[id_of(t)]) for t in news}
         self._recorded = kept | new
         return {id_: attrs for id_, (_, attrs) in self._recorded.items()}
 
     def _attributes_of(self, outlines: Sequence[FrozenTrial]) -> dict[int, Mapping[str, Any]]:
-        whole = self._plan.storage.whole([trial._trial_id for trial in outlines])
-        return {trial._trial_id: trial.user_attrs for trial in whole}
+        whole = self._plan.storage.whole([id_of(trial) for trial in outlines])
+        return {id_of(trial): trial.user_attrs for trial in whole}
 
     def _count_at_once(self) -> int:
         now = time.monotonic()
@@ -222,7 +223,7 @@ class Watch:
             return None
         status = max(found, key=lambda status: (status.best or {})["value"])
         number = (status.best or {})["trial"]
-        trial_id = next(trial._trial_id for trial in self._trials[status.name] if trial.number == number)
+        trial_id = next(id_of(trial) for trial in self._trials[status.name] if trial.number == number)
         if self._best is None or self._best[0] != trial_id:
             self._best = trial_id, _best_trial(status.name, self._plan.storage.trial(trial_id))
         return self._best[1]
@@ -230,7 +231,7 @@ class Watch:
     def _test_result(self) -> Mapping[str, Any] | None:
         accepted = self._slots[FINAL][1].accepted(FINAL_SLOT)
         if accepted is not None and self._test is None:
-            self._test = self._plan.storage.trial(accepted._trial_id).user_attrs.get("final")
+            self._test = self._plan.storage.trial(id_of(accepted)).user_attrs.get("final")
         return self._test
 
 

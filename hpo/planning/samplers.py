@@ -7,9 +7,8 @@ named as Optuna names them. Seeds come from the plan, never from a file.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +20,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from hpo.errors import RunError
 from hpo.planning._components import Count, Positive, build
@@ -29,6 +28,7 @@ from hpo.space.axes import Axis, Choices
 from hpo.space.constraints import NUMBERS
 from hpo.space.parameters import Params, ParamValue
 from hpo.space.study_file import StudySpec
+from hpo.storage.optuna_views import IndexedQmcSampler, StudyOfPoints
 
 MODEL_DRAWS = {"gp": 3}  # it proposes nearly the same optimum again, at a second or more each time
 MODEL_DRAWS_ELSE = 100
@@ -46,18 +46,6 @@ class Place:
     index: int
     point_seed: int
     study_seed: int
-
-
-class _QmcSampler(optuna.samplers.QMCSampler):
-    """Optuna counts the samples of a study in the database, where two workers can read one number."""
-
-    def __init__(self, place: Place, qmc_type: str) -> None:
-        super().__init__(qmc_type=qmc_type, scramble=True, seed=place.study_seed)
-        # drawn again, a point comes after the first draws of all that a study has, and may have later
-        self._sample_ids = itertools.count(place.index, QMC_POINTS)
-
-    def _find_sample_id(self, study: optuna.Study, search_space: Mapping[str, BaseDistribution]) -> int:
-        return next(self._sample_ids)
 
 
 def _grid(place: Place) -> None:
@@ -79,7 +67,8 @@ def _tpe(place: Place, *, n_startup_trials: Count = 10, n_ei_candidates: Positiv
 
 
 def _qmc(place: Place, *, qmc_type: Literal["sobol", "halton"] = "sobol") -> BaseSampler:
-    return _QmcSampler(place, qmc_type)
+    # drawn again, a point comes after the first draws of all that a study has, and may have later
+    return IndexedQmcSampler(qmc_type, seed=place.study_seed, index=place.index, stride=QMC_POINTS)
 
 
 def _gp(place: Place, *, n_startup_trials: Positive = 10) -> BaseSampler:
@@ -140,7 +129,7 @@ def draw(
     sampler = build_sampler(spec, place)
     assert sampler is not None, f"{spec.name} is a grid"
     chance = optuna.samplers.RandomSampler(seed=_seed(seed, spec.name, index, "chance"))
-    shown = _Samples(study, free)
+    shown = StudyOfPoints(study, free)
     model_draws = MODEL_DRAWS.get(spec.sampler.name, MODEL_DRAWS_ELSE)
     for n in range(MAX_DRAWS):
         source = sampler if n < model_draws else chance
@@ -155,26 +144,6 @@ def draw(
         f"study {spec.name!r}: {MAX_DRAWS:,} draws found no point with {_demands(spec, known)}; "
         "widen [search] or relax its constraints"
     )
-
-
-class _Samples(optuna.Study):
-    """A study as its samplers see it: without the finished trials that are no points of this space."""
-
-    def __init__(self, study: optuna.Study, space: Mapping[str, BaseDistribution]) -> None:
-        super().__init__(study.study_name, study._storage, study.sampler, study.pruner)
-        self._space = space
-
-    def _get_trials(
-        self,
-        deepcopy: bool = True,
-        states: Container[TrialState] | None = None,
-        use_cache: bool = False,
-    ) -> list[FrozenTrial]:
-        trials = super()._get_trials(deepcopy, states, use_cache)
-        return [trial for trial in trials if not trial.state.is_finished() or self._is_sample(trial)]
-
-    def _is_sample(self, trial: FrozenTrial) -> bool:
-        return all(trial.distributions.get(name) == axis for name, axis in self._space.items())
 
 
 def _value(axis: BaseDistribution, value: Any) -> ParamValue:

@@ -28,6 +28,7 @@ from hpo.planning.samplers import distribution
 from hpo.space.parameters import canonical_json
 from hpo.space.study_file import StudySpec
 from hpo.storage.queue import Job, Queue, Slot, Slots, SlotState, slot_of
+from hpo.storage.trials import id_of
 
 MIN_WAITING = 32
 """Optuna reads every unfinished trial at each query: 3,000 WAITING ones made a claim take 487 ms."""
@@ -110,7 +111,7 @@ def _control(plan: Plan, name: str, inherited: Inherited | None, slots: Slots) -
 
 def _whole(plan: Plan, points: Sequence[Sequence[FrozenTrial]]) -> Iterator[list[FrozenTrial]]:
     """Yield the COMPLETE trials of each point, which alone decide; only a few are in memory at once."""
-    ids = [[trial._trial_id for trial in point if trial.state == TrialState.COMPLETE] for point in points]
+    ids = [[id_of(trial) for trial in point if trial.state == TrialState.COMPLETE] for point in points]
     trials = plan.storage.whole([trial_id for of_point in ids for trial_id in of_point])
     return ([next(trials) for _ in of_point] for of_point in ids)
 
@@ -215,14 +216,14 @@ def retry(plan: Plan, names: Iterable[str] | None = None) -> int:
 def _with_drawn_params(plan: Plan, job: Job, slots: Slots) -> Job:
     """Return a sampled point keeps the parameters that an earlier attempt drew for it."""
     for outline in reversed(slots.attempts.get(job.slot, [])):
-        trial = plan.storage.trial(outline._trial_id)
+        trial = plan.storage.trial(id_of(outline))
         if "config" in trial.user_attrs:
             return _job_again(trial)
     return job
 
 
 def _jobs_again(plan: Plan, slots: Slots, these: Sequence[Slot]) -> list[Job]:
-    latest = [slots.attempts[slot][-1]._trial_id for slot in these]
+    latest = [id_of(slots.attempts[slot][-1]) for slot in these]
     return [_job_again(trial) for trial in plan.storage.whole(latest)]
 
 
@@ -241,7 +242,7 @@ def require_result(plan: Plan, names: Sequence[str] | None) -> None:
     for name in plan.all_names if names is None else names:
         slots = Queue(plan.storage, name).slots()
         broken = [slot for slot in slots.attempts if slots.state(slot) == SlotState.FAILED]
-        for trial in plan.storage.whole([slots.attempts[slot][-1]._trial_id for slot in broken]):
+        for trial in plan.storage.whole([id_of(slots.attempts[slot][-1]) for slot in broken]):
             failed.append(f"{name}/{trial.number} ({params_text(trial.params) or slot_of(trial).point})")
             hint = ", `hpo retry` tries again"
         if name == FINAL:

@@ -9,12 +9,11 @@ It is long because all transactions on the trials of a plan are here: who locks 
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import time
 import weakref
-from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -24,8 +23,7 @@ import sqlalchemy
 import tenacity
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.storages import BaseStorage, RDBStorage
-from optuna.storages._cached_storage import _CachedStorage
+from optuna.storages import BaseStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.study import StudyDirection
@@ -34,6 +32,7 @@ from sqlalchemy.orm import Session
 
 from hpo.errors import InputError, MissingError, StorageError, TrialLost
 from hpo.storage import database
+from hpo.storage.optuna_views import StorageView, StorageWithoutFailed
 from hpo.storage.trials import (
     ATTEMPT_KEY,
     HISTORY,
@@ -87,8 +86,8 @@ class Storage:
         self.is_sqlite = database.sqlite_file(url) is not None
         self._rdb = database.open_rdb(url, create=create, reader=reader, patience_seconds=patience_seconds)
         self._whole = Trials(self._read, WHOLE)
-        self._cached = _Cached(self._rdb, self._whole)
-        self._taught = _Taught(self._rdb, Trials(self._read, HISTORY))
+        self._cached = StorageView(self._rdb, self._whole)
+        self._for_samplers = StorageWithoutFailed(self._rdb, Trials(self._read, HISTORY))
         self.outlines = Trials(self._read, OUTLINE)
         """Where the trials of ours stand, for all who do not need more of them."""
         self._study_ids: dict[str, int] = {}
@@ -140,7 +139,7 @@ class Storage:
         return self.retry(
             lambda: optuna.load_study(
                 study_name=name,
-                storage=self._taught,
+                storage=self._for_samplers,
                 sampler=optuna.samplers.RandomSampler(),
                 pruner=pruner or optuna.pruners.NopPruner(),
             )
@@ -528,30 +527,3 @@ def _from(first: Mapping[int, int]) -> sqlalchemy.ColumnElement[bool]:
     return sqlalchemy.or_(
         *((trial.study_id == study_id) & (trial.trial_id >= id_) for study_id, id_ in first.items())
     )
-
-
-class _Cached(_CachedStorage):
-    """Optuna's view of a database, with the trials of studies as deep as we read them."""
-
-    def __init__(self, rdb: RDBStorage, trials: Trials) -> None:
-        super().__init__(rdb)
-        self._trials = trials
-
-    def get_all_trials(
-        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
-    ) -> list[FrozenTrial]:
-        """Return what Optuna does."""
-        trials = [t for t in self._trials.of(study_id) if states is None or t.state in states]
-        return copy.deepcopy(trials) if deepcopy else trials
-
-
-class _Taught(_Cached):
-    """What samplers and pruners learn from: without attempts that failed, which another one stands for."""
-
-    def get_all_trials(
-        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
-    ) -> list[FrozenTrial]:
-        """Return what Optuna does, but for those."""
-        trials = super().get_all_trials(study_id, deepcopy=False, states=states)
-        found = [trial for trial in trials if trial.state != TrialState.FAIL]
-        return copy.deepcopy(found) if deepcopy else found

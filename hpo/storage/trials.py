@@ -55,6 +55,11 @@ HISTORY = Projection(())
 WHOLE = Projection(None)
 
 
+def id_of(trial: FrozenTrial) -> int:
+    """Return Optuna's id of a trial, which has no public name."""
+    return trial._trial_id
+
+
 class Trials:
     """The trials of a database in one projection. Finished ones never change: they are read once.
 

@@ -34,6 +34,7 @@ from hpo.reporting.dashboard.plots import Plot, plots
 from hpo.reporting.data import ReportData, read
 from hpo.reporting.page import WRONG_IMAGES
 from hpo.storage.storage import Storage
+from hpo.storage.trials import id_of
 
 METRIC = "validation macro F1"
 NOTE, OUR_NOTE = "dashboard:note_", "hpo:note"
@@ -127,7 +128,7 @@ class Publisher:
         for picture in pictures(self._report):
             trial = trials[picture.study][picture.trial]
             artifact = _artifact_id(self._plan, picture, trial)
-            key = f"dashboard:artifacts:{trial._trial_id}:{artifact}"
+            key = f"dashboard:artifacts:{id_of(trial)}:{artifact}"
             meta = there[picture.study].get(key)
             if meta == DELETED:
                 continue
