@@ -4,61 +4,18 @@ import contextlib
 import fcntl
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+import servers
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "examples" / "benchmarks"))  # real servers are started there and here alike
-
-import servers  # noqa: E402
-
-if TYPE_CHECKING:
-    from hpo.planning.plan import Plan
-
-SMALL_STUDIES = {
-    "rate": """
-        title = "Learning rate"
-        section = "1"
-        [base]
-        conv1_channels = 8
-        conv2_channels = 8
-        [search]
-        learning_rate = [0.003, 0.001]
-    """,
-    "shape": """
-        title = "A sampled study under a constraint"
-        section = "2"
-        inherits = "rate"
-        trials = 3
-        constraints = ["conv1_channels <= conv2_channels"]
-        [search]
-        conv1_channels = [4, 8, 16]
-        conv2_channels = [4, 8, 16]
-        [sampler]
-        name = "random"
-    """,
-}
-SMALL_SIZES: dict[str, Any] = {
-    "data": "digits",
-    "limit_train": 200,
-    "limit_valid": 100,
-    "epochs": 3,
-    "final_seeds": 2,
-}
-
-
-def as_options(sizes: dict[str, Any]) -> list[str]:
-    """The command's options for what a plan is made of."""
-    return [f"--{name.replace('_', '-')}={value}" for name, value in sizes.items()]
-
-
-SMALL_RUN = as_options(SMALL_SIZES)
+from hpo.planning.plan import Plan
+from tests.support.command import Cli, Result, hpo
+from tests.support.plans import SMALL_RUN, SMALL_STUDIES
+from tests.support.scripted_worker import plan_under_way
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((path for name in BROWSERS if (path := shutil.which(name))), None)
@@ -67,13 +24,6 @@ CHROMIUM = next((path for name in BROWSERS if (path := shutil.which(name))), Non
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One process more than cores: tests wait for processes and servers as much as they compute."""
     return (os.cpu_count() or 1) + 1
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -96,23 +46,6 @@ def small_studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in SMALL_STUDIES.items():
         (folder / f"{name}.toml").write_text(text)
     return folder
-
-
-def hpo(*arguments: object, timeout: float = 120, max_bytes: int | None = None) -> Result:
-    """Runs the real command to its end, with so much address space at most for it and for each worker."""
-    command = [sys.executable, "-m", "hpo", *map(str, arguments)]
-    if max_bytes is not None:
-        command = ["bash", "-c", f'ulimit -v {max_bytes // 1024}; exec "$@"', "bash", *command]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
-    return Result(done.returncode, done.stdout, done.stderr)
-
-
-def start_hpo(*arguments: object) -> subprocess.Popen[str]:
-    """Starts the real command in a process group of its own."""
-    command = [sys.executable, "-m", "hpo", *map(str, arguments)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
 
 
 @pytest.fixture(scope="session")
@@ -144,7 +77,7 @@ def database_url(
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
     """Runs a command in this process: quick, for what trains nothing."""
     from hpo.cli import main
 
@@ -156,16 +89,6 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         return Result(exit_.value.code, captured.out, captured.err)  # type: ignore[arg-type]
 
     return run
-
-
-def train(out: Path, *names: str, studies: Path | None = None, **given: Any) -> Plan:
-    """A plan written and worked on in this process: for tests of what comes after."""
-    from hpo.execution.run import open_plan
-    from hpo.execution.worker import work
-
-    plan = open_plan(out, studies=studies, names=names, given=given)
-    assert work(plan.storage, out=out, studies=names) is None
-    return plan
 
 
 @pytest.fixture(scope="session")
@@ -185,9 +108,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, small_studies: Path) -> P
 
 @pytest.fixture(scope="session")
 def under_way(tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    """A plan amid all that can happen, of `scripted_worker`; tests only look at it."""
-    from scripted_worker import plan_under_way
-
+    """A plan amid all that can happen, of `support.scripted_worker`; tests only look at it."""
     return plan_under_way(tmp_path_factory.mktemp("under-way"))
 
 

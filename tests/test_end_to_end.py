@@ -12,41 +12,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SMALL_RUN, SMALL_SIZES, Result, hpo, start_hpo, train
-from picture_folder import write_folder
 from PIL import Image
 from sklearn.datasets import load_digits
-from test_worker import SMALL
 
 import hpo as library
 from hpo.planning.decisions import epoch_records
 from hpo.planning.plan import Plan
 from hpo.storage.queue import Slots, SlotState
-
-Cli = Callable[..., Result]
-
-
-def accepted_epochs(plan: Plan) -> dict[tuple[str, str], Any]:
-    """Per point: parameters and every stored epoch, seconds apart."""
-    found = {}
-    for name in plan.all_names:
-        slots = Slots.of(plan.trials(name))
-        for slot in slots.attempts:
-            trial = slots.accepted(slot)
-            assert trial is not None
-            records = epoch_records(trial)
-            for seeds in records:
-                for seed in seeds:
-                    del seed["seconds"]
-            tests = {key: value for key, value in trial.user_attrs.items() if key.startswith("test:")}
-            found[name, slot.point] = (trial.user_attrs["config"], records, tests, trial.value)
-    return found
+from tests.support.command import Cli, hpo, start_hpo
+from tests.support.pictures import write_folder
+from tests.support.plans import SMALL, SMALL_RUN, SMALL_SIZES, accepted_epochs, train
 
 
 def n_accepted(plan: Plan) -> dict[str, int]:

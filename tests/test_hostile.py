@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Result, hpo, start_hpo
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -38,8 +37,8 @@ from hpo.planning.decisions import epoch_records
 from hpo.planning.plan import FINAL, Plan
 from hpo.storage.storage import Storage
 from hpo.training.tensors import dump, load
+from tests.support.command import Cli, Result, hpo, start_hpo
 
-Cli = Callable[..., Result]
 Attributes = dict[tuple[str, str], tuple[str, Callable[[str], Any]]]
 
 HOSTILE = {

@@ -22,14 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SMALL_RUN, Result, hpo
 from rich.cells import cell_len
-from scripted_worker import Worker, new_plan
 
 from hpo import find_plan
 from hpo.cli.live import watching
 from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance
+from tests.support.command import Result, hpo
+from tests.support.plans import SMALL_RUN
+from tests.support.scripted_worker import Worker, new_plan
 
 
 def on_terminal(

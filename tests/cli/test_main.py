@@ -10,19 +10,17 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import SMALL_RUN, Result, hpo
-from scripted_worker import Worker, new_plan
 
 from hpo import find_plan
 from hpo.cli.main import hpo as hpo_commands
 from hpo.planning.scheduler import advance
 from hpo.storage.queue import this_process
-
-Cli = Callable[..., Result]
+from tests.support.command import Cli, Result, hpo
+from tests.support.plans import SMALL_RUN
+from tests.support.scripted_worker import Worker, new_plan
 
 
 @pytest.fixture

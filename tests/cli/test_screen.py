@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 from rich.terminal_theme import SVG_EXPORT_THEME
-from scripted_worker import HOSTILE, REMOTE, Worker, look, new_plan, watch
 
 from hpo import find_plan
 from hpo.cli.screen import Display
@@ -24,6 +23,7 @@ from hpo.monitor.status import StudyStatus
 from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance
 from hpo.storage.queue import this_process
+from tests.support.scripted_worker import HOSTILE, REMOTE, Worker, look, new_plan, watch
 
 
 def shown(progress: Progress, width: int, height: int = 60, *, styles: bool = False, **options: Any) -> str:

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from picture_folder import write_folder
 
 from hpo.data import ImageData, Split, load_training, prepare
 from hpo.data.cache import pixel_statistics
 from hpo.data.test_set import load_test
 from hpo.errors import DataError, InputError
+from tests.support.pictures import write_folder
 
 N_PICTURES = 3 * (10 + 3)
 

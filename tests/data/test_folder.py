@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from picture_folder import CLASSES, PARTS, write_folder
 from PIL import Image
 
 from hpo.data import Split, load_training, prepare
 from hpo.data.test_set import load_test
 from hpo.errors import DataError
+from tests.support.pictures import CLASSES, PARTS, write_folder
 
 
 @pytest.fixture

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from picture_folder import CLASSES, write_folder
 from torchvision.datasets import CIFAR10
 
 from hpo.data import SOURCES, ImageData, load_training, prepare
 from hpo.data.dataset import hold_out, stratified_order
 from hpo.data.test_set import load_test
 from hpo.errors import DataError, InputError
+from tests.support.pictures import CLASSES, write_folder
 
 
 def image_data(per_class: int = 5, seed: int = 0) -> ImageData:

@@ -14,13 +14,13 @@ import psutil
 import pytest
 import servers
 import sqlalchemy
-from conftest import SMALL_RUN, Result, start_hpo
-from picture_folder import write_folder
 
 import hpo as library
 from hpo.storage.storage import Storage
+from tests.support.command import Cli, start_hpo
+from tests.support.pictures import write_folder
+from tests.support.plans import SMALL_RUN
 
-Cli = Callable[..., Result]
 Started = Callable[[str], servers.Server]
 NAMES = (
     *("storage", "writable", "claims", "latency", "clock", "file system", "plan", "data", "devices"),

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import ray_nodes
-from conftest import SMALL_RUN, Result, hpo
-from test_end_to_end import accepted_epochs
 
 import hpo as library
 from hpo.errors import InputError
 from hpo.execution.supervisor import WorkerSpec
 from hpo.storage.queue import Reason, Slots, reason_of
+from tests.support.command import Result, hpo
+from tests.support.plans import SMALL_RUN, accepted_epochs
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own
 

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import start_hpo
-from test_worker import SMALL, made_plan
 
 from hpo.errors import DeviceLostError, InputError, RunError
 from hpo.execution.backends.fork_server import ForkServer
@@ -21,6 +19,8 @@ from hpo.execution.run import run
 from hpo.execution.supervisor import OpenBackend, WorkerSpec, forked_processes, spawned_processes, supervise
 from hpo.planning.plan import Plan
 from hpo.storage.queue import Reason, Slots, SlotState, reason_of
+from tests.support.command import start_hpo
+from tests.support.plans import SMALL, made_plan
 
 RATES = {"rate": f"{SMALL}[search]\nlearning_rate = [0.01, 0.001, 0.0001]"}
 ENGINES = {

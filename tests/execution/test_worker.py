@@ -24,7 +24,7 @@ from hpo.errors import (
     RunError,
     TrialLost,
 )
-from hpo.execution.run import identify, open_plan, run
+from hpo.execution.run import open_plan, run
 from hpo.execution.trial import TrialCallback, WorkerContext, run_trial
 from hpo.execution.verify import verify
 from hpo.execution.worker import Limits, work
@@ -33,7 +33,6 @@ from hpo.planning import scheduler as advancing
 from hpo.planning.compatibility import check_compatible, with_more_trials
 from hpo.planning.decisions import Decision, epoch_records
 from hpo.planning.inheritance import best_decided, inherited_by
-from hpo.planning.manifest import Options
 from hpo.planning.plan import FINAL, Plan
 from hpo.planning.pruners import PRUNERS
 from hpo.planning.samplers import SAMPLERS
@@ -42,9 +41,9 @@ from hpo.planning.studies import read_studies
 from hpo.reporting import write_report
 from hpo.reporting.data import read
 from hpo.storage.queue import Queue, Reason, Slots, SlotState, reason_of
-from hpo.storage.storage import Storage
 from hpo.training.blobs import FolderBlobs
 from hpo.training.tensors import dump, load
+from tests.support.plans import SMALL, made_plan
 
 PRUNER_OPTIONS = {
     "none": {},
@@ -56,13 +55,6 @@ PRUNER_OPTIONS = {
     "threshold": {"lower": 0.9},
     "chance": {"factor": 9.0, "at_most": 0.9},
 }
-SIZES: dict[str, Any] = {
-    "data": "digits",
-    "limit_train": 100,
-    "limit_valid": 50,
-    "epochs": 3,
-    "final_seeds": 1,
-}
 
 
 def toml(table: dict[str, Any]) -> str:
@@ -71,17 +63,6 @@ def toml(table: dict[str, Any]) -> str:
     return "{" + ", ".join(pairs) + "}"
 
 
-def made_plan(folder: Path, studies: dict[str, str], url: str | None = None, **options: Any) -> Plan:
-    """A plan in a database of its own, ready to be worked on."""
-    (folder / "studies").mkdir(parents=True)
-    for name, text in studies.items():
-        (folder / "studies" / f"{name}.toml").write_text(text)
-    storage = Storage(url or f"sqlite:///{folder / 'hpo.db'}", create=True)
-    chosen = Options(**{**SIZES, **options})
-    return Plan.create(storage, read_studies(folder / "studies"), chosen, identify(chosen, 1))
-
-
-SMALL = "[base]\nconv1_channels = 4\nconv2_channels = 4\nhidden_units = 16\n"
 SAMPLED = """
 [search]
 conv1_channels = [2, 4]

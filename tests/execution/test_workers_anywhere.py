@@ -18,9 +18,7 @@ from typing import Any
 import psutil
 import pytest
 import servers
-from conftest import SMALL_RUN, Result, hpo, start_hpo
 from optuna.trial import TrialState
-from test_worker import SMALL, made_plan
 
 import hpo as library
 from hpo.errors import ConflictError, Diverged
@@ -33,8 +31,9 @@ from hpo.storage.database import sqlite_file
 from hpo.storage.queue import Queue, Reason, Slots, SlotState, reason_of
 from hpo.storage.storage import Storage
 from hpo.training.loop import EpochResult, train
+from tests.support.command import Cli, hpo, start_hpo
+from tests.support.plans import SMALL, SMALL_RUN, made_plan
 
-Cli = Callable[..., Result]
 Started = Callable[[str], servers.Server]
 RATES = {"rate": f"{SMALL}[search]\nlearning_rate = [0.01, 0.001, 0.0001]"}
 
@@ -412,7 +411,7 @@ def wait_for(what: Callable[[], Any], process: subprocess.Popen[Any], seconds: f
 def test_a_run_on_a_server_ends_like_one_on_sqlite(
     kind: str, cli: Cli, finished: Path, small_studies: Path, started_servers: Started, tmp_path: Path
 ) -> None:
-    from test_end_to_end import accepted_epochs
+    from tests.support.plans import accepted_epochs
 
     url = started_servers(kind).new_database()
     out = tmp_path / "out"

@@ -2,13 +2,13 @@ import copy
 
 import pytest
 import torch
-from toy_images import toy_data
 
 from hpo.monitor.diagnostics import diagnose
 from hpo.space.parameters import NetworkConfig, TrialConfig
 from hpo.training.dead_units import logits_and_dead_shares
 from hpo.training.loop import train
 from hpo.training.network import build_network
+from tests.support.toy_images import toy_data
 
 
 def epoch(*, f1=0.5, predicted=10, dead=(0.0, 0.0, 0.0), gradients=(0.1, 0.1, 0.1, 0.1)):

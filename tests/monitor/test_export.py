@@ -5,12 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import Result
 from optuna.trial import TrialState
 
 import hpo as library
@@ -19,8 +17,7 @@ from hpo.monitor.export import write_csv
 from hpo.planning.decisions import epoch_records
 from hpo.planning.plan import Plan
 from hpo.space.parameters import PARAMETERS
-
-Cli = Callable[..., Result]
+from tests.support.command import Cli
 
 
 @pytest.fixture(scope="module")

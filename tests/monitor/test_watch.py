@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState, create_trial
-from scripted_worker import EPOCHS, REMOTE, SECONDS, STUDIES, Worker, look, new_plan, watch
 
 from hpo import find_plan
 from hpo.monitor import status as results
@@ -21,6 +20,7 @@ from hpo.planning.plan import FINAL, Plan
 from hpo.planning.scheduler import advance, retry
 from hpo.planning.studies import read_studies
 from hpo.storage.queue import LOST_CAP, Queue, Reason, this_process
+from tests.support.scripted_worker import EPOCHS, REMOTE, SECONDS, STUDIES, Worker, look, new_plan, watch
 
 
 @pytest.fixture

@@ -20,10 +20,7 @@ from urllib.parse import quote, urlsplit
 
 import optuna_dashboard
 import pytest
-from conftest import SMALL_SIZES, Result, start_hpo, train
-from hostile_plan import HOSTILE_NAMES, train_hostile
 from optuna.artifacts import upload_artifact
-from scripted_worker import Worker, new_plan
 
 import hpo as library
 from hpo.monitor.status import final_trial
@@ -37,8 +34,11 @@ from hpo.reporting.dashboard.server import address
 from hpo.reporting.data import Section
 from hpo.reporting.data import read as read_report
 from hpo.storage.storage import Storage
+from tests.support.command import Cli, start_hpo
+from tests.support.hostile_plan import HOSTILE_NAMES, train_hostile
+from tests.support.plans import SMALL_SIZES, train
+from tests.support.scripted_worker import Worker, new_plan
 
-Cli = Callable[..., Result]
 DEADLINE_SECONDS = 120
 
 

@@ -17,12 +17,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from conftest import Result, as_options, hpo, train
-from hostile_plan import HOSTILE_NAMES, train_hostile
 from optuna.trial import FrozenTrial
-from picture_folder import write_folder
 from PIL import Image
-from scripted_worker import Worker, new_plan
 
 import hpo as library
 from hpo.planning.plan import Plan
@@ -33,8 +29,12 @@ from hpo.reporting.published import comparisons
 from hpo.reporting.study_figures import main_effect
 from hpo.space.study_file import load_studies, shipped_studies
 from hpo.storage.queue import Job, Queue, Slot
+from tests.support.command import Cli, hpo
+from tests.support.hostile_plan import HOSTILE_NAMES, train_hostile
+from tests.support.pictures import write_folder
+from tests.support.plans import as_options, train
+from tests.support.scripted_worker import Worker, new_plan
 
-Cli = Callable[..., Result]
 SHIPPED_SIZES: dict[str, Any] = {
     "data": "digits",
     "limit_train": 80,

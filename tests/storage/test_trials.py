@@ -11,7 +11,6 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
-from test_worker import made_plan
 
 from hpo.planning.pruners import PRUNERS, Runs, TrialPruner, build_pruner
 from hpo.planning.samplers import distribution, draw
@@ -21,6 +20,7 @@ from hpo.space.parameters import TrialConfig
 from hpo.space.study_file import StudySpec
 from hpo.storage.queue import Job, Queue, Reason, Slot, Slots, this_process
 from hpo.storage.storage import Storage
+from tests.support.plans import made_plan
 
 AXES = {
     "learning_rate": FloatDistribution(1e-4, 1e-1, log=True),

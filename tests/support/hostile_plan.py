@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import train
+
+from tests.support.plans import train
 
 HOSTILE_NAMES = (
     "<script>alert(1)</script>",

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from conftest import SMALL_SIZES
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo import find_plan
@@ -19,6 +18,7 @@ from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance
 from hpo.storage.queue import Queue, Reason, this_process
 from hpo.training.loop import LayerHealth, SeedEpoch
+from tests.support.plans import SMALL_SIZES
 
 HOSTILE = "[red]x[/red] \x1b[2J\u202e<b> " + "n" * 300
 REMOTE = {**this_process(), "host": "node-7", "boot": "another machine"}

@@ -10,7 +10,6 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from toy_images import toy_data
 
 from hpo.data.dataset import Split
 from hpo.errors import Diverged, InputError, Interrupted
@@ -29,6 +28,7 @@ from hpo.training.loop import (
     train,
 )
 from hpo.training.metrics import score
+from tests.support.toy_images import toy_data
 
 DATA = toy_data()
 PRECISIONS = ["fp32", "bf16"]
@@ -204,17 +204,16 @@ def test_an_optimizer_is_the_one_that_pytorch_has_by_that_name(name):
 
 def test_training_does_not_import_the_compiler():
     code = (
-        "import sys, torch; from toy_images import toy_data; from hpo.space.parameters import TrialConfig\n"
+        "import sys, torch; from hpo.space.parameters import TrialConfig\n"
+        "from tests.support.toy_images import toy_data\n"
         "from hpo.training.loop import state_of, train\n"
         "config = TrialConfig.from_params({'epochs': 2, 'conv2_channels': 64})\n"
         "first = state_of(next(train(config, toy_data(), [0])))\n"
         "next(train(config, toy_data(), [0], resume=first))\n"
         "sys.exit(bool({'torch._dynamo', 'sympy'} & sys.modules.keys()))"
     )
-    folder = str(Path(__file__).parent)
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
-    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

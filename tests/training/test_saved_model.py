@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy_images import toy_data
 
 from hpo.errors import DataError, InputError, MissingError
 from hpo.space.parameters import TrialConfig
 from hpo.training.loop import predict_logits, train
 from hpo.training.saved_model import load_model, save_model
+from tests.support.toy_images import toy_data
 
 SMALL = {"conv1_channels": 4, "conv2_channels": 8, "hidden_units": 16, "batch_size": 8}
 

@@ -1,0 +1,35 @@
+"""The real command: in a process of its own, or started and left to run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Result]  # the fixture `cli`
+
+
+def hpo(*arguments: object, timeout: float = 120, max_bytes: int | None = None) -> Result:
+    """Runs the real command to its end, with so much address space at most for it and for each worker."""
+    command = [sys.executable, "-m", "hpo", *map(str, arguments)]
+    if max_bytes is not None:
+        command = ["bash", "-c", f'ulimit -v {max_bytes // 1024}; exec "$@"', "bash", *command]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def start_hpo(*arguments: object) -> subprocess.Popen[str]:
+    """Starts the real command in a process group of its own."""
+    command = [sys.executable, "-m", "hpo", *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
