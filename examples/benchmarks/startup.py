@@ -23,7 +23,8 @@ from statistics import median
 from tables import Table, heading
 
 import hpo
-from hpo.execution.supervisor import OpenBackend, WorkerSpec, forked_processes, spawned_processes
+from hpo.execution.backends.base import OpenBackend, WorkerSpec
+from hpo.execution.backends.local import forked_processes, spawned_processes
 from hpo.planning.plan import Plan
 
 STUDY = """

@@ -20,7 +20,7 @@ from hpo.errors import InputError
 from hpo.planning.compatibility import unshared_checkpoints
 
 if TYPE_CHECKING:
-    from hpo.execution.supervisor import OpenBackend
+    from hpo.execution.backends.base import OpenBackend
 
 SERVER_START_SECONDS = 60.0
 
@@ -91,8 +91,8 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
         from hpo.cli.live import watching
         from hpo.cli.tables import describe, show_outcome
         from hpo.errors import PointsFailedError
+        from hpo.execution.backends.local import local_processes
         from hpo.execution.run import open_plan, run, threads_each
-        from hpo.execution.supervisor import local_processes
         from hpo.monitor.status import remarks
 
     out, engine = options["out"], _engine(options)
@@ -146,8 +146,8 @@ def _engine(options: dict[str, Any]) -> OpenBackend:
     Raises:
         InputError: an option of Ray's without it.
     """
+    from hpo.execution.backends.local import local_processes
     from hpo.execution.backends.ray import ray_cluster
-    from hpo.execution.supervisor import local_processes
 
     if options.get("engine", "local") == "ray":
         return ray_cluster(

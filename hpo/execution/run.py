@@ -11,8 +11,10 @@ import torch
 from hpo._files import resolved
 from hpo.data import TrainingData, load_training, prepare
 from hpo.errors import InputError, did_you_mean
+from hpo.execution.backends.base import OpenBackend, WorkerSpec
+from hpo.execution.backends.local import local_processes
 from hpo.execution.final_stage import fetch_files
-from hpo.execution.supervisor import OpenBackend, WorkerSpec, local_processes, supervise
+from hpo.execution.supervisor import supervise
 from hpo.execution.worker import load_plan_data
 from hpo.monitor.status import final_result, final_trial
 from hpo.planning.compatibility import (

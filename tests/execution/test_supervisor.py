@@ -14,9 +14,11 @@ import psutil
 import pytest
 
 from hpo.errors import DeviceLostError, InputError, RunError
+from hpo.execution.backends.base import OpenBackend, WorkerSpec
 from hpo.execution.backends.fork_server import ForkServer
+from hpo.execution.backends.local import forked_processes, spawned_processes
 from hpo.execution.run import run
-from hpo.execution.supervisor import OpenBackend, WorkerSpec, forked_processes, spawned_processes, supervise
+from hpo.execution.supervisor import supervise
 from hpo.planning.plan import Plan
 from hpo.storage.queue import Reason, Slots, SlotState, reason_of
 from tests.support.command import start_hpo
