@@ -175,7 +175,7 @@ def _file_system(file: Path | None) -> Check:
 def _data(plan: Plan | None, given: str | None) -> tuple[State, str]:
     # torch, which the processes that race do without
     from hpo.data import load_training, prepare
-    from hpo.execution.worker import load_plan_data
+    from hpo.execution.context import load_plan_data
 
     if plan is None:
         if given is None:

@@ -25,7 +25,8 @@ from hpo._files import write_durably
 from hpo._text import printable
 from hpo.data.test_set import load_test
 from hpo.errors import TrialLost
-from hpo.execution.trial import TrialCallback, WorkerContext
+from hpo.execution.context import WorkerContext
+from hpo.execution.trial import TrialCallback
 from hpo.planning.inheritance import best_decided
 from hpo.planning.plan import Plan
 from hpo.space.parameters import TrialConfig, canonical_json

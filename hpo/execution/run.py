@@ -13,9 +13,9 @@ from hpo.data import TrainingData, load_training, prepare
 from hpo.errors import InputError, did_you_mean
 from hpo.execution.backends.base import OpenBackend, WorkerSpec
 from hpo.execution.backends.local import local_processes
+from hpo.execution.context import load_plan_data
 from hpo.execution.final_stage import fetch_files
 from hpo.execution.supervisor import supervise
-from hpo.execution.worker import load_plan_data
 from hpo.monitor.status import final_result, final_trial
 from hpo.planning.compatibility import (
     check_compatible,

@@ -9,13 +9,12 @@ from __future__ import annotations
 import logging
 import math
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import wait
-from contextlib import contextmanager
 from typing import TypeVar
 
+from hpo._signals import handling
 from hpo.errors import DeviceLostError, InputError, RunError
 from hpo.execution.backends.base import WorkerBackend
 from hpo.planning.plan import Plan
@@ -62,7 +61,8 @@ def supervise(
     leave_at = math.inf
     lost_devices = set[int]()
     at_work = set(range(1, (count or backend.room()) + 1))
-    with _signals() as received:
+    received: list[int] = []
+    with handling(lambda number, _: received.append(number)):
         for number in sorted(at_work):
             backend.start(number)
         while at_work and time.monotonic() < leave_at:
@@ -135,19 +135,3 @@ def _n_ended(plan: Plan, names: Sequence[str] | None) -> int:
         states = [slots.state(slot) for slot in slots.attempts]
         count += sum(state not in (SlotState.WAITING, SlotState.RUNNING) for state in states)
     return count
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect the SIGINT and SIGTERM received while the context lasts, in order."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received  # Python handles signals in the main thread alone
-        return
-    handled = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda n, _: received.append(n)) for number in handled}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -25,6 +25,7 @@ from hpo.errors import (
     StorageError,
     TrialLost,
 )
+from hpo.execution.context import WorkerContext
 from hpo.planning.inheritance import config_of_trial, context_of, control_config, decided_trial, inherited_by
 from hpo.planning.plan import FINAL, Plan, versions
 from hpo.planning.pruners import Runs, TrialPruner, build_pruner
@@ -34,7 +35,6 @@ from hpo.space.parameters import ParamValue, TrialConfig
 from hpo.storage.outbox import Outbox
 from hpo.storage.queue import Queue, Reason, slot_of
 from hpo.storage.trials import id_of
-from hpo.training.blobs import BlobStore
 from hpo.training.checkpoints import Checkpoints
 from hpo.training.cuda import is_lost, is_out_of_memory
 from hpo.training.devices import processor
@@ -44,18 +44,6 @@ T = TypeVar("T")
 
 RELEASE_SECONDS = 3.0
 """How long a worker that was asked to stop waits for the database: it has ten seconds to be gone."""
-
-
-@dataclass(frozen=True)
-class WorkerContext:
-    """What a worker has at hand for every trial."""
-
-    data: TrainingData
-    device: str
-    checkpoints: BlobStore
-    should_stop: Callable[[], bool]
-    is_shared: Callable[[], bool] = lambda: False
-    """Whether other trials of this process may be in the device's memory."""
 
 
 class TrialCallback:

@@ -24,8 +24,9 @@ from hpo.errors import (
     RunError,
     TrialLost,
 )
+from hpo.execution.context import WorkerContext
 from hpo.execution.run import open_plan, run
-from hpo.execution.trial import TrialCallback, WorkerContext, run_trial
+from hpo.execution.trial import TrialCallback, run_trial
 from hpo.execution.verify import verify
 from hpo.execution.worker import Limits, work
 from hpo.monitor import status as results

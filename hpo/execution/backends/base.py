@@ -14,7 +14,7 @@ from typing import Protocol
 
 from hpo._files import resolved
 from hpo.execution.backends.fork_server import ForkServer
-from hpo.execution.worker import PARENT_VARIABLE
+from hpo.execution.stop_request import PARENT_VARIABLE
 from hpo.planning.plan import Plan
 from hpo.storage.database import sqlite_file
 

@@ -1,0 +1,86 @@
+"""What a worker has at hand for every trial, checked before it begins: data, a device, checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hpo.data import TrainingData, load_training, prepare
+from hpo.errors import ConflictError, DataError
+from hpo.planning.compatibility import check_data, check_sqlite_is_local, check_versions
+from hpo.planning.plan import Plan
+from hpo.training.blobs import BlobStore
+from hpo.training.devices import keep_freed_memory, n_cores, resolve_device, resolve_precision
+
+
+@dataclass(frozen=True)
+class WorkerContext:
+    """What a worker has at hand for every trial."""
+
+    data: TrainingData
+    device: str
+    checkpoints: BlobStore
+    should_stop: Callable[[], bool]
+    is_shared: Callable[[], bool] = lambda: False
+    """Whether other trials of this process may be in the device's memory."""
+
+
+def set_up(
+    plan: Plan, data: str | None, checkpoints: BlobStore, should_stop: Callable[[], bool]
+) -> tuple[Path, WorkerContext]:
+    """Check that what is done here is the plan's work, and bring in its data.
+
+    Raises:
+        ConflictError: versions, cores, device, precision or data differ from the plan's; both are named.
+        InputError: the device does not know the plan's precision.
+    """
+    check_versions(plan)
+    check_sqlite_is_local(plan)
+    if n_cores() < plan.identity.threads:
+        raise ConflictError(
+            f"the plan trains with {plan.identity.threads} threads a worker, and results depend on that in "
+            f"their last bits; this process may use {n_cores()} cores only: give it more"
+        )
+    torch.set_num_threads(plan.identity.threads)
+    keep_freed_memory()
+    device = resolve_device("cpu" if plan.identity.device == "cpu" else plan.options.device)
+    if device.partition(":")[0] != plan.identity.device:
+        raise ConflictError(f"the plan trains on {plan.identity.device}; this machine has only {device}")
+    resolve_precision(plan.identity.precision, device)
+    native = resolve_precision("auto", device)
+    if plan.identity.precision == "bf16" and plan.options.precision == "auto" and native != "bf16":
+        raise ConflictError(
+            f"the plan trains in bf16, which this machine's {device} does not compute natively (fp32 here); "
+            "create plans for mixed machines with --precision fp32"
+        )
+    entry, training = load_plan_data(plan, data)
+    return entry, WorkerContext(training, device, checkpoints, should_stop)
+
+
+def load_plan_data(plan: Plan, place: str | None = None) -> tuple[Path, TrainingData]:
+    """Bring in the plan's data, and check that they are what it was created on.
+
+    Args:
+        plan: whose data.
+        place: where they are on this machine, if elsewhere than where the plan was created.
+
+    Returns:
+        The prepared data, the test set among them unopened; and those to train on.
+
+    Raises:
+        ConflictError: the fingerprints differ.
+        DataError: the data cannot be read.
+    """
+    options = plan.options
+    try:
+        entry = prepare(place or options.data, image_size=options.image_size)
+        training = load_training(entry, limit_train=options.limit_train, limit_valid=options.limit_valid)
+    except DataError as error:
+        if place is not None:
+            raise
+        raise DataError(f"{error}; --data says where the plan's data are on this machine") from None
+    check_data(plan, training.fingerprint, training.source)
+    return entry, training
