@@ -148,87 +148,152 @@ def run_trial(
 def _train_trial(
     plan: Plan, name: str, trial: FrozenTrial, context: WorkerContext, callback: TrialCallback
 ) -> TrialState:
-    trial_id, storage = id_of(trial), plan.storage
     config = _configure(plan, name, trial, context)
-    judge = _judge(plan, name, config)
-    if _take_over(plan, name, trial, config, judge):
+    pruning = _Pruning(plan, name, trial, config)
+    if _reuse_result(plan, name, trial, config, pruning):
         return TrialState.COMPLETE
-    checkpoints = _checkpoints(plan, name, trial, config, context)
-    seeds: Sequence[int] = trial.user_attrs["seeds"]
-    epochs: dict[int, Sequence[SeedEpoch]] = {}
-    reports: dict[int, float] = {}
-    saved = checkpoints.latest(lambda state: _restored(state, config, context.data, seeds, callback))
-    if saved is not None:
-        epochs |= saved.epochs
-        reports |= {number: fmean(seed.valid_macro_f1 for seed in each) for number, each in epochs.items()}
-        attrs = {_key(number): _records(each) for number, each in epochs.items()}
-        attrs |= callback.attrs() | {"resumed_after_epoch": len(epochs)}
-        storage.write(trial_id, attrs=attrs, reports=reports)
-    here = f"{processor(context.device)} with torch {versions()['torch']}"
-    trained_on = list(dict.fromkeys([*(saved.trained_on if saved else []), here]))
-    notes = list(checkpoints.notes)
-    if len(trained_on) > 1:
-        # better than to begin anew on each new machine of a cluster; but it is said
-        notes.append(f"trained on {', then '.join(trained_on)}: its last bits are those of no single machine")
-    if notes:
-        storage.write(trial_id, attrs={"notes": notes})
-    # a pruned control could not be compared with; it is judged: what it had reached counts for the others
-    is_prunable = judge is not None and not is_control(plan, name, slot_of(trial))
-
-    def should_prune() -> bool:
-        return _is_stopped(plan, trial_id, judge, len(reports)) and is_prunable
-
+    attempt = _Attempt(plan, name, trial, context, callback, config)
     training = train(
         config,
         context.data,
-        seeds,
+        trial.user_attrs["seeds"],
         device=context.device,
         precision=plan.identity.precision,
-        resume=saved.training if saved else None,
+        resume=attempt.restore(),
         should_stop=context.should_stop,
     )
-    outbox = Outbox(storage, trial_id)
-    diverged = None
+    pruned, diverged = False, None
     try:
-        # the kill may have come between the last report and the verdict on it
-        pruned = bool(reports) and should_prune()
+        # the kill may have come between the last report and the pruner's answer to it
+        pruned = attempt.n_epochs > 0 and pruning.should_prune(attempt.n_epochs)
         while not pruned and (epoch := _computed(context, lambda: next(training, None))) is not None:
-            value = epoch.valid_macro_f1
-            attrs = {_key(epoch.number): _records(epoch.seeds)}
-            is_best = value > max(reports.values(), default=-1.0)
-            attrs |= _computed(context, partial(callback.after_epoch, epoch, is_best=is_best))
-            epochs[epoch.number] = epoch.seeds
-            reports[epoch.number] = value
-            # first the database, which knows whether the trial is still ours, then the checkpoint: who has
-            # lost his trial writes neither, unless the database is away
-            delivered = outbox.send(attrs, {epoch.number: value})
-            state = {
-                "training": state_of(epoch),
-                "epochs": {number: _records(each) for number, each in epochs.items()},
-                "callback": callback.state,
-                "trained_on": trained_on,
-            }
-            with _telling_lost_devices(context):  # it copies tensors from there
-                checkpoints.save(trial.user_attrs["attempt"], epoch.number, state)
-            if delivered:  # an outage postpones the verdict; training goes on
-                pruned = should_prune()
+            if attempt.add(epoch):  # an outage postpones the pruner's answer; training goes on
+                pruned = pruning.should_prune(attempt.n_epochs)
     except Diverged as error:
         diverged = error
-    outbox.flush(context.should_stop)
-    if diverged is not None:
-        # PRUNED, not FAIL: it is a result, never the best one, never tried again
-        storage.finish(trial_id, TrialState.PRUNED, attrs={"reason": f"{Reason.DIVERGED}: {diverged}"})
-        checkpoints.clear()
-        return TrialState.PRUNED
-    best = max(reports.values())
-    if pruned:
-        detail = f"by {plan.specs[name].pruner.name} after epoch {len(reports)}"
-        storage.finish(trial_id, TrialState.PRUNED, best, {"reason": f"pruned: {detail}"})
-    else:
-        selected = min(epoch for epoch, value in reports.items() if value == best)
-        storage.finish(trial_id, TrialState.COMPLETE, best, callback.at_end(config, selected))
-    checkpoints.clear()
-    return TrialState.PRUNED if pruned else TrialState.COMPLETE
+    return attempt.finish(pruned=pruned, diverged=diverged)
+
+
+class _Pruning:
+    """Whether the study's pruner wants a trial to stop."""
+
+    def __init__(self, plan: Plan, name: str, trial: FrozenTrial, config: TrialConfig) -> None:
+        self._plan, self._trial_id = plan, id_of(trial)
+        self._pruner: TrialPruner | None = None
+        if name == FINAL or not plan.options.pruning:
+            return
+        epochs = config.training.epochs
+        pruner = build_pruner(plan.specs[name], Runs(epochs, len(plan.identity.class_names)))
+        self._pruner = TrialPruner(pruner, plan.storage.study(name, pruner), epochs)
+        # a pruned control could not be compared with; it is asked about, as others are compared with it
+        self._is_prunable = not is_control(plan, name, slot_of(trial))
+
+    def should_prune(self, n_epochs: int) -> bool:
+        """Ask the pruner about the epochs that are new, now that so many are reported."""
+        pruner = self._pruner
+        if pruner is None:
+            return False
+        read = partial(self._plan.storage.trial, self._trial_id)
+        stops = _asked(self._plan, self._trial_id, lambda: pruner.should_prune(read, n_epochs))
+        return stops and self._is_prunable
+
+
+class _Attempt:
+    """What an attempt has trained so far: in the database, in its checkpoints, and for its callback."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        name: str,
+        trial: FrozenTrial,
+        context: WorkerContext,
+        callback: TrialCallback,
+        config: TrialConfig,
+    ) -> None:
+        self._plan, self._name, self._trial = plan, name, trial
+        self._context, self._callback, self._config = context, callback, config
+        self._checkpoints = _checkpoints(plan, name, trial, config, context)
+        self._outbox = Outbox(plan.storage, id_of(trial))
+        self._epochs: dict[int, Sequence[SeedEpoch]] = {}
+        self._reports: dict[int, float] = {}
+        self._trained_on: list[str] = []
+
+    @property
+    def n_epochs(self) -> int:
+        """How many epochs have ended."""
+        return len(self._reports)
+
+    def restore(self) -> dict[str, Any] | None:
+        """Bring in the newest checkpoint, if there is one, and return its state of training."""
+        seeds = self._trial.user_attrs["seeds"]
+        saved = self._checkpoints.latest(
+            lambda state: _restored(state, self._config, self._context.data, seeds, self._callback)
+        )
+        if saved is not None:
+            self._epochs |= saved.epochs
+            self._reports |= {
+                number: fmean(seed.valid_macro_f1 for seed in each) for number, each in saved.epochs.items()
+            }
+            attrs = {_key(number): _records(each) for number, each in saved.epochs.items()}
+            attrs |= self._callback.attrs() | {"resumed_after_epoch": len(saved.epochs)}
+            self._plan.storage.write(id_of(self._trial), attrs=attrs, reports=self._reports)
+        here = f"{processor(self._context.device)} with torch {versions()['torch']}"
+        self._trained_on = list(dict.fromkeys([*(saved.trained_on if saved else []), here]))
+        notes = list(self._checkpoints.notes)
+        if len(self._trained_on) > 1:
+            # better than to begin anew on each new machine of a cluster; but it is said
+            machines = ", then ".join(self._trained_on)
+            notes.append(f"trained on {machines}: its last bits are those of no single machine")
+        if notes:
+            self._plan.storage.write(id_of(self._trial), attrs={"notes": notes})
+        return saved.training if saved else None
+
+    def add(self, epoch: EpochResult) -> bool:
+        """Report an epoch and store its checkpoint.
+
+        First the database, which knows whether the trial is still ours, then the checkpoint: who has lost the
+        trial writes neither, unless the database is away.
+
+        Returns:
+            Whether the database has it; False: it follows later.
+        """
+        value = epoch.valid_macro_f1
+        attrs = {_key(epoch.number): _records(epoch.seeds)}
+        is_best = value > max(self._reports.values(), default=-1.0)
+        attrs |= _computed(self._context, partial(self._callback.after_epoch, epoch, is_best=is_best))
+        self._epochs[epoch.number] = epoch.seeds
+        self._reports[epoch.number] = value
+        delivered = self._outbox.send(attrs, {epoch.number: value})
+        state = {
+            "training": state_of(epoch),
+            "epochs": {number: _records(each) for number, each in self._epochs.items()},
+            "callback": self._callback.state,
+            "trained_on": self._trained_on,
+        }
+        with _telling_lost_devices(self._context):  # it copies tensors from there
+            self._checkpoints.save(self._trial.user_attrs["attempt"], epoch.number, state)
+        return delivered
+
+    def finish(self, *, pruned: bool, diverged: Diverged | None) -> TrialState:
+        """End the trial with its result, and remove its checkpoints."""
+        self._outbox.flush(self._context.should_stop)
+        state, value, attrs = self._result(pruned=pruned, diverged=diverged)
+        self._plan.storage.finish(id_of(self._trial), state, value, attrs)
+        self._checkpoints.clear()
+        return state
+
+    def _result(
+        self, *, pruned: bool, diverged: Diverged | None
+    ) -> tuple[TrialState, float | None, dict[str, Any]]:
+        if diverged is not None:
+            # PRUNED, not FAIL: it is a result, never the best one, never tried again
+            return TrialState.PRUNED, None, {"reason": f"{Reason.DIVERGED}: {diverged}"}
+        best = max(self._reports.values())
+        if pruned:
+            by = self._plan.specs[self._name].pruner.name
+            return TrialState.PRUNED, best, {"reason": f"pruned: by {by} after epoch {self.n_epochs}"}
+        selected = min(epoch for epoch, value in self._reports.items() if value == best)
+        return TrialState.COMPLETE, best, self._callback.at_end(self._config, selected)
 
 
 def _configure(plan: Plan, name: str, trial: FrozenTrial, context: WorkerContext) -> TrialConfig:
@@ -278,9 +343,7 @@ def _asked(plan: Plan, trial_id: int, call: Callable[[], T]) -> T:
         raise TrialFailedError("".join(traceback.format_exception(error))) from error
 
 
-def _take_over(
-    plan: Plan, name: str, trial: FrozenTrial, config: TrialConfig, judge: TrialPruner | None
-) -> bool:
+def _reuse_result(plan: Plan, name: str, trial: FrozenTrial, config: TrialConfig, pruning: _Pruning) -> bool:
     """Give a trial the result of the inherited trial, if that trained the same: nothing is trained twice.
 
     Grids often hold the value that was inherited, as a control (2 of the report's 32 points).
@@ -296,7 +359,7 @@ def _take_over(
         if key in ("device", "processor", "versions", "notes") or key.startswith("epoch:")
     }
     plan.storage.write(id_of(trial), attrs=attrs, reports=before.intermediate_values)
-    _is_stopped(plan, id_of(trial), judge, len(before.intermediate_values))
+    pruning.should_prune(len(before.intermediate_values))
     source = f"{inherited.source.study}/{inherited.source.trial}"
     reason = f"{Reason.REUSED}: {source} is the same configuration at the same seeds"
     plan.storage.finish(id_of(trial), TrialState.COMPLETE, before.value, {"reason": reason})
@@ -347,21 +410,6 @@ def _key(epoch: int) -> str:
 
 def _records(epoch: Sequence[SeedEpoch]) -> list[dict[str, Any]]:
     return [seed.to_dict() for seed in epoch]
-
-
-def _judge(plan: Plan, name: str, config: TrialConfig) -> TrialPruner | None:
-    if name == FINAL or not plan.options.pruning:
-        return None
-    epochs = config.training.epochs
-    runs = Runs(epochs, len(plan.identity.class_names))
-    pruner = build_pruner(plan.specs[name], runs)
-    return TrialPruner(pruner, plan.storage.study(name, pruner), epochs)
-
-
-def _is_stopped(plan: Plan, trial_id: int, judge: TrialPruner | None, n_epochs: int) -> bool:
-    if judge is None:
-        return False
-    return _asked(plan, trial_id, lambda: judge.stops(lambda: plan.storage.trial(trial_id), n_epochs))
 
 
 @contextlib.contextmanager

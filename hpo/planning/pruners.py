@@ -167,7 +167,7 @@ class TrialPruner:
         self._pruner, self._study, self._last = pruner, study, epochs - 1
         self._n_judged = 0
 
-    def stops(self, read: Callable[[], FrozenTrial], n_epochs: int) -> bool:
+    def should_prune(self, read: Callable[[], FrozenTrial], n_epochs: int) -> bool:
         """Return whether the trial was to be stopped after any of its new epochs, now that it has so many.
 
         Args:

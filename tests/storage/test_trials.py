@@ -263,11 +263,11 @@ def verdicts(folder: Path, pruner: str, seed: int, *, is_disturbed: bool) -> lis
             read = partial(storage.trial, trial._trial_id)
             judge = TrialPruner(build_pruner(spec, RUNS), storage.study("s"), CURVE_EPOCHS)
             storage.write(trial._trial_id, reports=dict(enumerate(curve[:n_done], start=1)))
-            judge.stops(read, n_done)
+            judge.should_prune(read, n_done)
             while n_done < n_goal and not any(said[-1]):
                 n_done += 1
                 storage.write(trial._trial_id, reports={n_done: curve[n_done - 1]})
-                said[-1].append(judge.stops(read, n_done))
+                said[-1].append(judge.should_prune(read, n_done))
             if any(said[-1]):
                 storage.finish(trial._trial_id, TrialState.PRUNED, max(curve[:n_done]))
                 break
@@ -317,7 +317,7 @@ def test_epochs_that_arrive_together_are_judged_as_if_they_had_come_one_by_one(
                 reports = dict(enumerate(curve[n_done:n_arrived], start=n_done + 1))
                 storage.write(trial._trial_id, reports=reports)
                 n_done = n_arrived
-                is_stopped |= judge.stops(partial(storage.trial, trial._trial_id), n_done)
+                is_stopped |= judge.should_prune(partial(storage.trial, trial._trial_id), n_done)
             verdicts[-1].append(is_stopped)
             storage.finish(trial._trial_id, TrialState.COMPLETE, max(curve))
     assert verdicts[0] == verdicts[1]
@@ -326,7 +326,7 @@ def test_epochs_that_arrive_together_are_judged_as_if_they_had_come_one_by_one(
 
 def test_after_the_last_epoch_nothing_is_asked(tmp_path: Path) -> None:
     judge = TrialPruner(optuna.pruners.ThresholdPruner(lower=1.0), made_storage(tmp_path).study("s"), 1)
-    assert not judge.stops(lambda: pytest.fail("the trial was read"), 1)
+    assert not judge.should_prune(lambda: pytest.fail("the trial was read"), 1)
 
 
 def test_a_sampled_point_that_is_lost_keeps_what_was_drawn_for_it(tmp_path: Path) -> None:
