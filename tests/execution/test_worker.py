@@ -609,7 +609,7 @@ def test_trials_are_raised_under_a_worker_until_the_study_decides(tmp_path: Path
 
     file.write_text(file.read_text().replace("trials = 3", "trials = 4"))
     with pytest.raises(ConflictError, match=r"trials = 4, .* until the study has decided; it is 3 in"):
-        Plan.open(plan.storage).check_compatible({}, read_studies(file.parent), file.parent)
+        check_compatible(Plan.open(plan.storage), {}, read_studies(file.parent), file.parent)
 
 
 def test_who_asks_for_more_trials_while_a_study_decides_is_told(tmp_path: Path) -> None:
