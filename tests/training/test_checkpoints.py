@@ -142,8 +142,8 @@ def test_a_kill_at_any_moment_leaves_the_last_finished_save(tmp_path):
         from pathlib import Path
         import torch
         from hpo.training.checkpoints import Checkpoints
-        from hpo.training.blobs import FolderStore
-        checkpoints = Checkpoints(FolderStore(Path(sys.argv[1])), "study", "point", 0, {})
+        from hpo.training.blobs import FolderBlobs
+        checkpoints = Checkpoints(FolderBlobs(Path(sys.argv[1])), "study", "point", 0, {})
         start = (checkpoints.latest(dict) or {"epoch": 0})["epoch"]
         for epoch in range(start + 1, 10**6):
             checkpoints.save(0, epoch, {"epoch": epoch, "weights": torch.full((200_000,), float(epoch))})
