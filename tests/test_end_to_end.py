@@ -97,6 +97,7 @@ def test_trials_say_what_they_were_trained_from(finished: Path) -> None:
     attrs = plan.storage.study_attrs()
     decision = plan.decision("rate")
     assert decision is not None
+    assert decision.source is not None
     assert attrs["shape"]["inherited"]["params"] == decision.params
     assert attrs["shape"]["inherited"]["source"] == {"study": "rate", "trial": decision.source.trial}
     assert {attrs[name]["identity"]["fingerprint"] for name in plan.all_names} == {plan.identity.fingerprint}
@@ -165,6 +166,8 @@ def test_the_outcome_fits_a_narrow_terminal(
             table = shown.partition("─")[2]
             line = next(line for line in table.splitlines() if line.split()[:1] == [str(row.trial)])
             values = [str(value) for value in row.params.values()]
+            assert row.macro_f1 is not None
+            assert row.accuracy is not None
             assert line.split()[1:-1] == [
                 *values,
                 f"{100 * row.macro_f1:.1f}",
@@ -363,8 +366,8 @@ def test_a_plan_s_data_may_lie_elsewhere_on_another_machine(
         assert "not the same images" in refused.err
     assert hpo("run", "--data=folder:here", "--workers=1").code == 0
     monkeypatch.setenv("HPO_DATA", f"folder:{here}")
-    for command in (("run",), ("resume",), ("final",), ("worker",), ("verify", "rate/0")):
-        result = cli(*command)
+    for words in (("run",), ("resume",), ("final",), ("worker",), ("verify", "rate/0")):
+        result = cli(*words)
         assert result.code == 0, result.err
 
 

@@ -332,8 +332,12 @@ def attributes(finished: Path, folder: Path) -> Iterator[Attributes]:
             "JOIN studies USING (study_id)"
         )
         update = "UPDATE study_user_attributes SET value_json = ? WHERE study_id = ? AND key = ?"
+
+        def writer(study_id: int, key: str) -> Callable[[str], object]:
+            return lambda new: connection.execute(update, (new, study_id, key))
+
         yield {
-            (study, key): (text, lambda new, id_=id_, key=key: connection.execute(update, (new, id_, key)))
+            (study, key): (text, writer(id_, key))
             for study, key, id_, text in connection.execute(query).fetchall()
             if study == FINAL or key not in MARK
         }

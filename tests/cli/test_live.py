@@ -195,7 +195,7 @@ def test_a_line_is_out_as_soon_as_something_happened(tmp_path: Path, monkeypatch
     command = [sys.executable, "-m", "hpo", "status", "--watch", "--json", "--out", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        ready: list[object] = []
+        ready: list[Any] = []
         try:
             while not ready:  # what ends before its first look is no news; all together would fill no buffer
                 worker.finish(worker.claim("rate"), [0.5])

@@ -314,4 +314,6 @@ def test_a_finished_plan(finished: Path) -> None:
     first = text.splitlines()[0]
     assert first.startswith("2 of 2 sections decided · best F1 ")
     assert re.search(r"test F1 [\d.]+ ± [\d.]+ % · test set opened$", first)
-    assert plan.decision("shape").text in text
+    decision = plan.decision("shape")
+    assert decision is not None
+    assert decision.text in text

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -209,7 +210,7 @@ def fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Im
     name = f"own_{tmp_path.name}"
     Path(f"{name}.py").write_text("data = None\ndef load():\n    return data\n")
     monkeypatch.syspath_prepend(tmp_path)
-    module = __import__(name)
+    module: Any = __import__(name)
 
     def of(data: ImageData) -> str:
         module.data = data
@@ -226,8 +227,8 @@ def image_data() -> ImageData:
     )
 
 
-def changed(array: np.ndarray, value: int) -> np.ndarray:
-    copy = array.copy()
+def changed(array: np.ndarray | None, value: int) -> np.ndarray:
+    copy = np.array(array)
     copy.flat[-1] = value
     return copy
 
@@ -244,7 +245,7 @@ CHANGES: dict[str, Callable[[ImageData], ImageData]] = {
     "shape": lambda data: replace(
         data,
         train_images=data.train_images.reshape(-1, 2, 8, 1),
-        valid_images=data.valid_images.reshape(-1, 2, 8, 1),
+        valid_images=np.array(data.valid_images).reshape(-1, 2, 8, 1),
         test_images=data.test_images.reshape(-1, 2, 8, 1),
     ),
 }

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,13 +64,14 @@ def image_data(per_class: int = 5, seed: int = 0) -> ImageData:
         ({"train_labels": np.array([0] * 7 + [1] * 7 + [2])}, "class 'emu' has 1 images; two are needed"),
     ],
 )
-def test_image_data_is_checked_when_it_is_made(change: dict[str, object], text: str) -> None:
+def test_image_data_is_checked_when_it_is_made(change: dict[str, Any], text: str) -> None:
     with pytest.raises(DataError, match=text):
         replace(image_data(), **change)
 
 
 def test_class_names_may_be_a_list_as_torchvision_has_them() -> None:
-    assert replace(image_data(), class_names=["cat", "dog", "emu"]).class_names == ("cat", "dog", "emu")
+    names: Any = ["cat", "dog", "emu"]
+    assert replace(image_data(), class_names=names).class_names == ("cat", "dog", "emu")
 
 
 # --- split and order -----------------------------------------------------------------------------

@@ -30,9 +30,8 @@ from hpo.execution.trial import TrialCallback, run_trial
 from hpo.execution.verify import verify
 from hpo.execution.worker import Limits, work
 from hpo.monitor import status as results
-from hpo.planning import scheduler as advancing
 from hpo.planning.compatibility import check_compatible, with_more_trials
-from hpo.planning.decisions import Decision, epoch_records
+from hpo.planning.decisions import Decision, decide, epoch_records
 from hpo.planning.inheritance import best_decided, inherited_by
 from hpo.planning.plan import FINAL, Plan
 from hpo.planning.pruners import PRUNERS
@@ -46,7 +45,7 @@ from hpo.training.blobs import FolderBlobs
 from hpo.training.tensors import dump, load
 from tests.support.plans import SMALL, made_plan
 
-PRUNER_OPTIONS = {
+PRUNER_OPTIONS: dict[str, dict[str, Any]] = {
     "none": {},
     "median": {"n_startup_trials": 1},
     "percentile": {"percentile": 50.0, "n_startup_trials": 1},
@@ -85,7 +84,10 @@ def test_every_sampler_fills_its_budget_with_feasible_points_beside_a_control(
     rows = results.rows(plan, "second")
     assert [row.point for row in rows] == ["control", *[f"#{index}" for index in range(12)]]
     assert {row.state for row in rows} == {"complete"}
-    assert all(row.params["conv1_channels"] <= row.params["conv2_channels"] for row in rows[1:])
+    channels: list[tuple[Any, Any]] = [
+        (row.params["conv1_channels"], row.params["conv2_channels"]) for row in rows[1:]
+    ]
+    assert all(first <= second for first, second in channels)
     assert len({row.params["learning_rate"] for row in rows[1:]}) >= 10  # GP may try an end of a range twice
     assert len(plan.trials("second")) == 13  # what broke the constraint cost no trial
 
@@ -185,6 +187,8 @@ def test_trials_beside_each_other_end_as_they_would_alone(device: str, tmp_path:
     (_, first_end), (second_begin, _) = sorted(
         (trial.datetime_start, trial.datetime_complete) for trial in together.values()
     )[:2]
+    assert first_end is not None
+    assert second_begin is not None
     assert first_end > second_begin
     attempts = read(plan).attempts  # in the time line they lie beside each other too
     assert {1, 2} <= {attempt.lane for attempt in attempts} <= {1, 2, 3, 4}
@@ -737,7 +741,6 @@ def test_who_decides_late_overwrites_nothing(tmp_path: Path, monkeypatch: pytest
     trial, data = claimed(plan, "s")
     place = WorkerContext(data, "cpu", FolderBlobs(tmp_path / "checkpoints"), lambda: False)
     assert run_trial(plan, "s", trial, place, TrialCallback()) == TrialState.COMPLETE
-    decide = advancing.decide
 
     def overtaken(*arguments: Any, **options: Any) -> Decision:
         monkeypatch.undo()
@@ -745,7 +748,7 @@ def test_who_decides_late_overwrites_nothing(tmp_path: Path, monkeypatch: pytest
         decision = decide(*arguments, **options)
         return decision.model_copy(update={"text": "late"})
 
-    monkeypatch.setattr(advancing, "decide", overtaken)
+    monkeypatch.setattr("hpo.planning.scheduler.decide", overtaken)
     assert not advance(plan, ["s"])
     decision = plan.decision("s")
     assert decision is not None

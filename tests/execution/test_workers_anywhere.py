@@ -332,7 +332,7 @@ def is_still(process: subprocess.Popen[Any]) -> bool:
     """Whether it uses no CPU: it waits for something."""
     before = psutil.Process(process.pid).cpu_times()
     time.sleep(2)
-    return psutil.Process(process.pid).cpu_times() == before
+    return bool(psutil.Process(process.pid).cpu_times() == before)
 
 
 def test_sigterm_that_comes_twice_is_one_request(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
 import copy
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,13 @@ from hpo.training.network import build_network
 from tests.support.toy_images import toy_data
 
 
-def epoch(*, f1=0.5, predicted=10, dead=(0.0, 0.0, 0.0), gradients=(0.1, 0.1, 0.1, 0.1)):
+def epoch(
+    *,
+    f1: float = 0.5,
+    predicted: int = 10,
+    dead: Sequence[float] = (0.0, 0.0, 0.0),
+    gradients: Sequence[float] = (0.1, 0.1, 0.1, 0.1),
+) -> dict[str, Any]:
     layers = {
         name: {"weight_gradient": gradient, "bias_gradient": gradient / 2, "dead_share": share}
         for name, gradient, share in zip(
@@ -25,18 +33,18 @@ HEALTHY = epoch()
 DEAD = epoch(f1=0.018, predicted=1, dead=(0.3, 1.0, 1.0), gradients=(0.0, 0.0, 0.0, 0.2))
 
 
-def names(history):
+def names(history: list[dict[str, Any]]) -> list[str]:
     return [finding.name for finding in diagnose(history)]
 
 
-def test_dying_relu_names_the_first_dead_layer_and_the_epoch():
+def test_dying_relu_names_the_first_dead_layer_and_the_epoch() -> None:
     (finding,) = diagnose([HEALTHY, DEAD, DEAD, DEAD])
     assert (finding.name, finding.layer, finding.epoch) == ("dying ReLU", "conv2", 2)
     assert "conv2" in finding.text
     assert "epoch 2" in finding.text
 
 
-def test_a_layer_after_living_ones_may_be_the_dead_one():
+def test_a_layer_after_living_ones_may_be_the_dead_one() -> None:
     dead = epoch(predicted=1, dead=(0.1, 0.2, 0.99), gradients=(0.0, 0.0, 1e-9, 0.0))
     (finding,) = diagnose([dead, dead])
     assert (finding.layer, finding.epoch) == ("hidden", 1)
@@ -54,35 +62,38 @@ def test_a_layer_after_living_ones_may_be_the_dead_one():
         pytest.param([], id="no epoch"),
     ],
 )
-def test_nothing_is_found(history):
+def test_nothing_is_found(history: list[dict[str, Any]]) -> None:
     assert names(history) == []
 
 
-def test_constant_prediction_without_dead_layers():
+def test_constant_prediction_without_dead_layers() -> None:
     (finding,) = diagnose([epoch(), epoch(predicted=1), epoch(predicted=1)])
     assert (finding.name, finding.epoch, finding.layer) == ("constant prediction", 2, None)
     assert names([epoch(predicted=1), epoch(f1=0.5), epoch(f1=0.4)]) == []
 
 
-def test_still_rising_at_the_last_epoch():
+def test_still_rising_at_the_last_epoch() -> None:
     (finding,) = diagnose([epoch(f1=0.1), epoch(f1=0.3), epoch(f1=0.31)])
     assert (finding.name, finding.epoch) == ("still rising at the last epoch", 3)
 
 
-def test_dead_shares_count_units_that_no_image_wakes_anywhere():
+def test_dead_shares_count_units_that_no_image_wakes_anywhere() -> None:
     network = build_network(
         NetworkConfig(conv1_channels=4, conv2_channels=8, hidden_units=10),
         (8, 8, 1),
         3,
         torch.Generator().manual_seed(0),
     )
+    (weight1, bias1), (_, bias2), (_, hidden_bias) = map(
+        network.weight_and_bias, ("conv1", "conv2", "hidden")
+    )
     with torch.no_grad():
-        network.conv1.weight.fill_(1.0)
-        network.conv1.bias.zero_()
-        network.conv1.weight[3] = 0.0  # passes on nothing
-        network.conv2.bias.fill_(1e3)
-        network.conv2.bias[:6] = -1e3
-        network.hidden.bias.fill_(1e6)
+        weight1.fill_(1.0)
+        bias1.zero_()
+        weight1[3] = 0.0  # passes on nothing
+        bias2.fill_(1e3)
+        bias2[:6] = -1e3
+        hidden_bias.fill_(1e6)
     asleep, awake = -torch.ones(4, 1, 8, 8), -torch.ones(4, 1, 8, 8)
     awake[3, 0, 7, 7] = 100.0
 
@@ -99,7 +110,7 @@ def test_dead_shares_count_units_that_no_image_wakes_anywhere():
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_learning_rate_that_kills_a_network_is_recognised(precision):
+def test_a_learning_rate_that_kills_a_network_is_recognised(precision: str) -> None:
     config = TrialConfig.from_params(
         {"conv1_channels": 4, "conv2_channels": 8, "hidden_units": 8, "batch_size": 8, "epochs": 4}
     )

@@ -78,7 +78,9 @@ def test_each_event_is_told_once(plan: Plan, worker: Worker) -> None:
     advance(plan)
     pruned, decided = eyes.look().events
     assert (pruned.record["state"], pruned.record["reason"]) == ("pruned", "pruned: by median after epoch 2")
-    assert (decided.event, decided.record["text"]) == ("study", plan.decision("setup").text)
+    decision = plan.decision("setup")
+    assert decision is not None
+    assert (decided.event, decided.record["text"]) == ("study", decision.text)
     assert eyes.look().events == []
 
 
@@ -253,7 +255,8 @@ def test_the_best_trial_is_followed(tmp_path: Path) -> None:
         best = eyes.look().best
         assert best is not None
         assert (best.trial, best.value, best.curve) == (number, value, [0.1, value, 0.2])
-        assert (best.n_seeds, best.deviation) == (2, pytest.approx(0.02 / 2**0.5))
+        assert best.n_seeds == 2
+        assert best.deviation == pytest.approx(0.02 / 2**0.5)
 
 
 def test_a_worker_is_silent_after_half_a_lease_and_counts_no_more(plan: Plan, worker: Worker) -> None:

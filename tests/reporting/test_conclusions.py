@@ -85,7 +85,7 @@ def test_without_seeds_to_measure_noise_by_nothing_is_decided() -> None:
 
 
 def test_what_was_pruned_is_judged_by_how_far_apart_seeds_are_by_then() -> None:
-    def early(f1: float, **params: float) -> Point:
+    def early(f1: float, **params: Any) -> Point:
         """Seeds that are ten times as far apart after the first epoch as after the second."""
         whole = point(f1, **params)
         spread = [{"seed": s, "valid_macro_f1": f1 - 0.1 + 0.1 * (s - 1)} for s in range(3)]

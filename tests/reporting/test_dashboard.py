@@ -499,13 +499,18 @@ def opened(browser: Any) -> Iterator[Callable[..., tuple[Any, list[str]]]]:
 
     def open_(address: str, **settings: Any) -> tuple[Any, list[str]]:
         seen: list[str] = []
+
+        def dismiss(dialog: Any) -> None:
+            seen.append(f"dialog: {dialog.message}")
+            dialog.dismiss()
+
         close()
         page = browser.new_page(**settings)
         pages.append(page)
         page.set_default_timeout(1000 * DEADLINE_SECONDS)
         page.on("console", lambda message: seen.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: seen.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: (seen.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("dialog", dismiss)
         page.goto(address)
         return page, seen
 

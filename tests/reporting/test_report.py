@@ -394,11 +394,16 @@ def opened(browser: Any) -> Iterator[Callable[..., tuple[Any, list[str]]]]:
 
     def open_(out: Path, **settings: Any) -> tuple[Any, list[str]]:
         seen: list[str] = []
+
+        def dismiss(dialog: Any) -> None:
+            seen.append(f"dialog: {dialog.message}")
+            dialog.dismiss()
+
         page = browser.new_page(**settings)
         pages.append(page)
         page.on("console", lambda message: seen.append(f"console: {message.text}"))
         page.on("pageerror", lambda error: seen.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: (seen.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("dialog", dismiss)
         file = (out / "report" / "report.html").resolve().as_uri()
         page.on("request", lambda request: seen.append(request.url) if request.url != file else None)
         page.goto(file)

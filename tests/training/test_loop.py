@@ -2,16 +2,18 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from hpo.data.dataset import Split
+from hpo.data.dataset import Split, TrainingData
 from hpo.errors import Diverged, InputError, Interrupted
 from hpo.space.parameters import TrainingConfig, TrialConfig
 from hpo.training.blobs import FolderBlobs
@@ -21,6 +23,7 @@ from hpo.training.devices import DTYPES, Normaliser, batches
 from hpo.training.learner import OPTIMIZERS, Learner
 from hpo.training.loop import (
     CHUNK_STEPS,
+    SeedEpoch,
     predict_logits,
     resolve_device,
     resolve_precision,
@@ -34,12 +37,14 @@ DATA = toy_data()
 PRECISIONS = ["fp32", "bf16"]
 
 
-def config(**params):
+def config(**params: Any) -> TrialConfig:
     small = {"conv1_channels": 4, "conv2_channels": 8, "hidden_units": 16, "batch_size": 8, "epochs": 4}
     return TrialConfig.from_params({**small, "learning_rate": 3e-3, **params})
 
 
-def run(trial, seeds=(0,), data=DATA, **options):
+def run(
+    trial: TrialConfig, seeds: Sequence[int] = (0,), data: TrainingData = DATA, **options: Any
+) -> tuple[list[list[SeedEpoch]], dict[int, dict[str, Any]]]:
     """All epochs: the results without the clock, and a copy of each learner's final state."""
     epochs = []
     for result in train(trial, data, seeds, **options):
@@ -47,14 +52,14 @@ def run(trial, seeds=(0,), data=DATA, **options):
     return epochs, {learner.seed: flat(learner.state_dict()) for learner in result.learners}
 
 
-def flat(state, prefix=""):
+def flat(state: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(state, dict):
         return {prefix: state.clone() if isinstance(state, torch.Tensor) else state}
     parts = (flat(part, f"{prefix}/{name}") for name, part in state.items())
     return {key: value for part in parts for key, value in part.items()}
 
 
-def same(first, second):
+def same(first: dict[str, Any], second: dict[str, Any]) -> bool:
     return first.keys() == second.keys() and all(
         torch.equal(value, second[key]) if isinstance(value, torch.Tensor) else value == second[key]
         for key, value in first.items()
@@ -63,7 +68,7 @@ def same(first, second):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("batch_norm", [False, True])
-def test_a_network_learns(precision, batch_norm):
+def test_a_network_learns(precision: str, batch_norm: bool) -> None:
     epochs, _ = run(config(batch_norm=batch_norm, epochs=12), precision=precision)
     (first,), (last,) = epochs[0], epochs[-1]
     assert last.valid_macro_f1 > 0.95
@@ -76,7 +81,9 @@ def test_a_network_learns(precision, batch_norm):
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("extra", [{}, {"batch_norm": True, "mixup_alpha": 0.4, "mixup_last_epoch": 3}])
-def test_a_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(tmp_path, precision, optimizer, extra):
+def test_a_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(
+    tmp_path: Path, precision: str, optimizer: str, extra: dict[str, Any]
+) -> None:
     trial = config(optimizer=optimizer, l2=1e-3, **extra)
     epochs, states = run(trial, [0, 5], precision=precision)
     checkpoints = Checkpoints(FolderBlobs(tmp_path), "study", "point", 0, {})
@@ -90,7 +97,7 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(tmp_path, precis
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_seed_does_not_depend_on_its_companions_nor_on_global_randomness(precision):
+def test_a_seed_does_not_depend_on_its_companions_nor_on_global_randomness(precision: str) -> None:
     trial = config(mixup_alpha=0.2, epochs=2)
     torch.manual_seed(1)
     together, states = run(trial, [3, 0, 8], precision=precision)
@@ -101,7 +108,7 @@ def test_a_seed_does_not_depend_on_its_companions_nor_on_global_randomness(preci
     assert together[0][0].train_loss != together[0][1].train_loss != together[0][2].train_loss
 
 
-def test_bf16_follows_fp32():
+def test_bf16_follows_fp32() -> None:
     losses = [
         [epoch[0].train_loss for epoch in run(config(epochs=2), precision=precision)[0]]
         for precision in PRECISIONS
@@ -111,7 +118,7 @@ def test_bf16_follows_fp32():
 
 
 @pytest.mark.parametrize("batch_size", [2, 7, 32, 1000])
-def test_every_image_is_seen_once_an_epoch(batch_size):
+def test_every_image_is_seen_once_an_epoch(batch_size: int) -> None:
     # with a rate this small the weights stand still, and the training loss is that of the first weights
     trial = config(optimizer="sgd", learning_rate=1e-30, batch_size=batch_size, epochs=2)
     (result, *_) = train(trial, DATA, [0])
@@ -120,18 +127,26 @@ def test_every_image_is_seen_once_an_epoch(batch_size):
     assert result.train_loss == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_order_of_images_changes_from_epoch_to_epoch():
+def test_the_order_of_images_changes_from_epoch_to_epoch() -> None:
     trial = config(optimizer="sgd", learning_rate=1e-30, batch_size=1, epochs=2)
-    asked = []
-    for _ in train(trial, toy_data(n_train=40), [0], should_stop=lambda: asked.append(0) is not None):
+    n_asked = 0
+
+    def should_stop() -> bool:
+        nonlocal n_asked
+        n_asked += 1
+        return False
+
+    for _ in train(trial, toy_data(n_train=40), [0], should_stop=should_stop):
         pass
-    assert len(asked) == 2 * (40 + 3)  # before every step, and before every chunk of 16 of them
+    assert n_asked == 2 * (40 + 3)  # before every step, and before every chunk of 16 of them
     first, second = (epoch[0].layers["output"].weight_gradient for epoch in run(trial)[0])
     assert first != second  # sampled at the same steps, of other images
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3])
-def test_steps_are_the_same_however_many_are_taken_at_once(alpha, monkeypatch):
+def test_steps_are_the_same_however_many_are_taken_at_once(
+    alpha: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ends = []
     for steps in (1, 5, CHUNK_STEPS, 1000):
         monkeypatch.setattr("hpo.training.loop.CHUNK_STEPS", steps)
@@ -139,7 +154,7 @@ def test_steps_are_the_same_however_many_are_taken_at_once(alpha, monkeypatch):
     assert all(same(ends[0], end) for end in ends[1:])
 
 
-def test_mixup_begins_and_ends_with_its_epochs():
+def test_mixup_begins_and_ends_with_its_epochs() -> None:
     plain, _ = run(config())
     late, _ = run(config(mixup_alpha=0.3, mixup_first_epoch=3))
     assert late[:2] == plain[:2]
@@ -150,29 +165,32 @@ def test_mixup_begins_and_ends_with_its_epochs():
     assert short[1] != longer[1]
 
 
-def test_every_seed_starts_with_weights_of_its_own():
+def test_every_seed_starts_with_weights_of_its_own() -> None:
     zero, again, one = (Learner(config(), (8, 8, 1), 3, seed).network for seed in (0, 0, 1))
-    assert torch.equal(zero.hidden.weight, again.hidden.weight)
-    assert not torch.equal(zero.hidden.weight, one.hidden.weight)
+    weight, same_weight, other_weight = (each.weight_and_bias("hidden")[0] for each in (zero, again, one))
+    assert torch.equal(weight, same_weight)
+    assert not torch.equal(weight, other_weight)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("l2", [0.0, 0.5])
-def test_l2_is_added_to_the_gradient_biases_included_but_decoupled_with_adamw(precision, l2):
+def test_l2_is_added_to_the_gradient_biases_included_but_decoupled_with_adamw(
+    precision: str, l2: float
+) -> None:
     rate = 0.25
     images = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(6) % 3
-    steps = {}
+    steps: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
     for optimizer in ("sgd", "adam", "adamw"):
         learner = Learner(
             config(optimizer=optimizer, l2=l2, learning_rate=rate), (8, 8, 1), 3, 0, precision=precision
         )
         before = [parameter.detach().clone() for parameter in learner.network.parameters()]
         learner.step(images, labels)
-        steps[optimizer] = [
-            (old, parameter.grad.clone(), parameter.detach().clone())
-            for old, parameter in zip(before, learner.network.parameters(), strict=True)
-        ]
+        steps[optimizer] = []
+        for old, parameter in zip(before, learner.network.parameters(), strict=True):
+            assert parameter.grad is not None
+            steps[optimizer].append((old, parameter.grad.clone(), parameter.detach().clone()))
     for old, gradient, new in steps["sgd"]:
         torch.testing.assert_close(new, old - rate * (gradient + l2 * old))
     for old, gradient, new in steps["adam"]:
@@ -182,12 +200,12 @@ def test_l2_is_added_to_the_gradient_biases_included_but_decoupled_with_adamw(pr
         torch.testing.assert_close(new, old * (1 - rate * l2) - rate * gradient / (gradient.abs() + 1e-8))
 
 
-def test_the_optimizers_are_those_that_a_configuration_may_name():
+def test_the_optimizers_are_those_that_a_configuration_may_name() -> None:
     assert get_args(TrainingConfig.model_fields["optimizer"].annotation) == tuple(OPTIMIZERS)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_an_optimizer_is_the_one_that_pytorch_has_by_that_name(name):
+def test_an_optimizer_is_the_one_that_pytorch_has_by_that_name(name: str) -> None:
     original = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[name]
     ends = []
     for build in (OPTIMIZERS[name], lambda w, rate, l2: original(w, lr=rate, weight_decay=l2, fused=True)):
@@ -202,7 +220,7 @@ def test_an_optimizer_is_the_one_that_pytorch_has_by_that_name(name):
     assert same(*map(flat, ends))
 
 
-def test_training_does_not_import_the_compiler():
+def test_training_does_not_import_the_compiler() -> None:
     code = (
         "import sys, torch; from hpo.space.parameters import TrialConfig\n"
         "from tests.support.toy_images import toy_data\n"
@@ -218,15 +236,18 @@ def test_training_does_not_import_the_compiler():
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_gradient_norms_are_those_of_autograd(precision):
+def test_gradient_norms_are_those_of_autograd(precision: str) -> None:
     learner = Learner(config(batch_norm=True), (8, 8, 1), 3, 0, precision=precision)
     reference = Learner(config(batch_norm=True), (8, 8, 1), 3, 0).network
     images = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(6) % 3
     learner.step(images, labels)
-    torch.nn.functional.cross_entropy(reference(images), labels).backward()
+    loss = torch.nn.functional.cross_entropy(reference(images), labels)
     wanted = [
-        [parameter.grad.norm().item() for parameter in reference.weight_and_bias(layer)]
+        [
+            gradient.norm().item()
+            for gradient in torch.autograd.grad(loss, reference.weight_and_bias(layer), retain_graph=True)
+        ]
         for layer in reference.layer_names
     ]
     torch.testing.assert_close(
@@ -237,7 +258,7 @@ def test_gradient_norms_are_those_of_autograd(precision):
     )
 
 
-def test_results_are_means_over_seeds_and_plain_json():
+def test_results_are_means_over_seeds_and_plain_json() -> None:
     (result,) = train(config(epochs=1), DATA, [0, 1])
     one, two = result.seeds
     assert result.number == 1
@@ -250,7 +271,7 @@ def test_results_are_means_over_seeds_and_plain_json():
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_validation_figures_are_those_of_the_predictions(precision):
+def test_validation_figures_are_those_of_the_predictions(precision: str) -> None:
     (result,) = train(config(epochs=1, batch_norm=True), DATA, [0], precision=precision)
     network = result.learners[0].network
     logits = predict_logits(network, DATA.valid.images, DATA.mean, DATA.std, precision=precision)
@@ -259,7 +280,7 @@ def test_validation_figures_are_those_of_the_predictions(precision):
     assert network.training  # as it was
 
 
-def test_images_are_normalised_by_channel_and_lie_channels_last():
+def test_images_are_normalised_by_channel_and_lie_channels_last() -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), dtype=np.uint8)
     mean, std = np.array([0.1, 0.5, 0.9], np.float32), np.array([0.2, 0.3, 1.0], np.float32)
     normalised = Normaliser(mean, std, (5, 4, 3), "cpu")(torch.from_numpy(images))
@@ -269,7 +290,7 @@ def test_images_are_normalised_by_channel_and_lie_channels_last():
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_predictions_do_not_depend_on_the_images_beside_them(precision):
+def test_predictions_do_not_depend_on_the_images_beside_them(precision: str) -> None:
     network = Learner(config(batch_norm=True), (8, 8, 1), 3, 0).network
     images = np.random.default_rng(0).integers(0, 256, (600, 8, 8, 1), dtype=np.uint8)
     everything = predict_logits(network, images, DATA.mean, DATA.std, precision=precision)
@@ -278,12 +299,12 @@ def test_predictions_do_not_depend_on_the_images_beside_them(precision):
     torch.testing.assert_close(everything[-1:], last)
 
 
-def test_a_loss_that_is_not_finite_ends_the_trial():
+def test_a_loss_that_is_not_finite_ends_the_trial() -> None:
     with pytest.raises(Diverged, match="seed 4, epoch 1: training loss nan"):
         run(config(optimizer="sgd", learning_rate=100.0, l2=100.0), [4])
 
 
-def test_training_stops_in_the_middle_of_an_epoch():
+def test_training_stops_in_the_middle_of_an_epoch() -> None:
     left = iter(range(12 + 5))
     epochs = train(config(), DATA, [0], should_stop=lambda: next(left, None) is None)
     assert next(epochs).number == 1
@@ -291,18 +312,18 @@ def test_training_stops_in_the_middle_of_an_epoch():
         next(epochs)
 
 
-def test_a_state_of_another_seed_is_refused():
+def test_a_state_of_another_seed_is_refused() -> None:
     (result, *_) = train(config(epochs=1), DATA, [0])
     with pytest.raises(ValueError, match="belongs to seed 0, not 1"):
         next(train(config(), DATA, [1], resume=state_of(result)))
 
 
-def test_images_that_are_too_small_are_refused():
+def test_images_that_are_too_small_are_refused() -> None:
     with pytest.raises(InputError, match="3×3 pixels are too small"):
         next(train(config(), toy_data(shape=(3, 3, 1)), [0]))
 
 
-def test_a_constant_network_is_dead_where_its_images_are():
+def test_a_constant_network_is_dead_where_its_images_are() -> None:
     dark = Split(np.zeros((30, 8, 8, 1), np.uint8), np.arange(30) % 3)
     (result,) = train(config(epochs=1), replace(DATA, valid=dark), [0])
     (seed,) = result.seeds
@@ -311,7 +332,7 @@ def test_a_constant_network_is_dead_where_its_images_are():
     assert math.isfinite(seed.valid_loss)
 
 
-def test_devices_are_named_exactly():
+def test_devices_are_named_exactly() -> None:
     count = torch.cuda.device_count()
     assert resolve_device("cpu") == "cpu"
     assert resolve_device("auto") == ("cuda:0" if count else "cpu")
@@ -324,7 +345,7 @@ def test_devices_are_named_exactly():
         resolve_device(f"cuda:{count}")
 
 
-def test_precisions_are_named_exactly():
+def test_precisions_are_named_exactly() -> None:
     assert resolve_precision("fp32", "cpu") == "fp32"
     assert resolve_precision("bf16", "cpu") == "bf16"
     assert resolve_precision("auto", "cpu") in PRECISIONS
@@ -335,7 +356,7 @@ def test_precisions_are_named_exactly():
 @pytest.mark.parametrize(
     ("side", "sizes"), [(8, [250, 50]), (32, [250, 50]), (64, [62, 62, 62, 62, 52]), (600, [1] * 300)]
 )
-def test_larger_images_are_evaluated_in_smaller_batches(side, sizes):
+def test_larger_images_are_evaluated_in_smaller_batches(side: int, sizes: list[int]) -> None:
     images = torch.zeros(300, 1, 1, 1, dtype=torch.uint8).expand(300, side, side, 1)
     normalise = Normaliser(np.zeros(1), np.ones(1), (side, side, 1), "cpu")
     assert [len(batch) for batch in batches(images, normalise, "fp32")] == sizes
@@ -349,7 +370,7 @@ CHUNKS = {"batch_size": 2, "epochs": 2}
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", DTYPES)
 @pytest.mark.parametrize("extra", [{}, {"mixup_alpha": 0.3, "mixup_first_epoch": 2}], ids=str)
-def test_a_gpu_trains_as_the_cpu_does(precision, extra):
+def test_a_gpu_trains_as_the_cpu_does(precision: str, extra: dict[str, Any]) -> None:
     trial, data = config(**CHUNKS, **extra), toy_data(n_train=2 * (3 * CHUNK_STEPS + 1))
     on_cpu, on_gpu, again = (
         run(trial, (0, 1), data, device=device, precision=precision)[0]
@@ -364,7 +385,7 @@ def test_a_gpu_trains_as_the_cpu_does(precision, extra):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_recording_takes_memory_that_pytorch_kept():
+def test_a_recording_takes_memory_that_pytorch_kept() -> None:
     size = 2**28
     twos = partial(torch.full, (size,), 2, dtype=torch.uint8, device="cuda:0")
     graph = CudaGraph(lambda x: (twos()[0] * x,), "cuda:0")
@@ -383,7 +404,7 @@ def test_a_recording_takes_memory_that_pytorch_kept():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_replayed_steps_end_where_single_steps_end(optimizer, monkeypatch):
+def test_replayed_steps_end_where_single_steps_end(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     trial, data = config(**CHUNKS, optimizer=optimizer), toy_data(n_train=2 * (3 * CHUNK_STEPS + 1))
     replayed = run(trial, data=data, device="cuda:0")
     monkeypatch.setattr("hpo.training.loop.CudaGraph", lambda function, device: function)

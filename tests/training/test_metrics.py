@@ -15,7 +15,7 @@ K = 5
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, K - 1), st.integers(0, K - 1)), min_size=1, max_size=40))
-def test_scores_are_scikit_learns(pairs):
+def test_scores_are_scikit_learns(pairs: list[tuple[int, int]]) -> None:
     labels, predicted = np.array(pairs).T
     logits = torch.nn.functional.one_hot(torch.tensor(predicted), K).float() * 3
     scores = score(logits, torch.tensor(labels), K)
@@ -32,7 +32,7 @@ def test_scores_are_scikit_learns(pairs):
     assert scores.predicted_classes == len(set(predicted))
 
 
-def test_a_uniform_prediction_loses_the_logarithm_of_the_number_of_classes():
+def test_a_uniform_prediction_loses_the_logarithm_of_the_number_of_classes() -> None:
     scores = score(torch.zeros(20, 10), torch.arange(20) % 10, 10)
     assert scores.loss == pytest.approx(math.log(10))
     assert (scores.accuracy, scores.predicted_classes) == (0.1, 1)

@@ -1,22 +1,24 @@
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from hpo.errors import InputError
 from hpo.space.parameters import NetworkConfig
-from hpo.training.network import NETWORKS, build_network
+from hpo.training.network import NETWORKS, ConstrainedCnn, ImageShape, build_network
 
 
-def generator(seed=0):
+def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def small(**params):
+def small(**params: Any) -> NetworkConfig:
     return NetworkConfig(**{"conv1_channels": 4, "conv2_channels": 6, "hidden_units": 5, **params})
 
 
-def images(n, shape):
+def images(n: int, shape: ImageShape) -> Tensor:
     height, width, channels = shape
     return torch.randn(n, channels, height, width, generator=generator(1))
 
@@ -24,7 +26,9 @@ def images(n, shape):
 @pytest.mark.parametrize("config_type", NETWORKS)
 @pytest.mark.parametrize("batch_norm", [False, True])
 @pytest.mark.parametrize("shape", [(4, 4, 1), (8, 8, 1), (9, 7, 4), (32, 32, 3)])
-def test_every_network_maps_any_image_shape_to_logits_layer_by_layer(config_type, batch_norm, shape):
+def test_every_network_maps_any_image_shape_to_logits_layer_by_layer(
+    config_type: type[NetworkConfig], batch_norm: bool, shape: ImageShape
+) -> None:
     network = build_network(config_type(batch_norm=batch_norm), shape, 7, generator())
     outputs = dict(network.layer_outputs(images(2, shape)))
     assert tuple(outputs) == network.layer_names
@@ -36,7 +40,9 @@ def test_every_network_maps_any_image_shape_to_logits_layer_by_layer(config_type
 
 
 @pytest.mark.parametrize(("batch_norm", "parameters"), [(False, 1_153_418), (True, 1_153_578)])
-def test_the_reports_network_has_the_parameters_of_the_documented_formula(batch_norm, parameters):
+def test_the_reports_network_has_the_parameters_of_the_documented_formula(
+    batch_norm: bool, parameters: int
+) -> None:
     config = NetworkConfig(batch_norm=batch_norm)
     network = build_network(config, (32, 32, 3), 10, generator())
     formula = (3 * 3 * 3 + 1) * 32 + (5 * 5 * 32 + 1) * 128 + (8 * 8 * 128 + 1) * 128 + (128 + 1) * 10
@@ -44,25 +50,26 @@ def test_the_reports_network_has_the_parameters_of_the_documented_formula(batch_
     assert parameters == formula + (32 + 128) * batch_norm
 
 
-def test_pooling_before_the_relu_changes_neither_values_nor_gradients():
+def test_pooling_before_the_relu_changes_neither_values_nor_gradients() -> None:
     network = build_network(small(batch_norm=True), (9, 8, 2), 3, generator())
+    assert isinstance(network, ConstrainedCnn)
     pictures = images(5, (9, 8, 2))
 
-    def textbook(x):
+    def textbook(x: Tensor) -> Tensor:
         x = F.max_pool2d(F.relu(network.norm1(network.conv1(x))), 2)
         x = F.max_pool2d(F.relu(network.norm2(network.conv2(x))), 2)
-        return network.output(F.relu(network.hidden(x.permute(0, 2, 3, 1).flatten(1))))
+        logits: Tensor = network.output(F.relu(network.hidden(x.permute(0, 2, 3, 1).flatten(1))))
+        return logits
 
     gradients = []
     for forward in (network, textbook):
-        network.zero_grad()
         logits = forward(pictures)
-        logits.square().sum().backward()
-        gradients.append([logits.detach(), *(parameter.grad.clone() for parameter in network.parameters())])
+        loss = logits.square().sum()
+        gradients.append([logits.detach(), *torch.autograd.grad(loss, list(network.parameters()))])
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
-def test_weights_come_from_the_generator_alone():
+def test_weights_come_from_the_generator_alone() -> None:
     before = torch.get_rng_state()
     first, again, other = (build_network(small(), (8, 8, 1), 3, generator(seed)) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), before)
@@ -70,7 +77,7 @@ def test_weights_come_from_the_generator_alone():
     assert not any(map(torch.equal, first.parameters(), other.parameters()))
 
 
-def test_weights_start_as_torchs_own_layers_do():
+def test_weights_start_as_torchs_own_layers_do() -> None:
     network = build_network(NetworkConfig(), (32, 32, 3), 10, generator())
     for ours, theirs in (
         (network.conv2, nn.Conv2d(32, 128, 5)),
@@ -83,6 +90,6 @@ def test_weights_start_as_torchs_own_layers_do():
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 1), (8, 3, 3)])
-def test_images_of_which_pooling_leaves_nothing_are_refused(shape):
+def test_images_of_which_pooling_leaves_nothing_are_refused(shape: ImageShape) -> None:
     with pytest.raises(InputError, match=f"{shape[0]}×{shape[1]} pixels are too small.*4×4"):
         build_network(small(), shape, 3, generator())

@@ -1,38 +1,42 @@
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from hpo.data.dataset import TrainingData
 from hpo.errors import DataError, InputError, MissingError
 from hpo.space.parameters import TrialConfig
 from hpo.training.loop import predict_logits, train
+from hpo.training.network import Network
 from hpo.training.saved_model import load_model, save_model
 from tests.support.toy_images import toy_data
 
 SMALL = {"conv1_channels": 4, "conv2_channels": 8, "hidden_units": 16, "batch_size": 8}
 
 
-def trained(data, **params):
+def trained(data: TrainingData, **params: Any) -> tuple[Network, TrialConfig]:
     config = TrialConfig.from_params({**SMALL, "learning_rate": 3e-3, "epochs": 10, **params})
     *_, last = train(config, data, [0])
     return last.learners[0].network, config
 
 
 @pytest.fixture(scope="module")
-def data():
+def data() -> TrainingData:
     return toy_data(shape=(8, 8, 3))
 
 
 @pytest.fixture(scope="module")
-def model_file(tmp_path_factory, data):
+def model_file(tmp_path_factory: pytest.TempPathFactory, data: TrainingData) -> Path:
     path = tmp_path_factory.mktemp("model") / "model.pt"
     save_model(path, *trained(data, batch_norm=True), data)
     return path
 
 
-def test_a_saved_model_is_the_trained_one(tmp_path, data):
+def test_a_saved_model_is_the_trained_one(tmp_path: Path, data: TrainingData) -> None:
     network, config = trained(data, batch_norm=True, epochs=1)
     save_model(tmp_path / "model.pt", network, config, data)
     model = load_model(tmp_path / "model.pt")
@@ -45,7 +49,9 @@ def test_a_saved_model_is_the_trained_one(tmp_path, data):
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
 
 
-def test_pictures_of_any_size_and_mode_are_classified(tmp_path, data, model_file):
+def test_pictures_of_any_size_and_mode_are_classified(
+    tmp_path: Path, data: TrainingData, model_file: Path
+) -> None:
     paths = []
     for index, label in enumerate(data.valid.labels[:6]):
         picture = Image.fromarray(data.valid.images[index])
@@ -62,13 +68,13 @@ def test_pictures_of_any_size_and_mode_are_classified(tmp_path, data, model_file
     assert model.classify([]) == []
 
 
-def test_what_is_no_picture_is_named(tmp_path, model_file):
+def test_what_is_no_picture_is_named(tmp_path: Path, model_file: Path) -> None:
     (tmp_path / "note.png").write_text("no picture")
     with pytest.raises(DataError, match=r"note\.png"):
         load_model(model_file).classify([tmp_path / "note.png"])
 
 
-def test_a_model_of_images_that_are_not_square_refuses_pictures(tmp_path):
+def test_a_model_of_images_that_are_not_square_refuses_pictures(tmp_path: Path) -> None:
     data = toy_data(shape=(8, 12, 3))
     save_model(tmp_path / "model.pt", *trained(data, epochs=1), data)
     with pytest.raises(InputError, match="8×12"):
@@ -76,11 +82,11 @@ def test_a_model_of_images_that_are_not_square_refuses_pictures(tmp_path):
 
 
 class Bomb:
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[object, ...]:
         return (pytest.fail, ("code of a model file was run",))
 
 
-def test_what_is_no_model_is_refused(tmp_path, model_file):
+def test_what_is_no_model_is_refused(tmp_path: Path, model_file: Path) -> None:
     whole = model_file.read_bytes()
     path = tmp_path / "model.pt"
     with pytest.raises(MissingError, match=r"model\.pt"):
@@ -89,8 +95,9 @@ def test_what_is_no_model_is_refused(tmp_path, model_file):
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"model\.pt: not a model file"):
             load_model(path)
-    for content in ({"weights": {}}, [1], Bomb()):
-        torch.save(content, path)
+    others: tuple[object, ...] = ({"weights": {}}, [1], Bomb())
+    for other in others:
+        torch.save(other, path)
         with pytest.raises(InputError, match="not a model file"):
             load_model(path)
     torch.save({**torch.load(model_file, weights_only=True), "format": "hpo-model-9"}, path)
@@ -115,7 +122,9 @@ NAN = torch.tensor([math.nan])
     ],
     ids=str,
 )
-def test_a_model_whose_parts_do_not_fit_is_refused(tmp_path, model_file, change):
+def test_a_model_whose_parts_do_not_fit_is_refused(
+    tmp_path: Path, model_file: Path, change: dict[str, Any]
+) -> None:
     path = tmp_path / "model.pt"
     content = torch.load(model_file, weights_only=True)
     torch.save({**content, **change}, path)
