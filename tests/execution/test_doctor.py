@@ -32,7 +32,7 @@ NAMES = (
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to stand in; in this process two race for claims, for the sake of speed."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("hpo.execution.probe.N_RACERS", 2)
+    monkeypatch.setattr("hpo.execution.doctor.N_RACERS", 2)
     return tmp_path
 
 
