@@ -22,8 +22,7 @@ from rich.terminal_theme import TerminalTheme
 from hpo import find_plan
 from hpo.cli.screen import Display
 from hpo.cli.tables import Screen
-from hpo.monitor.progress import Progress
-from hpo.monitor.watch import Watch
+from hpo.monitor.watch import Progress, Watch
 
 COLUMNS, STUDY = 120, "batch-size"
 SIZES = ("--limit-train", "250", "--limit-valid", "250", "--epochs", "8", "--seeds", "2")

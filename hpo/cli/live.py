@@ -18,8 +18,7 @@ from rich.text import Text
 from hpo._text import finite, params_text, percent, spread
 from hpo.cli.screen import Display
 from hpo.cli.tables import Screen
-from hpo.monitor.progress import Progress
-from hpo.monitor.watch import Watch
+from hpo.monitor.watch import Progress, Watch
 from hpo.planning.plan import Plan
 
 TICK_SECONDS = 1.0

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from hpo._text import duration, params_text, percent, printable, spread
 from hpo.cli.tables import STATE_STYLES, state_text
-from hpo.monitor.progress import Best, Progress, Running, StudyProgress
+from hpo.monitor.watch import Best, Progress, Running, StudyProgress
 from hpo.planning.plan import FINAL
 
 BLOCKS = "▁▂▃▄▅▆▇█"

@@ -1,4 +1,4 @@
-"""Looks at a plan again and again: what it finds are the records of `hpo.monitor.progress`.
+"""Looks at a plan again and again: how it gets on, what has happened since, and the time that is left.
 
 Everything comes from the database, so workers on other machines are seen like local ones. Only what is new is
 read, and what a look has to read is bounded, however many trials there are.
@@ -10,20 +10,19 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.monitor.events import Events
-from hpo.monitor.progress import Best, Progress, Running, StudyProgress, seconds_left
-from hpo.monitor.status import findings, study_status
-from hpo.planning.decisions import best_epoch, epoch_records, recorded_epochs
+from hpo.monitor.status import StudyStatus, findings, own_params, study_status
+from hpo.planning.decisions import Decision, best_epoch, epoch_records, recorded_epochs
 from hpo.planning.inheritance import best_decided
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
-from hpo.storage.queue import Reason, Slots, is_dead, reason_of, this_process
+from hpo.space.parameters import ParamValue
+from hpo.storage.queue import Reason, Slot, Slots, SlotState, is_dead, reason_of, this_process
 from hpo.storage.trials import id_of
 
 CATCH_UP = 40
@@ -31,6 +30,118 @@ CATCH_UP = 40
 SEEN_SECONDS = 20.0
 """A worker that trained so recently counts as one for the time that is left: it may be between two trials."""
 FINAL_TITLE = "The best configuration on fresh seeds, and the test set"
+ENDED = (SlotState.COMPLETE, SlotState.PRUNED, SlotState.FAILED)
+
+
+# --- what one look finds ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened: a point ended, a study decided, the final stage ended."""
+
+    event: Literal["point", "study", "final"]
+    study: str
+    record: Mapping[str, Any]
+    """The rest, in plain types."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the event as a JSON line has it."""
+        return {"event": self.event, "study": self.study, **self.record}
+
+
+@dataclass(frozen=True)
+class Running:
+    """A trial that is being trained now."""
+
+    study: str
+    trial: int
+    point: str
+    params: Mapping[str, ParamValue]
+    epochs: int
+    """That it is going to have; 0 while it is being prepared."""
+    curve: Sequence[float]
+    """Validation macro F1 of each epoch so far, mean over seeds."""
+    seconds_per_epoch: float | None
+    """All seeds together; None before the first epoch."""
+    host: str
+    pid: int
+    """Of the worker's process."""
+    is_local: bool
+    """Whether the worker is a process of this host."""
+    silent_seconds: float
+    """Seconds since its last heartbeat, 0 below half a lease; infinite where the process is gone."""
+    flags: Sequence[str]
+    """Names of findings (`hpo.monitor.diagnostics`)."""
+
+    @property
+    def worker(self) -> str:
+        """Host and process, as one name."""
+        return f"{self.host}:{self.pid}"
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best trial of the search so far."""
+
+    study: str
+    trial: int
+    params: Mapping[str, ParamValue]
+    """What it searched."""
+    config: Mapping[str, ParamValue]
+    value: float
+    """Validation macro F1, mean over seeds."""
+    deviation: float | None
+    """Over seeds; None with one."""
+    n_seeds: int
+    curve: Sequence[float]
+    """Validation macro F1 of each epoch."""
+    seconds_per_epoch: float
+    """All seeds together."""
+
+
+@dataclass(frozen=True)
+class StudyProgress:
+    """A study of the tree."""
+
+    status: StudyStatus
+    title: str
+    inherits: str | None
+    is_over: bool
+    """Nothing more happens to it, unless somebody retries."""
+    reasons: Mapping[str, Mapping[str, int]]
+    """Why points were pruned or failed, and how many; by `pruned` and `failed`."""
+    n_lost: int
+    """Attempts that were lost and are queued again or were."""
+    flags: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Numbers of ended trials by the name of what was found in them, as far as they have been examined."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What one look found."""
+
+    studies: Sequence[StudyProgress]
+    current: int
+    """Which of `studies` is being worked on; else the first that is not over, or the last."""
+    running: Sequence[Running]
+    best: Best | None
+    seconds_left: float | None
+    """None: cannot be told yet, or nobody is at work."""
+    is_test_open: bool
+    """Whether the final stage has begun to look at the test set."""
+    test: Mapping[str, Any] | None
+    """The answer of the final stage, as `hpo final --json` has it."""
+    events: Sequence[Event]
+    """What has happened since the look before; of the first look: nothing."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is to come."""
+        return all(study.is_over for study in self.studies)
+
+
+# --- the looks -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -52,7 +163,7 @@ class Watch:
 
     def __init__(self, plan: Plan, names: Sequence[str]) -> None:
         self._plan, self._names = plan, names
-        self._outlines, self._events = plan.storage.outlines, Events(plan)
+        self._outlines, self._events = plan.storage.outlines, _Events(plan)
         self._trials: dict[str, list[FrozenTrial]] = {}
         self._slots: dict[str, tuple[int, Slots]] = {}
         self._studies: dict[str, tuple[object, StudyProgress]] = {}
@@ -295,3 +406,144 @@ def _best_trial(name: str, trial: FrozenTrial) -> Best:
 def _seconds(epochs: Sequence[Sequence[Mapping[str, Any]]]) -> list[float]:
     """Return how long each epoch took, its seeds together."""
     return [sum(seed["seconds"] for seed in epoch) for epoch in epochs]
+
+
+# --- what is new -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Told:
+    """What is known of a study already."""
+
+    slots: Slots | None = None
+    ended: dict[Slot, int] = field(default_factory=dict)
+    """By slot the number of the trial with which it ended last: a point that failed may end again."""
+    decision: Decision | None = None
+
+    def ends(self, slots: Slots) -> list[tuple[SlotState, FrozenTrial]]:
+        """Return the slots that have ended since, each with its trial; they are known then."""
+        if slots is self.slots:
+            return []
+        self.slots, found = slots, []
+        for slot in slots.attempts:
+            state, trial = slots.state(slot), slots.accepted_or_latest(slot)
+            if state in ENDED and self.ended.get(slot) != trial.number:
+                self.ended[slot] = trial.number
+                found.append((state, trial))
+        return found
+
+    def is_new(self, decision: Decision | None) -> bool:
+        """Return whether this has been decided since; it is known then."""
+        before, self.decision = self.decision, decision
+        return decision != before
+
+
+class _Events:
+    """Finds what is new of a plan's studies since they were looked at last."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._told: dict[str, _Told] = {}
+
+    def of(self, study: str, slots: Slots, decision: Decision | None) -> list[Event]:
+        """Return what has happened to a study since the call before; of the first call: nothing.
+
+        Args:
+            study: its name.
+            slots: its trials, at least in outline; the same object where nothing has changed.
+            decision: what it has decided by now.
+        """
+        is_first = study not in self._told
+        told = self._told.setdefault(study, _Told())
+        ends, is_new = told.ends(slots), told.is_new(decision)
+        if is_first:
+            return []
+        events = [self._end(study, state, trial) for state, trial in ends]
+        if decision is not None and is_new:
+            events.append(Event("study", study, decision.model_dump(mode="json")))
+        return events
+
+    def _end(self, study: str, state: SlotState, outline: FrozenTrial) -> Event:
+        trial = self._plan.storage.trial(id_of(outline))
+        epoch = best_epoch(trial)
+        record = {
+            "trial": trial.number,
+            "point": trial.user_attrs["point"],
+            "params": own_params(trial),
+            "state": state.value,
+            "reason": trial.user_attrs.get("reason", ""),
+            "macro_f1": trial.intermediate_values.get(epoch) if epoch else None,
+            "best_epoch": epoch,
+            "epochs": len(trial.intermediate_values),
+        }
+        if study != FINAL:
+            return Event("point", study, record)
+        result = trial.user_attrs.get("final", {})
+        answer = {key: result.get(key) for key in ("selected_epoch", "seeds", "test", "std")}
+        return Event("final", study, record | answer)
+
+
+# --- the time that is left -------------------------------------------------------------------------------
+
+
+def seconds_left(
+    plan: Plan,
+    studies: Sequence[StudyProgress],
+    running: Sequence[Running],
+    best: Best | None,
+    *,
+    n_at_once: int,
+    trial_seconds: Mapping[str, float],
+) -> float | None:
+    """Return what remains at the speed so far; None where that cannot be told, or nobody is at work.
+
+    Args:
+        plan: that the studies belong to.
+        studies: what is to be done.
+        running: the trials that are being trained.
+        best: the best trial so far: a study without a result yet is taken to cost what it cost.
+        n_at_once: how many trials the workers train at a time; they share what remains of a study.
+        trial_seconds: what a trial took so far, by study; a study without ended trials is left out.
+    """
+    if not n_at_once or not running:
+        return None
+    total = 0.0
+    for study in studies:
+        if study.is_over:
+            continue
+        name = study.status.name
+        here = [each for each in running if each.study == name]
+        rate = _seconds_per_epoch(plan, name, here, best)
+        if rate is None:
+            return None
+        whole = trial_seconds.get(name, rate * _n_epochs(plan, name, best))
+        begun = [
+            (each.seconds_per_epoch or rate) * (each.epochs - len(each.curve)) if each.epochs else whole
+            for each in here
+        ]
+        n_waiting = study.status.points["waiting"]
+        n_busy = max(1, min(n_at_once, n_waiting + len(begun)))
+        total += max([(n_waiting * whole + sum(begun)) / n_busy, *begun])
+    return total
+
+
+def _seconds_per_epoch(plan: Plan, study: str, running: Sequence[Running], best: Best | None) -> float | None:
+    """Return the time of all seeds of a trial of a study together."""
+    rates = [each.seconds_per_epoch for each in running if each.seconds_per_epoch is not None]
+    if rates:
+        return fmean(rates)
+    if best is None:
+        return None
+    n_seeds = plan.options.final_seeds if study == FINAL else plan.options.seeds
+    return best.seconds_per_epoch * n_seeds / best.n_seeds
+
+
+def _n_epochs(plan: Plan, study: str, best: Best | None) -> int:
+    """Return how many epochs a trial of a study is going to have, as far as is known."""
+    if plan.options.epochs is not None:
+        return plan.options.epochs
+    config = best.config if best else {}
+    if study != FINAL:
+        spec = plan.specs[study]
+        config = spec.context(config if spec.inherits else None)
+    return int(config.get("epochs", 0))

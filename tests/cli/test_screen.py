@@ -18,8 +18,8 @@ from rich.terminal_theme import SVG_EXPORT_THEME
 from hpo import find_plan
 from hpo.cli.screen import Display
 from hpo.cli.tables import Screen
-from hpo.monitor.progress import Progress
 from hpo.monitor.status import StudyStatus
+from hpo.monitor.watch import Progress
 from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance
 from hpo.storage.queue import this_process

@@ -13,7 +13,7 @@ from optuna.trial import TrialState, create_trial
 
 from hpo import find_plan
 from hpo.monitor import status as results
-from hpo.monitor.progress import StudyProgress, seconds_left
+from hpo.monitor.watch import StudyProgress, seconds_left
 from hpo.planning.compatibility import with_more_trials
 from hpo.planning.inheritance import config_of_trial
 from hpo.planning.plan import FINAL, Plan

@@ -11,8 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo import find_plan
 from hpo.execution.run import open_plan
-from hpo.monitor.progress import Progress
-from hpo.monitor.watch import Watch
+from hpo.monitor.watch import Progress, Watch
 from hpo.planning.inheritance import config_of_trial
 from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance
