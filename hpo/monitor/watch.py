@@ -21,6 +21,7 @@ from hpo.planning.decisions import Decision, best_epoch, epoch_records, recorded
 from hpo.planning.inheritance import best_decided
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
+from hpo.planning.scheduler import is_orphaned
 from hpo.space.parameters import ParamValue
 from hpo.storage.queue import Reason, Slot, Slots, SlotState, is_dead, reason_of, this_process
 from hpo.storage.trials import id_of
@@ -242,22 +243,12 @@ class Watch:
             if name == FINAL:
                 has_ended = study.status.state in ("done", "failed")
                 over[name] = has_ended or (all(over.values()) and best_decided(self._plan) is None)
-            elif self._is_orphaned(study, over, records):
+            elif over.get(study.inherits or "") and is_orphaned(self._plan, name, records):
                 over[name] = True
             else:
                 is_decided = records[name].decision is not None
                 over[name] = is_decided and not points["waiting"] + points["running"]
         return [replace(study, is_over=over[study.status.name]) for study in studies]
-
-    def _is_orphaned(
-        self, study: StudyProgress, over: Mapping[str, bool], records: Mapping[str, StudyRecord]
-    ) -> bool:
-        """Return whether its parent has ended and decided nothing that it could go on from."""
-        parent = study.inherits
-        if parent is None or self._plan.options.inherit != "winners":
-            return False
-        decision = records[parent].decision
-        return over[parent] and (decision is None or not decision.params)
 
     def _with_flags(self, study: StudyProgress) -> StudyProgress:
         """Add what was found in its ended trials; examine some more of them."""

@@ -23,6 +23,7 @@ from hpo.planning.inheritance import (
     decided_trial,
     inherited_by,
 )
+from hpo.planning.manifest import StudyRecord
 from hpo.planning.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
 from hpo.planning.samplers import distribution
 from hpo.space.parameters import canonical_json
@@ -180,13 +181,20 @@ def fail_stale_trials(plan: Plan, names: Sequence[str] | None = None) -> list[st
     return closed
 
 
-def is_orphaned(plan: Plan, name: str) -> bool:
-    """Return whether a study never begins: its parent decided nothing, or never begins itself."""
+def is_orphaned(plan: Plan, name: str, records: Mapping[str, StudyRecord] | None = None) -> bool:
+    """Return whether a study never begins: its parent decided nothing, or never begins itself.
+
+    Args:
+        plan: that the study belongs to.
+        name: of the study.
+        records: as `Plan.records` has them, where they have been read already.
+    """
     parent = plan.specs[name].inherits
     if parent is None or plan.options.inherit != "winners":
         return False
-    decision = plan.decision(parent)
-    return is_orphaned(plan, parent) if decision is None else not decision.params
+    records = records or plan.records()
+    decision = records[parent].decision
+    return is_orphaned(plan, parent, records) if decision is None else not decision.params
 
 
 def is_control(plan: Plan, name: str, slot: Slot) -> bool:
