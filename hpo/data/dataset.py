@@ -56,7 +56,7 @@ class ImageData:
             raise DataError(f"class_names: must be at least two different names, is {names!r}")
         for name in names:
             if not is_text(name):
-                raise DataError(f"class_names: {name!r} is no text (not UTF-8); rename the class")
+                raise DataError(f"class_names: {name!r} is not valid UTF-8; rename the class")
         if (self.valid_images is None) != (self.valid_labels is None):
             raise DataError("valid_images and valid_labels: give both, or none of them")
         _check_part(

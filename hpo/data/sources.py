@@ -30,10 +30,10 @@ def open_source(text: str, image_size: int | None = None) -> Source:
     """
     kind, _, argument = text.partition(":")
     if not is_text(text):
-        raise InputError(f"{text!r} is no text (not UTF-8); rename the folder or file")
+        raise InputError(f"{text!r} is not valid UTF-8; rename the folder or file")
     if kind not in SOURCES:
         hint = f"did you mean 'folder:{text}'?" if Path(text).is_dir() else did_you_mean(kind, SOURCES)
-        raise InputError(f"{text!r} is no source of data; {hint}")
+        raise InputError(f"{text!r} is not a source of data; {hint}")
     if image_size is not None and kind != "folder":
         raise InputError(
             f"image_size = {image_size}: only folder:PATH is resized, {kind!r} has a size of its own"

@@ -1,7 +1,7 @@
 """The final stage: the best decided configuration, retrained on seeds of its own, and the test set opened.
 
 This is the only module that calls `load_test`. The stage is a trial of the reserved study `final`, claimed,
-checkpointed and queued again like any other; the test figures are attributes, its value is the validation F1.
+checkpointed and queued again like any other; the test metrics are attributes, its value is the validation F1.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from hpo.training.tensors import is_like
 
 MODEL, WRONG_IMAGES = "model.pt", "most-confidently-wrong.png"
 N_WRONG_IMAGES = 25
-FIGURES = ("accuracy", "loss", "macro_f1")
+METRICS = ("accuracy", "loss", "macro_f1")
 
 
 class TestSetCallback(TrialCallback):
@@ -66,11 +66,11 @@ class TestSetCallback(TrialCallback):
             for learner in epoch.learners
         ]
         scores = [self._score(each) for each in logits]
-        figures = [
-            {"seed": seed.seed, **{figure: getattr(scored, figure) for figure in FIGURES}}
+        metrics = [
+            {"seed": seed.seed, **{metric: getattr(scored, metric) for metric in METRICS}}
             for seed, scored in zip(epoch.seeds, scores, strict=True)
         ]
-        self.state.setdefault("per_epoch", {})[epoch.number] = figures
+        self.state.setdefault("per_epoch", {})[epoch.number] = metrics
         if is_best:
             networks = [
                 {key: value.detach().cpu().clone() for key, value in learner.network.state_dict().items()}
@@ -78,19 +78,19 @@ class TestSetCallback(TrialCallback):
             ]
             valid = [seed.valid_macro_f1 for seed in epoch.seeds]
             self.state["best"] = {"networks": networks, "logits": logits, "valid_macro_f1": valid}
-        return {f"test:{epoch.number}": figures}
+        return {f"test:{epoch.number}": metrics}
 
     def restore(self, state: dict[str, Any], training: Mapping[str, Any]) -> None:
-        """Take over the test figures of a checkpoint's epochs, and the networks of its best one.
+        """Take over the test metrics of a checkpoint's epochs, and the networks of its best one.
 
         Raises:
             ValueError: they are not there, or of another kind.
         """
         networks = [learner["network"] for learner in training["learners"]]
         n_seeds, n_classes = len(networks), len(self._data.class_names)
-        figures = [{"seed": 0, **dict.fromkeys(FIGURES, 0.0)}] * n_seeds
+        metrics = [{"seed": 0, **dict.fromkeys(METRICS, 0.0)}] * n_seeds
         example = {
-            "per_epoch": dict.fromkeys(range(1, training["epoch"] + 1), figures),
+            "per_epoch": dict.fromkeys(range(1, training["epoch"] + 1), metrics),
             "best": {
                 "networks": networks,
                 "logits": [torch.empty(len(self._labels), n_classes)] * n_seeds,
@@ -98,12 +98,12 @@ class TestSetCallback(TrialCallback):
             },
         }
         if not is_like(state, example):
-            raise ValueError("test figures or best networks are not those of such a trial")
+            raise ValueError("test metrics or best networks are not those of such a trial")
         self.state = state
 
     def attrs(self) -> dict[str, Any]:
-        """Return the test figures of every epoch so far."""
-        return {f"test:{number}": figures for number, figures in self.state["per_epoch"].items()}
+        """Return the test metrics of every epoch so far."""
+        return {f"test:{number}": metrics for number, metrics in self.state["per_epoch"].items()}
 
     def at_end(self, config: TrialConfig, selected_epoch: int) -> dict[str, Any]:
         """Return the answer, at the epoch that validation chose; save the model and the worst images."""
@@ -112,7 +112,7 @@ class TestSetCallback(TrialCallback):
         per_seed = self.state["per_epoch"][selected_epoch]
         chosen = int(np.argmax(best["valid_macro_f1"]))  # by validation: the test set chooses nothing
         wrong = most_confidently_wrong(best["logits"][chosen], self._labels)
-        seeds = [figures["seed"] for figures in per_seed]
+        seeds = [metrics["seed"] for metrics in per_seed]
         # of these images and this configuration and no others: two plans may share a store
         of_what = canonical_json({"config": config.params(), "seeds": seeds, "data": self._data.fingerprint})
         shared = f"final-files/{hashlib.sha256(of_what.encode()).hexdigest()[:16]}"
@@ -124,12 +124,12 @@ class TestSetCallback(TrialCallback):
             "data": self._data.source,
             "seeds": seeds,
             "selected_epoch": selected_epoch,
-            "test": {figure: fmean(each[figure] for each in per_seed) for figure in FIGURES},
-            "std": {figure: _deviation([each[figure] for each in per_seed]) for figure in FIGURES},
+            "test": {metric: fmean(each[metric] for each in per_seed) for metric in METRICS},
+            "std": {metric: _deviation([each[metric] for each in per_seed]) for metric in METRICS},
             "per_seed": per_seed,
             "per_epoch": [
-                {"epoch": epoch, **{figure: fmean(each[figure] for each in figures) for figure in FIGURES}}
-                for epoch, figures in sorted(self.state["per_epoch"].items())
+                {"epoch": epoch, **{metric: fmean(each[metric] for each in metrics) for metric in METRICS}}
+                for epoch, metrics in sorted(self.state["per_epoch"].items())
             ],
             "per_class": {
                 name: {"f1": fmean(float(scored.per_class_f1[index]) for scored in scores)}

@@ -172,7 +172,7 @@ def run_plan(
         InputError: something given cannot be used, or contradicts the plan that is there.
         PointsFailedError: everything has ended, and points failed for good.
         RunError: workers cannot be kept alive.
-        KeyboardInterrupt: stopped by a signal; the same call goes on.
+        KeyboardInterrupt: stopped by a signal; call it again to resume.
     """
     for key in options:
         if key not in Options.model_fields:

@@ -346,7 +346,7 @@ def _asked(plan: Plan, trial_id: int, call: Callable[[], T]) -> T:
 def _reuse_result(plan: Plan, name: str, trial: FrozenTrial, config: TrialConfig, pruning: _Pruning) -> bool:
     """Give a trial the result of the inherited trial, if that trained the same: nothing is trained twice.
 
-    Grids often hold the value that was inherited, as a control (2 of the report's 32 points).
+    Grids often hold the value that was inherited, as a control (2 of the original's 32 points).
     """
     inherited = plan.record(name).inherited if name != FINAL else None
     if inherited is None or inherited.source is None or config != control_config(plan, inherited):

@@ -1,6 +1,6 @@
 """Every trial and every epoch of a plan as flat records, for other programs: CSV, JSON, Parquet, pandas.
 
-Columns bear the names of the parameters and figures as they are named everywhere. Lost and superseded
+Columns bear the names that parameters and metrics have everywhere. Lost and superseded
 attempts are records too: `state` says what they are.
 """
 
@@ -54,7 +54,7 @@ def export(plan: Plan) -> list[Record]:
 def export_epochs(plan: Plan) -> list[Record]:
     """Return one record a trial, epoch and seed: what training recorded, gradients and dead units by layer.
 
-    Records of the final stage hold test figures as well, `test_accuracy`, `test_loss` and `test_macro_f1`.
+    Records of the final stage hold test metrics as well, `test_accuracy`, `test_loss` and `test_macro_f1`.
     """
     records = []
     for name, trial, attrs in _trials(plan):
@@ -67,14 +67,14 @@ def export_epochs(plan: Plan) -> list[Record]:
                         "epoch": number,
                         **{key: value for key, value in seed.items() if key != "layers"},
                         **{
-                            f"{layer}_{figure}": value
+                            f"{layer}_{metric}": value
                             for layer, health in seed["layers"].items()
-                            for figure, value in health.items()
+                            for metric, value in health.items()
                         },
                         **{
-                            f"test_{figure}": value
-                            for figure, value in tests.get(seed["seed"], {}).items()
-                            if figure != "seed"
+                            f"test_{metric}": value
+                            for metric, value in tests.get(seed["seed"], {}).items()
+                            if metric != "seed"
                         },
                         **_params(attrs),
                     }

@@ -25,7 +25,7 @@ from hpo.space.parameters import ParamValue
 from hpo.storage.queue import Slot, Slots, SlotState
 from hpo.storage.trials import id_of
 
-FIGURES = ("macro_f1", "accuracy", "loss")
+METRICS = ("macro_f1", "accuracy", "loss")
 StudyState = Literal["pending", "running", "done", "failed"]
 
 
@@ -191,10 +191,10 @@ def rows(plan: Plan, name: str, trials: Sequence[FrozenTrial] | None = None) -> 
 def _row(trial: FrozenTrial, slots: Slots) -> TrialRow:
     history = epoch_records(trial)
     epoch = best_epoch(trial)
-    figures: dict[str, float | None] = dict.fromkeys(FIGURES)
+    metrics: dict[str, float | None] = dict.fromkeys(METRICS)
     if epoch is not None:
         seeds = trial.user_attrs[f"epoch:{epoch}"]
-        figures = {figure: fmean(seed[f"valid_{figure}"] for seed in seeds) for figure in FIGURES}
+        metrics = {metric: fmean(seed[f"valid_{metric}"] for seed in seeds) for metric in METRICS}
     slot = Slot(trial.user_attrs["point"], trial.user_attrs["replicate"])
     return TrialRow(
         trial=trial.number,
@@ -218,7 +218,7 @@ def _row(trial: FrozenTrial, slots: Slots) -> TrialRow:
         best_epoch=epoch,
         seconds=sum(seed["seconds"] for records in history for seed in records),
         history=history,
-        **figures,
+        **metrics,
     )
 
 
@@ -272,7 +272,7 @@ def find_trial(plan: Plan, text: str) -> tuple[str, FrozenTrial]:
     """
     name, slash, number = text.rpartition("/")
     if not slash or not number.isdecimal() or len(number) > 9:
-        raise InputError(f"{text!r} names no trial; it is STUDY/NUMBER, like learning-rate/2")
+        raise InputError(f"{text!r} does not name a trial; write STUDY/NUMBER, like learning-rate/2")
     if name != FINAL:
         plan.with_ancestors([name])
     study_id = plan.storage.study_id(name)

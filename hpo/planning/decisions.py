@@ -112,7 +112,7 @@ def recorded_epochs(attrs: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
 
 def best_epoch(trial: FrozenTrial) -> int | None:
     """Return the first epoch, from 1, of the highest mean validation macro F1; None before any report."""
-    # other databases than SQLite may show a report before the figures that were written with it
+    # other databases than SQLite may show a report before the metrics that were written with it
     reports = {n: f1 for n, f1 in trial.intermediate_values.items() if f"epoch:{n}" in trial.user_attrs}
     return min(reports, key=lambda epoch: (-reports[epoch], epoch)) if reports else None
 

@@ -60,7 +60,7 @@ def lineage(specs: Mapping[str, StudySpec], name: str) -> list[StudySpec]:
 
 
 def published_config(specs: Mapping[str, StudySpec], name: str) -> TrialConfig:
-    """Return what the report carried on after a study: its own choices and those before it.
+    """Return what the original carried on after a study: its own choices and those before it.
 
     Raises:
         InputError: a study on the way has no published choice.

@@ -56,12 +56,12 @@ class Constraint:
         """Read a comparison.
 
         Raises:
-            InputError: the text is no comparison, or names something that is no numeric parameter.
+            InputError: the text is not a comparison, or names something that is not a numeric parameter.
         """
         match = _COMPARISON.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             raise InputError(
-                f"constraints: {text!r} is no comparison of parameters and numbers, "
+                f"constraints: {text!r} is not a comparison of parameters and numbers, "
                 "as 'conv1_channels <= conv2_channels'"
             )
         left, comparison, right = match.groups()

@@ -45,7 +45,7 @@ class _Part(BaseModel):
 
 
 class NetworkConfig(_Part):
-    """The constrained CNN of the report: two convolutions and one hidden linear layer."""
+    """The constrained CNN of the original: two convolutions and one hidden linear layer."""
 
     conv1_channels: Channels = 32
     conv1_kernel: Kernel = 3
@@ -87,7 +87,7 @@ class TrialConfig(_Part):
 
     @classmethod
     def from_params(cls, params: Params) -> TrialConfig:
-        """Build a configuration from flat parameters; what is not given keeps the report's default.
+        """Build a configuration from flat parameters; what is not given keeps the original's default.
 
         Raises:
             InputError: an unknown parameter, or a value out of its domain.

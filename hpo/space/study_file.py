@@ -9,7 +9,7 @@
     learning_rate = {low = 1e-5, high = 1e-2, log = true}
     hidden_units = {low = 64, high = 256, step = 64}  # a range with a step can be enumerated
 
-`[base]` (over the report's defaults), `[fixed]`, `[sampler]`, `[pruner]` and `[published]` are explained
+`[base]` (over the original's defaults), `[fixed]`, `[sampler]`, `[pruner]` and `[published]` are explained
 in the shipped files. Which samplers and pruners there are, `hpo.planning` knows and checks.
 """
 
@@ -78,7 +78,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class PublishedResult(_Model):
-    """One row that the report printed; figures as fractions (0.705), None where it printed none."""
+    """One row that the original printed; metrics as fractions (0.705), None where it printed none."""
 
     params: dict[str, Any] = {}
     accuracy: Fraction | None = None
@@ -97,7 +97,7 @@ class PublishedResult(_Model):
 
 
 class Published(_Model):
-    """What the report printed for a study, and the parameters that it carried on."""
+    """What the original printed for a study, and the parameters that it carried on."""
 
     choice: dict[str, Any] = {}
     results: Annotated[tuple[PublishedResult, ...], Field(strict=False)] = ()
@@ -109,14 +109,14 @@ class Published(_Model):
 
 
 class StudySpec(_Model):
-    """One section of the report: what is searched, from where, and how. Equal specs have equal JSON."""
+    """One section of the original: what is searched, from where, and how. Equal specs have equal JSON."""
 
     name: str
     title: str = ""
     section: str = ""
     inherits: str | None = None
     base: dict[str, Any] = {}
-    """Over the report's defaults; only where nothing is inherited."""
+    """Over the original's defaults; only where nothing is inherited."""
     fixed: dict[str, Any] = {}
     """Over what is inherited; carried on with the winner."""
     search: dict[str, Annotated[Choices | Range, PlainSerializer(lambda axis: axis.plain())]]
@@ -307,7 +307,7 @@ def load_study(path: Path) -> StudySpec:
     except InputError as error:
         raise StudyFileError(path, str(error)) from None
     except ValueError as error:  # of TOML's syntax, of UTF-8, or a number of thousands of digits
-        raise StudyFileError(path, f"is no TOML: {error}") from None
+        raise StudyFileError(path, f"is not valid TOML: {error}") from None
 
 
 def load_studies(folder: Path) -> dict[str, StudySpec]:

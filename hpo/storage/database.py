@@ -80,7 +80,7 @@ def parse(url: str) -> URL:
     except (sqlalchemy.exc.ArgumentError, ValueError):
         # the text may hold a password in any form: it is not repeated
         raise InputError(
-            "--storage is no database URL; like sqlite:///hpo.db or postgresql+psycopg://host/name"
+            "--storage is not a database URL, like sqlite:///hpo.db or postgresql+psycopg://host/name"
         ) from None
     kind = parsed.get_backend_name()
     if kind != "sqlite" and url.partition("?")[0].count("@") > 1:

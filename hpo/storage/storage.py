@@ -2,7 +2,7 @@
 
 Optuna's own calls commit one row at a time, so a process that is killed between two of them leaves a
 trial half written. What belongs together is written here in one transaction: a claim with its owner and
-first heartbeat, an epoch with its report and figures, an end with its reason.
+first heartbeat, an epoch with its report and metrics, an end with its reason.
 
 It is long because all transactions on the trials of a plan are here: who locks what can be read in one place.
 """
@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 # neither "A new study created in RDB" nor what it says of an outage, which is retried, is news to our users
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
-RETRY_SECONDS = 600  # an outage shorter than this costs nobody his trial
+RETRY_SECONDS = 600  # no worker loses its trial in a shorter outage
 MAX_WAIT_SECONDS = 1  # between two tries: heartbeats are back well within half a lease after an outage
 TRIALS_PER_QUERY = 200  # whole ones: at eleven epochs some 5 MB
 KEYS_PER_QUERY = 500  # SQLite takes so many arguments everywhere
@@ -149,7 +149,7 @@ class Storage:
         """Return the user attributes of every study, by study name, studies in the order of their creation.
 
         Raises:
-            InputError: somebody has written what is no JSON.
+            InputError: an attribute is not valid JSON.
         """
         study, attribute = models.StudyModel, models.StudyUserAttributeModel
         query = (
@@ -169,7 +169,7 @@ class Storage:
             return json.loads(text)
         except (ValueError, RecursionError) as error:
             raise InputError(
-                f"{self.name}: attribute {key!r} of study {study!r} is no JSON: {error}"
+                f"{self.name}: attribute {key!r} of study {study!r} is not valid JSON: {error}"
             ) from None
 
     def set_study_attr(self, study_id: int, key: str, value: object) -> None:

@@ -182,7 +182,9 @@ def _attrs(
             try:
                 found[trial_id][sys.intern(key)] = json.loads(text)
             except (ValueError, RecursionError) as error:
-                raise InputError(f"attribute {key!r} of trial {trial_id} is no JSON: {error}") from None
+                raise InputError(
+                    f"attribute {key!r} of trial {trial_id} is not valid JSON: {error}"
+                ) from None
     return found
 
 

@@ -128,7 +128,7 @@ def load_model(path: Path) -> Model:
         if not all(isinstance(name, str) for name in class_names):
             raise ValueError("a class has no name")
         if not all(bool(each.isfinite().all()) for each in (mean, std, *network.state_dict().values())):
-            raise ValueError("a weight is no number")
+            raise ValueError("a weight is not finite")
         return Model(network, config, shape, mean.numpy(), std.numpy(), class_names)
     except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
         raise InputError(f"{path}: not a model file that hpo saved, or damaged") from error

@@ -383,7 +383,7 @@ def test_an_attribute_that_is_no_json_is_named(cli: Cli, tmp_path: Path) -> None
         connection.execute("update trial_user_attributes set value_json = '{' where key = 'seeds'")
     shown = cli("show", "setup", "--out", tmp_path)
     assert shown.code == 2
-    assert "attribute 'seeds' of trial 1 is no JSON" in shown.err
+    assert "attribute 'seeds' of trial 1 is not valid JSON" in shown.err
 
 
 def test_mixup_that_never_begins_is_said(folder: Path, cli: Cli) -> None:

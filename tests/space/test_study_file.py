@@ -139,9 +139,9 @@ FRACTIONS = ("l2", "learning_rate", "mixup_alpha")
 NO_POINT = "constraints leave no point: nothing in the search space satisfies "
 REFUSED: list[tuple[str, str]] = [
     # the file
-    ("search.l2 = [", "is no TOML: "),
-    (f"title = 'a'\ntitle = 'b'\n{L2}", "is no TOML: Cannot overwrite a value"),
-    (f"search.l2 = [{'9' * 5000}]", "is no TOML: "),
+    ("search.l2 = [", "is not valid TOML: "),
+    (f"title = 'a'\ntitle = 'b'\n{L2}", "is not valid TOML: Cannot overwrite a value"),
+    (f"search.l2 = [{'9' * 5000}]", "is not valid TOML: "),
     (f"search.l2 = {'[' * 5000}", "is nested too deeply"),
     (f"trials = 0x{'f' * 5000}\n{L2}", "trials: the number needs more than 64 bits"),
     ("[search]\nl2 = [nan]", "search.l2[0] = nan: must be a finite number"),
@@ -272,7 +272,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(StudyFileError, match="No such file"):
         load_study(tmp_path / "none.toml")
     (tmp_path / "latin.toml").write_bytes("title = 'Grün'".encode("latin-1"))
-    with pytest.raises(StudyFileError, match="is no TOML"):
+    with pytest.raises(StudyFileError, match="is not valid TOML"):
         load_study(tmp_path / "latin.toml")
 
 

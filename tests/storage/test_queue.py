@@ -317,7 +317,7 @@ def test_a_reader_never_sees_half_an_epoch(storage: Storage, queue: Queue) -> No
 @pytest.mark.parametrize(
     ("url", "what"),
     [
-        ("nonsense", "no database URL"),
+        ("nonsense", "not a database URL"),
         ("sqlite://", "in-memory"),
         ("postgresql+nodriver://h/d", "driver|opened|load"),
     ],
