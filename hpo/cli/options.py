@@ -1,7 +1,6 @@
 """The options that several commands share, each also by environment variable (`HPO_STORAGE`, …).
 
-An option that was not given is None and stays out of what is compared with the plan: the defaults live in
-`hpo.planning.manifest.Options` alone.
+An option that changes results and was not given is None, and stays out of what is compared with the plan.
 """
 
 from __future__ import annotations
@@ -10,65 +9,39 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 from click.core import ParameterSource
 
+from hpo.planning.defaults import Adopt, Defaults, Inherit, Precision
+
 if TYPE_CHECKING:
     from hpo.planning.plan import Plan
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+Command = Callable[..., Any]
+Decorator = Callable[[Command], Command]
 
-PLAN_OPTIONS = (
-    "data",
-    "image_size",
-    "seed",
-    "seeds",
-    "final_seeds",
-    "epochs",
-    "limit_train",
-    "limit_valid",
-    "precision",
-    "device",
-    "inherit",
-    "adopt",
-    "lease_seconds",
-)
-"""The options that change results, as `hpo.planning.manifest.Options` names them."""
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
-class Count(click.ParamType[int | None]):
-    """A number of something from 1 on, or `auto`."""
+class NumberOrAuto(click.ParamType[int | None]):
+    """A whole number in a range, or `auto`."""
 
     name = "N|auto"
 
-    def __init__(self, things: str) -> None:
-        self._things = things
+    def __init__(self, what: str, low: int, high: int) -> None:
+        self._what, self._range = what, range(low, high + 1)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
         """Return None for `auto`."""
         if value == "auto" or value is None:
             return None
         text = str(value)
-        number = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
-        if number < 1:
-            self.fail(f"{text[:40]!r} is neither a number of {self._things} from 1 on nor 'auto'", param, ctx)
+        number = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else -1
+        if number not in self._range:
+            self.fail(f"{text[:40]!r} is neither {self._what} nor 'auto'", param, ctx)
         return number
-
-
-class Port(click.ParamType[int | None]):
-    """A TCP port, or `auto`."""
-
-    name = "N|auto"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
-        """Return None for `auto`."""
-        if value == "auto" or value is None:
-            return None
-        if not str(value).isdecimal() or len(str(value)) > 5 or int(value) > 65_535:
-            self.fail(f"{value!r} is neither a port from 0 to 65535 nor 'auto'", param, ctx)
-        return int(value)
 
 
 class Duration(click.ParamType[float | None]):
@@ -89,9 +62,6 @@ class Duration(click.ParamType[float | None]):
         if not 0 < seconds < math.inf:
             self.fail(f"{value!r} is no duration; write it like 90, 45s, 30m or 2h", param, ctx)
         return seconds
-
-
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 class StorageUrl(click.ParamType[str | None]):
@@ -127,13 +97,22 @@ class StorageUrl(click.ParamType[str | None]):
         return str(value)
 
 
-def _option(*names: str, **settings: Any) -> Callable[[Command], Command]:
+def _option(*names: str, **settings: Any) -> Decorator:
     flag = next(name for name in names if name.startswith("--")).split("/")[0]
     variable = "HPO_" + flag.removeprefix("--").replace("-", "_").upper()
     return click.option(*names, envvar=variable, show_envvar=True, **settings)
 
 
-def _out(default: str) -> Callable[[Command], Command]:
+def _together(*options: Decorator) -> Decorator:
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def _out(default: str) -> Decorator:
     return _option(
         "--out",
         type=click.Path(path_type=Path, file_okay=False),
@@ -151,17 +130,6 @@ storage = _option(
     metavar="URL|@FILE",
     help="Database, or a file that holds its URL.  [default: sqlite:///OUT/hpo.db]",
 )
-studies = _option(
-    "--studies",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Folder of study files.  [default: the six that are shipped]",
-)
-data = _option(
-    "--data",
-    metavar="SOURCE",
-    help="digits | cifar10[:DIR] | folder:PATH | python:MODULE:FUNCTION.  [default: cifar10; demo: digits]",
-)
 worker_data = _option(
     "--data", metavar="SOURCE", help="Where the plan's data are here.  [default: where the plan found them]"
 )
@@ -172,24 +140,28 @@ checkpoints = _option(
 )
 
 
-def _workers(text: str) -> Callable[[Command], Command]:
-    settings = {"metavar": Count.name, "default": "auto", "show_default": True, "help": text}
-    return _option("--workers", type=Count("processes"), **settings)
+def _count(flag: str, things: str, text: str) -> Decorator:
+    kind = NumberOrAuto(f"a number of {things} from 1 on", 1, 10**9)
+    return _option(flag, type=kind, metavar=kind.name, default="auto", show_default=True, help=text)
 
 
-workers = _workers("Worker processes; auto: one a core or GPU, or as many as the cluster has room for.")
-planned_workers = _workers(
-    "Workers that a machine like this one will have: sets the threads of each; auto: one thread."
+workers = _count(
+    "--workers",
+    "processes",
+    "Worker processes; auto: one a core or GPU, or as many as the cluster has room for.",
 )
-trials_per_device = _option(
+planned_workers = _count(
+    "--workers",
+    "processes",
+    "Workers that a machine like this one will have: sets the threads of each; auto: one thread.",
+)
+trials_per_device = _count(
     "--trials-per-device",
-    type=Count("trials"),
-    metavar=Count.name,
-    default="auto",
-    show_default=True,
-    help="Trials a worker trains at once; auto: one on a CPU, up to 16 on a GPU.",
+    "trials",
+    "Trials a worker trains at once; auto: one on a CPU, up to 16 on a GPU.",
 )
-_ENGINE = (
+
+engine = _together(
     _option(
         "--engine",
         type=click.Choice(["local", "ray"]),
@@ -215,16 +187,9 @@ _ENGINE = (
         help="GPUs, 0.25 for a quarter of one.  [default: 1 where the plan trains on CUDA]",
     ),
 )
+"""Who places the workers."""
 
-
-def engine(command: Command) -> Command:
-    """Add the options that say who places the workers."""
-    for option in reversed(_ENGINE):
-        command = option(command)
-    return command
-
-
-_LIMITS = (
+limits = _together(
     _option(
         "--idle-timeout", type=Duration(), metavar="DURATION", help="Stop after so long without work (30m)."
     ),
@@ -236,16 +201,9 @@ _LIMITS = (
         help="Stop so long from now; the trial goes back to the queue.",
     ),
 )
+"""When a worker stops by itself."""
 
-
-def limits(command: Command) -> Command:
-    """Add the options that say when a worker stops by itself."""
-    for option in reversed(_LIMITS):
-        command = option(command)
-    return command
-
-
-_SERVER = (
+server = _together(
     _option(
         "--host",
         default="127.0.0.1",
@@ -254,8 +212,8 @@ _SERVER = (
     ),
     _option(
         "--port",
-        type=Port(),
-        metavar=Port.name,
+        type=NumberOrAuto("a port from 0 to 65535", 0, 65_535),
+        metavar=NumberOrAuto.name,
         default="auto",
         show_default=True,
         help="auto: 8080, or a free one where that is taken; 0: a free one.",
@@ -263,66 +221,74 @@ _SERVER = (
     _option("--read-only", is_flag=True, help="Refuse every request that could change something."),
     _option("--no-browser", is_flag=True, help="Open no browser."),
 )
-
-
-def server(command: Command) -> Command:
-    """Add the options of what is served."""
-    for option in reversed(_SERVER):
-        command = option(command)
-    return command
-
+"""How the dashboard is served."""
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, alone on stdout.")
 as_json_lines = click.option(
     "--json", "as_json", is_flag=True, help="Print a JSON line for every event, alone on stdout; no screen."
 )
 
-_PLAN = (
-    studies,
-    data,
-    _option("--image-size", type=int, metavar="PIXELS", help="Size that folder: images get.  [default: 32]"),
-    _option("--seed", type=int, help="First seed of the search.  [default: 0]"),
-    _option("--seeds", type=int, metavar="K", help="Seeds a point is trained on.  [default: 1]"),
-    _option("--final-seeds", type=int, metavar="K", help="Seeds of the final stage.  [default: 5]"),
-    _option("--epochs", type=int, metavar="N", help="Epochs a trial has, over what the study files say."),
-    _option("--limit-train", type=int, metavar="N", help="Train on N images only, stratified."),
-    _option("--limit-valid", type=int, metavar="N", help="Validate on N images only, stratified."),
+
+def _recorded(flag: str, text: str, *, only_demo: str = "", **settings: Any) -> Decorator:
+    """Return an option that is recorded with the plan; its help ends with its default."""
+    default = getattr(Defaults, flag.removeprefix("--").replace("-", "_"))
+    if default is not None:
+        shown = f"{default:g}" if isinstance(default, float) else default
+        text += f"  [default: {shown}{only_demo}]"
+    return _option(flag, help=text, **settings)
+
+
+plan_options = _together(
     _option(
+        "--studies",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="DIR",
+        help="Folder of study files.  [default: the six that are shipped]",
+    ),
+    _recorded(
+        "--data",
+        "digits | cifar10[:DIR] | folder:PATH | python:MODULE:FUNCTION.",
+        only_demo="; demo: digits",
+        metavar="SOURCE",
+    ),
+    _recorded("--image-size", "Size that folder: images get.  [default: 32]", type=int, metavar="PIXELS"),
+    _recorded("--seed", "First seed of the search.", type=int),
+    _recorded("--seeds", "Seeds a point is trained on.", type=int, metavar="K"),
+    _recorded("--final-seeds", "Seeds of the final stage.", type=int, metavar="K"),
+    _recorded("--epochs", "Epochs a trial has, over what the study files say.", type=int, metavar="N"),
+    _recorded("--limit-train", "Train on N images only, stratified.", type=int, metavar="N"),
+    _recorded("--limit-valid", "Validate on N images only, stratified.", type=int, metavar="N"),
+    _recorded(
         "--precision",
-        type=click.Choice(["auto", "fp32", "tf32", "bf16"]),
-        help="auto: bf16 where the hardware has it, else fp32.  [default: auto]",
+        "auto: bf16 where the hardware has it, else fp32.",
+        type=click.Choice(get_args(Precision)),
     ),
-    _option("--device", metavar="auto|cpu|cuda[:N]", help="auto: a GPU where there is one.  [default: auto]"),
+    _recorded("--device", "auto: a GPU where there is one.", metavar="auto|cpu|cuda[:N]"),
     _option("--no-pruning", is_flag=True, help="Train every trial to its last epoch."),
-    _option(
+    _recorded(
         "--inherit",
-        type=click.Choice(["winners", "published"]),
-        help="What a study starts from: the winner before it, or the published choice.  [default: winners]",
+        "What a study starts from: the winner before it, or the published choice.",
+        type=click.Choice(get_args(Inherit)),
     ),
-    _option(
+    _recorded(
         "--adopt",
-        type=click.Choice(["better", "always"]),
-        help="Adopt a study's winner if it scores above what was inherited, or always.  [default: better]",
+        "Adopt a study's winner if it scores above what was inherited, or always.",
+        type=click.Choice(get_args(Adopt)),
     ),
-    _option(
+    _recorded(
         "--lease-seconds",
+        "A worker that is silent for so long has lost its trial.",
         type=float,
         metavar="SECONDS",
-        help="A worker that is silent for so long has lost its trial.  [default: 60]",
     ),
 )
-
-
-def plan_options(command: Command) -> Command:
-    """Add every option that a plan is created with."""
-    for option in reversed(_PLAN):
-        command = option(command)
-    return command
+"""Everything that a plan is created with."""
 
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of the options that change results which the user gave."""
-    found = {name: options[name] for name in PLAN_OPTIONS if options.get(name) is not None}
+    names = Defaults.__annotations__
+    found = {name: options[name] for name in names if options.get(name) is not None}
     return {**found, "pruning": False} if options.get("no_pruning") else found
 
 

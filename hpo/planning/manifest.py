@@ -16,10 +16,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from hpo.errors import InputError
 from hpo.planning.decisions import Decision, Inherited
+from hpo.planning.defaults import Adopt, Defaults, Inherit, Precision
 from hpo.planning.studies import check_study
 from hpo.space.parameters import demand
 from hpo.space.study_file import StudySpec
-from hpo.storage.queue import LEASE_SECONDS
 from hpo.storage.storage import Storage
 
 M = TypeVar("M", bound=BaseModel)
@@ -32,20 +32,20 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    data: str = "cifar10"
-    image_size: Annotated[int, Field(ge=4, le=1024)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    seeds: Annotated[int, Field(ge=1, le=1000)] = 1
-    final_seeds: Annotated[int, Field(ge=1, le=1000)] = 5
-    epochs: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    limit_train: Annotated[int, Field(ge=1)] | None = None
-    limit_valid: Annotated[int, Field(ge=1)] | None = None
-    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
-    device: str = "auto"
-    pruning: bool = True
-    inherit: Literal["winners", "published"] = "winners"
-    adopt: Literal["better", "always"] = "better"
-    lease_seconds: Annotated[float, Field(ge=4, le=86_400, strict=False)] = LEASE_SECONDS
+    data: str = Defaults.data
+    image_size: Annotated[int, Field(ge=4, le=1024)] | None = Defaults.image_size
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Defaults.seed
+    seeds: Annotated[int, Field(ge=1, le=1000)] = Defaults.seeds
+    final_seeds: Annotated[int, Field(ge=1, le=1000)] = Defaults.final_seeds
+    epochs: Annotated[int, Field(ge=1, le=100_000)] | None = Defaults.epochs
+    limit_train: Annotated[int, Field(ge=1)] | None = Defaults.limit_train
+    limit_valid: Annotated[int, Field(ge=1)] | None = Defaults.limit_valid
+    precision: Precision = Defaults.precision
+    device: str = Defaults.device
+    pruning: bool = Defaults.pruning
+    inherit: Inherit = Defaults.inherit
+    adopt: Adopt = Defaults.adopt
+    lease_seconds: Annotated[float, Field(ge=4, le=86_400, strict=False)] = Defaults.lease_seconds
     """A worker that is silent for so long has lost its trial. Not a matter of results, but of agreement."""
 
     @classmethod

@@ -25,7 +25,6 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from hpo.errors import TrialLost
 from hpo.storage.storage import RETRY_SECONDS, Storage
 
-LEASE_SECONDS = 60.0
 CLAIM_WINDOW = 16
 """How many waiting trials are looked at together; who comes second at one tries the next."""
 ERROR_CAP = 2
@@ -216,7 +215,7 @@ class Queue:
             return False
         return True
 
-    def fail_stale_trials(self, lease_seconds: float = LEASE_SECONDS) -> list[int]:
+    def fail_stale_trials(self, lease_seconds: float) -> list[int]:
         """Close the running trials whose worker is gone: dead on this host, or silent for a lease.
 
         Costs one query where nothing runs, two where something does.

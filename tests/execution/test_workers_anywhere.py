@@ -287,7 +287,7 @@ def test_sigterm_ends_a_worker_within_ten_seconds_although_the_server_hangs(
     assert process.returncode == 143
     assert list((tmp_path / "out").glob("checkpoints/**/*.checkpoint"))
     assert states(plan, "rate") == ["running"]  # nobody could be told; the next one finds the process dead
-    Queue(plan.storage, "rate").fail_stale_trials()
+    Queue(plan.storage, "rate").fail_stale_trials(lease_seconds=60)
     assert states(plan, "rate") == ["waiting"]
 
 

@@ -144,8 +144,8 @@ def test_a_trial_whose_process_died_is_found_at_once_and_queued_again(queue: Que
     )
     subprocess.run([sys.executable, "-c", code, storage.url], check=True, capture_output=True)
     assert queue.slots().state(POINT) == SlotState.RUNNING
-    assert queue.fail_stale_trials() == [0]
-    assert queue.fail_stale_trials() == []
+    assert queue.fail_stale_trials(lease_seconds=60) == [0]
+    assert queue.fail_stale_trials(lease_seconds=60) == []
     assert queue.slots().state(POINT) == SlotState.WAITING
     queue.enqueue([Job(POINT, 0, (0,))], queue.slots())
     again = queue.claim()

@@ -1,0 +1,31 @@
+"""The options that change results, as they are where nobody says otherwise.
+
+Apart from `hpo.planning.manifest.Options`, which is made of them, so that help texts need no pydantic.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Precision = Literal["auto", "fp32", "tf32", "bf16"]
+Inherit = Literal["winners", "published"]
+Adopt = Literal["better", "always"]
+
+
+class Defaults:
+    """By the names of the options; None: what the study files or the data say."""
+
+    data: str = "cifar10"
+    image_size: int | None = None
+    seed: int = 0
+    seeds: int = 1
+    final_seeds: int = 5
+    epochs: int | None = None
+    limit_train: int | None = None
+    limit_valid: int | None = None
+    precision: Precision = "auto"
+    device: str = "auto"
+    pruning: bool = True
+    inherit: Inherit = "winners"
+    adopt: Adopt = "better"
+    lease_seconds: float = 60.0
