@@ -19,9 +19,11 @@ TrialEnd                     control flow inside a worker, never shown as an err
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class HpoError(Exception):
@@ -109,6 +111,8 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     >>> did_you_mean("lr", ["learning_rate", "l2"])
     "did you mean 'learning_rate'?"
     """
+    import difflib  # every command imports this module, and few have a mistake to explain
+
     names = list(known)
     if not names:
         return "there are none"

@@ -1,4 +1,4 @@
-"""The command `hpo`: its commands gathered, errors and signals as exit codes."""
+"""The command `hpo`: its commands by name, errors and signals as exit codes."""
 
 from __future__ import annotations
 
@@ -6,41 +6,58 @@ import io
 import os
 import signal
 import sys
+from importlib import import_module
 from typing import Any
 
 import click
 
 from hpo._text import printable
-from hpo.cli import reading, training
-from hpo.cli.text import message
+from hpo.cli.output import OutputError, message, prepare_streams
 from hpo.errors import HpoError
 
+COMMANDS = {
+    "demo": ("training", "Run the whole plan on scikit-learn's handwritten digits."),
+    "run": ("training", "Run the plan, or only STUDY… and the earlier studies they need."),
+    "resume": ("training", "Go on with a plan that exists."),
+    "create": ("training", "Write the plan into the database and train nothing."),
+    "worker": ("training", "Train for a plan until it has ended."),
+    "retry": ("training", "Queue the points that failed for good once more."),
+    "final": ("training", "The test set's answer, trained first if need be."),
+    "verify": ("training", "Train TRIAL again and compare every bit."),
+    "status": ("reading", "Where every study stands, and the time left."),
+    "show": ("reading", "The points of a study and its decision."),
+    "best": ("reading", "The best configuration so far, and why."),
+    "predict": ("reading", "Classify pictures with the final model."),
+    "export": ("reading", "Every trial, as CSV, JSON or Parquet."),
+    "report": ("reading", "Write a page about the plan."),
+    "dashboard": ("reading", "Serve optuna-dashboard on the plan."),
+    "plan": ("reading", "What a run would train, and how long."),
+    "doctor": ("reading", "Try what a worker needs on this machine."),
+}
+"""The module of each command, in which it has the same name, and the first sentence of its help."""
 
-class OutputError(Exception):
-    """What was printed does not arrive. No OSError: others would take it for one of theirs."""
 
-    def __init__(self, cause: OSError) -> None:
-        self.cause = cause
-        super().__init__(f"the output could not be written: {cause.strerror}")
+class _NotLoaded(click.Command):
+    """A command by name and first sentence: all that `hpo --help` and a mistyped name need."""
 
+    def __init__(self, name: str, module: str, short_help: str) -> None:
+        super().__init__(name, short_help=short_help)
+        self._place = f"hpo.cli.{module}", name
 
-class _Stream(io.TextIOWrapper):
-    """The standard output; it tells its own errors from those of files and connections."""
-
-    def write(self, text: str) -> int:
-        try:
-            return super().write(text)
-        except OSError as error:
-            raise OutputError(error) from None
-
-    def flush(self) -> None:
-        try:
-            super().flush()
-        except OSError as error:
-            raise OutputError(error) from None
+    def load(self) -> click.Command:
+        module, name = self._place
+        command: click.Command = getattr(import_module(module), name)
+        return command
 
 
 class _Commands(click.Group):
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the arguments name, imported now, and the other arguments."""
+        name, command, others = super().resolve_command(ctx, args)
+        return name, command.load() if isinstance(command, _NotLoaded) else command, others
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; keep errors that click takes for an end of the input or of the output."""
         try:
@@ -49,11 +66,25 @@ class _Commands(click.Group):
             raise RuntimeError(f"unexpected: {error!r}") from error
 
 
+@click.group(
+    cls=_Commands,
+    commands=[_NotLoaded(name, *place) for name, place in COMMANDS.items()],
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="hpo-studies", prog_name="hpo")
+def hpo() -> None:
+    """Tune a small network study by study; resumable, parallel, with verdicts that hold.
+
+    `hpo demo` shows all of it in a minute or two. Everything lives in one database under --out; to
+    resume a run that was stopped or killed, run the same command.
+    """
+
+
 def main() -> None:
-    """Run the command line and exits: 0 done, 1 a run failed, 2 bad input, 130/143 stopped by a signal."""
+    """Run the command line and exit: 0 done, 1 a run failed, 2 bad input, 130/143 stopped by a signal."""
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     name = f"hpo {command}".strip()
-    _prepare_streams()
+    prepare_streams()
     try:
         code = _run(name)
         sys.stdout.flush()
@@ -79,33 +110,3 @@ def _run(name: str) -> int:
     except (click.Abort, KeyboardInterrupt):
         return 128 + signal.SIGINT
     return code if isinstance(code, int) else 0
-
-
-def _prepare_streams() -> None:
-    """Have both streams take all that is printed, closed ones and those that know few letters too.
-
-    Only stdout's errors are told apart: on stderr logging passes over an OSError, as of a full disk.
-    """
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
-    if type(sys.stdout) is io.TextIOWrapper:
-        encoding, line_buffering = sys.stdout.encoding, sys.stdout.line_buffering
-        binary = sys.stdout.detach()
-        sys.stdout = _Stream(binary, encoding, "backslashreplace", line_buffering=line_buffering)
-
-
-@click.group(
-    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
-@click.version_option(package_name="hpo-studies", prog_name="hpo")
-def hpo() -> None:
-    """Tune a small network study by study; resumable, parallel, with verdicts that hold.
-
-    `hpo demo` shows all of it in a minute or two. Everything lives in one database under --out;
-    a stopped or killed run goes on with the same command.
-    """
-
-
-for each in (*training.COMMANDS, *reading.COMMANDS):
-    hpo.add_command(each)

@@ -13,7 +13,7 @@ import click
 
 from hpo._text import write_json
 from hpo.cli import options as opt
-from hpo.cli.text import say
+from hpo.cli.output import say
 from hpo.errors import InputError
 
 if TYPE_CHECKING:
@@ -275,6 +275,3 @@ def doctor(as_json: bool, **options: Any) -> int:
     if as_json:
         write_json({"ok": is_well, "checks": [check.to_json() for check in found]}, sys.stdout)
     return 0 if is_well else 1
-
-
-COMMANDS = (status, show, best, predict, export, report, dashboard, plan, doctor)

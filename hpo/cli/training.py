@@ -15,7 +15,7 @@ import click
 
 from hpo._text import write_json
 from hpo.cli import options as opt
-from hpo.cli.text import say
+from hpo.cli.output import say
 from hpo.errors import InputError
 from hpo.planning.compatibility import unshared_checkpoints
 
@@ -295,6 +295,3 @@ def verify(trial: str, **options: Any) -> int:
     difference = train_again(plan, *results.find_trial(plan, trial), options["data"])
     say(f"{trial}: {difference or 'equal to the bit in every epoch'}")
     return 1 if difference else 0
-
-
-COMMANDS = (demo, run, resume, create, worker, retry, final, verify)

@@ -12,9 +12,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from hpo import find_plan
+from hpo.cli.main import COMMANDS
 from hpo.cli.main import hpo as hpo_commands
 from hpo.planning.scheduler import advance
 from hpo.storage.queue import this_process
@@ -319,17 +321,72 @@ def test_plan_forecasts_and_writes_nothing(cli: Cli, folder: Path, small_studies
     assert "batch-size" not in table.out
 
 
-@pytest.mark.parametrize(("arguments", "unloaded"), [(["--help"], "optuna"), (["status"], "torch")])
-def test_what_is_not_needed_is_not_loaded(created: Path, arguments: list[str], unloaded: str) -> None:
-    code = (
-        "import sys\nfrom hpo.cli import main\n"
-        f"sys.argv = {['hpo', *arguments]!r}\n"
-        "try: main()\n"
-        "except SystemExit as end: assert not end.code, end.code\n"
-        f"assert {unloaded!r} not in sys.modules"
+def loaded_by(*arguments: object, code: int = 0) -> set[str]:
+    """The modules that a process has loaded when a command has ended in it."""
+    script = (
+        "import os, sys\nfrom hpo.__main__ import main\n"
+        f"sys.argv = {['hpo', *map(str, arguments)]!r}\n"
+        "leave = os._exit\n"
+        "os._exit = lambda code: (print(*sys.modules, file=sys.stderr, flush=True), leave(code))\n"
+        "main()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return set(done.stderr.splitlines()[-1].split())
+
+
+HEAVY = {"torch", "optuna", "sqlalchemy", "pydantic", "numpy", "rich"}
+
+
+def test_help_loads_little_more_than_click() -> None:
+    loaded = loaded_by("--help")
+    ours = {"hpo", "hpo.__main__", "hpo.errors", "hpo._text", "hpo.cli", "hpo.cli.main", "hpo.cli.output"}
+    assert {name for name in loaded if name.split(".")[0] == "hpo"} == ours
+    assert not loaded & {*HEAVY, "dataclasses", "difflib", "json", "pathlib"}
+
+
+def test_the_help_of_no_command_loads_a_library() -> None:
+    script = (
+        "import sys\nfrom hpo.cli.main import COMMANDS, hpo\n"
+        "for name in COMMANDS: hpo([name, '--help'], prog_name='hpo', standalone_mode=False)\n"
+        f"assert not {HEAVY} & {{*sys.modules}}"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.findall(r"^Usage: hpo (\w+) \[OPTIONS\]", done.stdout, re.MULTILINE) == [*COMMANDS]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_the_list_of_commands_says_is_what_the_command_says(name: str) -> None:
+    context = click.Context(hpo_commands)
+    listed = hpo_commands.get_command(context, name)
+    _, loaded, _ = hpo_commands.resolve_command(context, [name])
+    assert listed is not None
+    assert loaded is not None
+    assert loaded.name == name
+    assert listed.get_short_help_str(200) == loaded.get_short_help_str(200) != ""
+
+
+def test_defaults_in_help_are_those_that_hold(cli: Cli) -> None:
+    from hpo.data.sources import DEFAULT_IMAGE_SIZE
+    from hpo.execution.worker import TRIALS_PER_GPU
+    from hpo.planning.manifest import Options
+    from hpo.reporting.dashboard.server import HOST, PORT
+
+    run, dashboard = (" ".join(cli(name, "--help").out.split()) for name in ("run", "dashboard"))
+    for name, field in Options.model_fields.items():
+        if not isinstance(field.default, bool | None):
+            option = run.partition(f" --{name.replace('_', '-')} ")[2].partition(" --")[0]
+            shown = f"{field.default:g}" if isinstance(field.default, float) else field.default
+            assert re.search(rf"\[default: {shown}[\];]", option), name
+    assert f"[default: {DEFAULT_IMAGE_SIZE}]" in run
+    assert f"up to {TRIALS_PER_GPU} on a GPU" in run
+    assert f"default: {HOST}]" in dashboard
+    assert f"auto: {PORT}," in dashboard
+
+
+def test_status_loads_no_torch(created: Path) -> None:
+    assert {"optuna", "torch"} & loaded_by("status") == {"optuna"}
 
 
 def test_csv_holds_no_formulas(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,65 @@
+"""What leaves for the terminal: names from files, databases and URLs are shown there, never obeyed."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+
+import click
+
+from hpo._text import printable
+
+
+class OutputError(Exception):
+    """What was printed does not arrive. No OSError: others would take it for one of theirs."""
+
+    def __init__(self, cause: OSError) -> None:
+        self.cause = cause
+        super().__init__(f"the output could not be written: {cause.strerror}")
+
+
+class _Stream(io.TextIOWrapper):
+    """The standard output; it tells its own errors from those of files and connections."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            raise OutputError(error) from None
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            raise OutputError(error) from None
+
+
+def prepare_streams() -> None:
+    """Have both streams take all that is printed, closed ones and those that know few letters too.
+
+    Only stdout's errors are told apart: on stderr logging passes over an OSError, as of a full disk.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+    if type(sys.stdout) is io.TextIOWrapper:
+        encoding, line_buffering = sys.stdout.encoding, sys.stdout.line_buffering
+        binary = sys.stdout.detach()
+        sys.stdout = _Stream(binary, encoding, "backslashreplace", line_buffering=line_buffering)
+
+
+def message(text: str) -> str:
+    """Return the text of an error, its lines indented, so that none can pass for another message."""
+    return "\n  ".join(printable(line.strip()) for line in text.split("\n"))
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print one line on stdout, or stderr."""
+    click.echo(printable(text), err=err)
+
+
+def say_wait(what: str) -> None:
+    """Tell whoever sits at a terminal what takes more than a second."""
+    if sys.stderr.isatty():
+        click.echo(f"{what} …", err=True)
