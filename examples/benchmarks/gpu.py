@@ -34,7 +34,7 @@ from tables import Table, heading
 
 import hpo
 from hpo.data import Split, TrainingData
-from hpo.execution.run import training_data
+from hpo.execution.plan_data import training_data
 from hpo.planning.manifest import Options
 from hpo.training.devices import resolve_precision
 from hpo.training.loop import train

@@ -18,7 +18,8 @@ from typing import Any
 
 def heading(runs: str, *, device: str = "cpu") -> None:
     """Prints when, on what machine, with which versions and in how many runs the figures were measured."""
-    from hpo.training.devices import n_cores, processor  # imports torch, which nobody who reads a table needs
+    from hpo._process import n_cores
+    from hpo.training.devices import processor  # imports torch, which nobody who reads a table needs
 
     machine = f"{processor(device)}, {n_cores()} cores"
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "optuna"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any, NoReturn
 from rich.live import Live
 from rich.text import Text
 
+from hpo._process import on_stop_signals
 from hpo._text import finite, params_text, percent, spread
 from hpo.cli.screen import Display
 from hpo.cli.tables import Screen
@@ -53,15 +53,11 @@ def watch(plan: Plan, *, as_json: bool) -> None:
     """Show a plan on stdout until it has ended; what the screen showed last stays there.
 
     Raises:
-        SystemExit: stopped by SIGTERM, with the terminal as it was.
+        SystemExit: stopped by a signal, with the terminal as it was.
     """
-    before = signal.signal(signal.SIGTERM, _stop)
-    try:
-        with watching(plan, (), as_json=as_json, stderr=False) as tick:
-            while not tick().is_over:
-                time.sleep(TICK_SECONDS)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with on_stop_signals(_stop), watching(plan, (), as_json=as_json, stderr=False) as tick:
+        while not tick().is_over:
+            time.sleep(TICK_SECONDS)
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:

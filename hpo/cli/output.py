@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
@@ -59,7 +61,14 @@ def say(text: str, *, err: bool = False) -> None:
     click.echo(printable(text), err=err)
 
 
-def say_wait(what: str) -> None:
-    """Tell whoever sits at a terminal what takes more than a second."""
-    if sys.stderr.isatty():
-        click.echo(f"{what} …", err=True)
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Tell whoever sits at a terminal what takes more than a second; the line is gone afterwards."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    click.echo(f"{what} …", err=True, nl=False)
+    try:
+        yield
+    finally:
+        click.echo("\n" if os.environ.get("TERM", "dumb") == "dumb" else "\r\x1b[K", err=True, nl=False)

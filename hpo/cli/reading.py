@@ -13,7 +13,7 @@ import click
 
 from hpo._text import write_json
 from hpo.cli import options as opt
-from hpo.cli.output import say
+from hpo.cli.output import say, waiting
 from hpo.errors import InputError
 
 if TYPE_CHECKING:
@@ -133,9 +133,10 @@ def predict(model: Path, image: tuple[Path, ...], as_json: bool) -> None:
 
     MODEL is OUT/model.pt, which the final stage saved.
     """
-    from hpo.training.saved_model import load_model
+    with waiting("loading the model"):
+        from hpo.training.saved_model import load_model
 
-    predictions = load_model(model).classify(image)
+        predictions = load_model(model).classify(image)
     if as_json:
         write_json(
             [{"image": str(p.path), "label": p.label, "probability": p.probability} for p in predictions],
@@ -184,9 +185,10 @@ def report(**options: Any) -> None:
 
     OUT/report/ gets it, with tables, figures and conclusions; also of a plan that is under way.
     """
-    from hpo.reporting import write_report
+    with waiting("writing the report"):
+        from hpo.reporting import write_report
 
-    page = write_report(opt.read_plan(options), options["out"])
+        page = write_report(opt.read_plan(options), options["out"])
     say(str(page))
 
 
@@ -236,13 +238,17 @@ def plan(study: tuple[str, ...], as_json: bool, **options: Any) -> None:
     Points, seeds, epochs and predicted time; runs no trial, writes no database.
     """
     from hpo.cli.tables import show_forecast
-    from hpo.execution.forecast import forecast
     from hpo.planning.manifest import Options
-    from hpo.planning.studies import read_studies
+    from hpo.planning.studies import read_studies, with_ancestors
     from hpo.space.study_file import shipped_studies
 
     specs = read_studies(options["studies"] or shipped_studies())
-    lines = forecast(specs, Options.from_given(opt.given(options)), workers=options["workers"], names=study)
+    wanted = Options.from_given(opt.given(options))
+    with_ancestors(specs, study, wanted.inherit)  # what is wrong is refused before torch is imported
+    with waiting("timing a few steps of each network"):
+        from hpo.execution.forecast import forecast
+
+        lines = forecast(specs, wanted, workers=options["workers"], names=study)
     if as_json:
         write_json([line.to_json() for line in lines], sys.stdout)
     else:

@@ -5,19 +5,16 @@ Each imports what it needs when it runs: `hpo --help` loads neither torch nor op
 
 from __future__ import annotations
 
-import gc
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpo._text import write_json
+from hpo._process import importing
+from hpo._text import printable, write_json
 from hpo.cli import options as opt
-from hpo.cli.output import say
+from hpo.cli.output import say, waiting
 from hpo.errors import InputError
-from hpo.planning.compatibility import unshared_checkpoints
 
 if TYPE_CHECKING:
     from hpo.execution.backends.base import OpenBackend
@@ -76,40 +73,29 @@ def resume(study: tuple[str, ...], **options: Any) -> int:
     return _run(study, options)
 
 
-@contextmanager
-def _loading() -> Iterator[None]:
-    """Import without looking for garbage, which takes a seventh of torch's 2 seconds and finds none."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
 def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
-    with _loading():
-        from hpo.cli.live import watching
-        from hpo.cli.tables import describe, show_outcome
-        from hpo.errors import PointsFailedError
-        from hpo.execution.backends.local import local_processes
-        from hpo.execution.run import open_plan, run, threads_each
-        from hpo.monitor.status import remarks
+    from hpo.cli.live import watching
+    from hpo.cli.tables import describe, show_outcome
+    from hpo.errors import PointsFailedError
+    from hpo.execution.backends.local import local_processes
+    from hpo.execution.run import open_plan, run, threads_each
+    from hpo.monitor.status import remarks
+    from hpo.planning.compatibility import unshared_checkpoints
 
     out, engine = options["out"], _engine(options)
-    if sys.stderr.isatty():  # torch takes seconds to load, a first look at many pictures half a minute
-        click.echo("loading data and plan …", err=True)
     if engine is local_processes:
         threads = threads_each(options["workers"])
     else:  # a worker on a cluster may use the CPUs it asks for, however many there are here
         threads = max(1, int(options["cpus_per_worker"] or 1))
-    plan = open_plan(
-        out,
-        storage=options["storage"],
-        studies=options.get("studies"),
-        names=studies,
-        threads=threads,
-        given=opt.given(options),
-    )
+    with waiting("loading data and plan"):
+        plan = open_plan(
+            out,
+            storage=options["storage"],
+            studies=options.get("studies"),
+            names=studies,
+            threads=threads,
+            given=opt.given(options),
+        )
     reader = opt.read_plan(options)
     say(describe(plan), err=True)
     unshared = unshared_checkpoints(plan, out, options["checkpoints"])
@@ -133,7 +119,7 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
             show_outcome(reader, out, options["storage"])
         raise
     if stopped_by is not None:
-        click.echo("stopped; nothing is lost, the same command goes on", err=True)
+        click.echo("stopped; nothing is lost: run the same command to resume", err=True)
         return 128 + stopped_by
     if not options["as_json"]:
         show_outcome(reader, out, options["storage"])
@@ -168,13 +154,14 @@ def create(**options: Any) -> None:
     """Write the plan into the database and train nothing."""
     from hpo.execution.run import open_plan, threads_each
 
-    plan = open_plan(
-        options["out"],
-        storage=options["storage"],
-        studies=options["studies"],
-        threads=threads_each(options["workers"]),
-        given=opt.given(options),
-    )
+    with waiting("loading data"):
+        plan = open_plan(
+            options["out"],
+            storage=options["storage"],
+            studies=options["studies"],
+            threads=threads_each(options["workers"]),
+            given=opt.given(options),
+        )
     say(f"{plan.storage.name}: {', '.join(plan.specs)}, then the final stage")
     click.echo("`hpo run` or `hpo worker` trains it")
 
@@ -194,7 +181,7 @@ def worker(study: tuple[str, ...], **options: Any) -> int:
     """
     import logging
 
-    with _loading():
+    with importing():
         from hpo.execution.worker import Limits, work
         from hpo.storage.storage import Storage
 
@@ -288,10 +275,13 @@ def verify(trial: str, **options: Any) -> int:
 
     TRIAL is STUDY/NUMBER. Says that all epochs are equal, or the first that differs.
     """
-    from hpo.execution.verify import verify as train_again
     from hpo.monitor import status as results
 
     plan = opt.read_plan(options)
-    difference = train_again(plan, *results.find_trial(plan, trial), options["data"])
+    found = results.find_trial(plan, trial)  # what is not there is refused before torch is imported
+    with waiting(f"training {printable(trial)} again"):
+        from hpo.execution.verify import verify as train_again
+
+        difference = train_again(plan, *found, options["data"])
     say(f"{trial}: {difference or 'equal to the bit in every epoch'}")
     return 1 if difference else 0

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import torch
 
-from hpo.data import TrainingData, load_training, prepare
-from hpo.errors import ConflictError, DataError
-from hpo.planning.compatibility import check_data, check_sqlite_is_local, check_versions
+from hpo._process import n_cores
+from hpo.data import TrainingData
+from hpo.errors import ConflictError
+from hpo.execution.plan_data import load_plan_data
+from hpo.planning.compatibility import check_sqlite_is_local, check_versions
 from hpo.planning.plan import Plan
 from hpo.training.blobs import BlobStore
-from hpo.training.devices import keep_freed_memory, n_cores, resolve_device, resolve_precision
+from hpo.training.devices import keep_freed_memory, resolve_device, resolve_precision
 
 
 @dataclass(frozen=True)
@@ -58,29 +60,3 @@ def set_up(
         )
     entry, training = load_plan_data(plan, data)
     return entry, WorkerContext(training, device, checkpoints, should_stop)
-
-
-def load_plan_data(plan: Plan, place: str | None = None) -> tuple[Path, TrainingData]:
-    """Bring in the plan's data, and check that they are what it was created on.
-
-    Args:
-        plan: whose data.
-        place: where they are on this machine, if elsewhere than where the plan was created.
-
-    Returns:
-        The prepared data, the test set among them unopened; and those to train on.
-
-    Raises:
-        ConflictError: the fingerprints differ.
-        DataError: the data cannot be read.
-    """
-    options = plan.options
-    try:
-        entry = prepare(place or options.data, image_size=options.image_size)
-        training = load_training(entry, limit_train=options.limit_train, limit_valid=options.limit_valid)
-    except DataError as error:
-        if place is not None:
-            raise
-        raise DataError(f"{error}; --data says where the plan's data are on this machine") from None
-    check_data(plan, training.fingerprint, training.source)
-    return entry, training

@@ -27,6 +27,7 @@ import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState, create_trial
 
+from hpo._process import n_cores
 from hpo.errors import HpoError
 from hpo.planning.compatibility import check_sqlite_is_local, unshared_checkpoints
 from hpo.planning.manifest import MAJOR_VERSIONS
@@ -369,7 +370,7 @@ def _try_clock(url: str) -> tuple[State, str]:
 def _data(plan: Plan | None, given: str | None) -> tuple[State, str]:
     # torch, which the processes that race do without
     from hpo.data import load_training, prepare
-    from hpo.execution.context import load_plan_data
+    from hpo.execution.plan_data import load_plan_data
 
     if plan is None:
         if given is None:
@@ -386,7 +387,7 @@ def _data(plan: Plan | None, given: str | None) -> tuple[State, str]:
 def _devices(plan: Plan | None) -> tuple[State, str]:
     import torch
 
-    from hpo.training.devices import n_cores, resolve_device, resolve_precision
+    from hpo.training.devices import resolve_device, resolve_precision
 
     names = [f"cuda:{n} {torch.cuda.get_device_name(n)}" for n in range(torch.cuda.device_count())]
     native = "native" if resolve_precision("auto", "cpu") == "bf16" else "emulated"

@@ -27,17 +27,16 @@ from hpo.data.test_set import load_test
 from hpo.errors import TrialLost
 from hpo.execution.context import WorkerContext
 from hpo.execution.trial import TrialCallback
+from hpo.monitor.status import MODEL, WRONG_IMAGES
 from hpo.planning.inheritance import best_decided
 from hpo.planning.plan import Plan
 from hpo.space.parameters import TrialConfig, canonical_json
-from hpo.training.blobs import BlobStore
 from hpo.training.loop import EpochResult, predict_logits
 from hpo.training.metrics import Scores, score
 from hpo.training.network import build_network
 from hpo.training.saved_model import save_model
 from hpo.training.tensors import is_like
 
-MODEL, WRONG_IMAGES = "model.pt", "most-confidently-wrong.png"
 N_WRONG_IMAGES = 25
 METRICS = ("accuracy", "loss", "macro_f1")
 
@@ -187,27 +186,6 @@ class TestSetCallback(TrialCallback):
             )
         except UpdateFinishedTrialError:
             raise TrialLost("the final stage was closed by somebody else") from None
-
-
-def fetch_files(record: Mapping[str, Any], store: BlobStore, out: Path) -> None:
-    """Bring in the model and the worst images where a worker with another folder made them.
-
-    Args:
-        record: the result of the final stage.
-        store: where the plan's checkpoints are.
-        out: the folder that is to have them; what it has of another plan is replaced.
-
-    Raises:
-        OSError: the store or the folder fails.
-    """
-    for name in (MODEL, WRONG_IMAGES):
-        try:
-            content = store.read(f"{record['shared_folder']}/{name}")
-        except FileNotFoundError:
-            continue  # the worker had another store, and has the file
-        if not ((out / name).is_file() and (out / name).read_bytes() == content):
-            out.mkdir(parents=True, exist_ok=True)
-            write_durably(out / name, content)
 
 
 Wrong = tuple[int, int, int, float]

@@ -10,15 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hpo._process import n_cores
 from hpo.data import TrainingData
-from hpo.execution.run import identify, threads_each, training_data
+from hpo.execution.plan_data import training_data
+from hpo.execution.run import identify, threads_each
 from hpo.planning.manifest import Identity, Options
 from hpo.planning.plan import FINAL
 from hpo.planning.studies import lineage, published_config, with_ancestors
 from hpo.space.parameters import ParamValue, TrialConfig, canonical_json
 from hpo.space.study_file import StudySpec
 from hpo.training.cuda import CudaGraph, prepare
-from hpo.training.devices import DTYPES, n_cores, resolve_device, visible_gpus
+from hpo.training.devices import DTYPES, resolve_device, visible_gpus
 from hpo.training.learner import Learner
 
 STEPS_A_CALL = 4

@@ -6,17 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from hpo._files import resolved
-from hpo.data import TrainingData, load_training, prepare
+from hpo._files import write_durably
+from hpo._process import importing, n_cores
 from hpo.errors import InputError, did_you_mean
 from hpo.execution.backends.base import OpenBackend, WorkerSpec
 from hpo.execution.backends.local import local_processes
-from hpo.execution.context import load_plan_data
-from hpo.execution.final_stage import fetch_files
+from hpo.execution.plan_data import absolute_source, load_plan_data, training_data
 from hpo.execution.supervisor import supervise
-from hpo.monitor.status import final_result, final_trial
+from hpo.monitor.status import MODEL, WRONG_IMAGES, final_result, final_trial
 from hpo.planning.compatibility import (
     check_compatible,
     check_sqlite_is_local,
@@ -31,9 +28,7 @@ from hpo.space.parameters import NetworkConfig
 from hpo.space.study_file import StudySpec, shipped_studies
 from hpo.storage.database import default_url, sqlite_file
 from hpo.storage.storage import Storage
-from hpo.training.blobs import open_blobs
-from hpo.training.devices import n_cores, resolve_device, resolve_precision
-from hpo.training.network import build_network
+from hpo.training.blobs import BlobStore, open_blobs
 
 
 def open_plan(
@@ -116,6 +111,12 @@ def identify(options: Options, threads: int) -> Identity:
     Raises:
         InputError: data, limits, device or precision cannot be had.
     """
+    with importing():  # here and not above: what can be refused without torch is not to wait for it
+        import torch
+
+        from hpo.training.devices import resolve_device, resolve_precision
+        from hpo.training.network import build_network
+
     device = resolve_device(options.device)
     data = training_data(options)
     # images that no network can take are refused here, not in every trial
@@ -138,12 +139,6 @@ def threads_each(workers: int | None) -> int:
     Two processes of one thread train 1.5 times as many images a second as one of two threads.
     """
     return 1 if workers is None else max(1, n_cores() // workers)
-
-
-def training_data(options: Options) -> TrainingData:
-    """Return the training and validation images that the options name."""
-    entry = prepare(options.data, image_size=options.image_size)
-    return load_training(entry, limit_train=options.limit_train, limit_valid=options.limit_valid)
 
 
 def run_plan(
@@ -253,12 +248,27 @@ def run(
             return stopped_by
     on_tick()
     if names is None and final_trial(plan) is not None:
-        fetch_files(final_result(plan), open_blobs(checkpoints or out / "checkpoints"), out)
+        _fetch_files(final_result(plan), open_blobs(checkpoints or out / "checkpoints"), out)
     require_result(plan, names)
     return None
 
 
-def absolute_source(data: str) -> str:
-    """Return the same source from every folder."""
-    kind, _, path = data.partition(":")
-    return f"{kind}:{resolved(path)}" if kind in ("folder", "cifar10") and path else data
+def _fetch_files(record: Mapping[str, Any], store: BlobStore, out: Path) -> None:
+    """Bring in the model and the worst images where a worker with another folder made them.
+
+    Args:
+        record: the result of the final stage.
+        store: where the plan's checkpoints are.
+        out: the folder that is to have them; what it has of another plan is replaced.
+
+    Raises:
+        OSError: the store or the folder fails.
+    """
+    for name in (MODEL, WRONG_IMAGES):
+        try:
+            content = store.read(f"{record['shared_folder']}/{name}")
+        except FileNotFoundError:
+            continue  # the worker had another store, and has the file
+        if not ((out / name).is_file() and (out / name).read_bytes() == content):
+            out.mkdir(parents=True, exist_ok=True)
+            write_durably(out / name, content)

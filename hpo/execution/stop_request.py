@@ -12,13 +12,11 @@ import threading
 import time
 from collections.abc import Iterator
 
-from hpo._signals import STOP_SIGNALS, handling
+from hpo._process import PARENT_VARIABLE, STOP_SIGNALS, on_stop_signals
 
 STOP_SECONDS = 7.0
 """A worker that is to stop and still hangs, in a database that is away say, is ended after so long."""
 PARENT_SECONDS = 0.5
-PARENT_VARIABLE = "HPO_PARENT_PID"
-"""Set by `hpo run` for its own workers: they stop when that process is gone."""
 
 
 class StopRequest:
@@ -47,7 +45,7 @@ class StopRequest:
         heard, woken = socket.socketpair()
         woken.setblocking(False)
         wakes_before = signal.set_wakeup_fd(woken.fileno(), warn_on_full_buffer=False)
-        with handling(self._on_signal):
+        with on_stop_signals(self._on_signal):
             threading.Thread(target=self._watch, args=(heard,), name="stop watch", daemon=True).start()
             try:
                 yield

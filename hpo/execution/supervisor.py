@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from typing import TypeVar
 
-from hpo._signals import handling
+from hpo._process import on_stop_signals
 from hpo.errors import DeviceLostError, InputError, RunError
 from hpo.execution.backends.base import WorkerBackend
 from hpo.planning.plan import Plan
@@ -62,7 +62,7 @@ def supervise(
     lost_devices = set[int]()
     at_work = set(range(1, (count or backend.room()) + 1))
     received: list[int] = []
-    with handling(lambda number, _: received.append(number)):
+    with on_stop_signals(lambda number, _: received.append(number)):
         for number in sorted(at_work):
             backend.start(number)
         while at_work and time.monotonic() < leave_at:

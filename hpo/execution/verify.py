@@ -8,7 +8,7 @@ import torch
 from optuna.trial import FrozenTrial
 
 from hpo.errors import Diverged, MissingError
-from hpo.execution.context import load_plan_data
+from hpo.execution.plan_data import load_plan_data
 from hpo.planning.decisions import epoch_records
 from hpo.planning.plan import Plan, versions
 from hpo.space.parameters import TrialConfig

@@ -33,11 +33,6 @@ PRECISIONS = ("auto", *DTYPES)
 TF32_CAPABILITY = (8, 0)
 
 
-def n_cores() -> int:
-    """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def processor(device: str) -> str:
     """Return the model of GPU or CPU that a resolved device is, as its maker names it."""
     if device != "cpu":

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Protocol
 
 from hpo._files import resolved
+from hpo._process import PARENT_VARIABLE
 from hpo.execution.backends.fork_server import ForkServer
-from hpo.execution.stop_request import PARENT_VARIABLE
 from hpo.planning.plan import Plan
 from hpo.storage.database import sqlite_file
 

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from hpo._process import n_cores
 from hpo.execution.backends.base import WorkerBackend, WorkerSpec, ask_to_stop
-from hpo.training.devices import n_cores, visible_gpus
 
 
 @contextmanager
@@ -39,7 +39,11 @@ local_processes = forked_processes if sys.platform == "linux" else spawned_proce
 class _LocalBackend:
     def __init__(self, spec: WorkerSpec) -> None:
         self._spec = spec
-        self._gpus = visible_gpus() if spec.device == "cuda" else []
+        self._gpus: list[str] = []
+        if spec.device == "cuda":
+            from hpo.training.devices import visible_gpus  # torch, which no CPU worker's parent needs
+
+            self._gpus = visible_gpus()
 
     def room(self) -> int:
         if self._spec.device == "cpu":

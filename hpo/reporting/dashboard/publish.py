@@ -26,13 +26,12 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial
 
 from hpo._files import write_durably
-from hpo.monitor.status import final_trial
+from hpo.monitor.status import WRONG_IMAGES, final_trial
 from hpo.planning.plan import Plan
 from hpo.reporting.dashboard.notes import notes
 from hpo.reporting.dashboard.pictures import Picture, pictures
 from hpo.reporting.dashboard.plots import Plot, plots
 from hpo.reporting.data import ReportData, read
-from hpo.reporting.page import WRONG_IMAGES
 from hpo.storage.storage import Storage
 from hpo.storage.trials import id_of
 

@@ -24,6 +24,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna_dashboard
 
+from hpo._process import STOP_SIGNALS, on_stop_signals
 from hpo._text import printable
 from hpo.errors import HpoError, InputError
 from hpo.planning.plan import Plan
@@ -83,7 +84,7 @@ def serve(
         InputError: host or port cannot be had.
     """
     logging.getLogger("optuna_dashboard").setLevel(logging.CRITICAL)  # of a bad request it logs its stack
-    with _signals_raise():
+    with on_stop_signals(_stop):
         try:
             plan = Plan.open(Storage(url, reader=True))
             storage = _writable(url, say)
@@ -303,21 +304,8 @@ def _server(host: str, port: int | None, app: Wsgi) -> WSGIServer:
         raise InputError(f"--host {host} --port {port}: cannot listen there: {why}") from None
 
 
-@contextlib.contextmanager
-def _signals_raise() -> Iterator[None]:
-    """Have SIGINT and SIGTERM end what the main thread does; files and transactions stay whole."""
-
-    def on_signal(number: int, _frame: object) -> None:
-        for each in before:
-            signal.signal(each, signal.SIG_IGN)
-        raise Stopped(number)
-
-    handled = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in handled}
-    for number in handled:
-        signal.signal(number, on_signal)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _stop(number: int, _frame: object) -> NoReturn:
+    """End what the main thread does, once; files and transactions stay whole."""
+    for each in STOP_SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    raise Stopped(number)
