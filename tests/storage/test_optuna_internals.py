@@ -36,18 +36,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalW
 
 # --- where they are named -----------------------------------------------------------------------------------
 
-ALLOWED: dict[str, set[str]] = {
-    "execution/trial.py": {"_trial_id"},
-    "execution/worker.py": {"_trial_id"},
-    "monitor/events.py": {"_trial_id"},
-    "monitor/status.py": {"_trial_id"},
-    "monitor/watch.py": {"_trial_id"},
-    "planning/sampling.py": {"_find_sample_id", "_get_trials", "_storage"},
-    "planning/scheduler.py": {"_trial_id"},
-    "reporting/dashboard/publish.py": {"_study_id", "_trial_id"},
-}
-"""Files outside hpo/storage that still name private parts of Optuna. This table only ever shrinks."""
-
 
 @cache
 def private_names() -> frozenset[str]:
@@ -105,10 +93,7 @@ def test_private_parts_are_named_in_storage_alone() -> None:
         parts = named_in(file.read_text("utf-8"))
         if parts and not name.startswith("storage/"):
             found[name] = parts
-    more = {name: parts - ALLOWED.get(name, set()) for name, parts in found.items()}
-    assert not {name: parts for name, parts in more.items() if parts}, "move these to hpo/storage"
-    gone = {name: parts - found.get(name, set()) for name, parts in ALLOWED.items()}
-    assert not {name: parts for name, parts in gone.items() if parts}, "take these out of ALLOWED"
+    assert not found, "move these to hpo/storage"
 
 
 @pytest.mark.parametrize(

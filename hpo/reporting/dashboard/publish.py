@@ -155,9 +155,10 @@ def _system_attrs(there: Mapping[str, Any], body: str, figures: Sequence[Plot]) 
     """
     storage = InMemoryStorage()
     study = optuna.create_study(storage=storage, direction="maximize")
+    study_id = storage.get_study_id_from_name(study.study_name)
     for key, value in there.items():
         if key.startswith((NOTE, OUR_NOTE)):
-            storage.set_study_system_attr(study._study_id, key, value)
+            storage.set_study_system_attr(study_id, key, value)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names([METRIC])
@@ -165,10 +166,10 @@ def _system_attrs(there: Mapping[str, Any], body: str, figures: Sequence[Plot]) 
     is_ours = not old or there.get(OUR_NOTE) == _digest(old)
     if is_ours and old != body:
         optuna_dashboard.save_note(study, body)
-        storage.set_study_system_attr(study._study_id, OUR_NOTE, _digest(body))
+        storage.set_study_system_attr(study_id, OUR_NOTE, _digest(body))
     for figure in figures:
         optuna_dashboard.save_plotly_graph_object(study, figure, graph_object_id=figure.name)
-    return storage.get_study_system_attrs(study._study_id)
+    return storage.get_study_system_attrs(study_id)
 
 
 def _digest(text: str) -> str:
