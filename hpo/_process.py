@@ -1,4 +1,4 @@
-"""This process: the cores that it may use, the signals that ask it to stop, and how it imports quickly."""
+"""This process: the cores that it may use, the signals that ask it to stop, and its garbage."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def on_stop_signals(handler: Callable[[int, FrameType | None], object]) -> Itera
 
 
 @contextmanager
-def importing() -> Iterator[None]:
-    """Import without looking for garbage, which takes a seventh of torch's 2 seconds and finds none."""
+def without_garbage_collection() -> Iterator[None]:
+    """Look for no garbage while the context lasts."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

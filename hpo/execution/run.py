@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo._files import write_durably
-from hpo._process import importing, n_cores
+from hpo._process import n_cores, without_garbage_collection
 from hpo.errors import InputError, did_you_mean
 from hpo.execution.backends.base import OpenBackend, WorkerSpec
 from hpo.execution.backends.local import local_processes
@@ -111,7 +111,8 @@ def identify(options: Options, threads: int) -> Identity:
     Raises:
         InputError: data, limits, device or precision cannot be had.
     """
-    with importing():  # here and not above: what can be refused without torch is not to wait for it
+    # here and not above: what can be refused without torch is not to wait for it
+    with without_garbage_collection():
         import torch
 
         from hpo.training.devices import resolve_device, resolve_precision

@@ -28,7 +28,6 @@ from hpo.storage.trials import id_of
 METRICS = ("macro_f1", "accuracy", "loss")
 MODEL, WRONG_IMAGES = "model.pt", "most-confidently-wrong.png"
 """What the final stage leaves in its worker's `--out`."""
-FIGURES = ("macro_f1", "accuracy", "loss")
 StudyState = Literal["pending", "running", "done", "failed"]
 
 

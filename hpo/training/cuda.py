@@ -8,7 +8,6 @@ hands out 32 of a priority in turn, to all threads alike, and the 33rd is the fi
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -16,6 +15,8 @@ from contextlib import contextmanager, nullcontext, suppress
 
 import torch
 from torch import Tensor
+
+from hpo._process import without_garbage_collection
 
 OUT_OF_MEMORY = (
     "DefaultCPUAllocator",
@@ -164,7 +165,8 @@ class CudaGraph:
 
         Not by `torch.cuda.graph`, which first waits for all that others have queued on the device.
         """
-        with _RECORDING, _no_collection():
+        # garbage might be a graph or an event, and no recording survives that one is freed
+        with _RECORDING, without_garbage_collection():
             if self._device not in _RECORDERS:
                 _RECORDERS[self._device] = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
             try:
@@ -191,15 +193,3 @@ class CudaGraph:
             graph.capture_end()
         torch._C._cuda_clearCublasWorkspaces()
         return graph
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Look for no garbage: a graph or an event among it would be freed, which no recording survives."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
