@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from hpo.planning.pruners import PRUNERS
+from hpo.planning.samplers import SAMPLERS
 from hpo.planning.studies import check_study
 from hpo.space.parameters import TrialConfig
 from hpo.space.study_file import StudySpec, load_studies, shipped_studies
@@ -85,7 +87,10 @@ def test_published_figures_are_those_of_the_report(specs: dict[str, StudySpec]) 
 
 @pytest.mark.parametrize("name", CHAIN)
 def test_samplers_and_pruners_are_known(specs: dict[str, StudySpec], name: str) -> None:
-    check_study(specs[name], shipped_studies() / f"{name}.toml")
+    spec = specs[name]
+    assert spec.sampler.name in SAMPLERS
+    assert spec.pruner.name in PRUNERS
+    check_study(spec, shipped_studies() / f"{name}.toml")  # raises where an option is not one
 
 
 def test_constraint_bites_on_wider_axes() -> None:
