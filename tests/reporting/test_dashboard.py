@@ -211,11 +211,14 @@ def test_large_and_odd_figures(finished: Path) -> None:
         return replace(section, points=points)
 
     history = [epoch for _ in range(100) for epoch in section.points[0].row.history]
-    for plot in plots.curves(with_rows(history=history)):
+    long = list(plots.curves(with_rows(history=history)))
+    assert [plot.name for plot in long] == ["hpo-accuracy", "hpo-loss"]
+    for plot in long:
         for trace in json.loads(plot.to_json())["data"]:
             assert (trace["x"][0], trace["x"][-1], len(trace["x"]), len(trace["y"])) == (1, 300, 100, 100)
-    for plot in plots.curves(with_rows(state="failed")):
-        assert not any("best" in trace["name"] for trace in plot.traces)  # none has a result
+    names = [trace["name"] for plot in plots.curves(with_rows(state="failed")) for trace in plot.traces]
+    assert len(names) == 2 * len(section.points)
+    assert not any("best" in name for name in names)  # none has a result
     odd = [[{**seed, "valid_loss": math.inf} for seed in epoch] for epoch in section.points[0].row.history]
     _, loss = plots.curves(with_rows(history=odd))
     assert json.loads(loss.to_json())["data"][0]["y"] == [None] * 3
@@ -479,9 +482,10 @@ def test_where_it_listens(out: Path, tmp_path: Path, cli: Cli) -> None:
         assert text in result.err
         assert result.out == ""
     assert "no database here" in cli("dashboard", "--out", tmp_path).err
-    with contextlib.closing(socket.socket()) as taken, contextlib.suppress(OSError):
-        taken.bind(("127.0.0.1", 8080))  # or somebody else has it
-        taken.listen()
+    with contextlib.closing(socket.socket()) as taken:
+        with contextlib.suppress(OSError):  # somebody else may have it
+            taken.bind(("127.0.0.1", 8080))
+            taken.listen()
         with serving(out, "--host", "0.0.0.0", "--read-only") as served:
             assert urlsplit(served.address).port != 8080
             local = Served(served.process, f"http://127.0.0.1:{urlsplit(served.address).port}")
