@@ -5,7 +5,7 @@ import fcntl
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import pytest
 import servers
 
 from hpo.planning.plan import Plan
-from tests.support.command import Cli, Result, hpo
+from tests.support.command import Result, hpo
+from tests.support.fixtures import Cli, StartedServers
 from tests.support.plans import SMALL_RUN, SMALL_STUDIES
 from tests.support.scripted_worker import plan_under_way
 
@@ -27,7 +28,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A data cache of this test run's own, and no options from the user's environment."""
     folder = tmp_path_factory.mktemp("cache")
     before = {name: value for name, value in os.environ.items() if name.startswith("HPO_")}
@@ -49,7 +50,7 @@ def small_studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def started_servers() -> Iterator[Callable[[str], servers.Server]]:
+def started_servers() -> Iterator[StartedServers]:
     """Database servers by kind, each started when it is first asked for."""
     with contextlib.ExitStack() as stack:
         started: dict[str, servers.Server] = {}
@@ -68,7 +69,7 @@ def started_servers() -> Iterator[Callable[[str], servers.Server]]:
 def database_url(
     request: pytest.FixtureRequest,
     tmp_path: Path,
-    started_servers: Callable[[str], servers.Server],
+    started_servers: StartedServers,
 ) -> str:
     """The URL of an empty database, on every kind of server that hpo supports."""
     if request.param == "sqlite":

@@ -24,9 +24,10 @@ import hpo as library
 from hpo.planning.decisions import epoch_records
 from hpo.planning.plan import Plan
 from hpo.storage.queue import Slots, SlotState
-from tests.support.command import Cli, hpo, start_hpo
+from tests.support.command import hpo, start_hpo
+from tests.support.fixtures import Cli
 from tests.support.pictures import write_folder
-from tests.support.plans import SMALL, SMALL_RUN, SMALL_SIZES, accepted_epochs, train
+from tests.support.plans import SMALL, SMALL_RUN, SMALL_SIZES, accepted_epochs, train, write_study
 
 
 def n_accepted(plan: Plan) -> dict[str, int]:
@@ -303,11 +304,6 @@ TINY: dict[str, Any] = {
     "epochs": 2,
     "final_seeds": 1,
 }
-
-
-def write_study(name: str, text: str) -> None:
-    Path("studies").mkdir(exist_ok=True)
-    Path(f"studies/{name}.toml").write_text(text)
 
 
 @pytest.mark.slow

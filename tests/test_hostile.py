@@ -37,7 +37,10 @@ from hpo.planning.decisions import epoch_records
 from hpo.planning.plan import FINAL, Plan
 from hpo.storage.storage import Storage
 from hpo.training.tensors import dump, load
-from tests.support.command import Cli, Result, hpo, start_hpo
+from tests.support.checkpoints import signed
+from tests.support.command import Result, hpo, start_hpo
+from tests.support.fixtures import Cli
+from tests.support.plans import write_study
 
 Attributes = dict[tuple[str, str], tuple[str, Callable[[str], Any]]]
 
@@ -85,11 +88,6 @@ def shown(result: Result) -> str:
     assert result.code == 0, result
     assert not OBEYED.search(result.out + result.err)
     return result.out
-
-
-def write_study(name: str, text: str) -> None:
-    Path("studies").mkdir(exist_ok=True)
-    Path("studies", f"{name}.toml").write_text(text)
 
 
 def toml(text: str) -> str:
@@ -414,10 +412,6 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     err = worker.communicate(timeout=30)[1]
     assert worker.returncode == 128 + signal.SIGTERM, err
     return root / "out"
-
-
-def signed(content: bytes) -> bytes:
-    return hashlib.sha256(content).digest() + content
 
 
 class Bomb:

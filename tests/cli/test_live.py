@@ -17,7 +17,7 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from hpo import find_plan
 from hpo.cli.live import watching
 from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance
-from tests.support.command import Result, hpo
+from tests.support.command import hpo
+from tests.support.fixtures import Cli
 from tests.support.plans import SMALL_RUN
 from tests.support.scripted_worker import Worker, new_plan
 
@@ -88,7 +89,7 @@ def frames(text: str) -> list[list[str]]:
 
 
 def test_a_run_on_a_terminal_that_is_resized_and_watched_through_pipes(
-    tmp_path: Path, small_studies: Path, cli: Callable[..., Result]
+    tmp_path: Path, small_studies: Path, cli: Cli
 ) -> None:
     out = tmp_path / "out"
     assert cli("create", "--out", out, "--studies", small_studies, "--workers=2", *SMALL_RUN).code == 0
@@ -140,9 +141,7 @@ def check_events(events: list[dict[str, Any]]) -> None:
     assert 0 <= events[-1]["test"]["macro_f1"] <= 1
 
 
-def test_run_with_json_prints_events_alone(
-    tmp_path: Path, small_studies: Path, cli: Callable[..., Result]
-) -> None:
+def test_run_with_json_prints_events_alone(tmp_path: Path, small_studies: Path, cli: Cli) -> None:
     command = ("run", "rate", "--json", "--studies", small_studies, "--out", tmp_path / "out", "--workers=1")
     result = hpo(*command, *SMALL_RUN)
     assert result.code == 0, result.err

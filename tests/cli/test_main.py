@@ -20,7 +20,8 @@ from hpo.cli.main import COMMANDS
 from hpo.cli.main import hpo as hpo_commands
 from hpo.planning.scheduler import advance
 from hpo.storage.queue import this_process
-from tests.support.command import Cli, Result, hpo
+from tests.support.command import Result, hpo
+from tests.support.fixtures import Cli
 from tests.support.plans import SMALL_RUN
 from tests.support.scripted_worker import Worker, new_plan
 

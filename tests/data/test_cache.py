@@ -21,7 +21,6 @@ from hpo.data import ImageData, Split, load_training, prepare
 from hpo.data.cache import pixel_statistics
 from hpo.data.test_set import load_test
 from hpo.errors import DataError, InputError
-from tests.support.pictures import write_folder
 
 N_PICTURES = 3 * (10 + 3)
 
@@ -48,16 +47,6 @@ print(prepare("folder:" + sys.argv[1], cache=Path(sys.argv[2])), count)
 def start(root: Path, cache: Path, kill_at: int = 0) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", PROCESS, str(root), str(cache), str(kill_at)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return write_folder(tmp_path / "pictures", train=10, test=3)
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
 
 
 @pytest.fixture

@@ -15,16 +15,6 @@ from hpo.errors import DataError
 from tests.support.pictures import CLASSES, PARTS, write_folder
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return write_folder(tmp_path / "pictures", train=10, test=3)
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
-
-
 def colours(split: Split) -> set[tuple[int, ...]]:
     np.testing.assert_array_equal(split.images[:, 0, 0, 0], 10 * split.labels)
     return {tuple(image[0, 0].tolist()) for image in split.images}

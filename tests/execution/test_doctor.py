@@ -6,22 +6,20 @@ import json
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import servers
 import sqlalchemy
 
 import hpo as library
 from hpo.storage.storage import Storage
-from tests.support.command import Cli, start_hpo
+from tests.support.command import start_hpo
+from tests.support.fixtures import Cli, StartedServers
 from tests.support.pictures import write_folder
 from tests.support.plans import SMALL_RUN
 
-Started = Callable[[str], servers.Server]
 NAMES = (
     *("storage", "writable", "claims", "latency", "clock", "file system", "plan", "data", "devices"),
     *("versions", "checkpoints", "space"),
@@ -251,7 +249,9 @@ def test_a_network_file_system_is_wrong_for_sqlite(
 
 
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
-def test_a_plan_on_a_server(kind: str, cli: Cli, started_servers: Started, small_studies: Path) -> None:
+def test_a_plan_on_a_server(
+    kind: str, cli: Cli, started_servers: StartedServers, small_studies: Path
+) -> None:
     url = started_servers(kind).new_database()
     code, checks = examined(cli, "--storage", url)
     assert (code, checks["plan"]["state"]) == (0, "skipped")
@@ -270,7 +270,7 @@ def test_a_plan_on_a_server(kind: str, cli: Cli, started_servers: Started, small
 
 @pytest.mark.parametrize("seconds", [8, -45])
 def test_a_clock_that_differs_is_said_and_does_no_harm(
-    cli: Cli, started_servers: Started, seconds: int
+    cli: Cli, started_servers: StartedServers, seconds: int
 ) -> None:
     url = started_servers("postgresql").new_database()
     run_sql(

@@ -22,9 +22,8 @@ from hpo.execution.supervisor import supervise
 from hpo.planning.plan import Plan
 from hpo.storage.queue import Reason, Slots, SlotState, reason_of
 from tests.support.command import start_hpo
-from tests.support.plans import SMALL, made_plan
+from tests.support.plans import RATES, made_plan
 
-RATES = {"rate": f"{SMALL}[search]\nlearning_rate = [0.01, 0.001, 0.0001]"}
 ENGINES = {
     "forked": pytest.param(
         forked_processes, marks=pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux alone")

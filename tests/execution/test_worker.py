@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -43,7 +42,9 @@ from hpo.reporting.data import read
 from hpo.storage.queue import Queue, Reason, Slots, SlotState, reason_of
 from hpo.training.blobs import FolderBlobs
 from hpo.training.tensors import dump, load
+from tests.support.checkpoints import signed
 from tests.support.plans import SMALL, made_plan
+from tests.support.toml import toml
 
 PRUNER_OPTIONS: dict[str, dict[str, Any]] = {
     "none": {},
@@ -55,12 +56,6 @@ PRUNER_OPTIONS: dict[str, dict[str, Any]] = {
     "threshold": {"lower": 0.9},
     "chance": {"factor": 9.0, "at_most": 0.9},
 }
-
-
-def toml(table: dict[str, Any]) -> str:
-    """One inline table."""
-    pairs = [f"{key} = {toml(v) if isinstance(v, dict) else json.dumps(v)}" for key, v in table.items()]
-    return "{" + ", ".join(pairs) + "}"
 
 
 SAMPLED = """
@@ -387,7 +382,7 @@ def test_a_trial_that_goes_on_from_another_machine_s_checkpoint_says_so(tmp_path
         stored["state"]["trained_on"] = ["Another CPU with torch 2.10.0"]
         stored["state"]["epochs"][1][0]["valid_loss"] += 1e-6  # as another machine may have it
         content = bytes(dump(stored))
-        file.write_bytes(hashlib.sha256(content).digest() + content)
+        file.write_bytes(signed(content))
     work(plan.storage, out=tmp_path, studies=["rate"])
     first, second = plan.trials("rate")
     assert second.user_attrs["resumed_after_epoch"] == 2

@@ -31,11 +31,9 @@ from hpo.storage.database import sqlite_file
 from hpo.storage.queue import Queue, Reason, Slots, SlotState, reason_of
 from hpo.storage.storage import Storage
 from hpo.training.loop import EpochResult, train
-from tests.support.command import Cli, hpo, start_hpo
-from tests.support.plans import SMALL, SMALL_RUN, made_plan
-
-Started = Callable[[str], servers.Server]
-RATES = {"rate": f"{SMALL}[search]\nlearning_rate = [0.01, 0.001, 0.0001]"}
+from tests.support.command import hpo, start_hpo
+from tests.support.fixtures import Cli, StartedServers
+from tests.support.plans import RATES, SMALL, SMALL_RUN, made_plan
 
 
 def states(plan: Plan, name: str) -> list[str]:
@@ -61,7 +59,7 @@ def test_a_worker_without_work_stops_after_its_idle_timeout(tmp_path: Path) -> N
 
 
 def test_an_idle_timeout_ends_a_worker_although_the_server_hangs(
-    started_servers: Started, tmp_path: Path
+    started_servers: StartedServers, tmp_path: Path
 ) -> None:
     server = started_servers("postgresql")
     url = server.new_database()
@@ -78,7 +76,7 @@ def test_an_idle_timeout_ends_a_worker_although_the_server_hangs(
 
 
 def test_a_trial_that_diverges_while_the_server_is_away_is_a_result(
-    started_servers: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    started_servers: StartedServers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hpo.storage.outbox.PATIENCE_SECONDS", 0.3)
     server = started_servers("postgresql")
@@ -217,7 +215,7 @@ def test_a_storage_file_that_cannot_be_read(cli: Cli, tmp_path: Path) -> None:
     assert f"write @{tmp_path / 'two'}" in cli("status", "--storage", tmp_path / "two").err
 
 
-def test_the_password_is_in_no_file_and_no_argument(started_servers: Started, tmp_path: Path) -> None:
+def test_the_password_is_in_no_file_and_no_argument(started_servers: StartedServers, tmp_path: Path) -> None:
     """A whole run on a server that asks for a password; it trusts everybody, so any password is right."""
     url = started_servers("postgresql").new_database().replace("postgres@", "postgres:geheim@")
     (tmp_path / "studies").mkdir()
@@ -271,7 +269,7 @@ def test_show_says_how_every_attempt_ended(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_sigterm_ends_a_worker_within_ten_seconds_although_the_server_hangs(
-    started_servers: Started, tmp_path: Path
+    started_servers: StartedServers, tmp_path: Path
 ) -> None:
     server = started_servers("postgresql")
     url = server.new_database()
@@ -291,7 +289,9 @@ def test_sigterm_ends_a_worker_within_ten_seconds_although_the_server_hangs(
     assert states(plan, "rate") == ["waiting"]
 
 
-def test_sigterm_ends_a_run_although_the_server_hangs(started_servers: Started, tmp_path: Path) -> None:
+def test_sigterm_ends_a_run_although_the_server_hangs(
+    started_servers: StartedServers, tmp_path: Path
+) -> None:
     server = started_servers("postgresql")
     url = server.new_database()
     made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"}, url=url, epochs=100_000)
@@ -409,7 +409,7 @@ def wait_for(what: Callable[[], Any], process: subprocess.Popen[Any], seconds: f
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
 def test_a_run_on_a_server_ends_like_one_on_sqlite(
-    kind: str, cli: Cli, finished: Path, small_studies: Path, started_servers: Started, tmp_path: Path
+    kind: str, cli: Cli, finished: Path, small_studies: Path, started_servers: StartedServers, tmp_path: Path
 ) -> None:
     from tests.support.plans import accepted_epochs
 
@@ -457,7 +457,7 @@ def test_a_short_siege(kind: str) -> None:
     assert tally["resumed_equal"] == tally["resumed"]
 
 
-def test_a_reader_needs_no_server_lock(started_servers: Started) -> None:
+def test_a_reader_needs_no_server_lock(started_servers: StartedServers) -> None:
     from hpo.storage import database
 
     url = started_servers("postgresql").new_database()

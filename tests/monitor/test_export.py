@@ -17,7 +17,7 @@ from hpo.monitor.export import write_csv
 from hpo.planning.decisions import epoch_records
 from hpo.planning.plan import Plan
 from hpo.space.parameters import PARAMETERS
-from tests.support.command import Cli
+from tests.support.fixtures import Cli
 
 
 @pytest.fixture(scope="module")

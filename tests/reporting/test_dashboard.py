@@ -34,7 +34,8 @@ from hpo.reporting.dashboard.server import address
 from hpo.reporting.data import Section
 from hpo.reporting.data import read as read_report
 from hpo.storage.storage import Storage
-from tests.support.command import Cli, start_hpo
+from tests.support.command import start_hpo
+from tests.support.fixtures import Cli
 from tests.support.hostile_plan import HOSTILE_NAMES, train_hostile
 from tests.support.plans import SMALL_SIZES, train
 from tests.support.scripted_worker import Worker, new_plan

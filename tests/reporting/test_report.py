@@ -29,7 +29,8 @@ from hpo.reporting.published import comparisons
 from hpo.reporting.study_figures import main_effect
 from hpo.space.study_file import load_studies, shipped_studies
 from hpo.storage.queue import Job, Queue, Slot
-from tests.support.command import Cli, hpo
+from tests.support.command import hpo
+from tests.support.fixtures import Cli
 from tests.support.hostile_plan import HOSTILE_NAMES, train_hostile
 from tests.support.pictures import write_folder
 from tests.support.plans import as_options, train

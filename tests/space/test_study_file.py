@@ -16,6 +16,7 @@ from hpo.space.axes import Choices, Range
 from hpo.space.constraints import NUMBERS, Constraint
 from hpo.space.parameters import PARAMETERS, TrialConfig
 from hpo.space.study_file import MAX_GRID_POINTS, StudySpec, load_studies, load_study
+from tests.support.toml import toml
 
 DEFAULTS = TrialConfig().params()
 
@@ -299,20 +300,6 @@ VALUES = st.recursive(
     max_leaves=12,
 )
 KEYS = [*StudySpec.model_fields, "results", "unknown"]
-
-
-def toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {toml(child)}" for key, child in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(toml, value)) + "]"
-    return (
-        str(value).lower()
-        if isinstance(value, bool)
-        else repr(value)
-        if not hasattr(value, "year")
-        else str(value)
-    )
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

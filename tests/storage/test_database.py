@@ -8,11 +8,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import servers
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
@@ -22,8 +20,8 @@ from hpo.storage import database
 from hpo.storage.outbox import Outbox
 from hpo.storage.queue import Job, Queue, Reason, Slot, Slots
 from hpo.storage.storage import Storage
+from tests.support.fixtures import StartedServers
 
-Started = Callable[[str], servers.Server]
 SECRET = "geheim"
 SERVERS = ["postgresql", "mariadb"]
 
@@ -149,7 +147,7 @@ def running_trial(url: str) -> tuple[Storage, int]:
 
 @pytest.mark.parametrize("kind", SERVERS)
 @pytest.mark.parametrize("how", ["fast", "immediate"])
-def test_a_restart_of_the_server_is_waited_out(started_servers: Started, kind: str, how: str) -> None:
+def test_a_restart_of_the_server_is_waited_out(started_servers: StartedServers, kind: str, how: str) -> None:
     server = started_servers(kind)
     storage, trial_id = running_trial(server.new_database())
     server.restart(how)
@@ -159,7 +157,7 @@ def test_a_restart_of_the_server_is_waited_out(started_servers: Started, kind: s
 
 @pytest.mark.parametrize("kind", SERVERS)
 def test_training_goes_on_while_the_server_is_away_and_all_is_delivered(
-    started_servers: Started, kind: str, monkeypatch: pytest.MonkeyPatch
+    started_servers: StartedServers, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hpo.storage.outbox.PATIENCE_SECONDS", 0.3)
     server = started_servers(kind)
@@ -177,7 +175,7 @@ def test_training_goes_on_while_the_server_is_away_and_all_is_delivered(
 
 
 def test_training_goes_on_while_the_server_hangs(
-    started_servers: Started, monkeypatch: pytest.MonkeyPatch
+    started_servers: StartedServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hpo.storage.outbox.PATIENCE_SECONDS", 0.3)
     server = started_servers("postgresql")
@@ -189,7 +187,7 @@ def test_training_goes_on_while_the_server_hangs(
     assert storage.trial(trial_id).intermediate_values == {1: 0.1}
 
 
-def test_a_process_ends_although_it_could_not_deliver(started_servers: Started) -> None:
+def test_a_process_ends_although_it_could_not_deliver(started_servers: StartedServers) -> None:
     server = started_servers("postgresql")
     storage, trial_id = running_trial(server.new_database())
     code = (
@@ -211,7 +209,7 @@ def test_a_process_ends_although_it_could_not_deliver(started_servers: Started) 
     assert process.returncode == 0
 
 
-def test_nobody_is_declared_lost_because_the_server_was_away(started_servers: Started) -> None:
+def test_nobody_is_declared_lost_because_the_server_was_away(started_servers: StartedServers) -> None:
     server = started_servers("postgresql")
     storage, trial_id = running_trial(server.new_database())
     queue = Queue(storage, "s")

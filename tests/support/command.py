@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -13,9 +12,6 @@ class Result:
     code: int
     out: str
     err: str
-
-
-Cli = Callable[..., Result]  # the fixture `cli`
 
 
 def hpo(*arguments: object, timeout: float = 120, max_bytes: int | None = None) -> Result:

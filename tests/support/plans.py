@@ -53,6 +53,7 @@ TINY_SIZES: dict[str, Any] = {
 }
 # what studies of a small network begin with
 SMALL = "[base]\nconv1_channels = 4\nconv2_channels = 4\nhidden_units = 16\n"
+RATES = {"rate": f"{SMALL}[search]\nlearning_rate = [0.01, 0.001, 0.0001]"}
 
 
 def as_options(sizes: dict[str, Any]) -> list[str]:
@@ -61,6 +62,12 @@ def as_options(sizes: dict[str, Any]) -> list[str]:
 
 
 SMALL_RUN = as_options(SMALL_SIZES)
+
+
+def write_study(name: str, text: str) -> None:
+    """A study file in `studies` of the current folder."""
+    Path("studies").mkdir(exist_ok=True)
+    Path("studies", f"{name}.toml").write_text(text)
 
 
 def made_plan(folder: Path, studies: dict[str, str], url: str | None = None, **options: Any) -> Plan:

@@ -1,4 +1,3 @@
-import hashlib
 import io
 import signal
 import subprocess
@@ -13,6 +12,7 @@ import torch
 
 from hpo.training.blobs import FolderBlobs
 from hpo.training.checkpoints import Checkpoints
+from tests.support.checkpoints import signed
 
 IDENTITY = {"config": "{}", "seeds": [0, 1], "data": "abc"}
 
@@ -89,10 +89,6 @@ def empty(content: bytes) -> bytes:
     return b""
 
 
-def with_digest(content: bytes) -> bytes:
-    return hashlib.sha256(content).digest() + content
-
-
 def torch_file(content: object) -> bytes:
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -100,11 +96,11 @@ def torch_file(content: object) -> bytes:
 
 
 def no_torch_file(content: bytes) -> bytes:
-    return with_digest(b"text")
+    return signed(b"text")
 
 
 def no_state(content: bytes) -> bytes:
-    return with_digest(torch_file([1, 2]))
+    return signed(torch_file([1, 2]))
 
 
 class Bomb:
@@ -113,7 +109,7 @@ class Bomb:
 
 
 def bomb(content: bytes) -> bytes:
-    return with_digest(torch_file(Bomb()))
+    return signed(torch_file(Bomb()))
 
 
 @pytest.mark.parametrize("damage", [cut, cut_last_byte, flip_a_bit, empty, no_torch_file, no_state, bomb])
