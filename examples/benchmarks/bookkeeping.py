@@ -38,6 +38,7 @@ from hpo.planning.scheduler import advance
 from hpo.storage import queue
 from hpo.storage.queue import Slots
 from hpo.storage.storage import Storage
+from hpo.training.checkpoints import Checkpoints
 from hpo.training.loop import EpochResult, LayerHealth, SeedEpoch
 
 EPOCHS = 11
@@ -51,8 +52,9 @@ def sleeping(seconds: float) -> Callable[..., Iterator[EpochResult]]:
         layers = {name: LayerHealth(0.123456789, 0.123456789, 0.1) for name in LAYERS}
         for number in range(1, EPOCHS + 1):
             time.sleep(seconds / EPOCHS)
-            figures = [random.random() for _ in range(4)]
-            yield EpochResult(number, [SeedEpoch(seed, *figures, 10, 0.1, layers) for seed in seeds], [])
+            a, b, c, d = (random.random() for _ in range(4))
+            epochs = tuple(SeedEpoch(seed, a, b, c, d, 10, 0.1, layers) for seed in seeds)
+            yield EpochResult(number, epochs, ())
 
     return train
 
@@ -69,8 +71,8 @@ def plan_of(url: str, folder: Path, n_trials: int) -> Plan:
 
 def drain(url: str, folder: Path, seconds: float, max_trials: int | None) -> None:
     """One worker whose trials sleep; writes how long each claim took."""
-    objective.train = sleeping(seconds)
-    objective.Checkpoints.save = lambda *_: None  # type: ignore[method-assign]
+    objective.train = sleeping(seconds)  # type: ignore[attr-defined]
+    Checkpoints.save = lambda *_: None  # type: ignore[method-assign]
     claims = []
 
     def claim(storage: Storage, studies: Sequence[str]) -> Any:
@@ -80,7 +82,7 @@ def drain(url: str, folder: Path, seconds: float, max_trials: int | None) -> Non
             claims.append(time.perf_counter() - began)
         return claimed
 
-    worker.claim = claim
+    worker.claim = claim  # type: ignore[attr-defined]
     worker.work(
         Storage(url, patience_seconds=60),
         out=folder,
@@ -97,7 +99,9 @@ def backend(kind: str, url: str, folder: Path, n_trials: int, n_workers: int) ->
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
     trials = plan.trials("grid")
     slots = Slots.of(trials)
-    wall = max(t.datetime_complete for t in trials) - min(t.datetime_start for t in trials)  # type: ignore
+    wall = max(t.datetime_complete for t in trials if t.datetime_complete) - min(
+        t.datetime_start for t in trials if t.datetime_start
+    )
     claims = [float(line) for file in folder.glob("claims-*") for line in file.read_text().split()]
     seconds = wall.total_seconds()
     return {
@@ -148,7 +152,7 @@ def _timed(url: str, folder: Path, n: int) -> None:
         marks.append(time.perf_counter())
         return result
 
-    worker.run_trial = run_trial
+    worker.run_trial = run_trial  # type: ignore[attr-defined, assignment]
     drain(url, folder, 0.0, n)
     # the mean: now and then a trial pays for looking at all others and queueing more
     (folder / "per-trial").write_text(str(1000 * (marks[-1] - marks[0]) / (len(marks) - 1)))

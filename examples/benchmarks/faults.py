@@ -51,7 +51,7 @@ from hpo.planning.plan import Plan
 from hpo.storage import queue, storage
 from hpo.storage.queue import Reason, Slots, reason_of
 from hpo.storage.storage import Storage
-from hpo.training.loop import EpochResult
+from hpo.training.loop import EpochResult, train
 
 STUDIES = {
     "rate": """
@@ -142,14 +142,13 @@ class HpoPlan:
 
     def _out_of_memory(self, seed: int) -> int:
         """A worker whose first trial asks for more memory than there is, after an epoch."""
-        train = objective.train
 
         def greedy(*arguments: Any, **options: Any) -> Iterator[EpochResult]:
-            objective.train = train
+            objective.train = train  # type: ignore[attr-defined]
             yield next(train(*arguments, **options))
             torch.empty(2**60)
 
-        objective.train = greedy  # type: ignore[assignment]
+        objective.train = greedy  # type: ignore[attr-defined]
         return self.work(seed)
 
     def _other_data(self, _seed: int) -> int:
@@ -226,7 +225,7 @@ def pose_as_elsewhere(name: str, clock_ahead_seconds: float) -> None:
         def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
             return datetime.now(tz) + ahead
 
-    storage.datetime = Clock  # type: ignore[misc]
+    storage.datetime = Clock  # type: ignore[attr-defined]
 
 
 def judge_attempts(attempts: list[FrozenTrial], tally: Tally, hurt: dict[int, float]) -> None:
@@ -301,7 +300,7 @@ def besiege(subject: str, kind: str, n_faults: int, seed: int, reference: dict[s
                 is_third = is_long and tally.plans == 3 and subject == "hpo"
                 is_small = is_third and stack.enter_context(small_disk(folder))
                 crowded = is_long and tally.plans == 1
-                special = {
+                special: dict[str, Any] = {
                     "crowded": crowded,
                     "long_outage": is_long and tally.plans == 2,
                     "disk": folder if is_small else None,

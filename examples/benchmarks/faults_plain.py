@@ -19,7 +19,7 @@ from siege import LEASE_SECONDS, Places, Tally
 
 EPOCHS = 5
 EPOCH_SECONDS = 0.1
-GRID = {"learning_rate": [0.003, 0.001, 0.0003], "batch_size": [20, 40, 80]}
+GRID: dict[str, list[float]] = {"learning_rate": [0.003, 0.001, 0.0003], "batch_size": [20, 40, 80]}
 N_POINTS = 9
 PLACES: Places = {
     "after a claim": (RDBStorage, "create_new_trial", "after"),

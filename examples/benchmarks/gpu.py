@@ -65,11 +65,13 @@ def eager_loop(data: TrainingData, device: str) -> float:
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     for _ in range(2):
         began = time.perf_counter()
-        for batch in torch.randperm(len(labels), device=device).split(BATCH_SIZE):
+        for batch in torch.split(torch.randperm(len(labels), device=device), BATCH_SIZE):
             optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()
+            loss = torch.nn.functional.cross_entropy(model(images[batch]), labels[batch])
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-        evaluate(model, list(zip(valid_images.split(250), valid_labels.split(250), strict=True)), device)
+        batches = zip(torch.split(valid_images, 250), torch.split(valid_labels, 250), strict=True)
+        evaluate(model, list(batches), device)
         seconds = time.perf_counter() - began
     return len(labels) / seconds
 
@@ -77,7 +79,7 @@ def eager_loop(data: TrainingData, device: str) -> float:
 def plain_script(folder: Path, n_images: int, device: str) -> float:
     """Images a second of one epoch of one point of `plain_script.py`."""
     script = Path(__file__).with_name("plain_script.py")
-    command = [sys.executable, script, folder, "--epochs", "1", "--points", "0", "--device", device]
+    command = [sys.executable, str(script), str(folder), "--epochs", "1", "--points", "0", "--device", device]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(n_images / json.loads(done.stdout)["seconds"])
 
@@ -88,8 +90,9 @@ def training_seconds(out: Path, *arguments: str) -> float:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     plan = hpo.find_plan(out)
     trials = [trial for name in plan.all_names for trial in plan.trials(name) if trial.datetime_complete]
-    begin, end = min(each.datetime_start for each in trials), max(each.datetime_complete for each in trials)
-    return float((end - begin).total_seconds())
+    begin = min(each.datetime_start for each in trials if each.datetime_start)
+    end = max(each.datetime_complete for each in trials if each.datetime_complete)
+    return (end - begin).total_seconds()
 
 
 def measure_trial(folder: Path, options: argparse.Namespace, work: Path, table: Table) -> None:

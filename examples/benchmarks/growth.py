@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -103,9 +104,7 @@ def costs(url: str, repeats: int) -> dict[str, float]:
         trial = queue.claim()
         claims.append(time.perf_counter() - began)
         assert trial is not None
-        ends.append(
-            seconds(lambda trial=trial: plan.storage.finish(trial._trial_id, TrialState.COMPLETE, 0.5))
-        )
+        ends.append(seconds(partial(plan.storage.finish, trial._trial_id, TrialState.COMPLETE, 0.5)))
     trial = queue.claim()
     assert trial is not None
     pruner, study = MedianPruner(), plan.storage.study(STUDY)

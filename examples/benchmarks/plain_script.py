@@ -33,7 +33,7 @@ L2 = [0.01, 0.001, 0.0001, 0.00001]
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.244, 0.262)
 
 
-class Images(Dataset):
+class Images(Dataset[tuple[torch.Tensor, int]]):
     """Pictures in memory, transformed one by one."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
@@ -114,7 +114,8 @@ def main() -> None:
             for images, labels in DataLoader(train, batch_size=20, shuffle=True):
                 optimizer.zero_grad()
                 images, labels = images.to(options.device), labels.to(options.device)
-                nn.functional.cross_entropy(model(images), labels).backward()
+                loss = nn.functional.cross_entropy(model(images), labels)
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
             *_, f1 = evaluate(model, DataLoader(valid, batch_size=250), options.device)
             best = max(best, f1)

@@ -34,14 +34,14 @@ def nodes(count: int) -> Iterator[tuple[str, list[Any], Any]]:
     """A Ray cluster of so many nodes with one CPU: its address, the nodes, and the cluster."""
     from ray.cluster_utils import Cluster
 
-    common = {"node_ip_address": HOST, "object_store_memory": OBJECT_STORE_BYTES}
+    common: dict[str, Any] = {"node_ip_address": HOST, "object_store_memory": OBJECT_STORE_BYTES}
     cluster = Cluster(
         initialize_head=True, head_node_args={**common, "num_cpus": 0, "include_dashboard": False}
     )
     try:
         yield cluster.address, [cluster.add_node(num_cpus=1, **common) for _ in range(count)], cluster
     finally:
-        cluster.shutdown()
+        cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 def epochs_by_pid(out: Path) -> dict[int, int]:

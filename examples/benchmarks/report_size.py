@@ -23,7 +23,6 @@ from optuna.trial import FrozenTrial, TrialState
 from tables import heading, print_table
 
 from hpo.execution import run
-from hpo.execution import trial as objective
 from hpo.planning.inheritance import config_of_trial
 from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance
@@ -78,7 +77,7 @@ def finish(plan: Plan, trial: FrozenTrial, epochs: int, chance: random.Random) -
         for epoch, f1 in enumerate(curve, start=1)
     }
     attrs |= {"config": config.params(), "device": "cpu", "precision": plan.identity.precision, "threads": 1}
-    attrs["versions"] = objective.versions()
+    attrs["versions"] = versions()
     plan.storage.write(trial._trial_id, attrs=attrs, reports=dict(enumerate(curve, start=1)))
     plan.storage.finish(trial._trial_id, TrialState.COMPLETE, max(curve))
 

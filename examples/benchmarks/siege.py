@@ -79,9 +79,13 @@ class Tally:
 class Subject(Protocol):
     """What is besieged. All but `ended` run in processes of their own."""
 
-    places: Places
-    misfits: Mapping[str, Callable[[int], int]]
-    """Workers in special trouble, by what a person calls it; each takes a seed and returns its exit code."""
+    @property
+    def places(self) -> Places:
+        """Where workers can be killed."""
+
+    @property
+    def misfits(self) -> Mapping[str, Callable[[int], int]]:
+        """Workers in special trouble, by what a person calls it; each takes a seed, returns its exit code."""
 
     def create(self) -> None:
         """Prepares the work; several processes do so at once."""

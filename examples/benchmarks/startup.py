@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from tables import Table, heading
 
@@ -87,7 +88,7 @@ def main() -> None:
         folder = Path(text)
         (folder / "studies").mkdir()
         (folder / "studies" / "rate.toml").write_text(STUDY)
-        sizes = {"limit_train": 200, "limit_valid": 100, "epochs": 1, "final_seeds": 1}
+        sizes: dict[str, Any] = {"limit_train": 200, "limit_valid": 100, "epochs": 1, "final_seeds": 1}
         plan = hpo.run_plan(out=folder, studies=folder / "studies", data="digits", **sizes)
         contenders: dict[str, Callable[[], object]] = {
             **{name: command("-c", code) for name, code in PYTHON.items()},

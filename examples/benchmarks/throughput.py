@@ -20,6 +20,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import fmean, median, stdev
@@ -54,9 +55,9 @@ def hpo_run(images: Path, epochs: int, seed: int, precision: str = "auto") -> Ru
             precision=precision,
         )
         trials = plan.trials("l2")
-        begin = min(trial.datetime_start for trial in trials)
-        end = max(trial.datetime_complete for trial in trials)
-        return (end - begin).total_seconds(), [trial.value for trial in trials]
+        begin = min(trial.datetime_start for trial in trials if trial.datetime_start)
+        end = max(trial.datetime_complete for trial in trials if trial.datetime_complete)
+        return (end - begin).total_seconds(), [trial.value for trial in trials if trial.value is not None]
 
 
 def plain(images: Path, epochs: int, seed: int, *arguments: str) -> subprocess.Popen[bytes]:
@@ -88,7 +89,7 @@ def plain_two(images: Path, epochs: int, seed: int) -> Run:
     return max(seconds for seconds, _ in runs), [f1 for _, values in runs for f1 in values]
 
 
-CONTENDERS = {
+CONTENDERS: dict[str, Callable[[Path, int, int], Run]] = {
     "hpo run": hpo_run,
     "hpo run, fp32": partial(hpo_run, precision="fp32"),
     "plain script": plain_one,
