@@ -24,7 +24,7 @@ from tables import heading, print_table
 
 from hpo.execution import run
 from hpo.planning.inheritance import config_of_trial
-from hpo.planning.plan import Plan
+from hpo.planning.plan import Plan, versions
 from hpo.planning.scheduler import advance
 from hpo.storage.queue import Queue
 from hpo.training.loop import LayerHealth, SeedEpoch
