@@ -5,7 +5,6 @@ from __future__ import annotations
 import pkgutil
 import re
 import shlex
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,19 @@ import yaml
 
 import hpo as library
 from hpo.cli.main import hpo
-from hpo.planning.studies import read_studies
 
 ROOT = Path(__file__).parent.parent
 KUBERNETES = ROOT / "examples" / "kubernetes"
 TEXTS = [
-    ROOT / "README.md",
+    ROOT / "docs/get-started.md",
+    ROOT / "docs/your-data.md",
+    ROOT / "docs/many-machines.md",
+    ROOT / "docs/verdicts.md",
     ROOT / "examples/slurm/README.md",
     ROOT / "examples/slurm/workers.sbatch",
     ROOT / "examples/kubernetes/README.md",
 ]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def documents() -> list[dict[str, Any]]:
@@ -46,18 +48,28 @@ def containers(document: dict[str, Any]) -> list[dict[str, Any]]:
     return [*spec.get("initContainers", []), *spec["containers"]]
 
 
+def command_of(name: str) -> click.Command:
+    """Return the command of that name.
+
+    Raises:
+        click.UsageError: there is none.
+    """
+    _, command, _ = hpo.resolve_command(click.Context(hpo), [name])
+    assert command is not None
+    return command
+
+
 def check_command(words: list[str]) -> None:
     """Parses a command line of hpo as click does, and runs nothing."""
-    _, command, _ = hpo.resolve_command(click.Context(hpo), words[:1])
-    assert command is not None
     # placeholders like N stand for values; what click opens, it opens when the command runs
-    command.make_context(words[0], words[1:], resilient_parsing=False)
+    command_of(words[0]).make_context(words[0], words[1:], resilient_parsing=False)
 
 
 def commands_of(text: str) -> list[list[str]]:
-    """The `hpo …` lines of shell blocks, comments and redirections left out."""
+    """The `hpo …` lines of scripts, in Markdown of shell blocks; comments and redirections left out."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S) or [text]
     found = []
-    for line in text.splitlines():
+    for line in "\n".join(blocks).splitlines():
         match = re.match(r"^(?:uv run )?hpo ([a-z].*)$", line.strip())
         if match:
             words = shlex.split(match[1].split(" > ")[0].rstrip("&"), comments=True)
@@ -71,6 +83,14 @@ def test_every_command_of_the_examples_is_one(path: Path) -> None:
     assert commands or "kubernetes" in str(path)
     for words in commands:
         check_command(words)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_in_a_sentence_is_one(path: Path) -> None:
+    for span in re.findall(r"`hpo\s([a-z][^`]*)`", path.read_text()):
+        name, *words = span.split()
+        known = {option for param in command_of(name).params for option in param.opts}
+        assert {word for word in words if word.startswith("--")} <= known, span
 
 
 def test_a_command_that_is_none_would_be_found() -> None:
@@ -156,12 +176,3 @@ def test_what_benchmarks_print_can_be_read_and_drawn(
     # the picture that is shown says what the tables say; matplotlib's versions may place it otherwise
     shown, drawn = (file.read_text() for file in (plots.PICTURE, tmp_path / "drawn.svg"))
     assert re.findall(r">([^<]+)</text>", shown) == re.findall(r">([^<]+)</text>", drawn)
-
-
-def test_the_study_file_of_the_readme_can_be_used(tmp_path: Path) -> None:
-    (text,) = re.findall(r"```toml\n# my-studies/(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    name, text = text.split(" ", 1)
-    shutil.copy(ROOT / "studies" / "network-setup.toml", tmp_path)
-    (tmp_path / name).write_text(f"# {text}")
-    study = read_studies(tmp_path)["rate"]
-    assert (study.trials, study.inherits, study.pruner.name) == (30, "network-setup", "median")

@@ -1,0 +1,56 @@
+"""The pages that people read: their links lead somewhere, their study files can be used, the API is whole.
+
+The site itself is built with warnings as errors by CI; GitHub and editors show the same files as they are.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+import hpo
+from hpo.planning.studies import read_studies
+
+ROOT = Path(__file__).parent.parent
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "examples").rglob("README.md")),
+]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def dead_links(page: Path) -> list[str]:
+    """Return the links and pictures of a page that lead to no file; those of the web are not followed."""
+    links = [link for link in LINK.findall(page.read_text("utf-8")) if "://" not in link]
+    return [link for link in links if not (page.parent / link.partition("#")[0]).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_to_a_file(page: Path) -> None:
+    assert not dead_links(page)
+
+
+def test_a_dead_link_would_be_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("[here](page.md#section), [gone](gone.md), ![gone too](a/b.png), [web](https://a.b/c)")
+    assert dead_links(page) == ["gone.md", "a/b.png"]
+
+
+def test_every_name_of_the_library_is_on_the_page() -> None:
+    page = (ROOT / "docs" / "api.md").read_text("utf-8")
+    shown = re.findall(r"^\.\. auto(?:function|class|exception):: (\w+)", page, re.M)
+    assert sorted(shown) == sorted(hpo.__all__)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/study-files.md"])
+def test_the_study_file_of_a_page_can_be_used(page: str, tmp_path: Path) -> None:
+    text = (ROOT / page).read_text("utf-8")
+    ((name, study),) = re.findall(r"```toml\n# my-studies/(\w+)\.toml(.*?)```", text, re.S)
+    shutil.copy(ROOT / "studies" / "network-setup.toml", tmp_path)
+    (tmp_path / f"{name}.toml").write_text(f"#{study}")
+    read = read_studies(tmp_path)[name]
+    assert (read.inherits, read.trials, read.pruner.name) == ("network-setup", 30, "median")
