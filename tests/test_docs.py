@@ -46,11 +46,13 @@ def test_every_name_of_the_library_is_on_the_page() -> None:
     assert sorted(shown) == sorted(hpo.__all__)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/study-files.md"])
-def test_the_study_file_of_a_page_can_be_used(page: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("page", "inherits"), [("README.md", "network-setup"), ("docs/study-files.md", None)]
+)
+def test_the_study_file_of_a_page_can_be_used(page: str, inherits: str | None, tmp_path: Path) -> None:
     text = (ROOT / page).read_text("utf-8")
     ((name, study),) = re.findall(r"```toml\n# my-studies/(\w+)\.toml(.*?)```", text, re.S)
     shutil.copy(ROOT / "studies" / "network-setup.toml", tmp_path)
     (tmp_path / f"{name}.toml").write_text(f"#{study}")
     read = read_studies(tmp_path)[name]
-    assert (read.inherits, read.trials, read.pruner.name) == ("network-setup", 30, "median")
+    assert (read.inherits, read.trials, read.pruner.name) == (inherits, 30, "median")
