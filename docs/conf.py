@@ -50,11 +50,14 @@ def setup(app: Sphinx) -> None:
 
 def _add_commands(app: Sphinx, page: str, source: list[str]) -> None:
     if page == "commands":
-        source[0] += "\n".join(_section(name, hpo.commands[name]) for name in sorted(hpo.commands))
+        context = click.Context(hpo)
+        commands = [hpo.resolve_command(context, [name])[1] for name in sorted(hpo.commands)]
+        source[0] += "\n".join(_section(command) for command in commands if command is not None)
 
 
-def _section(name: str, command: click.Command) -> str:
+def _section(command: click.Command) -> str:
     """Return a command's usage, help and options as Markdown."""
+    name = command.name
     context = click.Context(command, info_name=f"hpo {name}", terminal_width=10_000)
     usage = command.get_usage(context).removeprefix("Usage: ")
     options = [each for each in command.get_params(context) if isinstance(each, click.Option)]
