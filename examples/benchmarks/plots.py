@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 from tables import read_tables
 
-from hpo.reporting import style
-from hpo.reporting.style import canvas, drawn, number, styled
+from hpo.reporting.palette import BLUE, GREY, SERIES, SKY, Colour
+from hpo.reporting.render.matplotlib import MARKERS, canvas, number, styled, written
 
 RESULTS = Path(__file__).with_name("results")
 PICTURE = RESULTS / "benchmarks.svg"
@@ -41,8 +41,8 @@ def step(axes: Axes, rows: Rows) -> None:
     whole = [1000 * float(row["step_ms"]) / float(row["batch_size"]) for row in rows]
     bare = [1000 * float(row["convolutions_ms"]) / float(row["batch_size"]) for row in rows]
     shares = [f"{100 * float(row['share_of_convolutions_rate']):.0f} %" for row in rows]
-    _bars(axes, labels, whole, shares, colour=style.SKY, label="the whole step")
-    axes.barh(range(len(rows)), bare, height=0.55, color=style.BLUE, label="its convolutions alone")
+    _bars(axes, labels, whole, shares, colour=SKY, label="the whole step")
+    axes.barh(range(len(rows)), bare, height=0.55, color=BLUE.light, label="its convolutions alone")
     axes.set(title="A step, µs an image and core", ylim=(len(rows) - 0.4, -1.1))
     axes.legend(loc="upper left", ncols=2, fontsize=7)
 
@@ -53,7 +53,7 @@ def equality(axes: Axes, rows: Rows) -> None:
     for row in rows:
         by_contender.setdefault(row["contender"], []).append(100 * float(row["macro_f1"]))
     labels = [f"{contender}: mean {fmean(each):.1f}" for contender, each in by_contender.items()]
-    colours = style.SERIES[: len(labels)]
+    colours = [colour.light for colour in SERIES[: len(labels)]]
     axes.hist(list(by_contender.values()), 14, histtype="step", color=colours, label=labels, linewidth=1.6)
     for each, colour in zip(by_contender.values(), colours, strict=True):
         axes.axvline(fmean(each), color=colour, linewidth=0.9, linestyle="--")
@@ -124,10 +124,10 @@ def _bars(
     values: Sequence[float],
     texts: Sequence[str],
     *,
-    colour: str = style.BLUE,
+    colour: Colour = BLUE,
     label: str | None = None,
 ) -> None:
-    axes.barh(range(len(values)), values, height=0.55, color=colour, label=label)
+    axes.barh(range(len(values)), values, height=0.55, color=colour.light, label=label)
     for place, (value, text) in enumerate(zip(values, texts, strict=True)):
         axes.annotate(text, (value, place), xytext=(4, 0), textcoords="offset points", va="center")
     axes.set_yticks(range(len(labels)), labels)
@@ -140,19 +140,19 @@ def _marks(axes: Axes, rows: Rows, column: str, scale: float, goal: float) -> No
     rows = [row for row in rows if row["order"] == "random"]
     pruners = list(dict.fromkeys(row["pruner"] for row in rows))
     tables = dict.fromkeys(row["table"] for row in rows)
-    for table, colour, marker in zip(tables, style.SERIES, style.MARKERS, strict=False):
+    for table, colour, marker in zip(tables, SERIES, MARKERS, strict=False):
         own = [row for row in rows if row["table"] == table]
         x, y = [scale * float(row[column]) for row in own], [pruners.index(row["pruner"]) for row in own]
-        axes.plot(x, y, marker, color=colour, label=table.replace("-", " "), markersize=5)
-    axes.axvline(goal, color=style.GREY, linewidth=0.8, linestyle="--")
+        axes.plot(x, y, marker, color=colour.light, label=table.replace("-", " "), markersize=5)
+    axes.axvline(goal, color=GREY.light, linewidth=0.8, linestyle="--")
     axes.set_yticks(range(len(pruners)), pruners, fontsize=7)
     axes.set(ylim=(len(pruners) - 0.5, -0.5))
 
 
 def _lines(axes: Axes, rows: Rows, x: str, lines: Mapping[str, str]) -> None:
-    for (label, column), colour, marker in zip(lines.items(), style.SERIES, style.MARKERS, strict=False):
+    for (label, column), colour, marker in zip(lines.items(), SERIES, MARKERS, strict=False):
         values = [float(row[column]) for row in rows]
-        axes.plot([float(row[x]) for row in rows], values, marker=marker, color=colour, label=label)
+        axes.plot([float(row[x]) for row in rows], values, marker=marker, color=colour.light, label=label)
     axes.set(xscale="log", yscale="log")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(
@@ -172,8 +172,8 @@ def main(target: Path = PICTURE) -> None:
         figure = canvas(HEIGHT * n_rows, WIDTH)
         for place, (draw, rows) in enumerate(found, start=1):
             draw(figure.add_subplot(n_rows, COLUMNS, place), rows)
-        figure.tight_layout(w_pad=2.5, h_pad=2.0)
-        target.write_bytes(drawn(figure, target.stem, "Benchmarks", "").svg)
+        figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12)
+        target.write_bytes(written(figure).svg)
 
 
 if __name__ == "__main__":

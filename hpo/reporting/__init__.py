@@ -5,8 +5,9 @@
     write_report(plan, Path("hpo-out"))   # hpo-out/report/report.html
 
 Everything shown comes from the database and from what the final stage stored; nothing here trains, imports
-torch or opens the test set. `report` reads the database; `tables`, `figures`, `study_figures`, `words`,
-`published` and `conclusions` say what it means, in the looks of `style`; `page` writes it.
+torch or opens the test set. `data` reads the database; `figures` says what there is to see, in terms of
+`charts`, and `render` draws that; `tables`, `prose`, `published` and `conclusions` say the rest; `page`
+writes all of it.
 """
 
 from hpo.reporting.page import write_report as write_report

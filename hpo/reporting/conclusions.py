@@ -1,4 +1,4 @@
-"""The report's seven conclusions, each confirmed, denied or open, with the numbers that say so.
+"""The original's seven conclusions, each confirmed, denied or open, with the numbers that say so.
 
 Open is the default. A claim is judged by contrasts (`hpo.reporting.contrasts`): cells that differ in nothing
 but what the claim is about.
@@ -24,8 +24,8 @@ from hpo.reporting.contrasts import (
 from hpo.reporting.data import Point, ReportData
 
 TOO_FEW_CHANNELS = 16
-"""What the report names as too few; its own study does not have it."""
-REPORT_EPOCHS = 11
+"""What the original names as too few; its own study does not have it."""
+ORIGINAL_EPOCHS = 11
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """One of the report's claims, judged."""
+    """One of the original's claims, judged."""
 
     number: int
     claim: str
@@ -50,7 +50,7 @@ class Conclusion:
 
 def conclusions(report: ReportData) -> list[Conclusion]:
     """Return the seven, judged on what the plan has trained so far."""
-    limits = not_the_reports(report)
+    limits = not_the_originals(report)
     cells = Cells(report.points, report.trained, len(report.identity.class_names))
     found = []
     for number, (claim, judge) in enumerate(CLAIMS.items(), start=1):
@@ -75,16 +75,16 @@ def noise_text(report: ReportData) -> str:
     )
 
 
-def not_the_reports(report: ReportData) -> list[str]:
-    """Return why the runs here say nothing about the report's claims; empty where they do."""
+def not_the_originals(report: ReportData) -> list[str]:
+    """Return why the runs here say nothing about the original's claims; empty where they do."""
     options, reasons = report.options, []
     if not report.is_cifar10:
-        reasons.append("the data are not the report's CIFAR-10")
+        reasons.append("the data are not the original's CIFAR-10")
     elif options.limit_train or options.limit_valid:
         identity = report.identity
         reasons.append(f"only {identity.n_train:,} + {identity.n_valid:,} of the images were used")
-    if options.epochs is not None and options.epochs < REPORT_EPOCHS:
-        reasons.append(f"{options.epochs} epochs are fewer than the report's {REPORT_EPOCHS}")
+    if options.epochs is not None and options.epochs < ORIGINAL_EPOCHS:
+        reasons.append(f"only {options.epochs} of the original's {ORIGINAL_EPOCHS} epochs were trained")
     return reasons
 
 
@@ -246,7 +246,7 @@ CLAIMS: Mapping[str, Callable[[Cells], Evidence]] = {
     "Batch norm matters more at large batches": _batch_norm,
     "Mixup needs normal training first": _mixup,
 }
-"""Each claim in our words, with what judges it; their order is the report's."""
+"""Each claim in our words, with what judges it; their order is the original's."""
 
 
 # --- helpers ---------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from hpo._text import params_text, printable
 from hpo.monitor import status as results
 from hpo.monitor.status import StudyStatus, TrialRow, findings_of
 from hpo.planning.decisions import Decision, Inherited, TrialRef
@@ -37,6 +38,19 @@ class Origin:
     trial: TrialRef | None = None
     """The trial whose study chose the value; None where none did."""
 
+    @property
+    def trial_name(self) -> str:
+        """STUDY/NUMBER; empty where no trial chose the value."""
+        return f"{self.trial.study}/{self.trial.trial}" if self.trial else ""
+
+    @property
+    def anchor(self) -> str:
+        """Where the page shows the trial."""
+        return f"trial-{self.trial.study}-{self.trial.trial}" if self.trial else ""
+
+
+DEFAULT = Origin("default")
+
 
 @dataclass(frozen=True)
 class Point:
@@ -55,6 +69,15 @@ class Point:
     def name(self) -> str:
         """As `hpo verify` takes it: STUDY/NUMBER."""
         return f"{self.study}/{self.row.trial}"
+
+    @property
+    def text(self) -> str:
+        """What tells it from the others of its study."""
+        return params_text(self.row.params) or self.row.point
+
+    def is_of(self, trial: TrialRef | None) -> bool:
+        """Return whether this is the point that a decision names."""
+        return trial is not None and (trial.study, trial.trial) == (self.study, self.row.trial)
 
     @property
     def is_reused(self) -> bool:
@@ -76,9 +99,9 @@ class Point:
         """Whether its training ended by itself or by the pruner."""
         return self.row.state in ("complete", "pruned") and bool(self.row.history)
 
-    def curve(self, figure: str) -> list[float]:
-        """Return a figure of every epoch, mean over seeds; `figure` as epochs are stored (`valid_loss`)."""
-        return [fmean(seed[figure] for seed in epoch) for epoch in self.row.history]
+    def curve(self, key: str) -> list[float]:
+        """Return a metric of every epoch, mean over seeds; `key` as epochs are stored (`valid_loss`)."""
+        return [fmean(seed[key] for seed in epoch) for epoch in self.row.history]
 
 
 @dataclass(frozen=True)
@@ -110,6 +133,17 @@ class Section:
     def label(self) -> str:
         """Section and name, as a figure labels it."""
         return f"{self.spec.section} {self.name}".strip()
+
+    @property
+    def title(self) -> str:
+        """Section and title, as a heading."""
+        return printable(f"{self.spec.section} {self.spec.title or self.name}".strip())
+
+    @property
+    def state(self) -> str:
+        """What goes on in it: `running` is a study's state from its first trial on, whoever works on it."""
+        status = self.status
+        return "idle" if status.state == "running" and not status.points["running"] else status.state
 
     @cached_property
     def ranked(self) -> list[Point]:
@@ -155,7 +189,7 @@ class ReportData:
     final_point: Point | None
     final_inherited: Inherited | None
     test_epochs: Sequence[Sequence[Mapping[str, Any]]] = ()
-    """Test figures per epoch, per seed."""
+    """Metrics on the test set per epoch, per seed."""
     attempts: Sequence[Attempt] = ()
     began: str = ""
     """Local time of the first trial's start."""
@@ -188,12 +222,9 @@ class ReportData:
 
     @property
     def is_cifar10(self) -> bool:
-        """Whether the images are the report's, by their classes and shape."""
-        return frozenset(self.identity.class_names) == CIFAR10_CLASSES and self.identity.image_shape == (
-            32,
-            32,
-            3,
-        )
+        """Whether the images are the original's, by their classes and shape."""
+        identity = self.identity
+        return frozenset(identity.class_names) == CIFAR10_CLASSES and identity.image_shape == (32, 32, 3)
 
 
 def read(plan: Plan) -> ReportData:
@@ -273,14 +304,12 @@ def _inherited_origins(plan: Plan, name: str, sections: Mapping[str, Section]) -
     spec = plan.specs[name]
     defaults = TrialConfig().params()
     if spec.inherits is None:
-        return dict.fromkeys(defaults, Origin("default")) | dict.fromkeys(
-            spec.base, Origin(f"base of {name}")
-        )
+        return dict.fromkeys(defaults, DEFAULT) | dict.fromkeys(spec.base, Origin(f"base of {name}"))
     if plan.options.inherit == "winners":
         return dict(sections[spec.inherits].carried)
     published = published_config(plan.specs, spec.inherits).params()
     return {
-        param: Origin("default" if value == defaults[param] else "published choice")
+        param: DEFAULT if value == defaults[param] else Origin("published choice")
         for param, value in published.items()
     }
 

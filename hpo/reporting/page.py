@@ -7,7 +7,6 @@ import hashlib
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,46 +15,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from hpo._files import write_whole
-from hpo._text import printable, show_value
+from hpo._text import params_text, printable
 from hpo.errors import RunError
 from hpo.planning.plan import Plan
-from hpo.reporting import conclusions, figures, prose, published, tables
-from hpo.reporting.data import ReportData, Section, read
-from hpo.reporting.style import Drawing
-from hpo.reporting.tables import Cell, Table
+from hpo.planning.samplers import draw
+from hpo.reporting import conclusions, prose, published, tables
+from hpo.reporting.data import ReportData, read
+from hpo.reporting.figures import Placed, figures
+from hpo.reporting.render.matplotlib import Drawing
 
 MAX_ROWS = 1000
 """A longer table is cut on the page; its CSV file has all of it."""
 MAX_IMAGE_BYTES = 2_000_000
 WRONG_IMAGES = "most-confidently-wrong.png"
 VERDICT_MARKS = {"confirmed": "✓", "denied": "✗", "open": "○"}
-
-
-@dataclass(frozen=True)
-class Inheritance:
-    """Values of one origin, as a section lists them."""
-
-    origin: str
-    trial: str
-    """STUDY/NUMBER; empty where no trial chose them."""
-    anchor: str
-    values: str
-
-
-@dataclass(frozen=True)
-class StudyPart:
-    """A study's part of the page."""
-
-    section: Section
-    title: str
-    state: str
-    question: str
-    method: str
-    decision: str
-    inheritance: Sequence[Inheritance]
-    table: Table
-    notes: Sequence[str]
-    drawings: Sequence[Drawing]
 
 
 def write_report(plan: Plan, out: Path) -> Path:
@@ -72,18 +45,18 @@ def write_report(plan: Plan, out: Path) -> Path:
         RunError: the folder cannot be written.
     """
     report = read(plan)
-    drawings = figures.draw(report)
+    drawings = [(placed, draw(placed.figure)) for placed in figures(report)]
     context = _context(report, drawings, out)
     folder = out / "report"
     page = folder / "report.html"
     try:
         for name in ("tables", "figures"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        for table in [*context["all_tables"], tables.epochs_table(report.points)]:
+        for table in [*context["tables"].values(), tables.epochs_table(report.points)]:
             write_whole(folder / "tables" / f"{table.name}.csv", table.csv().encode())
-        for drawing in (each for found in drawings.values() for each in found):
-            write_whole(folder / "figures" / f"{drawing.name}.svg", drawing.svg)
-            write_whole(folder / "figures" / f"{drawing.name}.png", drawing.png)
+        for placed, drawing in drawings:
+            write_whole(folder / "figures" / f"{placed.name}.svg", drawing.svg)
+            write_whole(folder / "figures" / f"{placed.name}.png", drawing.png)
         if context["wrong_images"]:
             write_whole(folder / "figures" / WRONG_IMAGES, context["wrong_images"])
         write_whole(folder / "report.md", _markdown(context).encode())
@@ -93,81 +66,34 @@ def write_report(plan: Plan, out: Path) -> Path:
     return page
 
 
-def _context(report: ReportData, drawings: figures.Figures, out: Path) -> dict[str, Any]:
-    parts = [_part(section, drawings[section.name]) for section in report.sections]
+def _context(report: ReportData, drawings: Sequence[tuple[Placed, Drawing]], out: Path) -> dict[str, Any]:
+    """Return what both templates know; they call `prose` for what a study says of itself."""
     comparisons = tables.published_table(published.comparisons(report), report)
-    provenance = prose.provenance(report, version("hpo-studies"))
-    final_tables = []
-    if report.final is not None:
-        final_tables = [_final_config(report), *tables.final_tables(report.final)]
     # a plan of somebody's own has nothing to do with the original's claims
     judged = conclusions.conclusions(report) if comparisons.rows else []
-    conclusions_table = tables.conclusions_table(judged)
+    all_tables = [
+        *map(tables.points_table, report.sections),
+        *tables.final_tables(report),
+        comparisons,
+        tables.conclusions_table(judged),
+        tables.provenance_table(report, version("hpo-studies")),
+    ]
     return {
+        "report": report,
+        "prose": prose,
+        "notes": tables.notes,
         "answer": prose.answer(report),
         "source": printable(report.options.data),
         "warnings": [printable(text) for text in prose.warnings(report)],
         "conclusions": judged,
         "noise": conclusions.noise_text(report),
-        "limits": conclusions.not_the_reports(report),
+        "limits": conclusions.not_the_originals(report),
         "marks": VERDICT_MARKS,
-        "parts": parts,
-        "final": report.final,
-        "final_tables": {table.name: table for table in final_tables},
-        "final_drawings": {drawing.name: drawing for drawing in drawings["final"]},
-        "shrinkage": prose.shrinkage(report),
-        "published": comparisons,
-        "provenance": provenance,
-        "answer_drawings": drawings["answer"],
-        "provenance_drawings": drawings["provenance"],
+        "tables": {table.name: table for table in all_tables},
+        "drawings": drawings,
         "wrong_images": _wrong_images(report, out),
-        "all_tables": [
-            *[part.table for part in parts],
-            *final_tables,
-            comparisons,
-            conclusions_table,
-            provenance,
-        ],
         "max_rows": MAX_ROWS,
     }
-
-
-def _part(section: Section, drawings: Sequence[Drawing]) -> StudyPart:
-    status = section.status
-    title = printable(f"{section.spec.section} {section.spec.title or section.name}".strip())
-    inheritance = [
-        Inheritance(
-            origin=origin.text,
-            trial=f"{origin.trial.study}/{origin.trial.trial}" if origin.trial else "",
-            anchor=f"trial-{origin.trial.study}-{origin.trial.trial}" if origin.trial else "",
-            values=", ".join(f"{name} {show_value(value)}" for name, value in values.items()),
-        )
-        for origin, values in prose.grouped_origins(section)
-    ]
-    return StudyPart(
-        section=section,
-        title=title,
-        # `running` is the contract's word for a study that has begun; is anybody working on it?
-        state="idle" if status.state == "running" and not status.points["running"] else status.state,
-        question=prose.question(section),
-        method=prose.method(section),
-        decision=prose.decision_text(section),
-        inheritance=inheritance,
-        table=tables.points_table(section),
-        notes=tables.notes(section),
-        drawings=drawings,
-    )
-
-
-def _final_config(report: ReportData) -> Table:
-    """Return the final configuration, each value linked to the trial that it came from."""
-    config: dict[str, Any] = report.final["config"] if report.final else {}
-    origins: dict[str, Cell] = {}
-    for name, origin in report.chain[-1].carried.items():
-        trial = f"{origin.trial.study}/{origin.trial.trial}" if origin.trial else ""
-        link = f"trial-{origin.trial.study}-{origin.trial.trial}" if origin.trial else ""
-        origins[name] = Cell(trial or origin.text, link=link)
-    return tables.config_table(config, origins)
 
 
 def _wrong_images(report: ReportData, out: Path) -> bytes:
@@ -192,6 +118,7 @@ def _environment(*, autoescape: bool) -> Environment:
     environment.filters["png_uri"] = lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}"
     environment.filters["unbroken"] = _unbroken
     environment.filters["md"] = markdown_text
+    environment.filters["params"] = params_text
     return environment
 
 

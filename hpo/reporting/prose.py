@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from hpo._text import duration, params_text, percent, printable, show_value, spread
+from hpo._text import params_text, percent, printable, show_value, spread
 from hpo.planning.decisions import MIN_SEEDS_TO_TEST
-from hpo.planning.manifest import Options
 from hpo.reporting.contrasts import ALPHA
 from hpo.reporting.data import Origin, ReportData, Section
-from hpo.reporting.tables import Cell, Column, Row, Table, data_text
 from hpo.space.axes import Choices, Range
 from hpo.space.parameters import ParamValue
 
@@ -35,7 +32,7 @@ def answer(report: ReportData) -> Answer:
         seeds = (
             "the result of one fresh seed"
             if n_seeds == 1
-            else f"mean and deviation over {_count(n_seeds)} fresh seeds"
+            else f"mean and deviation over {count_text(n_seeds)} fresh seeds"
         )
         macro_f1 = f"{percent(test['macro_f1'])}{spread(deviation['macro_f1'])} %"
         return Answer(
@@ -57,11 +54,26 @@ def answer(report: ReportData) -> Answer:
         )
     values = [s.decision.value for s in decided if s.decision and s.decision.value is not None]
     best_so_far = f" The best so far reaches {percent(max(values))} % on validation." if values else ""
-    how_many = _count(len(decided)).capitalize() if decided else "None"
+    how_many = count_text(len(decided)).capitalize() if decided else "None"
     return Answer(
         "No answer yet",
-        f"{how_many} of {_count(len(report.sections))} studies "
+        f"{how_many} of {count_text(len(report.sections))} studies "
         f"{'has' if len(decided) < 2 else 'have'} decided.{best_so_far} Data: {data}.",
+    )
+
+
+def data_text(report: ReportData) -> str:
+    """Return the data set at hand in words."""
+    identity = report.identity
+    height, width, channels = identity.image_shape
+    source = report.options.data
+    known = f"CIFAR-10 ({source})" if report.is_cifar10 and not source.startswith("cifar10") else source
+    parts = f"{identity.n_train:,} training and {identity.n_valid:,} validation images"
+    if report.final:
+        n_test = round(sum(map(sum, report.final["confusion_matrix"])))
+        parts = f"{identity.n_train:,} training, {identity.n_valid:,} validation and {n_test:,} test images"
+    return printable(
+        f"{known}: {parts} of {height}×{width}×{channels} in {len(identity.class_names)} classes"
     )
 
 
@@ -70,7 +82,7 @@ def warnings(report: ReportData) -> list[str]:
     found = [*_edges(report), *_rising(report)]
     seeds = report.options.seeds
     if seeds < MIN_SEEDS_TO_TEST:
-        each = "a single seed" if seeds == 1 else f"{_count(seeds)} seeds"
+        each = "a single seed" if seeds == 1 else f"{count_text(seeds)} seeds"
         found.append(f"Every point of the search was trained on {each}: no decision is tested against noise.")
     if report.final is not None and len(report.final["seeds"]) == 1:
         found.append("The test result is of a single seed: it has no deviation.")
@@ -78,7 +90,9 @@ def warnings(report: ReportData) -> list[str]:
         failed = section.status.points["failed"]
         if failed:
             points = "point" if failed == 1 else "points"
-            found.append(f"{section.name}: {_count(failed)} {points} failed for good and count for nothing.")
+            found.append(
+                f"{section.name}: {count_text(failed)} {points} failed for good and count for nothing."
+            )
         decision = section.decision
         if decision and decision.adopted and decision.winner and decision.control:
             lead = decision.winner.value - decision.control.value
@@ -197,66 +211,6 @@ def _is_unused(name: str, context: Mapping[str, ParamValue]) -> bool:
     return name in ("mixup_first_epoch", "mixup_last_epoch") and context.get("mixup_alpha") == 0
 
 
-def provenance(report: ReportData, version: str) -> Table:
-    """Return what the results depend on, and what they took."""
-    options, identity = report.options, report.identity
-    points = [point for point in report.trained if not point.is_reused]
-    trained = sum(point.row.epochs * len(point.seeds) for point in points)
-    pruned = [point for point in points if point.row.state == "pruned"]
-    saved = sum((int(p.config.get("epochs", 0)) - p.row.epochs) * len(p.seeds) for p in pruned)
-    busy = sum(point.row.seconds for point in points)
-    seconds_saved = sum(
-        point.row.seconds / point.row.epochs * (int(point.config.get("epochs", 0)) - point.row.epochs)
-        for point in pruned
-        if point.row.epochs
-    )
-    wall = max((attempt.end for attempt in report.attempts), default=0.0)
-    workers = len({attempt.worker for attempt in report.attempts})
-    lost = sum(attempt.state in ("lost", "released", "superseded", "error") for attempt in report.attempts)
-    search_seeds = (
-        f"{options.seed} to {options.seed + options.seeds - 1}" if options.seeds > 1 else options.seed
-    )
-    final_seeds = ", ".join(map(str, report.final["seeds"])) if report.final else "not trained yet"
-    lines: list[tuple[str, object]] = [
-        ("data", data_text(report)),
-        ("data fingerprint", identity.fingerprint),
-        ("classes", ", ".join(identity.class_names)),
-        ("seed of the search" if options.seeds == 1 else "seeds of the search", search_seeds),
-        ("seeds of the final stage", final_seeds),
-        (
-            "precision, device, threads a worker",
-            f"{identity.precision}, {identity.device}, {identity.threads}",
-        ),
-        ("trained on", "; ".join(f"{text} ({_trials(n)})" for text, n in report.machines.items())),
-        ("versions", ", ".join(f"{name} {number}" for name, number in report.versions.items())),
-        ("this page", f"hpo {version}"),
-        ("database", report.storage),
-        ("command", command(options)),
-        ("first trial began", report.began),
-        ("last trial ended", report.ended),
-        ("time from first to last", duration(wall)),
-        ("time of training", f"{duration(busy)} on {_count(workers)} worker{'' if workers == 1 else 's'}"),
-        ("epochs trained", f"{trained:,}, those of each seed counted"),
-        ("epochs saved by pruning", f"{saved:,} (about {duration(seconds_saved)})"),
-        ("attempts lost, released or failed", lost),
-    ]
-    rows = [Row([Cell(name), Cell(printable(str(value)), value)]) for name, value in lines if value != ""]
-    columns = [Column("what", "what", numeric=False), Column("value", "value", numeric=False)]
-    return Table("provenance", "What the results depend on, and what they took.", columns, rows)
-
-
-def command(options: Options) -> str:
-    """Return a command that makes such a plan."""
-    words = ["hpo run"]
-    for name, value in options.model_dump().items():
-        if name == "pruning":
-            words += [] if value else ["--no-pruning"]
-        elif value != Options.model_fields[name].default or name == "data":
-            text = f"{value:g}" if isinstance(value, float) else str(value)
-            words += [f"--{name.replace('_', '-')}", shlex.quote(text)]
-    return " ".join(words)
-
-
 def shrinkage(report: ReportData) -> str:
     """Return how search, fresh seeds and test set compare."""
     final = report.final or {}
@@ -275,9 +229,6 @@ def shrinkage(report: ReportData) -> str:
     )
 
 
-def _trials(count: int) -> str:
-    return "one trial" if count == 1 else f"{count:,} trials"
-
-
-def _count(number: int) -> str:
+def count_text(number: int) -> str:
+    """Return a count as a sentence writes it."""
     return SMALL_NUMBERS[number] if number < len(SMALL_NUMBERS) else f"{number:,}"

@@ -1,4 +1,4 @@
-"""What the report printed, beside what was found here."""
+"""What the original printed, beside what was found here."""
 
 from __future__ import annotations
 
@@ -9,22 +9,20 @@ from statistics import fmean
 from hpo._text import params_text
 from hpo.planning.plan import FINAL
 from hpo.reporting.data import Point, ReportData, Section
+from hpo.reporting.metrics import METRICS, Metric
 from hpo.space.parameters import ParamValue
 from hpo.space.study_file import PublishedResult
-
-WORDS = {"macro_f1": "macro F1", "accuracy": "accuracy", "loss": "loss"}
-BEST = {"macro_f1": max, "accuracy": max, "loss": min}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure that was printed."""
+    """One number that was printed."""
 
     section: str
     study: str
     params: str
-    figure: str
-    """macro_f1, accuracy or loss; empty where the report names a run without figures."""
+    metric: Metric | None
+    """None where the original names a run without numbers."""
     published: float | None
     epoch: str
     """best or last."""
@@ -37,8 +35,8 @@ class Comparison:
 
     @property
     def what(self) -> str:
-        """The figure in words."""
-        return f"{self.epoch} {WORDS[self.figure]}" if self.figure else "–"
+        """The metric in words."""
+        return f"{self.epoch} {self.metric.label}" if self.metric else "–"
 
     @property
     def difference(self) -> float | None:
@@ -47,7 +45,7 @@ class Comparison:
 
 
 def comparisons(report: ReportData) -> list[Comparison]:
-    """Return every figure that the study files say was printed, in their order."""
+    """Return every number that the study files say was printed, in their order."""
     found = []
     for section in report.sections:
         published = section.spec.published
@@ -60,23 +58,23 @@ def _compare(report: ReportData, section: Section, result: PublishedResult) -> l
     is_test = result.on == "test"
     finished = report.final_point if report.final else None
     point = finished if is_test else _same(section, result.params)
-    printed = {figure: getattr(result, figure) for figure in WORDS if getattr(result, figure) is not None}
+    values = [(metric, getattr(result, metric.name)) for metric in METRICS]
+    none: list[tuple[Metric | None, None]] = [(None, None)]
+    printed = [(metric, value) for metric, value in values if value is not None] or none
     return [
         Comparison(
-            section=section.spec.section if not is_test else "test",
+            section="test" if is_test else section.spec.section,
             study=FINAL if is_test else section.name,
             params="what was carried on" if is_test else params_text(result.params),
-            figure=figure,
+            metric=metric,
             published=value,
             epoch=result.epoch,
-            ours=_ours(_curve(report, point, figure, is_test=is_test), figure, result.epoch)
-            if figure
-            else None,
+            ours=_ours(report, point, metric, result) if metric else None,
             trial=point.name if point else "",
             anchor=("final" if is_test else point.anchor) if point else "",
             note=result.note if number == 0 else "",
         )
-        for number, (figure, value) in enumerate((printed or {"": None}).items())
+        for number, (metric, value) in enumerate(printed)
     ]
 
 
@@ -87,13 +85,11 @@ def _same(section: Section, params: Mapping[str, ParamValue]) -> Point | None:
     )
 
 
-def _curve(report: ReportData, point: Point | None, figure: str, *, is_test: bool) -> list[float]:
-    if is_test:
-        return [fmean(seed[figure] for seed in epoch) for epoch in report.test_epochs]
-    return point.curve(f"valid_{figure}") if point else []
-
-
-def _ours(curve: list[float], figure: str, epoch: str) -> float | None:
+def _ours(report: ReportData, point: Point | None, metric: Metric, result: PublishedResult) -> float | None:
+    if result.on == "test":
+        curve = [fmean(seed[metric.name] for seed in epoch) for epoch in report.test_epochs]
+    else:
+        curve = point.curve(metric.valid) if point else []
     if not curve:
         return None
-    return curve[-1] if epoch == "last" else BEST[figure](curve)
+    return curve[-1] if result.epoch == "last" else metric.best(curve)

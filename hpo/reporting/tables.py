@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpo._text import harmless_cell, percent, printable, show_value
+from hpo._text import duration, harmless_cell, percent, printable, show_value
+from hpo.planning.manifest import Options
 from hpo.reporting.conclusions import Conclusion
-from hpo.reporting.data import Point, ReportData, Section
+from hpo.reporting.data import DEFAULT, Point, ReportData, Section
+from hpo.reporting.metrics import METRICS
+from hpo.reporting.prose import count_text, data_text
 from hpo.reporting.published import Comparison
 from hpo.space.parameters import ParamValue
 
@@ -37,7 +41,8 @@ class Column:
     """One column: its head on the page, and its name in a CSV file."""
 
     head: str
-    key: str
+    key: str = ""
+    """Empty: the head."""
     numeric: bool = True
 
 
@@ -64,24 +69,32 @@ class Table:
         """Return raw values under plain names; nothing in it is a formula to a spreadsheet."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([harmless_cell(column.key) for column in self.columns])
+        writer.writerow([harmless_cell(column.key or column.head) for column in self.columns])
         writer.writerows([[harmless_cell(cell.raw) for cell in row.cells] for row in self.rows])
         return text.getvalue()
 
 
-def percent_cell(value: float | None, style: str = "") -> Cell:
-    """Return a fraction as a percentage."""
-    return Cell(percent(value), value, style=style)
+def _words(head: str, key: str = "") -> Column:
+    return Column(head, key, numeric=False)
 
 
-def loss_cell(value: float | None, style: str = "") -> Cell:
-    """Return a loss."""
-    return Cell("–" if value is None else f"{value:.3f}", value, style=style)
+def _cell(value: object) -> Cell:
+    return Cell("–" if value is None else str(value), value)
 
 
-def param_cell(value: ParamValue | None) -> Cell:
+def _param_cell(value: ParamValue | None) -> Cell:
     """Return a parameter's value; nothing where a control has it from elsewhere."""
     return Cell("–") if value is None else Cell(show_value(value), value)
+
+
+def _metric_cells(values: Mapping[str, Any]) -> list[Cell]:
+    return [Cell(metric.text(values[metric.name]), values[metric.name]) for metric in METRICS]
+
+
+METRIC_COLUMNS = [Column(metric.head, metric.name) for metric in METRICS]
+
+
+# --- a study ---------------------------------------------------------------------------------------------
 
 
 def points_table(section: Section) -> Table:
@@ -94,57 +107,43 @@ def points_table(section: Section) -> Table:
     ]
     axes = [*fixed, *section.spec.search]
     columns = [
-        Column("trial", "trial"),
+        Column("trial"),
         *[Column(axis.replace("_", " "), axis) for axis in axes],
-        Column("F1 %", "macro_f1"),
-        Column("acc. %", "accuracy"),
-        Column("loss", "loss"),
+        *METRIC_COLUMNS,
         Column("best epoch", "best_epoch"),
-        Column("epochs", "epochs"),
+        Column("epochs"),
         Column("time s", "seconds"),
-        Column("state", "state", numeric=False),
-        Column("remarks", "remarks", numeric=False),
+        _words("state"),
+        _words("remarks"),
     ]
-    points = list(section.points)
-    if control and control not in points:
-        points.insert(0, control)
-    decision = section.decision
-    best = decision.winner.source if decision and decision.winner else None
-    carried = decision.source if decision else None
-    rows = []
-    for point in points:
-        is_best, is_carried = (
-            ref is not None and (ref.study, ref.trial) == (point.study, point.row.trial)
-            for ref in (best, carried)
-        )
-        is_control = point is control or point.row.point == "control"
-        is_ours = point.study == section.name
-        row = point.row
-        marks = ["best of the study"] * is_best + ["control"] * is_control + ["carried on"] * is_carried
-        rows.append(
-            Row(
-                cells=[
-                    Cell(
-                        str(row.trial) if is_ours else point.name,
-                        None if is_ours else point.name,
-                        link="" if is_ours else point.anchor,
-                    ),
-                    *[param_cell(_param(point, axis)) for axis in axes],
-                    percent_cell(row.macro_f1),
-                    percent_cell(row.accuracy),
-                    loss_cell(row.loss),
-                    Cell("–" if row.best_epoch is None else str(row.best_epoch), row.best_epoch),
-                    Cell(str(row.epochs), row.epochs),
-                    Cell(f"{row.seconds:.1f}", round(row.seconds, 3)),
-                    Cell(row.state, style=f"state {row.state}"),
-                    Cell(printable("; ".join([*marks, *_remarks(point)]))),
-                ],
-                style=" ".join(["best"] * is_carried + ["control"] * is_control),
-                anchor=point.anchor if is_ours else "",
-            )
-        )
-    caption = f"All points of {section.name}; figures of the best epoch on validation, means over seeds."
+    is_foreign = control is not None and control not in section.points
+    points = [*([control] if control and is_foreign else []), *section.points]
+    caption = f"All points of {section.name}; metrics of the best epoch on validation, means over seeds."
+    rows = [_point_row(section, point, axes) for point in points]
     return Table(f"points-{section.name}", caption, columns, rows)
+
+
+def _point_row(section: Section, point: Point, axes: Sequence[str]) -> Row:
+    decision, row = section.decision, point.row
+    is_best = point.is_of(decision.winner.source if decision and decision.winner else None)
+    is_carried = point.is_of(decision.source if decision else None)
+    is_control = point is section.control or row.point == "control"
+    is_ours = point.study == section.name
+    marks = ["best of the study"] * is_best + ["control"] * is_control + ["carried on"] * is_carried
+    return Row(
+        [
+            Cell(str(row.trial)) if is_ours else Cell(point.name, point.name, link=point.anchor),
+            *[_param_cell(_param(point, axis)) for axis in axes],
+            *_metric_cells({metric.name: getattr(row, metric.name) for metric in METRICS}),
+            _cell(row.best_epoch),
+            _cell(row.epochs),
+            Cell(f"{row.seconds:.1f}", round(row.seconds, 3)),
+            Cell(row.state, style=f"state {row.state}"),
+            Cell(printable("; ".join([*marks, *_remarks(point)]))),
+        ],
+        style=" ".join(["best"] * is_carried + ["control"] * is_control),
+        anchor=point.anchor if is_ours else "",
+    )
 
 
 def _param(point: Point, name: str) -> ParamValue | None:
@@ -183,161 +182,153 @@ def notes(section: Section) -> list[str]:
     return [printable(text) for text in found]
 
 
+def epochs_table(points: Iterable[Point]) -> Table:
+    """Return every epoch of every seed, for those who want to draw figures of their own."""
+    keys = ("train_loss", *[metric.valid for metric in METRICS[::-1]], "seconds")
+    rows = [
+        Row(
+            [_cell(value) for value in (point.study, point.row.trial, number, seed["seed"])]
+            + [_cell(seed[key]) for key in keys]
+        )
+        for point in points
+        for number, epoch in enumerate(point.row.history, start=1)
+        for seed in epoch
+    ]
+    columns = [Column(key) for key in ("study", "trial", "epoch", "seed", *keys)]
+    return Table("epochs", "Every epoch of every trial that counts.", columns, rows)
+
+
+# --- the final stage -------------------------------------------------------------------------------------
+
+
+def final_tables(report: ReportData) -> list[Table]:
+    """Return the final configuration and the metrics on the test set; nothing before there are any."""
+    if report.final is None:
+        return []
+    final, chosen = report.final, report.final["selected_epoch"]
+    names = [printable(name) for name in final["per_class"]]
+    wrong = [
+        [
+            _cell(each["image"]),
+            *(Cell(printable(each[key])) for key in ("label", "predicted")),
+            _share(each["probability"]),
+        ]
+        for each in final["most_confidently_wrong"]
+    ]
+    return [
+        _final_configuration(report),
+        Table(
+            "final-epochs",
+            f"Test metrics per epoch, means over seeds; validation chose epoch {chosen}.",
+            [Column("epoch"), *METRIC_COLUMNS],
+            [
+                Row([_cell(each["epoch"]), *_metric_cells(each)], "best" if each["epoch"] == chosen else "")
+                for each in final["per_epoch"]
+            ],
+        ),
+        Table(
+            "final-seeds",
+            f"Test metrics per seed at epoch {chosen}.",
+            [Column("seed"), *METRIC_COLUMNS],
+            [Row([_cell(each["seed"]), *_metric_cells(each)]) for each in final["per_seed"]],
+        ),
+        Table(
+            "per-class",
+            "Test F1 per class, means over seeds.",
+            [_words("class"), Column("F1 %", "f1")],
+            [
+                Row([Cell(name), _share(each["f1"])])
+                for name, each in zip(names, final["per_class"].values(), strict=True)
+            ],
+        ),
+        Table(
+            "confusion-matrix",
+            "Test images by true class (rows) and predicted class (columns), means over seeds.",
+            [_words("is ↓ taken for →", "class"), *map(Column, names)],
+            [
+                Row([Cell(name), *[Cell(f"{count:.1f}", count) for count in counts]])
+                for name, counts in zip(names, final["confusion_matrix"], strict=True)
+            ],
+        ),
+        Table(
+            "most-confidently-wrong",
+            "Images by their place in the test set, the most confident first.",
+            [
+                Column("image"),
+                _words("is", "label"),
+                _words("taken for", "predicted"),
+                Column("with %", "probability"),
+            ],
+            list(map(Row, wrong)),
+        ),
+    ]
+
+
+def _share(value: float) -> Cell:
+    return Cell(percent(value), value)
+
+
+def _final_configuration(report: ReportData) -> Table:
+    """Return the final configuration, each value linked to the trial that it came from."""
+    config: Mapping[str, ParamValue] = report.final["config"] if report.final else {}
+    carried = report.chain[-1].carried
+    rows = []
+    for name, value in config.items():
+        origin = carried.get(name, DEFAULT)
+        rows.append(
+            Row([Cell(name), _param_cell(value), Cell(origin.trial_name or origin.text, link=origin.anchor)])
+        )
+    columns = [_words("parameter"), Column("value"), _words("from", "origin")]
+    return Table("final-configuration", "The configuration that the studies chose.", columns, rows)
+
+
+# --- the original ----------------------------------------------------------------------------------------
+
+
 def published_table(comparisons: Sequence[Comparison], report: ReportData) -> Table:
-    """Return what the report printed beside what was found here."""
+    """Return what the original printed beside what was found here."""
     columns = [
-        Column("study", "study", numeric=False),
-        Column("with", "parameters", numeric=False),
-        Column("figure", "figure", numeric=False),
-        Column("published", "published"),
-        Column("ours", "ours"),
-        Column("difference", "difference"),
-        Column("trial", "trial", numeric=False),
-        Column("remarks", "remarks", numeric=False),
+        _words("study"),
+        _words("with", "parameters"),
+        _words("metric"),
+        Column("published"),
+        Column("ours"),
+        Column("difference"),
+        _words("trial"),
+        _words("remarks"),
     ]
     rows = [Row(_comparison_cells(each, is_same=report.is_cifar10)) for each in comparisons]
-    ours = data_text(report)
     caption = (
         "Published: CIFAR-10, 40,000 training and 10,000 validation images, one seed. "
-        f"Ours: {ours}. Each figure is of its own best epoch (the highest accuracy, the lowest loss), as the "
-        "report printed it, or of the last epoch where it says so."
+        f"Ours: {data_text(report)}. Each metric is of its own best epoch (the highest accuracy, the lowest "
+        "loss), as the original printed it, or of the last epoch where it says so."
         f"{'' if report.is_cifar10 else ' On other data a difference means nothing, and is left out.'}"
     )
     return Table("published", caption, columns, rows)
 
 
 def _comparison_cells(each: Comparison, *, is_same: bool) -> list[Cell]:
-    show = loss_cell if each.figure == "loss" else percent_cell
     gap = each.difference if is_same else None
-    scale = 1 if each.figure == "loss" else 100
-    digits = 3 if each.figure == "loss" else 1
+    metric = each.metric or METRICS[0]
     return [
         Cell(printable(f"{each.section} {each.study}".strip()), each.study),
         Cell(each.params),
         Cell(each.what),
-        show(each.published),
-        show(each.ours),
-        Cell("–" if gap is None else f"{scale * gap:+.{digits}f}", gap),
-        Cell(each.trial, link=each.anchor) if each.trial else Cell("–"),
+        Cell(metric.text(each.published), each.published),
+        Cell(metric.text(each.ours), each.ours),
+        Cell(metric.gap(gap), gap),
+        Cell(each.trial or "–", link=each.anchor),
         Cell(printable(each.note)),
     ]
 
 
-def data_text(report: ReportData) -> str:
-    """Return the data set at hand in words."""
-    identity = report.identity
-    height, width, channels = identity.image_shape
-    source = report.options.data
-    known = f"CIFAR-10 ({source})" if report.is_cifar10 and not source.startswith("cifar10") else source
-    parts = f"{identity.n_train:,} training and {identity.n_valid:,} validation images"
-    if report.final:
-        n_test = round(sum(map(sum, report.final["confusion_matrix"])))
-        parts = f"{identity.n_train:,} training, {identity.n_valid:,} validation and {n_test:,} test images"
-    return printable(
-        f"{known}: {parts} of {height}×{width}×{channels} in {len(identity.class_names)} classes"
-    )
-
-
-def config_table(config: Mapping[str, ParamValue], origins: Mapping[str, Cell]) -> Table:
-    """Return a configuration, each value with where it comes from."""
-    rows = [
-        Row([Cell(name), Cell(show_value(value), value), origins.get(name, Cell("default"))])
-        for name, value in config.items()
-    ]
-    columns = [
-        Column("parameter", "parameter", numeric=False),
-        Column("value", "value"),
-        Column("from", "origin", numeric=False),
-    ]
-    return Table("final-configuration", "The configuration that the studies chose.", columns, rows)
-
-
-def final_tables(final: Mapping[str, Any]) -> list[Table]:
-    """Return the test set's figures by epoch, by seed and by class, and the confusion matrix."""
-    heads = [Column("F1 %", "macro_f1"), Column("acc. %", "accuracy"), Column("loss", "loss")]
-    chosen = final["selected_epoch"]
-    epochs = [
-        Row([Cell(str(each["epoch"]), each["epoch"]), *_figure_cells(each)], "best" if is_chosen else "")
-        for each in final["per_epoch"]
-        for is_chosen in [each["epoch"] == chosen]
-    ]
-    seeds = [Row([Cell(str(each["seed"]), each["seed"]), *_figure_cells(each)]) for each in final["per_seed"]]
-    classes = [
-        Row([Cell(printable(name)), percent_cell(figures["f1"])])
-        for name, figures in final["per_class"].items()
-    ]
-    names = [printable(name) for name in final["per_class"]]
-    confusion = [
-        Row([Cell(name), *[Cell(f"{count:.1f}", count) for count in counts]])
-        for name, counts in zip(names, final["confusion_matrix"], strict=True)
-    ]
-    wrong = [
-        Row(
-            [
-                Cell(str(each["image"]), each["image"]),
-                Cell(printable(each["label"])),
-                Cell(printable(each["predicted"])),
-                percent_cell(each["probability"]),
-            ]
-        )
-        for each in final["most_confidently_wrong"]
-    ]
-    return [
-        Table(
-            "final-epochs",
-            f"Test figures per epoch, means over seeds; validation chose epoch {chosen}.",
-            [Column("epoch", "epoch"), *heads],
-            epochs,
-        ),
-        Table(
-            "final-seeds",
-            f"Test figures per seed at epoch {chosen}.",
-            [Column("seed", "seed"), *heads],
-            seeds,
-        ),
-        Table(
-            "per-class",
-            "Test F1 per class, means over seeds.",
-            [Column("class", "class", numeric=False), Column("F1 %", "f1")],
-            classes,
-        ),
-        Table(
-            "confusion-matrix",
-            "Test images by true class (rows) and predicted class (columns), means over seeds.",
-            [Column("is ↓ taken for →", "class", numeric=False), *[Column(name, name) for name in names]],
-            confusion,
-        ),
-        Table(
-            "most-confidently-wrong",
-            "Images by their place in the test set, the most confident first.",
-            [
-                Column("image", "image"),
-                Column("is", "label", numeric=False),
-                Column("taken for", "predicted", numeric=False),
-                Column("with %", "probability"),
-            ],
-            wrong,
-        ),
-    ]
-
-
-def _figure_cells(figures: Mapping[str, Any]) -> list[Cell]:
-    return [percent_cell(figures["macro_f1"]), percent_cell(figures["accuracy"]), loss_cell(figures["loss"])]
-
-
 def conclusions_table(conclusions: Sequence[Conclusion]) -> Table:
-    """Return the report's conclusions and what is said of them here."""
-    keys = (
-        ("no.", "number"),
-        ("claim", "claim"),
-        ("verdict", "verdict"),
-        ("evidence", "evidence"),
-        ("trials", "trials"),
-    )
+    """Return the original's conclusions and what is said of them here."""
+    columns = [_words("no.", "number"), *map(_words, ("claim", "verdict", "evidence", "trials"))]
     rows = [
         Row(
             [
-                Cell(str(each.number), each.number),
+                Cell(str(each.number)),
                 Cell(each.claim),
                 Cell(each.verdict),
                 Cell(each.text),
@@ -346,21 +337,80 @@ def conclusions_table(conclusions: Sequence[Conclusion]) -> Table:
         )
         for each in conclusions
     ]
-    columns = [Column(head, key, numeric=False) for head, key in keys]
-    return Table("conclusions", "The report's conclusions.", columns, rows)
+    return Table("conclusions", "The original's conclusions.", columns, rows)
 
 
-def epochs_table(points: Iterable[Point]) -> Table:
-    """Return every epoch of every seed, for those who want to draw their own figures."""
-    keys = ("train_loss", "valid_loss", "valid_accuracy", "valid_macro_f1", "seconds")
-    columns = [Column(key, key) for key in ("study", "trial", "epoch", "seed", *keys)]
-    rows = [
-        Row(
-            [Cell(str(value), value) for value in (point.study, point.row.trial, number, seed["seed"])]
-            + [Cell(str(seed[key]), seed[key]) for key in keys]
-        )
-        for point in points
-        for number, epoch in enumerate(point.row.history, start=1)
-        for seed in epoch
+# --- provenance ------------------------------------------------------------------------------------------
+
+
+def provenance_table(report: ReportData, version: str) -> Table:
+    """Return what the results depend on, and what they took."""
+    options, identity = report.options, report.identity
+    points = [point for point in report.trained if not point.is_reused]
+    trained = sum(point.row.epochs * len(point.seeds) for point in points)
+    pruned = [point for point in points if point.row.state == "pruned"]
+    saved = sum((int(p.config.get("epochs", 0)) - p.row.epochs) * len(p.seeds) for p in pruned)
+    busy = sum(point.row.seconds for point in points)
+    seconds_saved = sum(
+        point.row.seconds / point.row.epochs * (int(point.config.get("epochs", 0)) - point.row.epochs)
+        for point in pruned
+        if point.row.epochs
+    )
+    wall = max((attempt.end for attempt in report.attempts), default=0.0)
+    workers = len({attempt.worker for attempt in report.attempts})
+    lost = sum(attempt.state in ("lost", "released", "superseded", "error") for attempt in report.attempts)
+    search_seeds = (
+        f"{options.seed} to {options.seed + options.seeds - 1}" if options.seeds > 1 else options.seed
+    )
+    final_seeds = ", ".join(map(str, report.final["seeds"])) if report.final else "not trained yet"
+    lines: list[tuple[str, object]] = [
+        ("data", data_text(report)),
+        ("data fingerprint", identity.fingerprint),
+        ("classes", ", ".join(identity.class_names)),
+        ("seed of the search" if options.seeds == 1 else "seeds of the search", search_seeds),
+        ("seeds of the final stage", final_seeds),
+        (
+            "precision, device, threads a worker",
+            f"{identity.precision}, {identity.device}, {identity.threads}",
+        ),
+        (
+            "trained on",
+            "; ".join(
+                f"{text} ({'one trial' if n == 1 else f'{n:,} trials'})"
+                for text, n in report.machines.items()
+            ),
+        ),
+        ("versions", ", ".join(f"{name} {number}" for name, number in report.versions.items())),
+        ("this page", f"hpo {version}"),
+        ("database", report.storage),
+        ("command", command(options)),
+        ("first trial began", report.began),
+        ("last trial ended", report.ended),
+        ("time from first to last", duration(wall)),
+        (
+            "time of training",
+            f"{duration(busy)} on {count_text(workers)} worker{'' if workers == 1 else 's'}",
+        ),
+        ("epochs trained", f"{trained:,}, those of each seed counted"),
+        ("epochs saved by pruning", f"{saved:,} (about {duration(seconds_saved)})"),
+        ("attempts lost, released or failed", lost),
     ]
-    return Table("epochs", "Every epoch of every trial that counts.", columns, rows)
+    rows = [Row([Cell(name), Cell(printable(str(value)), value)]) for name, value in lines if value != ""]
+    return Table(
+        "provenance",
+        "What the results depend on, and what they took.",
+        [_words("what"), _words("value")],
+        rows,
+    )
+
+
+def command(options: Options) -> str:
+    """Return a command that makes such a plan."""
+    words = ["hpo run"]
+    for name, value in options.model_dump().items():
+        if name == "pruning":
+            words += [] if value else ["--no-pruning"]
+        elif value != Options.model_fields[name].default or name == "data":
+            text = f"{value:g}" if isinstance(value, float) else str(value)
+            words += [f"--{name.replace('_', '-')}", shlex.quote(text)]
+    return " ".join(words)

@@ -27,12 +27,16 @@ from hpo.monitor.status import final_trial
 from hpo.planning.inheritance import inherited_by
 from hpo.planning.plan import FINAL, Plan
 from hpo.planning.scheduler import advance
-from hpo.reporting.dashboard import is_loopback, plots
+from hpo.reporting import figures
+from hpo.reporting.charts import Figure
+from hpo.reporting.dashboard import is_loopback
 from hpo.reporting.dashboard.notes import study_note
 from hpo.reporting.dashboard.publish import ArtifactFolder
 from hpo.reporting.dashboard.server import address
 from hpo.reporting.data import Section
 from hpo.reporting.data import read as read_report
+from hpo.reporting.metrics import ACCURACY, LOSS
+from hpo.reporting.render import plotly
 from hpo.storage.storage import Storage
 from tests.support.command import start_hpo
 from tests.support.fixtures import Cli
@@ -193,14 +197,22 @@ def test_figures_say_what_the_database_says(out: Path, served: Served) -> None:
     (chosen,) = answer["hpo-test-loss"]["layout"]["shapes"]
     assert chosen["x0"] == chosen["x1"] == final["selected_epoch"]
     (steps,) = answer["hpo-waterfall"]["data"]
-    assert sum(steps["y"]) == pytest.approx(100 * final["test"]["macro_f1"], abs=0.1)
+    assert steps["y"][0] == "test set"  # the first is below
+    assert steps["base"][0] + steps["x"][0] == pytest.approx(100 * final["test"]["macro_f1"], abs=0.1)
+    assert steps["base"][0] == pytest.approx(100 * final["fresh_macro_f1"], abs=0.1)
     (took,) = (trace for trace in answer["hpo-time-line"]["data"] if trace["name"] == "shape")
     seconds = [
         (trial.datetime_complete - trial.datetime_start).total_seconds()
         for trial in plan.trials("shape")
         if trial.datetime_start and trial.datetime_complete
     ]
-    assert took["x"] == pytest.approx(seconds, abs=0.06)
+    assert took["x"][::-1] == pytest.approx(seconds, abs=0.06)
+
+
+def drawn(figure: Figure | None) -> list[dict[str, Any]]:
+    assert figure is not None
+    traces: list[dict[str, Any]] = json.loads(plotly.Plot(figure).to_json())["data"]
+    return traces
 
 
 def test_large_and_odd_figures(finished: Path) -> None:
@@ -212,34 +224,35 @@ def test_large_and_odd_figures(finished: Path) -> None:
         return replace(section, points=points)
 
     history = [epoch for _ in range(100) for epoch in section.points[0].row.history]
-    long = list(plots.curves(with_rows(history=history)))
-    assert [plot.name for plot in long] == ["hpo-accuracy", "hpo-loss"]
-    for plot in long:
-        for trace in json.loads(plot.to_json())["data"]:
+    for metric in (ACCURACY, LOSS):
+        for trace in drawn(figures.curves(report, with_rows(history=history), metric)):
             assert (trace["x"][0], trace["x"][-1], len(trace["x"]), len(trace["y"])) == (1, 300, 100, 100)
-    names = [trace["name"] for plot in plots.curves(with_rows(state="failed")) for trace in plot.traces]
-    assert len(names) == 2 * len(section.points)
-    assert not any("best" in name for name in names)  # none has a result
+        failed = drawn(figures.curves(report, with_rows(state="failed"), metric))
+        assert len(failed) == len(section.points)
+        assert not any("best" in trace["name"] for trace in failed)  # none has a result
+        assert figures.curves(report, with_rows(history=[]), metric) is None
     odd = [[{**seed, "valid_loss": math.inf} for seed in epoch] for epoch in section.points[0].row.history]
-    _, loss = plots.curves(with_rows(history=odd))
-    assert json.loads(loss.to_json())["data"][0]["y"] == [None] * 3
-    assert list(plots.curves(with_rows(history=[]))) == []
-    names = [f"{'n' * 100} {i}" for i in range(plots.MAX_CLASSES + 1)]
+    assert drawn(figures.curves(report, with_rows(history=odd), LOSS))[0]["y"] == [None] * 3
+    names = [f"{'n' * 100} {i}" for i in range(figures.MAX_CLASSES + 30)]
     final = {
         "per_class": {name: {"f1": i / 100} for i, name in enumerate(names)},
         "confusion_matrix": [[1] * len(names)] * len(names),
+        "test": {"macro_f1": 0.5},
     }
-    assert list(plots.confusion(final)) == []
-    (bars,) = (plot.traces[0] for plot in plots.per_class(final))
-    assert bars["x"] == [float(i) for i in range(plots.MAX_CLASSES)]  # the best has no room
-    assert len(set(bars["y"])) == plots.MAX_CLASSES  # cut to the same length, and yet told apart
+    many = replace(report, final=final)
+    matrix = figures.confusion(many)
+    assert matrix is not None
+    assert not plotly.is_drawn(matrix)
+    (bars,) = drawn(figures.per_class(many))
+    assert bars["x"] == [float(i) for i in range(figures.MAX_CLASSES)]  # the best has no room
+    assert len(set(bars["y"])) == figures.MAX_CLASSES  # cut to the same length, and yet told apart
     small = {
         "per_class": {name: {"f1": 0.0} for name in ("<b>a</b>", "b")},
         "confusion_matrix": [[3, 1], [0, 0]],
     }
-    (matrix,) = (plot.traces[0] for plot in plots.confusion(small))
-    assert matrix["z"] == [[75, 25], [0, 0]]
-    assert matrix["y"] == ["&lt;b&gt;a&lt;/b&gt;", "b"]  # Plotly would make it bold
+    (trace,) = drawn(figures.confusion(replace(report, final=small)))
+    assert trace["z"] == [[75, 25], [0, 0]]
+    assert trace["y"] == ["&lt;b&gt;a&lt;/b&gt;", "b"]  # Plotly would make it bold
 
 
 def test_a_note_links_to_the_trial_that_it_names(tmp_path: Path) -> None:

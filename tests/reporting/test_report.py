@@ -6,10 +6,12 @@ import base64
 import csv
 import io
 import json
+import math
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,14 @@ from PIL import Image
 
 import hpo as library
 from hpo.planning.plan import Plan
+from hpo.planning.samplers import draw
 from hpo.planning.scheduler import advance
-from hpo.reporting.data import read
+from hpo.reporting import figures
+from hpo.reporting.data import Point, ReportData, read
+from hpo.reporting.figures import main_effect
 from hpo.reporting.page import markdown_text
 from hpo.reporting.published import comparisons
-from hpo.reporting.study_figures import main_effect
+from hpo.reporting.render.plotly import Plot
 from hpo.space.study_file import load_studies, shipped_studies
 from hpo.storage.queue import Job, Queue, Slot
 from tests.support.command import hpo
@@ -159,18 +164,18 @@ def test_every_value_of_the_final_configuration_is_that_of_the_trial_it_came_fro
         assert str(trial.user_attrs["config"][row["parameter"]]) == row["value"]
 
 
-def test_every_printed_figure_is_compared(out: Path) -> None:
+def test_every_printed_number_is_compared(out: Path) -> None:
     shown = rows(out, "published")
     expected = []
     for name, spec in load_studies(shipped_studies()).items():
         assert spec.published is not None
         for result in spec.published.results:
             study = "final" if result.on == "test" else name
-            for figure in ("macro_f1", "accuracy", "loss"):
-                value = getattr(result, figure)
+            for metric in ("macro_f1", "accuracy", "loss"):
+                value = getattr(result, metric)
                 if value is not None:
-                    expected.append((study, f"{result.epoch} {figure.replace('_f1', ' F1')}", value))
-    found = [(row["study"], row["figure"], float(row["published"])) for row in shown if row["published"]]
+                    expected.append((study, f"{result.epoch} {metric.replace('_f1', ' F1')}", value))
+    found = [(row["study"], row["metric"], float(row["published"])) for row in shown if row["published"]]
     assert sorted(found) == sorted(expected)
     assert len(found) > 25
     assert {row["difference"] for row in shown} == {""}  # it would be one of data sets
@@ -179,7 +184,7 @@ def test_every_printed_figure_is_compared(out: Path) -> None:
     for each in compared:
         assert each.difference == pytest.approx((each.ours or 0.0) - (each.published or 0.0))
     last = {row["loss"] for row in rows(out, "final-epochs") if row["epoch"] == "2"}
-    assert {row["ours"] for row in shown if (row["study"], row["figure"]) == ("final", "last loss")} == last
+    assert {row["ours"] for row in shown if (row["study"], row["metric"]) == ("final", "last loss")} == last
 
 
 def test_a_report_leaves_alone_what_is_not_its_own(tmp_path: Path, cli: Cli, small_studies: Path) -> None:
@@ -222,7 +227,7 @@ def test_a_report_is_written_while_trials_are_queued(tmp_path: Path, monkeypatch
 def test_on_other_data_the_conclusions_stay_open(out: Path, page: str) -> None:
     verdicts = [row["verdict"] for row in rows(out, "conclusions")]
     assert verdicts == ["open"] * 7
-    assert "the data are not the report&#39;s CIFAR-10" in page
+    assert "the data are not the original&#39;s CIFAR-10" in page
     assert 'class="verdict confirmed"' not in page
 
 
@@ -383,6 +388,72 @@ def test_main_effect() -> None:
     assert main_effect(b, np.array(a, dtype=float)) == 0
     numbers = [float(n) for n in range(100)]
     assert main_effect(numbers, np.array(numbers)) > 0.95  # in ranges of equal count
+
+
+# --- every figure ------------------------------------------------------------------------------------------
+
+
+def with_one_of_everything(report: ReportData) -> ReportData:
+    """A point a study, an epoch a run, and a class that the test set does not have."""
+    sections = []
+    for section in report.sections:
+        points = [replace(p, row=replace(p.row, history=p.row.history[:1])) for p in section.ranked[:1]]
+        sections.append(replace(section, points=points))
+    assert report.final is not None
+    counts = [[0.0] * len(report.final["per_class"]), *report.final["confusion_matrix"][1:]]
+    final = {**report.final, "confusion_matrix": counts, "selected_epoch": 1}
+    return replace(report, sections=sections, final=final, test_epochs=report.test_epochs[:1])
+
+
+def with_nothing_finite(report: ReportData) -> ReportData:
+    """Losses and gradients that grew beyond all bounds, and names longer than any figure has room for."""
+
+    def broken(point: Point) -> Point:
+        layers = {"l" * 300: {"weight_gradient": math.inf, "bias_gradient": 0.0, "dead_share": None}}
+        history = [
+            [{**seed, "valid_loss": math.nan, "valid_accuracy": math.inf, "layers": layers} for seed in epoch]
+            for epoch in point.row.history
+        ]
+        return replace(point, row=replace(point.row, history=history))
+
+    sections = [replace(each, points=[*map(broken, each.points)]) for each in report.sections]
+    attempts = [replace(each, worker="w" * 300, state="lost", end=each.begin) for each in report.attempts]
+    epochs = [[{**seed, "loss": math.inf} for seed in epoch] for epoch in report.test_epochs]
+    return replace(report, sections=sections, attempts=attempts, test_epochs=epochs)
+
+
+@pytest.mark.parametrize(
+    ("plan", "change"),
+    [
+        ("out", lambda report: report),
+        ("out", with_one_of_everything),
+        ("out", with_nothing_finite),
+        ("hostile", lambda report: report),
+    ],
+    ids=["usual", "one of everything", "nothing finite", "hostile"],
+)
+def test_each_figure_of_the_table_is_drawn_for_page_and_dashboard(
+    plan: str, change: Callable[[ReportData], ReportData], request: pytest.FixtureRequest
+) -> None:
+    report = read(library.find_plan(request.getfixturevalue(plan)))
+    report = change(replace(report, sections=report.sections[:2]))
+    placed = list(figures.figures(report))
+    pictures = [figures.trial_curves(point) for section in report.sections for point in section.ranked[:1]]
+    for figure in [*(each.figure for each in placed), *pictures]:
+        drawing = draw(figure)
+        assert ElementTree.fromstring(drawing.svg).tag == "{http://www.w3.org/2000/svg}svg"
+        assert drawing.png.startswith(b"\x89PNG")
+        text = Plot(figure).to_json()
+        assert not re.search(r"NaN|Infinity|<(?!br>|sub>|/sub>|extra>|/extra>)|[\x00-\x1f]", text)
+        assert all(trace["type"] in ("scatter", "bar", "heatmap") for trace in json.loads(text)["data"])
+        assert figure.title
+        assert figure.caption.endswith(".")
+    assert len({each.name for each in placed}) == len(placed)
+    drawn = {each.entry.name for each in placed}
+    always = {"waterfall", "accuracy", "loss", "final-accuracy", "final-loss", "per-class", "time-line"}
+    assert drawn >= always
+    if plan == "out" and report.sections[0].points[1:]:
+        assert drawn == {entry.name for entry in figures.FIGURES}  # a new figure must be seen here
 
 
 # --- in a browser ------------------------------------------------------------------------------------------

@@ -4,9 +4,9 @@
 
     serve("sqlite:///hpo-out/hpo.db", Path("hpo-out"))   # until it is stopped
 
-`notes` says in Markdown what a study asks, starts from and decided; `plots` draws what the dashboard does
-not; `pictures` makes the PNGs of trials; `publish` writes all of it into the database, where doing it twice
-changes nothing; `server` serves, and guards what the dashboard leaves open.
+`notes` says in Markdown what a study asks, starts from and decided; `publish` writes that, the figures and
+the pictures of trials into the database, where doing it twice changes nothing; `server` serves, and guards
+what the dashboard leaves open.
 """
 
 from hpo.reporting.dashboard.server import is_loopback, serve

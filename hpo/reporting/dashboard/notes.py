@@ -19,9 +19,8 @@ MAX_REMARKS = 20
 
 def study_note(section: Section, ids: StudyIds) -> str:
     """Return a study's section of the report in short."""
-    title = f"{section.spec.section} {section.spec.title or section.name}".strip()
     parts = [
-        f"# {md(title)}",
+        f"# {md(section.title)}",
         md(prose.question(section)),
         f"**Decision.** {md(prose.decision_text(section))}{_winner(section, ids)}",
         f"**Search.** {md(prose.method(section))}",
@@ -60,7 +59,7 @@ def final_note(report: ReportData, ids: StudyIds) -> str:
         parts.append("\n".join(["**Decisions.**", "", *lines]))
     warned = [f"- {md(text)}" for text in prose.warnings(report)]
     if warned:
-        parts.append("\n".join(["**Mind.**", "", *warned]))
+        parts.append("\n".join(["**Warnings.**", "", *warned]))
     return "\n\n".join(part for part in parts if part)
 
 

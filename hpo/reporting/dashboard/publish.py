@@ -13,7 +13,8 @@ import io
 import json
 import uuid
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,18 +28,21 @@ from optuna.trial import FrozenTrial
 
 from hpo._files import write_durably
 from hpo.monitor.status import WRONG_IMAGES, final_trial
-from hpo.planning.plan import Plan
+from hpo.planning.plan import FINAL, Plan
+from hpo.reporting.charts import Figure
 from hpo.reporting.dashboard.notes import notes
-from hpo.reporting.dashboard.pictures import Picture, pictures
-from hpo.reporting.dashboard.plots import Plot, plots
 from hpo.reporting.data import ReportData, read
+from hpo.reporting.figures import Placed, figures, trial_curves
+from hpo.reporting.metrics import OBJECTIVE
+from hpo.reporting.render import matplotlib, plotly
 from hpo.storage.storage import Storage
 from hpo.storage.trials import id_of
 
-METRIC = "validation macro F1"
 NOTE, OUR_NOTE = "dashboard:note_", "hpo:note"
 OWNED = ("study:metric_names", NOTE, OUR_NOTE, "dashboard:plot_data:hpo-")
 """What the system attributes begin with that are ours to replace."""
+MAX_PICTURES = 50
+"""So many runs of a study, the best, have a picture of their curves."""
 DELETED = "null"
 """What the dashboard writes in the place of an artifact that somebody has deleted there."""
 
@@ -76,6 +80,16 @@ class ArtifactFolder(FileSystemArtifactStore):
         return bool(self._get_filepath(artifact_id).exists())
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A PNG that belongs to a trial, as an artifact; it is drawn only where it is missing."""
+
+    study: str
+    trial: int
+    file_name: str
+    figure: Figure
+
+
 class Publisher:
     """Writes what the dashboard shows beside the trials, and again whenever it has changed.
 
@@ -102,10 +116,12 @@ class Publisher:
         if state == self._published:
             return
         report = read(self._plan)
-        bodies, figures = notes(report, self._ids), plots(report)
+        bodies, placed = notes(report, self._ids), list(figures(report))
         for name, id_ in self._ids.items():
             there = self._storage.system_attrs(id_)
-            wanted = _system_attrs(there, bodies[name], figures[name])
+            wanted = _system_attrs(
+                there, bodies[name], [each for each in placed if (each.study or FINAL) == name]
+            )
             if wanted != {key: value for key, value in there.items() if key.startswith(OWNED)}:
                 self._storage.replace_system_attrs(id_, OWNED, wanted)
         self._published, self._report = state, report
@@ -124,7 +140,7 @@ class Publisher:
             return
         there = {name: self._storage.system_attrs(id_) for name, id_ in self._ids.items()}
         trials = {name: self._plan.trials(name) for name in self._ids}
-        for picture in pictures(self._report):
+        for picture in _pictures(self._report):
             trial = trials[picture.study][picture.trial]
             artifact = _artifact_id(self._plan, picture, trial)
             key = f"dashboard:artifacts:{id_of(trial)}:{artifact}"
@@ -132,13 +148,24 @@ class Publisher:
             if meta == DELETED:
                 continue
             if not self._artifacts.has(artifact):
-                self._artifacts.write(artifact, io.BytesIO(picture.draw()))
+                self._artifacts.write(artifact, io.BytesIO(matplotlib.draw(picture.figure).png))
             if meta is None:
                 about = {"artifact_id": artifact, "filename": picture.file_name, "mimetype": "image/png"}
                 attrs = {key: json.dumps({**about, "encoding": None})}
                 self._storage.replace_system_attrs(self._ids[picture.study], [key], attrs)
         _find_worst_images(self._plan, self._artifacts, self._out)
         self._report = None
+
+
+def _pictures(report: ReportData) -> Iterator[Picture]:
+    """Yield the pictures of all trials that have ended, the final stage's first."""
+    if report.final_point is not None:
+        for each in figures(report):
+            if each.entry.picture:
+                yield Picture(FINAL, report.final_point.row.trial, each.entry.picture, each.figure)
+    for section in report.sections:
+        for point in section.ranked[:MAX_PICTURES]:
+            yield Picture(section.name, point.row.trial, "curves.png", trial_curves(point))
 
 
 def _state(plan: Plan) -> object:
@@ -148,10 +175,10 @@ def _state(plan: Plan) -> object:
     return counts, [record.decision for record in plan.records().values()]
 
 
-def _system_attrs(there: Mapping[str, Any], body: str, figures: Sequence[Plot]) -> dict[str, Any]:
+def _system_attrs(there: Mapping[str, Any], body: str, placed: Iterable[Placed]) -> dict[str, Any]:
     """Return the attributes that Optuna and its dashboard would write for a study.
 
-    A note that somebody has edited is his from then on.
+    A note that somebody has edited is theirs from then on.
     """
     storage = InMemoryStorage()
     study = optuna.create_study(storage=storage, direction="maximize")
@@ -161,14 +188,16 @@ def _system_attrs(there: Mapping[str, Any], body: str, figures: Sequence[Plot]) 
             storage.set_study_system_attr(study_id, key, value)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names([METRIC])
+        study.set_metric_names([f"validation {OBJECTIVE.label}"])
     old = optuna_dashboard.get_note(study)
     is_ours = not old or there.get(OUR_NOTE) == _digest(old)
     if is_ours and old != body:
         optuna_dashboard.save_note(study, body)
         storage.set_study_system_attr(study_id, OUR_NOTE, _digest(body))
-    for figure in figures:
-        optuna_dashboard.save_plotly_graph_object(study, figure, graph_object_id=figure.name)
+    for each in placed:
+        if each.entry.dashboard and plotly.is_drawn(each.figure):
+            plot = plotly.Plot(each.figure)
+            optuna_dashboard.save_plotly_graph_object(study, plot, graph_object_id=each.entry.dashboard)
     return storage.get_study_system_attrs(study_id)
 
 

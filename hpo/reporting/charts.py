@@ -1,0 +1,136 @@
+"""What a figure shows, as plain data that knows nothing of how it is drawn.
+
+A figure is a title, a caption and a chart. `hpo.reporting.render` draws every chart twice: with matplotlib
+for the page, with Plotly for the dashboard. Names that others gave are in here as they are: the renderers
+make them harmless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from hpo.reporting.palette import BLUE, Colour
+
+
+@dataclass(frozen=True)
+class Line:
+    """One value an epoch."""
+
+    values: Sequence[float | None]
+    """Of epoch 1, 2, …; None, NaN and infinity are gaps."""
+    colour: Colour
+    label: str = ""
+    """In a printed legend, which has room for few; empty: not in it."""
+    name: str = ""
+    """In a legend that scrolls; empty: the label."""
+    text: str = ""
+    """What a browser says of it under the pointer; empty: the name."""
+    weight: Literal["strong", "normal", "faint"] = "normal"
+    is_dashed: bool = False
+    has_marks: bool = True
+    band: tuple[Sequence[float], Sequence[float]] | None = None
+    """From the lowest to the highest value of every epoch."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes."""
+
+    lines: Sequence[Line]
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Lines over epochs, in panels side by side."""
+
+    panels: Sequence[Panel]
+    axis: str = ""
+    """What the values are."""
+    legend: str = ""
+    """What a printed legend names."""
+    names: str = ""
+    """What the names of the lines are."""
+    limits: tuple[float, float] | None = None
+    zero: float | None = None
+    """The axis is logarithmic, and what is not above this value is drawn at it."""
+    marked: int | None = None
+    """An epoch with a line across."""
+    has_one_scale: bool = True
+    """Whether the values of all panels are of one kind."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """From one value to another."""
+
+    row: str
+    end: float
+    start: float = 0.0
+    label: str = ""
+    """Printed at its end."""
+    text: str = ""
+    """What a browser says of it under the pointer; empty: row and label."""
+    colour: Colour = BLUE
+    group: str = ""
+    """In the legend; empty: there is none."""
+    is_pale: bool = False
+    deviation: float = 0.0
+    """Of its end: a whisker."""
+
+    @property
+    def right(self) -> float:
+        """Where there is room for its label."""
+        return max(self.start, self.end + self.deviation)
+
+    def length(self, chart: Bars) -> float:
+        """Return its length as it is drawn: what is short or nothing is still seen."""
+        low, high = chart.limits
+        return max(self.end - self.start, (high - low) / 300, key=abs)
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Bars in rows, the first row above."""
+
+    bars: Sequence[Bar]
+    axis: str
+    limits: tuple[float, float]
+    reference: float | None = None
+    """A dashed line across all rows."""
+    is_chain: bool = False
+    """Whether each bar begins where the one above ends, which a thin line shows."""
+    is_wide: bool = False
+
+    @property
+    def rows(self) -> list[str]:
+        """The rows' names, in order."""
+        return list(dict.fromkeys(bar.row for bar in self.bars))
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A table of numbers in percent, coloured by size."""
+
+    rows: Sequence[str]
+    columns: Sequence[str]
+    values: Sequence[Sequence[float]]
+    """NaN: a gap."""
+    row_axis: str
+    column_axis: str
+    digits: int
+
+
+Chart = Curves | Bars | Matrix
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Something to be seen."""
+
+    title: str
+    caption: str
+    """What there is to see, in a sentence; also for those who do not see it."""
+    chart: Chart

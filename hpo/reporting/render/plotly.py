@@ -1,0 +1,262 @@
+"""Draws charts as Plotly does: the JSON that it reads. The package plotly is not needed for that.
+
+The dashboard sends all figures of a study with every look at it, so they are kept small.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from hpo._text import finite, printable
+from hpo.reporting import palette
+from hpo.reporting.charts import Bar, Bars, Curves, Figure, Line, Matrix
+from hpo.reporting.figures import evenly
+
+INK, GRID = palette.INK.middle, palette.GRID.middle
+AXIS = {"gridcolor": GRID, "linecolor": GRID, "zeroline": False, "automargin": True}
+SHADES = [[0, "#00224e"], [0.5, "#7d7c78"], [1, "#fee838"]]  # cividis, as matplotlib has it
+LABEL_LENGTH = 60
+CAPTION_LENGTH = 88
+"""Characters of a line of the caption: Plotly breaks none."""
+MAX_EPOCHS = 100
+"""Of longer curves so many epochs are drawn, evenly."""
+MAX_BARS = 1500
+"""So many bars are drawn, the last."""
+MAX_CELLS, MAX_NUMBERS = 2500, 400
+"""A larger matrix is not drawn at all, or has no numbers in it."""
+MAX_NAMED = 20
+"""Lines that a legend lists."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure as `optuna_dashboard.save_plotly_graph_object` takes it."""
+
+    figure: Figure
+
+    def to_json(self) -> str:
+        """Return what Plotly draws; NaN and infinity are gaps."""
+        caption = textwrap.wrap(shown(self.figure.caption, 1000), CAPTION_LENGTH)
+        traces, layout = _drawn(self.figure)
+        common = {
+            "title": {
+                "text": "<br>".join([self.figure.title, *[f"<sub>{line}</sub>" for line in caption]]),
+                "x": 0.02,
+                "y": 1,
+                "yanchor": "top",
+                "pad": {"t": 20},
+                "font": {"size": 16},
+            },
+            "font": {"color": INK},
+            "paper_bgcolor": palette.PAPER.middle,
+            "plot_bgcolor": palette.PAPER.middle,
+            "margin": {"l": 60, "r": 20, "t": 68 + 18 * len(caption), "b": 50},
+            "hovermode": "closest",
+        }
+        return json.dumps(finite({"data": traces, "layout": {**common, **layout}}), separators=(",", ":"))
+
+
+def is_drawn(figure: Figure) -> bool:
+    """Return whether a figure is small enough for the dashboard."""
+    chart = figure.chart
+    return not isinstance(chart, Matrix) or len(chart.rows) * len(chart.columns) <= MAX_CELLS
+
+
+def shown(text: str, length: int = LABEL_LENGTH) -> str:
+    """Escape somebody's text for a figure: Plotly reads some of HTML."""
+    text = printable(text)
+    return html.escape(text if len(text) <= length else f"{text[: length - 1]}…", quote=False)
+
+
+# --- the charts --------------------------------------------------------------------------------------------
+
+Drawn = tuple[list[dict[str, Any]], dict[str, Any]]
+"""Traces and layout."""
+
+
+def _drawn(figure: Figure) -> Drawn:
+    match figure.chart:
+        case Curves() as chart:
+            return _curves(chart)
+        case Bars() as chart:
+            return _bars(chart)
+        case Matrix() as chart:
+            return _matrix(chart)
+    assert_never(figure.chart)
+
+
+def _axis(title: str = "", **settings: Any) -> dict[str, Any]:
+    return {**AXIS, "title": {"text": title, "standoff": 12}, **settings}
+
+
+def _curves(chart: Curves) -> Drawn:
+    lines = [line for panel in chart.panels for line in panel.lines]
+    last = max((len(line.values) for line in lines), default=1)
+    x = _axis("epoch", **({"dtick": 1} if last <= 20 else {}))
+    y = _axis(chart.axis)
+    if chart.zero is not None:
+        y |= {"type": "log", "exponentformat": "e", "nticks": 5}
+    elif chart.limits is not None:
+        y["range"] = list(chart.limits)
+    layout: dict[str, Any] = {
+        # many names scroll at the side, a few have room below
+        "legend": {"title": {"text": chart.names}} if chart.names else {"orientation": "h", "y": -0.2},
+        "showlegend": len(lines) <= MAX_NAMED or all(line.weight != "faint" for line in lines),
+    }
+    traces: list[dict[str, Any]] = []
+    notes = []
+    for i, panel in enumerate(chart.panels):
+        number = str(i + 1) if i else ""
+        layout[f"xaxis{number}"] = x
+        layout[f"yaxis{number}"] = {**y, "matches": "y", "title": {}} if i else y
+        above = {"xref": f"x{number} domain", "yref": f"y{number} domain", "yanchor": "bottom"}
+        notes += [_note(shown(panel.title), 0.5, 1, **above)] if panel.title else []
+        traces += [_band(line) for line in panel.lines if line.band is not None]
+        named = {trace.get("name") for trace in traces}
+        # the strong line is named first and drawn last, on top
+        for rank, line in reversed(
+            [*enumerate(sorted(panel.lines, key=lambda each: each.weight != "strong"))]
+        ):
+            trace = _line(line, chart.zero)
+            place = {"xaxis": f"x{number}", "yaxis": f"y{number}", "legendrank": rank}
+            traces.append({**trace, **place, "showlegend": trace["name"] not in named})
+    layout |= {
+        "annotations": notes,
+        "grid": {"rows": 1, "columns": len(chart.panels), "pattern": "independent"},
+    }
+    if chart.marked is not None:
+        layout["shapes"] = [_rule(chart.marked, "dot")]
+    return traces, layout
+
+
+def _line(line: Line, zero: float | None) -> dict[str, Any]:
+    drawn = evenly([*enumerate(line.values, start=1)], MAX_EPOCHS)
+    values = [value if value is None or zero is None else max(value, zero) for _, value in drawn]
+    name = shown(line.name or line.label)
+    return {
+        "type": "scatter",
+        "mode": "lines+markers" if len(drawn) == 1 or (line.has_marks and len(drawn) <= 25) else "lines",
+        "x": [epoch for epoch, _ in drawn],
+        "y": [None if value is None else _short(value) for value in values],
+        "name": name,
+        "legendgroup": name,
+        "text": shown(line.text or line.name or line.label, 200),
+        "hovertemplate": "%{text}<br>epoch %{x}: %{y}<extra></extra>",
+        "opacity": 0.5 if line.weight == "faint" else 1,
+        "line": {
+            "color": line.colour.middle,
+            "width": 3 if line.weight == "strong" else 1.5,
+            **({"dash": "dash"} if line.is_dashed else {}),
+        },
+    }
+
+
+def _band(line: Line) -> dict[str, Any]:
+    low, high = (evenly([*enumerate(edge, start=1)], MAX_EPOCHS) for edge in line.band or ([], []))
+    around = [*low, *high[::-1]]
+    return {
+        "type": "scatter",
+        "mode": "none",
+        "fill": "toself",
+        "x": [epoch for epoch, _ in around],
+        "y": [_short(value) for _, value in around],
+        "fillcolor": line.colour.middle,
+        "opacity": 0.18,
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+
+
+def _bars(chart: Bars) -> Drawn:
+    names = dict(zip(chart.rows, _distinct(chart.rows), strict=True))
+    order = [*names.values()][::-1]  # Plotly draws the first row below
+    groups: dict[str, list[Bar]] = {bar.group: [] for bar in chart.bars}
+    for bar in chart.bars[::-1][:MAX_BARS]:
+        groups[bar.group].append(bar)
+    traces = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": shown(group),
+            "base": [_short(bar.start) for bar in bars],
+            "x": [_short(bar.length(chart)) for bar in bars],
+            "y": [names[bar.row] for bar in bars],
+            "customdata": [shown(bar.text or f"{bar.row}: {bar.label}", 200) for bar in bars],
+            "hovertemplate": "%{customdata}<extra></extra>",
+            "marker": {
+                "color": [bar.colour.middle for bar in bars],
+                "opacity": [0.35 if bar.is_pale else 1 for bar in bars],
+                "line": {"color": GRID, "width": 1},
+            },
+            **({"error_x": {"array": deviations, "color": INK}} if any(deviations) else {}),
+        }
+        for group, bars in groups.items()
+        for deviations in [[bar.deviation for bar in bars]]
+    ]
+    layout: dict[str, Any] = {
+        "xaxis": _axis(chart.axis, range=list(chart.limits)),
+        "yaxis": _axis(type="category", tickmode="linear", categoryorder="array", categoryarray=order),
+        "barmode": "overlay",
+        "showlegend": len(groups) > 1,
+    }
+    # by its place: a name may look like a number, and is then taken for one
+    place = {row: i for i, row in enumerate(chart.rows[::-1])}
+    layout["annotations"] = [
+        _note(shown(bar.label), bar.right, place[bar.row], xanchor="left", xshift=4)
+        for bar in chart.bars
+        if bar.label
+    ]
+    if chart.reference is not None:
+        layout["shapes"] = [_rule(chart.reference, "dash")]
+    if chart.is_chain:
+        pairs = zip(chart.bars, chart.bars[1:], strict=False)
+        layout["shapes"] = [
+            _rule(one.end, "solid", y0=place[one.row], y1=place[other.row]) for one, other in pairs
+        ]
+
+    return traces, layout
+
+
+def _note(text: str, x: float, y: object, **settings: Any) -> dict[str, Any]:
+    return {"text": text, "x": x, "y": y, "showarrow": False, "font": {"size": 12, "color": INK}, **settings}
+
+
+def _rule(x: float, dash: str, **ends: Any) -> dict[str, Any]:
+    """Return a line upwards, from the bottom to the top where no ends are given."""
+    line = {"color": INK, "width": 1, "dash": dash}
+    across = {"yref": "paper", "y0": 0, "y1": 1}
+    return {"type": "line", "x0": x, "x1": x, "line": line, **(ends or across)}
+
+
+def _matrix(chart: Matrix) -> Drawn:
+    trace = {
+        "type": "heatmap",
+        "x": _distinct(chart.columns),
+        "y": _distinct(chart.rows),
+        "z": [[round(value, chart.digits) for value in row] for row in chart.values],
+        "colorscale": SHADES,
+        "hovertemplate": f"{chart.row_axis} %{{y}}<br>{chart.column_axis} %{{x}}<br>%{{z}} %<extra></extra>",
+        "colorbar": {"outlinewidth": 0, "thickness": 14},
+    }
+    if len(chart.rows) * len(chart.columns) <= MAX_NUMBERS:
+        trace["texttemplate"] = "%{z}"
+    return [trace], {
+        "xaxis": _axis(chart.column_axis, type="category"),
+        "yaxis": _axis(chart.row_axis, type="category", autorange="reversed"),
+    }
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Return names as an axis of categories holds them: two that look alike stay two."""
+    labels = [shown(name) for name in names]
+    return [f"{label} ({i})" if labels.count(label) > 1 else label for i, label in enumerate(labels)]
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}") if math.isfinite(value) else math.nan
