@@ -5,15 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hpo._text import duration, harmless_cell, percent, printable, show_value
 from hpo.planning.manifest import Options
 from hpo.reporting.conclusions import Conclusion
-from hpo.reporting.data import DEFAULT, Point, ReportData, Section
-from hpo.reporting.metrics import METRICS
+from hpo.reporting.data import DEFAULT, Origin, Point, ReportData, Section
+from hpo.reporting.metrics import METRICS, OBJECTIVE, Metric
 from hpo.reporting.prose import count_text, data_text
 from hpo.reporting.published import Comparison
 from hpo.space.parameters import ParamValue
@@ -74,6 +74,16 @@ class Table:
         return text.getvalue()
 
 
+Columns = Sequence[tuple[Column, Callable[[Any], Cell]]]
+"""Each with what it shows of the thing that a row is about."""
+
+
+def _table(name: str, caption: str, things: Iterable[Any], columns: Columns, chosen: Any = None) -> Table:
+    """Return a table of a row a thing."""
+    rows = [Row([show(each) for _, show in columns], "best" if each is chosen else "") for each in things]
+    return Table(name, caption, [column for column, _ in columns], rows)
+
+
 def _words(head: str, key: str = "") -> Column:
     return Column(head, key, numeric=False)
 
@@ -82,16 +92,28 @@ def _cell(value: object) -> Cell:
     return Cell("–" if value is None else str(value), value)
 
 
+def _text(key: str) -> Callable[[Mapping[str, str]], Cell]:
+    return lambda each: Cell(printable(each[key]))
+
+
+def _number(key: str) -> Callable[[Mapping[str, object]], Cell]:
+    return lambda each: _cell(each[key])
+
+
+def _share(key: str) -> Callable[[Mapping[str, float]], Cell]:
+    return lambda each: Cell(percent(each[key]), each[key])
+
+
 def _param_cell(value: ParamValue | None) -> Cell:
     """Return a parameter's value; nothing where a control has it from elsewhere."""
     return Cell("–") if value is None else Cell(show_value(value), value)
 
 
-def _metric_cells(values: Mapping[str, Any]) -> list[Cell]:
-    return [Cell(metric.text(values[metric.name]), values[metric.name]) for metric in METRICS]
+def _metric(metric: Metric) -> Callable[[Mapping[str, float | None]], Cell]:
+    return lambda each: Cell(metric.text(each[metric.name]), each[metric.name])
 
 
-METRIC_COLUMNS = [Column(metric.head, metric.name) for metric in METRICS]
+METRIC_COLUMNS: Columns = [(Column(metric.head, metric.name), _metric(metric)) for metric in METRICS]
 
 
 # --- a study ---------------------------------------------------------------------------------------------
@@ -109,17 +131,16 @@ def points_table(section: Section) -> Table:
     columns = [
         Column("trial"),
         *[Column(axis.replace("_", " "), axis) for axis in axes],
-        *METRIC_COLUMNS,
+        *[column for column, _ in METRIC_COLUMNS],
         Column("best epoch", "best_epoch"),
         Column("epochs"),
         Column("time s", "seconds"),
         _words("state"),
         _words("remarks"),
     ]
-    is_foreign = control is not None and control not in section.points
-    points = [*([control] if control and is_foreign else []), *section.points]
+    points = [control] if control is not None and control not in section.points else []
+    rows = [_point_row(section, point, axes) for point in [*points, *section.points]]
     caption = f"All points of {section.name}; metrics of the best epoch on validation, means over seeds."
-    rows = [_point_row(section, point, axes) for point in points]
     return Table(f"points-{section.name}", caption, columns, rows)
 
 
@@ -132,9 +153,9 @@ def _point_row(section: Section, point: Point, axes: Sequence[str]) -> Row:
     marks = ["best of the study"] * is_best + ["control"] * is_control + ["carried on"] * is_carried
     return Row(
         [
-            Cell(str(row.trial)) if is_ours else Cell(point.name, point.name, link=point.anchor),
+            Cell(str(row.trial)) if is_ours else Cell(point.name, link=point.anchor),
             *[_param_cell(_param(point, axis)) for axis in axes],
-            *_metric_cells({metric.name: getattr(row, metric.name) for metric in METRICS}),
+            *[show(vars(row)) for _, show in METRIC_COLUMNS],
             _cell(row.best_epoch),
             _cell(row.epochs),
             Cell(f"{row.seconds:.1f}", round(row.seconds, 3)),
@@ -185,17 +206,14 @@ def notes(section: Section) -> list[str]:
 def epochs_table(points: Iterable[Point]) -> Table:
     """Return every epoch of every seed, for those who want to draw figures of their own."""
     keys = ("train_loss", *[metric.valid for metric in METRICS[::-1]], "seconds")
-    rows = [
-        Row(
-            [_cell(value) for value in (point.study, point.row.trial, number, seed["seed"])]
-            + [_cell(seed[key]) for key in keys]
-        )
+    records = (
+        {**seed, "study": point.study, "trial": point.row.trial, "epoch": number}
         for point in points
         for number, epoch in enumerate(point.row.history, start=1)
         for seed in epoch
-    ]
-    columns = [Column(key) for key in ("study", "trial", "epoch", "seed", *keys)]
-    return Table("epochs", "Every epoch of every trial that counts.", columns, rows)
+    )
+    columns = [(Column(key), _number(key)) for key in ("study", "trial", "epoch", "seed", *keys)]
+    return _table("epochs", "Every epoch of every trial that counts.", records, columns)
 
 
 # --- the final stage -------------------------------------------------------------------------------------
@@ -205,81 +223,64 @@ def final_tables(report: ReportData) -> list[Table]:
     """Return the final configuration and the metrics on the test set; nothing before there are any."""
     if report.final is None:
         return []
-    final, chosen = report.final, report.final["selected_epoch"]
-    names = [printable(name) for name in final["per_class"]]
-    wrong = [
-        [
-            _cell(each["image"]),
-            *(Cell(printable(each[key])) for key in ("label", "predicted")),
-            _share(each["probability"]),
-        ]
-        for each in final["most_confidently_wrong"]
-    ]
+    final, epoch = report.final, report.final["selected_epoch"]
+    carried = report.chain[-1].carried
+    settings = [(name, value, carried.get(name, DEFAULT)) for name, value in final["config"].items()]
+    chosen = next((each for each in final["per_epoch"] if each["epoch"] == epoch), None)
+    classes = [{"class": name, **each} for name, each in final["per_class"].items()]
+    counts = list(zip(final["per_class"], final["confusion_matrix"], strict=True))
     return [
-        _final_configuration(report),
-        Table(
-            "final-epochs",
-            f"Test metrics per epoch, means over seeds; validation chose epoch {chosen}.",
-            [Column("epoch"), *METRIC_COLUMNS],
+        _table(
+            "final-configuration",
+            "The configuration that the studies chose.",
+            settings,
             [
-                Row([_cell(each["epoch"]), *_metric_cells(each)], "best" if each["epoch"] == chosen else "")
-                for each in final["per_epoch"]
+                (_words("parameter"), lambda each: Cell(each[0])),
+                (Column("value"), lambda each: _param_cell(each[1])),
+                (_words("from", "origin"), lambda each: _origin_cell(each[2])),
             ],
         ),
-        Table(
-            "final-seeds",
-            f"Test metrics per seed at epoch {chosen}.",
-            [Column("seed"), *METRIC_COLUMNS],
-            [Row([_cell(each["seed"]), *_metric_cells(each)]) for each in final["per_seed"]],
+        _table(
+            "final-epochs",
+            f"Test metrics per epoch, means over seeds; validation chose epoch {epoch}.",
+            final["per_epoch"],
+            [(Column("epoch"), _number("epoch")), *METRIC_COLUMNS],
+            chosen,
         ),
-        Table(
+        _table(
+            "final-seeds",
+            f"Test metrics per seed at epoch {epoch}.",
+            final["per_seed"],
+            [(Column("seed"), _number("seed")), *METRIC_COLUMNS],
+        ),
+        _table(
             "per-class",
             "Test F1 per class, means over seeds.",
-            [_words("class"), Column("F1 %", "f1")],
-            [
-                Row([Cell(name), _share(each["f1"])])
-                for name, each in zip(names, final["per_class"].values(), strict=True)
-            ],
+            classes,
+            [(_words("class"), _text("class")), (Column("F1 %", "f1"), _share("f1"))],
         ),
         Table(
             "confusion-matrix",
             "Test images by true class (rows) and predicted class (columns), means over seeds.",
-            [_words("is ↓ taken for →", "class"), *map(Column, names)],
-            [
-                Row([Cell(name), *[Cell(f"{count:.1f}", count) for count in counts]])
-                for name, counts in zip(names, final["confusion_matrix"], strict=True)
-            ],
+            [_words("is ↓ taken for →", "class"), *[Column(printable(name)) for name, _ in counts]],
+            [Row([Cell(printable(name)), *[Cell(f"{n:.1f}", n) for n in row]]) for name, row in counts],
         ),
-        Table(
+        _table(
             "most-confidently-wrong",
             "Images by their place in the test set, the most confident first.",
+            final["most_confidently_wrong"],
             [
-                Column("image"),
-                _words("is", "label"),
-                _words("taken for", "predicted"),
-                Column("with %", "probability"),
+                (Column("image"), _number("image")),
+                (_words("is", "label"), _text("label")),
+                (_words("taken for", "predicted"), _text("predicted")),
+                (Column("with %", "probability"), _share("probability")),
             ],
-            list(map(Row, wrong)),
         ),
     ]
 
 
-def _share(value: float) -> Cell:
-    return Cell(percent(value), value)
-
-
-def _final_configuration(report: ReportData) -> Table:
-    """Return the final configuration, each value linked to the trial that it came from."""
-    config: Mapping[str, ParamValue] = report.final["config"] if report.final else {}
-    carried = report.chain[-1].carried
-    rows = []
-    for name, value in config.items():
-        origin = carried.get(name, DEFAULT)
-        rows.append(
-            Row([Cell(name), _param_cell(value), Cell(origin.trial_name or origin.text, link=origin.anchor)])
-        )
-    columns = [_words("parameter"), Column("value"), _words("from", "origin")]
-    return Table("final-configuration", "The configuration that the studies chose.", columns, rows)
+def _origin_cell(origin: Origin) -> Cell:
+    return Cell(origin.trial_name or origin.text, link=origin.anchor)
 
 
 # --- the original ----------------------------------------------------------------------------------------
@@ -287,57 +288,43 @@ def _final_configuration(report: ReportData) -> Table:
 
 def published_table(comparisons: Sequence[Comparison], report: ReportData) -> Table:
     """Return what the original printed beside what was found here."""
-    columns = [
-        _words("study"),
-        _words("with", "parameters"),
-        _words("metric"),
-        Column("published"),
-        Column("ours"),
-        Column("difference"),
-        _words("trial"),
-        _words("remarks"),
-    ]
-    rows = [Row(_comparison_cells(each, is_same=report.is_cifar10)) for each in comparisons]
+
+    def number(each: Comparison, value: float | None) -> Cell:
+        return Cell((each.metric or OBJECTIVE).text(value), value)
+
+    def gap(each: Comparison) -> Cell:
+        value = each.difference if report.is_cifar10 else None
+        return Cell((each.metric or OBJECTIVE).gap(value), value)
+
     caption = (
         "Published: CIFAR-10, 40,000 training and 10,000 validation images, one seed. "
         f"Ours: {data_text(report)}. Each metric is of its own best epoch (the highest accuracy, the lowest "
         "loss), as the original printed it, or of the last epoch where it says so."
         f"{'' if report.is_cifar10 else ' On other data a difference means nothing, and is left out.'}"
     )
-    return Table("published", caption, columns, rows)
-
-
-def _comparison_cells(each: Comparison, *, is_same: bool) -> list[Cell]:
-    gap = each.difference if is_same else None
-    metric = each.metric or METRICS[0]
-    return [
-        Cell(printable(f"{each.section} {each.study}".strip()), each.study),
-        Cell(each.params),
-        Cell(each.what),
-        Cell(metric.text(each.published), each.published),
-        Cell(metric.text(each.ours), each.ours),
-        Cell(metric.gap(gap), gap),
-        Cell(each.trial or "–", link=each.anchor),
-        Cell(printable(each.note)),
+    columns: Columns = [
+        (_words("study"), lambda each: Cell(printable(f"{each.section} {each.study}".strip()), each.study)),
+        (_words("with", "parameters"), lambda each: Cell(each.params)),
+        (_words("metric"), lambda each: Cell(each.what)),
+        (Column("published"), lambda each: number(each, each.published)),
+        (Column("ours"), lambda each: number(each, each.ours)),
+        (Column("difference"), gap),
+        (_words("trial"), lambda each: Cell(each.trial or "–", link=each.anchor)),
+        (_words("remarks"), lambda each: Cell(printable(each.note))),
     ]
+    return _table("published", caption, comparisons, columns)
 
 
 def conclusions_table(conclusions: Sequence[Conclusion]) -> Table:
     """Return the original's conclusions and what is said of them here."""
-    columns = [_words("no.", "number"), *map(_words, ("claim", "verdict", "evidence", "trials"))]
-    rows = [
-        Row(
-            [
-                Cell(str(each.number)),
-                Cell(each.claim),
-                Cell(each.verdict),
-                Cell(each.text),
-                Cell(" ".join(point.name for point in each.points)),
-            ]
-        )
-        for each in conclusions
+    columns: Columns = [
+        (_words("no.", "number"), lambda each: Cell(str(each.number))),
+        (_words("claim"), lambda each: Cell(each.claim)),
+        (_words("verdict"), lambda each: Cell(each.verdict)),
+        (_words("evidence"), lambda each: Cell(each.text)),
+        (_words("trials"), lambda each: Cell(" ".join(point.name for point in each.points))),
     ]
-    return Table("conclusions", "The original's conclusions.", columns, rows)
+    return _table("conclusions", "The original's conclusions.", conclusions, columns)
 
 
 # --- provenance ------------------------------------------------------------------------------------------
