@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from statistics import fmean
 from typing import Literal
 
@@ -142,23 +143,17 @@ def widest_interaction(group: Sequence[Point], outer: str, inner: str) -> list[B
     At most one block: none where the group has no such four cells.
     """
     by_values = {(point.config[outer], point.config[inner]): point for point in group}
-    outers, inners = sorted({o for o, _ in by_values}), sorted({i for _, i in by_values})
-    found = [
-        [
-            (1, by_values[o1, i1]),
-            (-1, by_values[o1, i2]),
-            (-1, by_values[o2, i1]),
-            (1, by_values[o2, i2]),
-        ]
-        for o1 in outers
-        for o2 in reversed(outers)
-        if outers.index(o1) < outers.index(o2)
-        for i1 in inners
-        for i2 in reversed(inners)
-        if inners.index(i1) < inners.index(i2)
-        and all(pair in by_values for pair in ((o1, i1), (o1, i2), (o2, i1), (o2, i2)))
-    ]
-    return found[:1]
+    outers, inners = (_widest_first(sorted(set(values))) for values in zip(*by_values, strict=True))
+    for (o1, o2), (i1, i2) in product(outers, inners):
+        corners = ((1, (o1, i1)), (-1, (o1, i2)), (-1, (o2, i1)), (1, (o2, i2)))
+        if all(values in by_values for _, values in corners):
+            return [[(sign, by_values[values]) for sign, values in corners]]
+    return []
+
+
+def _widest_first(values: list[ParamValue]) -> list[tuple[ParamValue, ParamValue]]:
+    """Return every low with every higher value, of each low the highest first."""
+    return [(low, high) for i, low in enumerate(values) for high in values[:i:-1]]
 
 
 def low_high_pairs(group: Sequence[Point], axis: str) -> list[tuple[Point, Point]]:

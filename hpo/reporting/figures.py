@@ -259,7 +259,7 @@ def channels_by_kernels(_report: ReportData, section: Section) -> Figure | None:
     )
 
 
-def layers(_report: ReportData, section: Section, key: str, title: str, axis: str) -> Figure | None:
+def layers(_report: ReportData, section: Section, key: str, title: str) -> Figure | None:
     """Describe what reaches each layer, in a study of learning rates.
 
     Of a run that died, or else that of the highest rate, beside the best.
@@ -285,7 +285,7 @@ def layers(_report: ReportData, section: Section, key: str, title: str, axis: st
         f"first seed of each{'' if is_share else '; logarithmic'}.",
         Curves(
             panels,
-            axis=axis,
+            axis="share of dead units, %" if is_share else "norm of the gradient",
             limits=(-4, 104) if is_share else None,
             zero=None if is_share else NO_GRADIENT,
         ),
@@ -452,20 +452,14 @@ FIGURES: Sequence[Entry] = (
     Entry("waterfall", "answer", waterfall, "hpo-waterfall"),
     *(Entry(m.slug, "study", partial(curves, metric=m), f"hpo-{m.slug}") for m in SHOWN),
     Entry("channels-kernels", "study", channels_by_kernels, "hpo-channels-kernels"),
-    *(
-        Entry(name, "study", partial(layers, key=key, title=title, axis=axis), dashboard)
-        for name, key, title, axis, dashboard in (
-            (
-                "gradients-weights",
-                "weight_gradient",
-                "Gradients of the weights",
-                "norm of the gradient",
-                "hpo-gradients",
-            ),
-            ("gradients-biases", "bias_gradient", "Gradients of the biases", "norm of the gradient", ""),
-            ("dead-units", "dead_share", "Dead units", "share of dead units, %", "hpo-dead-units"),
-        )
+    Entry(
+        "gradients-weights",
+        "study",
+        partial(layers, key="weight_gradient", title="Gradients of the weights"),
+        "hpo-gradients",
     ),
+    Entry("gradients-biases", "study", partial(layers, key="bias_gradient", title="Gradients of the biases")),
+    Entry("dead-units", "study", partial(layers, key="dead_share", title="Dead units"), "hpo-dead-units"),
     Entry("importance", "study", importance),
     *(
         Entry(

@@ -75,16 +75,10 @@ SETTINGS: dict[Any, Any] = {
     "grid.color": GRID,
     "grid.linewidth": 0.7,
     "text.color": INK,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": FAINT,
-    "ytick.labelcolor": FAINT,
+    **{f"{axis}tick.{name}": FAINT for axis in "xy" for name in ("color", "labelcolor")},
+    **{f"{axis}tick.{name}.size": 0 for axis in "xy" for name in ("major", "minor")},
     "xtick.labelsize": 8.5,
     "ytick.labelsize": 8.5,
-    "xtick.major.size": 0.0,
-    "ytick.major.size": 0.0,
-    "xtick.minor.size": 0.0,
-    "ytick.minor.size": 0.0,
     "lines.linewidth": 1.8,
     "lines.markersize": 4.0,
     "legend.frameon": False,
@@ -173,7 +167,7 @@ def _curves(chart: Curves) -> Canvas:
     handles: dict[str, Artist] = {}
     for axes, panel in zip(parts, chart.panels, strict=True):
         for line in panel.lines:
-            (handle,) = _line(axes, line, chart.zero)
+            handle = _line(axes, line, chart.zero)
             if line.label:
                 handles.setdefault(str(handle.get_label()), handle)
         if chart.marked is not None:
@@ -203,7 +197,7 @@ def _tick(zero: float, value: float, _position: object) -> str:
     return "0" if value <= 1.01 * zero else number(value)
 
 
-def _line(axes: Axes, line: Line, zero: float | None) -> list[Artist]:
+def _line(axes: Axes, line: Line, zero: float | None) -> Artist:
     values = [math.nan if value is None or not math.isfinite(value) else value for value in line.values]
     if zero is not None:
         values = [max(value, zero) for value in values]
@@ -212,19 +206,18 @@ def _line(axes: Axes, line: Line, zero: float | None) -> list[Artist]:
     if line.band is not None:
         axes.fill_between(epochs, *line.band, color=colour, alpha=0.18, linewidth=0)
     has_marks = len(values) == 1 or (line.has_marks and len(values) <= MAX_MARKS)
-    return [
-        *axes.plot(
-            epochs,
-            values,
-            color=colour,
-            linestyle=DASHED if line.is_dashed else "-",
-            linewidth={"strong": 2.4, "normal": 1.6, "faint": 0.7}[line.weight],
-            alpha=0.7 if line.weight == "faint" else 1,
-            marker=MARKS[line.colour] if has_marks else "",
-            zorder=2.5 if line.weight == "strong" else 2,
-            label=textwrap.fill(printable(line.label), LEGEND_LENGTH, max_lines=3),
-        )
-    ]
+    (drawn,) = axes.plot(
+        epochs,
+        values,
+        color=colour,
+        linestyle=DASHED if line.is_dashed else "-",
+        linewidth={"strong": 2.4, "normal": 1.6, "faint": 0.7}[line.weight],
+        alpha=0.7 if line.weight == "faint" else 1,
+        marker=MARKS[line.colour] if has_marks else "",
+        zorder=2.5 if line.weight == "strong" else 2,
+        label=textwrap.fill(printable(line.label), LEGEND_LENGTH, max_lines=3),
+    )
+    return drawn
 
 
 def _legend(drawing: Canvas, handles: dict[str, Artist], title: str) -> None:

@@ -46,7 +46,7 @@ class Plot:
         traces, layout = _drawn(self.figure)
         common = {
             "title": {
-                "text": "<br>".join([self.figure.title, *[f"<sub>{line}</sub>" for line in caption]]),
+                "text": "<br>".join([shown(self.figure.title), *[f"<sub>{line}</sub>" for line in caption]]),
                 "x": 0.02,
                 "y": 1,
                 "yanchor": "top",
