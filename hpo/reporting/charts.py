@@ -85,11 +85,6 @@ class Bar:
         """Where there is room for its label."""
         return max(self.start, self.end + self.deviation)
 
-    def length(self, chart: Bars) -> float:
-        """Return its length as it is drawn: what is short or nothing is still seen."""
-        low, high = chart.limits
-        return max(self.end - self.start, (high - low) / 300, key=abs)
-
 
 @dataclass(frozen=True)
 class Bars:

@@ -245,12 +245,14 @@ def _bars(chart: Bars) -> Canvas:
     drawing = canvas(0.65 + 0.3 * math.ceil(len(groups) / 7) + 0.28 * len(rows), (1 + chart.is_wide) * WIDTH)
     axes = drawing.subplots()
     is_many = len(chart.bars) > MAX_PATHS
+    shortest = (chart.limits[1] - chart.limits[0]) / 300
     alike: dict[tuple[str, Colour, bool], list[Bar]] = {}
     for bar in chart.bars:
         alike.setdefault((bar.row, bar.colour, bar.is_pale), []).append(bar)
     for (row, colour, is_pale), bars in alike.items():
         axes.broken_barh(
-            [(bar.start, bar.length(chart)) for bar in bars],
+            # what is short or nothing is still seen
+            [(bar.start, max(bar.end - bar.start, shortest, key=abs)) for bar in bars],
             (rows.index(row) - 0.32, 0.64),
             facecolors=colour.light,
             edgecolor=PAPER,

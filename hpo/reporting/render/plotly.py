@@ -185,14 +185,18 @@ def _bars(chart: Bars) -> Drawn:
             "orientation": "h",
             "name": shown(group),
             "base": [_short(bar.start) for bar in bars],
-            "x": [_short(bar.length(chart)) for bar in bars],
+            "x": [_short(bar.end - bar.start) for bar in bars],
             "y": [names[bar.row] for bar in bars],
             "customdata": [shown(bar.text or f"{bar.row}: {bar.label}", 200) for bar in bars],
             "hovertemplate": "%{customdata}<extra></extra>",
             "marker": {
                 "color": [bar.colour.middle for bar in bars],
                 "opacity": [0.35 if bar.is_pale else 1 for bar in bars],
-                "line": {"color": GRID, "width": 1},
+                # a bar of no length is its line alone
+                "line": {
+                    "color": [bar.colour.middle if bar.start == bar.end else GRID for bar in bars],
+                    "width": 1,
+                },
             },
             **({"error_x": {"array": deviations, "color": INK}} if any(deviations) else {}),
         }
