@@ -264,6 +264,8 @@ def _bars(chart: Bars) -> Canvas:
         axes.axvline(chart.reference, color=INK, linewidth=1, linestyle=DASHED)
     for bar in chart.bars if not groups else ():
         i = rows.index(bar.row)
+        if chart.is_chain and bar.start == bar.end:
+            axes.plot([bar.end], [i], "o", color=bar.colour.light, markersize=6)
         if bar.deviation:
             axes.errorbar(bar.end, i, xerr=bar.deviation, color=INK, capsize=3, linewidth=1.2)
         if chart.is_chain and i + 1 < len(rows):
