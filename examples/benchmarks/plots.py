@@ -172,7 +172,7 @@ def main(target: Path = PICTURE) -> None:
         figure = canvas(HEIGHT * n_rows, WIDTH)
         for place, (draw, rows) in enumerate(found, start=1):
             draw(figure.add_subplot(n_rows, COLUMNS, place), rows)
-        figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12)
+        figure.set_layout_engine("constrained", w_pad=0.15, h_pad=0.12)
         target.write_bytes(written(figure).svg)
 
 

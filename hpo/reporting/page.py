@@ -18,11 +18,10 @@ from hpo._files import write_whole
 from hpo._text import params_text, printable
 from hpo.errors import RunError
 from hpo.planning.plan import Plan
-from hpo.planning.samplers import draw
 from hpo.reporting import conclusions, prose, published, tables
 from hpo.reporting.data import ReportData, read
 from hpo.reporting.figures import Placed, figures
-from hpo.reporting.render.matplotlib import Drawing
+from hpo.reporting.render.matplotlib import Drawing, draw
 
 MAX_ROWS = 1000
 """A longer table is cut on the page; its CSV file has all of it."""

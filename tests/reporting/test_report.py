@@ -24,13 +24,13 @@ from PIL import Image
 
 import hpo as library
 from hpo.planning.plan import Plan
-from hpo.planning.samplers import draw
 from hpo.planning.scheduler import advance
 from hpo.reporting import figures
 from hpo.reporting.data import Point, ReportData, read
 from hpo.reporting.figures import main_effect
 from hpo.reporting.page import markdown_text
 from hpo.reporting.published import comparisons
+from hpo.reporting.render.matplotlib import draw
 from hpo.reporting.render.plotly import Plot
 from hpo.space.study_file import load_studies, shipped_studies
 from hpo.storage.queue import Job, Queue, Slot
