@@ -6,6 +6,8 @@ Each imports what it needs when it runs: `hpo --help` loads neither torch nor op
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +20,7 @@ from hpo.errors import InputError
 
 if TYPE_CHECKING:
     from hpo.execution.backends.base import OpenBackend
+    from hpo.execution.identity import Resolve
 
 SERVER_START_SECONDS = 60.0
 
@@ -74,19 +77,21 @@ def resume(study: tuple[str, ...], **options: Any) -> int:
 
 
 def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
+    with _engine(studies, options) as (threads, resolve, engine):
+        return _run_on(engine, threads, resolve, studies, options)
+
+
+def _run_on(
+    engine: OpenBackend, threads: int, resolve: Resolve, studies: tuple[str, ...], options: dict[str, Any]
+) -> int:
     from hpo.cli.live import watching
     from hpo.cli.tables import describe, show_outcome
     from hpo.errors import PointsFailedError
-    from hpo.execution.backends.local import local_processes
-    from hpo.execution.run import open_plan, run, threads_each
+    from hpo.execution.run import open_plan, run
     from hpo.monitor.status import remarks
     from hpo.planning.compatibility import unshared_checkpoints
 
-    out, engine = options["out"], _engine(options)
-    if engine is local_processes:
-        threads = threads_each(options["workers"])
-    else:  # a worker on a cluster may use the CPUs it asks for, however many there are here
-        threads = max(1, int(options["cpus_per_worker"] or 1))
+    out = options["out"]
     with waiting("loading data and plan"):
         plan = open_plan(
             out,
@@ -95,6 +100,7 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
             names=studies,
             threads=threads,
             given=opt.given(options),
+            resolve=resolve,
         )
     reader = opt.read_plan(options)
     say(describe(plan), err=True)
@@ -126,23 +132,37 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
     return 0
 
 
-def _engine(options: dict[str, Any]) -> OpenBackend:
-    """Return who places the workers.
+@contextmanager
+def _engine(studies: tuple[str, ...], options: dict[str, Any]) -> Iterator[tuple[int, Resolve, OpenBackend]]:
+    """Yield the threads of a worker, what resolves device and precision, and who places the workers.
 
     Raises:
         InputError: an option of Ray's without it.
     """
-    from hpo.execution.backends.local import local_processes
-    from hpo.execution.backends.ray import ray_cluster
+    from hpo.execution.backends.local import forked_processes, forking, local_processes
+    from hpo.execution.identity import resolve_here
+    from hpo.execution.run import threads_each
 
+    cpus, gpus = options.get("cpus_per_worker"), options.get("gpus_per_worker")
     if options.get("engine", "local") == "ray":
-        return ray_cluster(
-            options["address"] or "auto", cpus=options["cpus_per_worker"], gpus=options["gpus_per_worker"]
+        from hpo.execution.backends.ray import ray_cluster
+
+        # a worker on a cluster may use the CPUs it asks for, however many there are here
+        yield (
+            max(1, int(cpus or 1)),
+            resolve_here,
+            ray_cluster(options["address"] or "auto", cpus=cpus, gpus=gpus),
         )
+        return
     for name in ("address", "cpus_per_worker", "gpus_per_worker"):
         if options.get(name) is not None:
             raise InputError(f"--{name.replace('_', '-')} {options[name]} goes with --engine ray")
-    return local_processes
+    threads = threads_each(options["workers"])
+    if local_processes is not forked_processes:
+        yield threads, resolve_here, local_processes
+        return
+    with forking(options["out"], studies, options["trials_per_device"], threads) as (resolve, engine):
+        yield threads, resolve, engine
 
 
 @click.command()

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from hpo._process import n_cores
 from hpo.data import TrainingData
+from hpo.execution.identity import identify
 from hpo.execution.plan_data import training_data
-from hpo.execution.run import identify, threads_each
+from hpo.execution.run import threads_each
 from hpo.planning.manifest import Identity, Options
 from hpo.planning.plan import FINAL
 from hpo.planning.studies import lineage, published_config, with_ancestors

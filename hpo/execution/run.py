@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from hpo._files import write_durably
-from hpo._process import n_cores, without_garbage_collection
+from hpo._process import n_cores
 from hpo.errors import InputError, did_you_mean
 from hpo.execution.backends.base import OpenBackend, WorkerSpec
 from hpo.execution.backends.local import local_processes
-from hpo.execution.plan_data import absolute_source, load_plan_data, training_data
+from hpo.execution.identity import Resolve, identify, resolve_here
+from hpo.execution.plan_data import absolute_source, load_plan_data
 from hpo.execution.supervisor import supervise
 from hpo.monitor.status import MODEL, WRONG_IMAGES, final_result, final_trial
 from hpo.planning.compatibility import (
@@ -20,11 +21,10 @@ from hpo.planning.compatibility import (
     check_versions,
     with_more_trials,
 )
-from hpo.planning.manifest import Identity, Options
+from hpo.planning.manifest import Options
 from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance, fail_stale_trials, require_result
 from hpo.planning.studies import published_config, read_studies, with_ancestors
-from hpo.space.parameters import NetworkConfig
 from hpo.space.study_file import StudySpec, shipped_studies
 from hpo.storage.database import default_url, sqlite_file
 from hpo.storage.storage import Storage
@@ -39,6 +39,7 @@ def open_plan(
     names: Sequence[str] = (),
     threads: int | None = None,
     given: Mapping[str, Any] | None = None,
+    resolve: Resolve | None = None,
 ) -> Plan:
     """Find the plan of an output folder or database, or write it.
 
@@ -50,6 +51,7 @@ def open_plan(
         names: studies that are going to be asked for, to be checked before anything is written.
         threads: threads that every worker is going to train with; None: one.
         given: the options that the user gave, of those in `Options`.
+        resolve: says what device and precision of a new plan mean here; None: `resolve_here`.
 
     Raises:
         InputError: something given cannot be used, or contradicts the plan that is there.
@@ -74,7 +76,7 @@ def open_plan(
             if study.inherits is not None:
                 published_config(specs, study.inherits)
     refuse_searched_epochs(options, specs)
-    identity = identify(options, threads or 1)
+    identity = identify(options, threads or 1, resolve or resolve_here)
     database = Storage(url, create=True)
     with database.creating():
         # another process may have been quicker while the data were read
@@ -103,35 +105,6 @@ def _existing_plan(url: str) -> Plan | None:
     if file is not None and not file.exists():
         return None
     return Plan.find(Storage(url, create=True))
-
-
-def identify(options: Options, threads: int) -> Identity:
-    """Resolve what must be the same wherever the plan is worked on; prepares the data.
-
-    Raises:
-        InputError: data, limits, device or precision cannot be had.
-    """
-    # here and not above: what can be refused without torch is not to wait for it
-    with without_garbage_collection():
-        import torch
-
-        from hpo.training.devices import resolve_device, resolve_precision
-        from hpo.training.network import build_network
-
-    device = resolve_device(options.device)
-    data = training_data(options)
-    # images that no network can take are refused here, not in every trial
-    build_network(NetworkConfig(), data.image_shape, len(data.class_names), torch.Generator())
-    return Identity(
-        fingerprint=data.fingerprint,
-        image_shape=data.image_shape,
-        class_names=data.class_names,
-        n_train=len(data.train.labels),
-        n_valid=len(data.valid.labels),
-        precision=resolve_precision(options.precision, device),
-        device=device.partition(":")[0],
-        threads=threads,
-    )
 
 
 def threads_each(workers: int | None) -> int:

@@ -386,8 +386,37 @@ def test_defaults_in_help_are_those_that_hold(cli: Cli) -> None:
     assert f"auto: {PORT}," in dashboard
 
 
-def test_status_loads_no_torch(created: Path) -> None:
-    assert {"optuna", "torch"} & loaded_by("status") == {"optuna"}
+READERS = [("status",), ("show", "rate"), ("verify", "rate/9"), ("run", "--epochs=4"), ("run", "rat")]
+
+
+@pytest.mark.parametrize("arguments", READERS, ids=" ".join)
+def test_a_plan_is_read_and_mistakes_are_found_without_torch(
+    created: Path, arguments: tuple[str, ...]
+) -> None:
+    is_mistake = arguments[0] in ("verify", "run")
+    loaded = loaded_by(*arguments, code=2 if is_mistake else 0)
+    assert {"optuna", "torch"} & loaded == {"optuna"}
+
+
+@pytest.mark.parametrize("command", ["run", "create", "plan"])
+def test_a_wrong_study_file_is_refused_before_torch_is_imported(folder: Path, command: str) -> None:
+    (folder / "studies" / "lr.toml").write_text("[search]\nlr = [0.1]")
+    loaded = loaded_by(command, "--studies=studies", "--data=digits", code=2)
+    assert {"optuna", "torch"} & loaded == {"optuna"}
+
+
+@pytest.mark.parametrize("mistake", ["--data=fodler:x", "--limit-train=5", "--workers=many", "--seeds=0"])
+def test_a_wrong_option_is_refused_before_torch_is_imported(folder: Path, mistake: str) -> None:
+    assert "torch" not in loaded_by("run", "--data=digits", mistake, code=2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+def test_a_run_leaves_torch_to_the_process_that_its_workers_are_copies_of(
+    folder: Path, small_studies: Path
+) -> None:
+    command = ("run", "rate", "--studies", small_studies, "--workers=1", *SMALL_RUN)
+    assert "torch" not in loaded_by(*command)
+    assert find_plan("hpo-out").decision("rate") is not None
 
 
 def test_csv_holds_no_formulas(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.datasets import CIFAR10
 
-from hpo.data import SOURCES, ImageData, load_training, prepare
+from hpo.data import SOURCES, ImageData, load_training, prepare, sources
 from hpo.data.dataset import hold_out, stratified_order
 from hpo.data.test_set import load_test
 from hpo.errors import DataError, InputError
@@ -139,6 +139,11 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     np.save(tmp_path / "pixels.npy", image_data().train_images)
     monkeypatch.chdir(tmp_path)
     return name
+
+
+def test_cifar10_is_what_torchvision_says() -> None:
+    ours = (sources.CIFAR10_FOLDER, sources.CIFAR10_ARCHIVE, sources.CIFAR10_MD5)
+    assert ours == (CIFAR10.base_folder, CIFAR10.filename, CIFAR10.tgz_md5)
 
 
 @pytest.fixture

@@ -201,3 +201,21 @@ def test_how_a_forked_worker_ended_is_told_and_each_has_variables_of_its_own(tmp
     assert server.ended(60) == {3: -signal.SIGKILL}
     server.kill()
     assert not server.is_alive
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux alone")
+def test_a_function_is_called_in_a_copy_of_the_fork_server(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server = ForkServer(["status"], dict(os.environ), "HPO_PARENT_PID", None)
+    with contextlib.ExitStack() as stack:
+        stack.callback(server.kill)
+        assert server.call("os.path:join", "a", "b") == "a/b"
+        with pytest.raises(InputError, match=r"^device = 'gpu': known: auto, cpu"):
+            server.call("hpo.training.devices:resolve_device", "gpu")
+        with pytest.raises(RunError, match="ended with code 1"):
+            server.call("os.path:join", 1)
+        server._process.kill()
+        with pytest.raises(RunError, match="ended with code -9"):
+            server.call("os.path:join", "a", "b")
+    assert "TypeError" in capfd.readouterr().err

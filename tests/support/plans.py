@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hpo.execution.run import identify, open_plan
+from hpo.execution.identity import identify
+from hpo.execution.run import open_plan
 from hpo.execution.worker import work
 from hpo.planning.decisions import epoch_records
 from hpo.planning.manifest import Options

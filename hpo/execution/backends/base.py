@@ -88,11 +88,12 @@ class WorkerSpec:
                 start_new_session=True,
             )
 
-    def fork_server(self) -> ForkServer:
-        """Start what then starts workers on this machine quickly."""
-        self.logs.mkdir(parents=True, exist_ok=True)
-        environment = self._environment(("HPO_CACHE",))
-        return ForkServer(self._arguments, environment, PARENT_VARIABLE, self._server_log)
+    def fork_server(self, *, is_early: bool = False) -> ForkServer:
+        """Start what then starts workers on this machine quickly; early: before there may be a folder."""
+        if not is_early:
+            self.logs.mkdir(parents=True, exist_ok=True)
+        log = None if is_early else self._server_log
+        return ForkServer(self._arguments, self._environment(("HPO_CACHE",)), PARENT_VARIABLE, log)
 
     def log(self, number: int) -> Path:
         """Return the file that a worker of this machine writes to."""
@@ -101,7 +102,7 @@ class WorkerSpec:
     def last_words(self, number: int) -> str:
         """Return the last line of a worker of this machine, and where there is more."""
         log = self.log(number) if self.log(number).exists() else self._server_log
-        lines = log.read_text(errors="replace").strip().splitlines()
+        lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
         return f"{lines[-1] if lines else 'it said nothing'} (see {log})"
 
     @property

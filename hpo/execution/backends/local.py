@@ -5,17 +5,25 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 from hpo._process import n_cores
-from hpo.execution.backends.base import WorkerBackend, WorkerSpec, ask_to_stop
+from hpo.execution.backends.base import OpenBackend, WorkerBackend, WorkerSpec, ask_to_stop
+from hpo.execution.backends.fork_server import ForkServer
+from hpo.execution.identity import Resolve, resolve_here
 
 
 @contextmanager
-def forked_processes(spec: WorkerSpec) -> Iterator[WorkerBackend]:
-    """Run workers as copies of one process of this machine that has imported what they need."""
-    backend = _ForkedBackend(spec)
+def forked_processes(spec: WorkerSpec, server: ForkServer | None = None) -> Iterator[WorkerBackend]:
+    """Run workers as copies of one process of this machine that has imported what they need.
+
+    Args:
+        spec: what they are told.
+        server: that process, where it has been started early; it ends with the context.
+    """
+    backend = _ForkedBackend(spec, server or spec.fork_server())
     try:
         yield backend
     finally:
@@ -34,6 +42,35 @@ def spawned_processes(spec: WorkerSpec) -> Iterator[WorkerBackend]:
 
 local_processes = forked_processes if sys.platform == "linux" else spawned_processes
 """Workers on this machine, as this system starts them best."""
+
+
+@contextmanager
+def forking(
+    out: Path, studies: Sequence[str], trials_per_device: int | None, threads: int
+) -> Iterator[tuple[Resolve, OpenBackend]]:
+    """Yield what resolves device and precision of a new plan, and the engine of its workers, on Linux.
+
+    One process does both: it imports torch, which takes longer than all else before the first epoch, and this
+    one does not. Where the plan exists, the engine starts that process.
+    """
+    servers: list[ForkServer] = []
+
+    def resolve(*arguments: object) -> tuple[str, str]:
+        settings = {"OMP_NUM_THREADS": str(threads)}
+        spec = WorkerSpec(str(out.resolve()), tuple(studies), threads, "", trials_per_device, settings)
+        servers.append(spec.fork_server(is_early=True))
+        device, precision = servers[0].call(f"{resolve_here.__module__}:{resolve_here.__name__}", *arguments)
+        return device, precision
+
+    def engine(spec: WorkerSpec) -> AbstractContextManager[WorkerBackend]:
+        # another process may have written the plan meanwhile, with other threads
+        return forked_processes(spec, servers.pop() if servers and spec.threads == threads else None)
+
+    try:
+        yield resolve, engine
+    finally:
+        for server in servers:
+            server.kill()
 
 
 class _LocalBackend:
@@ -59,9 +96,10 @@ class _LocalBackend:
 
 
 class _ForkedBackend(_LocalBackend):
-    def __init__(self, spec: WorkerSpec) -> None:
+    def __init__(self, spec: WorkerSpec, server: ForkServer) -> None:
         super().__init__(spec)
-        self._server = spec.fork_server()
+        spec.logs.mkdir(parents=True, exist_ok=True)
+        self._server = server
         self._died_with_server: dict[int, int] = {}
 
     def start(self, number: int) -> None:
@@ -69,7 +107,8 @@ class _ForkedBackend(_LocalBackend):
             self._died_with_server |= self._server.ended()
             self._server.kill()
             self._server = self._spec.fork_server()
-        self._server.start(number, self._spec.log(number), self._place(number))
+        variables = {**self._spec.settings, **self._place(number)}  # an early server has not got them all
+        self._server.start(number, self._spec.log(number), variables)
 
     def ended(self) -> dict[int, int]:
         codes = self._died_with_server | self._server.ended()
