@@ -18,7 +18,7 @@ from hpo.errors import HpoError
 COMMANDS = {
     "demo": ("training", "Run the whole plan on scikit-learn's handwritten digits."),
     "run": ("training", "Run the plan, or only STUDY… and the earlier studies they need."),
-    "resume": ("training", "Go on with a plan that exists."),
+    "resume": ("training", "Resume a plan that exists."),
     "create": ("training", "Write the plan into the database and train nothing."),
     "worker": ("training", "Train for a plan until it has ended."),
     "retry": ("training", "Queue the points that failed for good once more."),

@@ -60,7 +60,7 @@ class Duration(click.ParamType[float | None]):
         except ValueError:
             seconds = math.nan
         if not 0 < seconds < math.inf:
-            self.fail(f"{value!r} is no duration; write it like 90, 45s, 30m or 2h", param, ctx)
+            self.fail(f"{value!r} is not a duration; write it as 90, 45s, 30m or 2h", param, ctx)
         return seconds
 
 
@@ -208,7 +208,7 @@ server = _together(
         "--host",
         default="127.0.0.1",
         show_default=True,
-        help="Address to listen on. There is no password: others can reach any address but the default.",
+        help="Address to listen on. There is no password, and others can reach any address but the default.",
     ),
     _option(
         "--port",
@@ -277,7 +277,7 @@ plan_options = _together(
     ),
     _recorded(
         "--lease-seconds",
-        "A worker that is silent for so long has lost its trial.",
+        "A trial without a heartbeat for so long is queued again.",
         type=float,
         metavar="SECONDS",
     ),

@@ -68,10 +68,10 @@ def _fail_stale_trials(plan: Plan, options: dict[str, Any]) -> None:
         return
     closed = in_background(lambda: fail_stale_trials(Plan.open(Storage(opt.storage_url(options)))))
     if not wait([closed], PATIENCE_SECONDS).done:
-        say("hpo status: somebody holds the database's lock: lost trials are shown as running", err=True)
+        say("hpo status: somebody holds the database's lock: stale trials are shown as running", err=True)
     elif isinstance(error := closed.exception(), RunError | InputError):
         # one who may only read is told what there is to read
-        say(f"hpo status: lost trials could not be put back: {error}", err=True)
+        say(f"hpo status: stale trials could not be put back: {error}", err=True)
     elif error is not None:
         raise error
 
@@ -207,7 +207,7 @@ def dashboard(host: str, port: int | None, read_only: bool, no_browser: bool, **
 
     if not is_loopback(host):
         what = "look at this plan" if read_only else "look at this plan and write into its database"
-        say(f"warning: --host {host}: there is no password, everybody who reaches it can {what}", err=True)
+        say(f"warning: --host {host}: there is no password, anyone who reaches it can {what}", err=True)
 
     def on_ready(address: str) -> None:
         say(address)

@@ -149,8 +149,8 @@ def _summary(progress: Progress, n_details: int) -> Text:
     elif not progress.is_over:
         parts.append(Text("time left not known yet" if progress.running else "no worker", "dim"))
     if test is not None:
-        figures = f"{percent(test['test']['macro_f1'])}{spread(test['std']['macro_f1'])} %"
-        parts.append(Text.assemble("test F1 ", (figures, "bold green")))
+        macro_f1 = f"{percent(test['test']['macro_f1'])}{spread(test['std']['macro_f1'])} %"
+        parts.append(Text.assemble("test F1 ", (macro_f1, "bold green")))
     is_open = progress.is_test_open
     parts.append(Text.assemble("test set ", ("opened", "bold yellow") if is_open else ("locked", "bold")))
     return Text.assemble(parts[0], *(piece for part in parts[1:] for piece in ((" · ", "dim"), part)))

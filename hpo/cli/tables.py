@@ -133,7 +133,7 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
     for note in notes:
         screen.print(Text(printable(note), "dim"))
     if spec is None and any(row.state == "complete" for row in rows):
-        screen.print("these figures are of the validation images; hpo final has the test set's")
+        screen.print("these metrics are of the validation images; hpo final has those of the test set")
     decision = plan.decision(name) if spec else None
     if decision and decision.control:
         control = decision.control
@@ -146,11 +146,11 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
 def _points_table(axes: Sequence[str], rows: Sequence[TrialRow], screen: Screen) -> Table:
     """Return a line a point, a column an axis; where these do not fit, one column with all of them."""
     best = max((row.macro_f1 or 0.0 for row in rows if row.state == "complete"), default=None)
-    # headers break where they can, so that a table of four axes fits 80 columns with every figure whole
+    # headers break where they can, so that a table of four axes fits 80 columns with every number whole
     heads = [axis.replace("_", "_\n") for axis in axes]
-    figures = ("F1\n%", "acc.\n%", "loss", "best\nepoch", "state")
-    wide = _table("trial", *heads, *figures, numeric=heads)
-    narrow = _table("trial", "point", *figures)
+    metrics = ("F1\n%", "acc.\n%", "loss", "best\nepoch", "state")
+    wide = _table("trial", *heads, *metrics, numeric=heads)
+    narrow = _table("trial", "point", *metrics)
     for row in rows:
         values = [Text(show_value(row.params[axis]) if axis in row.params else "–") for axis in axes]
         if axes and not row.params:
@@ -209,12 +209,12 @@ def show_final(record: Mapping[str, Any]) -> None:
     table = _table("epoch", "test accuracy %", "test loss", "test F1 %")
     for epoch in record["per_epoch"]:
         chosen = epoch["epoch"] == record["selected_epoch"]
-        figures = (percent(epoch["accuracy"]), f"{epoch['loss']:.3f}", percent(epoch["macro_f1"]))
-        table.add_row(f"{epoch['epoch']}{' ←' if chosen else ''}", *figures, style="bold" if chosen else "")
+        metrics = (percent(epoch["accuracy"]), f"{epoch['loss']:.3f}", percent(epoch["macro_f1"]))
+        table.add_row(f"{epoch['epoch']}{' ←' if chosen else ''}", *metrics, style="bold" if chosen else "")
     screen.print(table)
     table = _table("class", "F1 %")
-    for name, figures in record["per_class"].items():
-        table.add_row(printable(name), percent(figures["f1"]))
+    for name, metrics in record["per_class"].items():
+        table.add_row(printable(name), percent(metrics["f1"]))
     screen.print(table)
     screen.print(Text(f"configuration: {params_text(record['config'])}", "dim"))
 

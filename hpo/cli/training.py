@@ -52,7 +52,7 @@ def demo(**options: Any) -> int:
 def run(study: tuple[str, ...], **options: Any) -> int:
     """Run the plan, or only STUDY… and the earlier studies they need.
 
-    Goes on where an earlier run stopped. Started several times on one --out, the runs share the work.
+    Continues where an earlier run stopped. Several runs on one --out share the work.
     """
     return _run(study, options)
 
@@ -68,7 +68,7 @@ def run(study: tuple[str, ...], **options: Any) -> int:
 @opt.engine
 @opt.as_json_lines
 def resume(study: tuple[str, ...], **options: Any) -> int:
-    """Go on with a plan that exists.
+    """Resume a plan that exists.
 
     Like `run`, but never creates one.
     """

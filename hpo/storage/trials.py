@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, partial
+from importlib import import_module
 from typing import Any, TypeVar
 
 import sqlalchemy
@@ -21,7 +22,6 @@ from optuna.distributions import BaseDistribution, distribution_to_json, json_to
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import ColumnElement, select
-from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from hpo.errors import InputError
@@ -308,8 +308,9 @@ def _upsert(session: Session, model: Any, rows: Sequence[Mapping[str, Any]]) -> 
 
 
 @cache
-def _on_conflict(insert: Callable[[Any], Any], table: Any, trial_id: str, name: str, *rest: str) -> Any:
-    new = insert(table)
+def _on_conflict(dialect: str, table: Any, trial_id: str, name: str, *rest: str) -> Any:
+    # a twentieth of `hpo status` is the import of three dialects, two of which are not that of its database
+    new = import_module(f"sqlalchemy.dialects.{dialect}").insert(table)
     return new.on_conflict_do_update(
         index_elements=[trial_id, name], set_={column: new.excluded[column] for column in rest}
     )
@@ -317,13 +318,13 @@ def _on_conflict(insert: Callable[[Any], Any], table: Any, trial_id: str, name: 
 
 @cache
 def _on_duplicate(table: Any, _trial_id: str, _name: str, *rest: str) -> Any:
-    new = mysql.insert(table)
+    new = import_module("sqlalchemy.dialects.mysql").insert(table)
     return new.on_duplicate_key_update({column: new.inserted[column] for column in rest})
 
 
 _UPSERTS: dict[str, Callable[..., Any]] = {
-    "sqlite": partial(_on_conflict, sqlite.insert),
-    "postgresql": partial(_on_conflict, postgresql.insert),
+    "sqlite": partial(_on_conflict, "sqlite"),
+    "postgresql": partial(_on_conflict, "postgresql"),
     "mysql": _on_duplicate,
     "mariadb": _on_duplicate,
 }
