@@ -186,6 +186,13 @@ def test_what_is_no_terminal_gets_no_screen(finished: Path, monkeypatch: pytest.
     assert on_terminal(command, [(24, 80)]) == ["", "0"]
 
 
+def test_what_takes_long_says_on_a_terminal_what_it_does(tmp_path: Path, small_studies: Path) -> None:
+    options = ["--studies", str(small_studies), "--out", str(tmp_path), *SMALL_RUN]
+    text, code = on_terminal([sys.executable, "-m", "hpo", "create", *options], [(24, 80)])
+    assert code == "0"
+    assert re.match(r"loading data …(\r\x1b\[K|\r\n)sqlite:///", text)  # and the line is gone afterwards
+
+
 def test_a_line_is_out_as_soon_as_something_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     plan = new_plan(tmp_path, {"rate": f"[search]\nlearning_rate = {[n / 100 for n in range(1, 21)]}"})
