@@ -160,11 +160,11 @@ def _timed(url: str, folder: Path, n: int) -> None:
 
 def _finish_quickly(plan: Plan, n: int) -> None:
     """Ends so many points with results, a transaction each, to have many finished trials."""
-    work, chance = queue.Queue(plan.storage, "grid"), random.Random(0)
+    chance = random.Random(0)
     while n > 0:
         advance(plan, ["grid"])
-        while n > 0 and (trial := work.claim()) is not None:
-            finish(plan, trial, EPOCHS, chance)
+        while n > 0 and (claimed := queue.claim(plan.storage, ["grid"])) is not None:
+            finish(plan, claimed.trial, EPOCHS, chance)
             n -= 1
 
 

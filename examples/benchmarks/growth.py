@@ -35,7 +35,7 @@ from tables import Table, heading
 
 from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance, study_jobs
-from hpo.storage.queue import Queue, Reason
+from hpo.storage.queue import Queue, Reason, claim
 from hpo.storage.storage import Storage
 
 STUDY, EPOCHS, LEFT = "grid", 11, 64
@@ -68,9 +68,9 @@ def fill(folder: Path, n_trials: int) -> str:
     """The URL of a plan of so many points, of which all but `LEFT` have ended."""
     plan = plan_of(folder, n_trials, EPOCHS)
     advance(plan, [STUDY])
-    queue = Queue(plan.storage, STUDY)
-    trial = queue.claim()
-    assert trial is not None
+    claimed = claim(plan.storage, [STUDY])
+    assert claimed is not None
+    trial = claimed.trial
     finish(plan, trial, EPOCHS, random.Random(0))
     with plan.storage._rdb.engine.begin() as connection:
         # what `advance` has queued is queued again later, under the numbers that follow
@@ -96,23 +96,23 @@ def costs(url: str, repeats: int) -> dict[str, float]:
     before = private_mb()
     first_look = seconds(lambda: advance(plan, [STUDY]))
     first_look_mb = private_mb() - before
-    queue = Queue(plan.storage, STUDY)
     looks, claims, ends = [], [], []
     for _ in range(repeats):
         looks.append(seconds(lambda: advance(plan, [STUDY])))
         began = time.perf_counter()
-        trial = queue.claim()
+        claimed = claim(plan.storage, [STUDY])
         claims.append(time.perf_counter() - began)
-        assert trial is not None
-        ends.append(seconds(partial(plan.storage.finish, trial._trial_id, TrialState.COMPLETE, 0.5)))
-    trial = queue.claim()
-    assert trial is not None
+        assert claimed is not None
+        ends.append(seconds(partial(plan.storage.finish, claimed.trial._trial_id, TrialState.COMPLETE, 0.5)))
+    claimed = claim(plan.storage, [STUDY])
+    assert claimed is not None
+    trial = claimed.trial
     pruner, study = MedianPruner(), plan.storage.study(STUDY)
     verdicts = []
     for epoch in range(1, repeats + 2):
         plan.storage.write(trial._trial_id, reports={epoch: 0.9})
         verdicts.append(seconds(lambda: pruner.prune(study, plan.storage.trial(trial._trial_id))))
-    queue.close(trial._trial_id, Reason.RELEASED)
+    Queue(plan.storage, STUDY).close(trial._trial_id, Reason.RELEASED)
     return {
         "first_look_s": first_look,
         "first_look_mb": first_look_mb,

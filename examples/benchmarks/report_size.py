@@ -26,7 +26,7 @@ from hpo.execution import run
 from hpo.planning.inheritance import config_of_trial
 from hpo.planning.plan import Plan, versions
 from hpo.planning.scheduler import advance
-from hpo.storage.queue import Queue
+from hpo.storage.queue import claim
 from hpo.training.loop import LayerHealth, SeedEpoch
 
 LAYERS = ("conv1", "conv2", "hidden", "output")
@@ -55,10 +55,10 @@ def _divisor(number: int, most: float) -> int:
 
 def train_all(plan: Plan, epochs: int, chance: random.Random) -> int:
     """Gives every point of the grid a result, as a worker would write it; returns how many."""
-    queue, count = Queue(plan.storage, "grid"), 0
+    count = 0
     while not advance(plan, ["grid"]):
-        while (trial := queue.claim()) is not None:
-            finish(plan, trial, epochs, chance)
+        while (claimed := claim(plan.storage, ["grid"])) is not None:
+            finish(plan, claimed.trial, epochs, chance)
             count += 1
     return count
 

@@ -182,11 +182,6 @@ class Queue:
         known = [trial._trial_id for attempts in slots.attempts.values() for trial in attempts]
         self.storage.enqueue(self.study_id, trials, after=max(known, default=-1))
 
-    def claim(self) -> FrozenTrial | None:
-        """Take the first waiting trial that is nobody's; None when there is none."""
-        claimed = claim(self.storage, [self.study])
-        return claimed.trial if claimed else None
-
     def is_superseded(self, trial: FrozenTrial) -> bool:
         """Return whether another attempt at the same slot comes before this one."""
         if trial.user_attrs["attempt"] == 1:

@@ -44,6 +44,7 @@ from hpo.training.blobs import FolderBlobs
 from hpo.training.tensors import dump, load
 from tests.support.checkpoints import signed
 from tests.support.plans import SMALL, made_plan
+from tests.support.queues import claimed
 from tests.support.toml import toml
 
 PRUNER_OPTIONS: dict[str, dict[str, Any]] = {
@@ -221,7 +222,7 @@ def test_a_device_that_does_nothing_more_loses_the_trial_but_not_the_point(
             raise error
 
     plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"}, epochs=1)
-    trial, data = claimed(plan)
+    trial, data = claimed_with_data(plan)
     place = WorkerContext(data, "cpu", FailingStore(tmp_path / "checkpoints"), lambda: False)
     with pytest.raises(DeviceLostError, match=f"^cpu: {str(error).splitlines()[0]}$"):
         run_trial(plan, "rate", trial, place, Failing())
@@ -438,7 +439,7 @@ def test_what_is_no_checkpoint_inside_is_put_aside_whatever_its_sum_says(name: s
     assert not [row for row in results.rows(plan, name) if row.state != "complete"]
 
 
-def claimed(plan: Plan, name: str = "rate") -> tuple[FrozenTrial, TrainingData]:
+def claimed_with_data(plan: Plan, name: str = "rate") -> tuple[FrozenTrial, TrainingData]:
     """The first waiting trial of a study, ours, and what it trains on."""
     from hpo.data import load_training, prepare
 
@@ -447,7 +448,7 @@ def claimed(plan: Plan, name: str = "rate") -> tuple[FrozenTrial, TrainingData]:
         prepare(options.data), limit_train=options.limit_train, limit_valid=options.limit_valid
     )
     advance(plan, None if name == FINAL else [name])
-    trial = Queue(plan.storage, name).claim()
+    trial = claimed(Queue(plan.storage, name))
     assert trial is not None
     return trial, data
 
@@ -459,7 +460,7 @@ def stop_after_two_epochs(plan: Plan, out: Path, name: str = "rate") -> None:
     from hpo.execution.final_stage import TestSetCallback
     from hpo.training.blobs import open_blobs
 
-    trial, data = claimed(plan, name)
+    trial, data = claimed_with_data(plan, name)
 
     def should_stop() -> bool:
         return len(epoch_records(plan.storage.trial(trial._trial_id))) == 2
@@ -476,7 +477,7 @@ def test_a_checkpoint_that_cannot_be_written_is_the_disk_s_fault_or_a_successor_
     is_lost: bool, tmp_path: Path
 ) -> None:
     plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"}, epochs=2)
-    trial, data = claimed(plan)
+    trial, data = claimed_with_data(plan)
 
     class Cleared(FolderBlobs):
         def write(self, name: str, *parts: bytes | memoryview) -> None:
@@ -499,12 +500,12 @@ def test_a_point_retried_after_the_decision_survives_a_second_loss(tmp_path: Pat
     advance(plan, ["rate"])
     queue = Queue(plan.storage, "rate")
     for _ in range(ERROR_CAP):  # the first point fails for good
-        trial = queue.claim()
+        trial = claimed(queue)
         assert trial is not None
         queue.close(trial._trial_id, Reason.ERROR, "for a test")
         slot = next(iter(queue.slots().attempts))
         if queue.slots().state(slot) == SlotState.WAITING:
-            other = queue.claim()
+            other = claimed(queue)
             assert other is not None
             queue.close(other._trial_id, Reason.RELEASED)
             advance(plan, ["rate"])
@@ -513,7 +514,7 @@ def test_a_point_retried_after_the_decision_survives_a_second_loss(tmp_path: Pat
     assert decided is not None
     assert SlotState.FAILED in {queue.slots().state(slot) for slot in queue.slots().attempts}
     assert retry(plan) == 1
-    again = queue.claim()
+    again = claimed(queue)
     assert again is not None
     queue.close(again._trial_id, Reason.RELEASED, "asked to stop")
     assert not advance(plan, ["rate"])  # it is queued once more, not forgotten
@@ -656,7 +657,7 @@ def test_a_trial_that_is_closed_while_its_pruner_writes_is_lost_and_nothing_else
         monkeypatch.undo()
 
     monkeypatch.setitem(PRUNERS, "median", lambda epochs: _Broken(close))
-    trial, data = claimed(plan, "s")
+    trial, data = claimed_with_data(plan, "s")
     place = WorkerContext(data, "cpu", FolderBlobs(tmp_path / "checkpoints"), lambda: False)
     with pytest.raises(TrialLost):
         run_trial(plan, "s", trial, place, TrialCallback())
@@ -669,7 +670,7 @@ def test_a_final_stage_that_diverges_has_no_answer_and_says_so(tmp_path: Path) -
     plan = made_plan(tmp_path, {"s": f"{SMALL}[search]\nbatch_size = [20]"}, epochs=1)
     assert work(plan.storage, out=tmp_path, studies=["s"]) is None
     advance(plan)
-    trial = Queue(plan.storage, "final").claim()
+    trial = claimed(Queue(plan.storage, "final"))
     assert trial is not None
     reason = {"reason": f"{Reason.DIVERGED}: seed 1000, epoch 1: training loss nan"}
     plan.storage.finish(trial._trial_id, TrialState.PRUNED, attrs=reason)
@@ -733,7 +734,7 @@ def test_what_is_decided_after_the_final_stage_changes_no_answer(tmp_path: Path)
 
 def test_who_decides_late_overwrites_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = made_plan(tmp_path, {"s": f"{SMALL}[search]\nbatch_size = [20]"}, epochs=1)
-    trial, data = claimed(plan, "s")
+    trial, data = claimed_with_data(plan, "s")
     place = WorkerContext(data, "cpu", FolderBlobs(tmp_path / "checkpoints"), lambda: False)
     assert run_trial(plan, "s", trial, place, TrialCallback()) == TrialState.COMPLETE
 

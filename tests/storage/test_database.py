@@ -21,6 +21,7 @@ from hpo.storage.outbox import Outbox
 from hpo.storage.queue import Job, Queue, Reason, Slot, Slots
 from hpo.storage.storage import Storage
 from tests.support.fixtures import StartedServers
+from tests.support.queues import claimed
 
 SECRET = "geheim"
 SERVERS = ["postgresql", "mariadb"]
@@ -140,7 +141,7 @@ def running_trial(url: str) -> tuple[Storage, int]:
     storage.create_study("s", {})
     queue = Queue(storage, "s")
     queue.enqueue([Job(Slot("a"), 0, (0,))], Slots({}))
-    trial = queue.claim()
+    trial = claimed(queue)
     assert trial is not None
     return storage, trial._trial_id
 
