@@ -3,48 +3,19 @@
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from hpo.space.parameters import TrialConfig
 from hpo.training.devices import DTYPES, bf16_copy
 from hpo.training.mixup import Mix
 from hpo.training.network import ImageShape, build_network
-
-OptimizerBuilder = Callable[[list[nn.Parameter], float, float], torch.optim.Optimizer]
-T = TypeVar("T", bound=torch.optim.Optimizer)
-
-
-def _uncompiled(kind: type[T]) -> type[T]:
-    """Return an optimizer that does not import torch.compile, only to shut it out: that takes 1.3 s.
-
-    Its `step` has to be called without autograd, which the original sees to.
-    """
-    methods = ("add_param_group", "state_dict", "load_state_dict", "step")
-    plain = {name: inspect.unwrap(getattr(kind, name)) for name in methods}
-    return type(kind.__name__, (kind,), plain)
-
-
-_Adam = _uncompiled(torch.optim.Adam)
-_AdamW = _uncompiled(torch.optim.AdamW)
-_Sgd = _uncompiled(torch.optim.SGD)
-
-OPTIMIZERS: dict[str, OptimizerBuilder] = {
-    "adam": lambda weights, rate, l2: _Adam(
-        weights, lr=rate, weight_decay=l2, fused=True, capturable=weights[0].is_cuda
-    ),
-    "adamw": lambda weights, rate, l2: _AdamW(
-        weights, lr=rate, weight_decay=l2, fused=True, capturable=weights[0].is_cuda
-    ),
-    "sgd": lambda weights, rate, l2: _Sgd(weights, lr=rate, weight_decay=l2, fused=True),
-}
-"""Name → optimizer of weights with a learning rate and an L2 factor, everything else as PyTorch has it."""
+from hpo.training.optimizers import OPTIMIZERS
 
 
 class Learner:
@@ -79,7 +50,7 @@ class Learner:
             master.grad = torch.zeros_like(master)
 
     def step(self, images: Tensor, labels: Tensor, mix: Mix | None = None) -> Tensor:
-        """Return one step on a batch of normalised images (n, c, h, w) float32; returns the loss before it.
+        """Take one step on a batch of normalised images (n, c, h, w) float32; return the loss before it.
 
         The gradients stay on `network.parameters()` until the next step.
         """

@@ -248,7 +248,7 @@ def test_an_unknown_study_is_met_with_the_nearest(cli: Cli, created: Path) -> No
         ("rate", "STUDY/NUMBER"),
         ("rate/9", "0 trials"),
         ("x/0", "not a study"),
-        ("rate/" + "9" * 20, "no trial"),
+        ("rate/" + "9" * 20, "does not name a trial"),
     ],
 )
 def test_verify_of_what_is_not_there(cli: Cli, created: Path, trial: str, says: str) -> None:

@@ -20,7 +20,7 @@ from hpo.training.blobs import FolderBlobs
 from hpo.training.checkpoints import Checkpoints
 from hpo.training.cuda import CudaGraph
 from hpo.training.devices import DTYPES, Normaliser, batches
-from hpo.training.learner import OPTIMIZERS, Learner
+from hpo.training.learner import Learner
 from hpo.training.loop import (
     CHUNK_STEPS,
     SeedEpoch,
@@ -31,6 +31,7 @@ from hpo.training.loop import (
     train,
 )
 from hpo.training.metrics import score
+from hpo.training.optimizers import OPTIMIZERS
 from tests.support.toy_images import toy_data
 
 DATA = toy_data()
