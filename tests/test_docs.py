@@ -5,6 +5,7 @@ The site itself is built with warnings as errors by CI; GitHub and editors show 
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
 from pathlib import Path
@@ -56,3 +57,26 @@ def test_the_study_file_of_a_page_can_be_used(page: str, inherits: str | None, t
     (tmp_path / f"{name}.toml").write_text(f"#{study}")
     read = read_studies(tmp_path)[name]
     assert (read.inherits, read.trials, read.pruner.name) == (inherits, 30, "median")
+
+
+def test_every_module_that_a_page_names_is_there() -> None:
+    """The changelog's new places, the rooms' files of CONTRIBUTING, and the path of `learning_rate`."""
+    rows = re.findall(r"^\| `hpo\.[^|]*\| ([^|]*) \|$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)
+    modules = [name for row in rows for name in re.findall(r"`(hpo\.[\w.]+)`", row)]
+    files = re.findall(r"`(\w+/[\w/]+)\.py`", (ROOT / "CONTRIBUTING.md").read_text("utf-8"))
+    modules += [f"hpo.{file.replace('/', '.')}" for file in files if not file.startswith("hpo/")]
+    path = (ROOT / "docs" / "how-it-works.md").read_text("utf-8").partition("## The path of")[2]
+    places = [f"hpo.{name}" for name in re.findall(r"`(\w+\.[\w.]+)`", path) if name[0].islower()]
+    assert len(modules) > 50
+    assert len(places) > 4
+    assert [name for name in {*modules, *places} if not _leads_somewhere(name)] == []
+
+
+def _leads_somewhere(name: str) -> bool:
+    """Return whether a dotted name is a module's, or that of something in one."""
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        room, _, thing = name.rpartition(".")
+        return hasattr(importlib.import_module(room), thing)
+    return True
