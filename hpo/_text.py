@@ -45,14 +45,20 @@ def params_text(params: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {show_value(value)}" for name, value in params.items())
 
 
+def point_text(params: Mapping[str, Any], point: str) -> str:
+    """Return what a point searched, in one line; of one that searched nothing its name, as `control`."""
+    return params_text(params) or printable(point)
+
+
 def percent(value: float | None) -> str:
     """Return a fraction as a percentage, or a dash."""
     return "–" if value is None else f"{100 * value:.1f}"
 
 
-def spread(deviation: float | None) -> str:
-    """Return a standard deviation as it follows a percentage; nothing where there is none."""
-    return "" if deviation is None else f" ± {percent(deviation)}"
+def percentage(value: float, deviation: float | None) -> str:
+    """Return a fraction as "70.5 %", or with a standard deviation as "70.5 ± 0.4 %"."""
+    spread = "" if deviation is None else f" ± {percent(deviation)}"
+    return f"{percent(value)}{spread} %"
 
 
 def duration(seconds: float) -> str:

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from hpo._process import on_stop_signals
-from hpo._text import finite, params_text, percent, spread
+from hpo._text import finite, percent, percentage, point_text
 from hpo.cli.screen import Display
 from hpo.cli.tables import Screen
 from hpo.monitor.watch import Progress, Watch
@@ -154,7 +154,7 @@ def _json_lines() -> Iterator[Draw]:
 
 def _of_point(study: str, record: Mapping[str, Any]) -> str:
     why = f" ({record['reason']})" if record["reason"] else ""
-    what = params_text(record["params"]) or record["point"]
+    what = point_text(record["params"], record["point"])
     return (
         f"{study}/{record['trial']} {record['state']}{why}: macro F1 {percent(record['macro_f1'])} %, {what}"
     )
@@ -163,7 +163,7 @@ def _of_point(study: str, record: Mapping[str, Any]) -> str:
 def _of_final(study: str, record: Mapping[str, Any]) -> str:
     if not record["test"]:
         return _of_point(study, record)
-    macro_f1 = f"{percent(record['test']['macro_f1'])}{spread(record['std']['macro_f1'])} %"
+    macro_f1 = percentage(record["test"]["macro_f1"], record["std"]["macro_f1"])
     at = f"at epoch {record['selected_epoch']}"
     return f"{study}/{record['trial']} {record['state']}: test macro F1 {macro_f1}, {at}"
 

@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from hpo._text import duration, params_text, percent, printable, spread
+from hpo._text import duration, params_text, percent, percentage, point_text, printable
 from hpo.cli.tables import STATE_STYLES, state_text
 from hpo.monitor.watch import Best, Progress, Running, StudyProgress
 from hpo.planning.plan import FINAL
@@ -140,7 +140,7 @@ def _summary(progress: Progress, n_details: int) -> Text:
         parts.append(
             Text.assemble(
                 "best F1 ",
-                (f"{percent(best.value)}{spread(best.deviation)} %", "bold green"),
+                (percentage(best.value, best.deviation), "bold green"),
                 (f" ({', '.join(details)})" if details else "", "dim"),
             )
         )
@@ -149,7 +149,7 @@ def _summary(progress: Progress, n_details: int) -> Text:
     elif not progress.is_over:
         parts.append(Text("time left not known yet" if progress.running else "no worker", "dim"))
     if test is not None:
-        macro_f1 = f"{percent(test['test']['macro_f1'])}{spread(test['std']['macro_f1'])} %"
+        macro_f1 = percentage(test["test"]["macro_f1"], test["std"]["macro_f1"])
         parts.append(Text.assemble("test F1 ", (macro_f1, "bold green")))
     is_open = progress.is_test_open
     parts.append(Text.assemble("test set ", ("opened", "bold yellow") if is_open else ("locked", "bold")))
@@ -312,7 +312,7 @@ def _worker_row(
 
 
 def _what(each: Running) -> Text:
-    return Text(params_text(each.params) or printable(each.point), "dim")
+    return Text(point_text(each.params, each.point), "dim")
 
 
 def _where(each: Running, width: int) -> Text:

@@ -15,7 +15,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from hpo._text import duration, params_text, percent, printable, show_value, spread
+from hpo._text import duration, params_text, percent, percentage, point_text, printable, show_value
 
 if TYPE_CHECKING:
     from hpo.execution.doctor import Check
@@ -164,7 +164,7 @@ def _points_table(axes: Sequence[str], rows: Sequence[TrialRow], screen: Screen)
         )
         style = "bold" if row.state == "complete" and row.macro_f1 == best else ""
         wide.add_row(str(row.trial), *values, *cells, style=style)
-        narrow.add_row(str(row.trial), params_text(row.params) or row.point, *cells, style=style)
+        narrow.add_row(str(row.trial), point_text(row.params, row.point), *cells, style=style)
     # measured against the screen itself it would never be wider than that
     needed = Measurement.get(screen, screen.options.update(width=10_000), wide).maximum
     return wide if needed <= screen.width else narrow
@@ -191,7 +191,7 @@ def show_final(record: Mapping[str, Any]) -> None:
     test, deviation, n_seeds = record["test"], record["std"], len(record["seeds"])
     screen.print(
         Text(
-            f"test macro F1 {percent(test['macro_f1'])}{spread(deviation['macro_f1'])} %, "
+            f"test macro F1 {percentage(test['macro_f1'], deviation['macro_f1'])}, "
             f"accuracy {percent(test['accuracy'])} %, loss {test['loss']:.3f}",
             "bold green",
         )

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo._text import percent, spread
+from hpo._text import percentage
 from hpo.errors import InputError, MissingError
 from hpo.monitor.diagnostics import Finding, diagnose
 from hpo.planning.decisions import Decision, Inherited, best_epoch, epoch_records
@@ -143,7 +143,7 @@ def _answer(trial: FrozenTrial | None) -> str:
     final = trial.user_attrs.get("final") if trial else None
     if not final:
         return ""
-    macro_f1 = f"{percent(final['test']['macro_f1'])}{spread(final['std']['macro_f1'])} %"
+    macro_f1 = percentage(final["test"]["macro_f1"], final["std"]["macro_f1"])
     return f"test macro F1 {macro_f1}, at epoch {final['selected_epoch']}"
 
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo._text import params_text
+from hpo._text import point_text
 from hpo.errors import PointsFailedError
 from hpo.planning.decisions import Candidate, Inherited, candidate, decide
 from hpo.planning.inheritance import (
@@ -251,7 +251,7 @@ def require_result(plan: Plan, names: Sequence[str] | None) -> None:
         slots = Queue(plan.storage, name).slots()
         broken = [slot for slot in slots.attempts if slots.state(slot) == SlotState.FAILED]
         for trial in plan.storage.whole([id_of(slots.attempts[slot][-1]) for slot in broken]):
-            failed.append(f"{name}/{trial.number} ({params_text(trial.params) or slot_of(trial).point})")
+            failed.append(f"{name}/{trial.number} ({point_text(trial.params, slot_of(trial).point)})")
             hint = ", `hpo retry` tries again"
         if name == FINAL:
             final = slots.accepted(FINAL_SLOT)

@@ -12,7 +12,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from hpo._text import params_text, printable
+from hpo._text import point_text, printable
 from hpo.monitor import status as results
 from hpo.monitor.status import StudyStatus, TrialRow, findings_of
 from hpo.planning.decisions import Decision, Inherited, TrialRef
@@ -73,7 +73,7 @@ class Point:
     @property
     def text(self) -> str:
         """What tells it from the others of its study."""
-        return params_text(self.row.params) or self.row.point
+        return point_text(self.row.params, self.row.point)
 
     def is_of(self, trial: TrialRef | None) -> bool:
         """Return whether this is the point that a decision names."""

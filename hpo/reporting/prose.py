@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from hpo._text import params_text, percent, printable, show_value, spread
+from hpo._text import params_text, percent, percentage, printable, show_value
 from hpo.planning.decisions import MIN_SEEDS_TO_TEST
 from hpo.reporting.contrasts import ALPHA
 from hpo.reporting.data import Origin, ReportData, Section
@@ -34,7 +34,7 @@ def answer(report: ReportData) -> Answer:
             if n_seeds == 1
             else f"mean and deviation over {count_text(n_seeds)} fresh seeds"
         )
-        macro_f1 = f"{percent(test['macro_f1'])}{spread(deviation['macro_f1'])} %"
+        macro_f1 = percentage(test["macro_f1"], deviation["macro_f1"])
         return Answer(
             f"Test macro F1 {macro_f1}",
             f"The configuration that the studies chose reaches a macro F1 of {macro_f1}, an accuracy of "
