@@ -17,7 +17,7 @@ from hpo.execution.plan_data import training_data
 from hpo.execution.run import threads_each
 from hpo.planning.manifest import Identity, Options
 from hpo.planning.plan import FINAL
-from hpo.planning.studies import lineage, published_config, with_ancestors
+from hpo.planning.studies import check_epochs, lineage, published_config, with_ancestors
 from hpo.space.parameters import ParamValue, TrialConfig, canonical_json
 from hpo.space.study_file import StudySpec
 from hpo.training.cuda import CudaGraph, prepare
@@ -62,8 +62,10 @@ def forecast(
     trials at once is not in it.
 
     Raises:
-        InputError: data, device or precision cannot be had, or a study is unknown.
+        InputError: data, device or precision cannot be had, a study is unknown, or searches the epochs that
+            `options` give.
     """
+    check_epochs(specs, options.epochs)
     device = resolve_device(options.device)
     n_gpus = len(visible_gpus()) if options.device in ("auto", "cuda") else 1
     count = workers or (n_cores() if device == "cpu" else n_gpus)

@@ -24,8 +24,8 @@ from hpo.planning.compatibility import (
 from hpo.planning.manifest import Options
 from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance, fail_stale_trials, require_result
-from hpo.planning.studies import published_config, read_studies, with_ancestors
-from hpo.space.study_file import StudySpec, shipped_studies
+from hpo.planning.studies import check_epochs, published_config, read_studies, with_ancestors
+from hpo.space.study_file import shipped_studies
 from hpo.storage.database import default_url, sqlite_file
 from hpo.storage.storage import Storage
 from hpo.training.blobs import BlobStore, open_blobs
@@ -75,7 +75,7 @@ def open_plan(
         for study in specs.values():
             if study.inherits is not None:
                 published_config(specs, study.inherits)
-    refuse_searched_epochs(options, specs)
+    check_epochs(specs, options.epochs)
     identity = identify(options, threads or 1, resolve or resolve_here)
     database = Storage(url, create=True)
     with database.creating():
@@ -85,19 +85,6 @@ def open_plan(
             return Plan.create(database, specs, options, identity)
     check_compatible(plan, given, specs, studies or shipped_studies())
     return with_more_trials(plan, specs)
-
-
-def refuse_searched_epochs(options: Options, specs: Mapping[str, StudySpec]) -> None:
-    """Check that `--epochs` overrides no axis.
-
-    Raises:
-        InputError: a study searches the epochs.
-    """
-    searching = [name for name, study in specs.items() if "epochs" in study.search]
-    if options.epochs is not None and searching:
-        raise InputError(
-            f"--epochs {options.epochs}: study {searching[0]!r} searches epochs; leave one of them out"
-        )
 
 
 def _existing_plan(url: str) -> Plan | None:

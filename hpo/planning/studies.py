@@ -72,3 +72,14 @@ def published_config(specs: Mapping[str, StudySpec], name: str) -> TrialConfig:
             raise StudyFileError(f"{study.name}.toml", "has no published.choice for --inherit published")
         params.update(study.published.choice)
     return TrialConfig.from_params(params)
+
+
+def check_epochs(specs: Mapping[str, StudySpec], epochs: int | None) -> None:
+    """Check that `--epochs` overrides no axis.
+
+    Raises:
+        InputError: a study searches the epochs.
+    """
+    searching = [name for name, study in specs.items() if "epochs" in study.search]
+    if epochs is not None and searching:
+        raise InputError(f"--epochs {epochs}: study {searching[0]!r} searches epochs; leave one of them out")

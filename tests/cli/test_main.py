@@ -293,9 +293,10 @@ def test_a_mistake_leaves_nothing_behind(cli: Cli, folder: Path, mistake: list[s
 
 def test_epochs_cannot_override_a_study_that_searches_them(cli: Cli, folder: Path) -> None:
     (folder / "studies" / "length.toml").write_text("[search]\nepochs = [2, 4]")
-    result = cli("create", "--studies=studies", "--data=digits", "--epochs=3")
-    assert result.code == 2
-    assert "length" in result.err
+    for command in ("create", "plan"):
+        result = cli(command, "--studies=studies", "--data=digits", "--epochs=3")
+        assert result.code == 2
+        assert "length" in result.err
     assert cli("create", "--studies=studies", "--data=digits").code == 0
 
 
