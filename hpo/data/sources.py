@@ -8,7 +8,7 @@ import http.client
 import importlib
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -22,6 +22,22 @@ MAX_IMAGE_SIZE = 1024
 CIFAR10_FOLDER, CIFAR10_ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
 CIFAR10_MD5 = "c58f30108f718f92721af3b95e74349a"
 """As torchvision has them; importing that imports torch, which data that are in the cache do not need."""
+
+
+PATH_KINDS = ("folder", "cifar10")
+"""Kinds of sources whose argument is a path."""
+
+
+def absolute_source(text: str) -> str:
+    """Return the same source from every folder."""
+    kind, _, path = text.partition(":")
+    return f"{kind}:{resolved(path)}" if kind in PATH_KINDS and path else text
+
+
+def without_folders(text: str) -> str:
+    """Return a source with its folder's name alone, for those who need not know a disk."""
+    kind, colon, path = text.partition(":")
+    return f"{kind}{colon}{PurePath(path).name}" if kind in PATH_KINDS else text
 
 
 def open_source(text: str, image_size: int | None = None) -> Source:

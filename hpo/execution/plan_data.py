@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hpo._files import resolved
 from hpo.data import TrainingData, load_training, prepare
 from hpo.errors import DataError
 from hpo.planning.compatibility import check_data
@@ -42,9 +41,3 @@ def load_plan_data(plan: Plan, place: str | None = None) -> tuple[Path, Training
         raise DataError(f"{error}; --data says where the plan's data are on this machine") from None
     check_data(plan, training.fingerprint, training.source)
     return entry, training
-
-
-def absolute_source(data: str) -> str:
-    """Return the same source from every folder."""
-    kind, _, path = data.partition(":")
-    return f"{kind}:{resolved(path)}" if kind in ("folder", "cifar10") and path else data

@@ -8,11 +8,12 @@ from typing import Any
 
 from hpo._files import write_durably
 from hpo._process import n_cores
+from hpo.data.sources import absolute_source
 from hpo.errors import InputError, did_you_mean
 from hpo.execution.backends.base import OpenBackend, WorkerSpec
 from hpo.execution.backends.local import local_processes
 from hpo.execution.identity import Resolve, identify, resolve_here
-from hpo.execution.plan_data import absolute_source, load_plan_data
+from hpo.execution.plan_data import load_plan_data
 from hpo.execution.supervisor import supervise
 from hpo.monitor.status import MODEL, WRONG_IMAGES, final_result, final_trial
 from hpo.planning.compatibility import (

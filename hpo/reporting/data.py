@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import PurePath
 from statistics import fmean
 from typing import Any
 
 from optuna.trial import FrozenTrial
 
 from hpo._text import point_text, printable
+from hpo.data.sources import without_folders
 from hpo.monitor import status as results
 from hpo.monitor.status import StudyStatus, TrialRow, findings_of
 from hpo.planning.decisions import Decision, Inherited, TrialRef
@@ -259,7 +259,7 @@ def read(plan: Plan) -> ReportData:
     starts = [trial.datetime_start for trial in ours if trial.datetime_start]
     ends = [trial.datetime_complete for trial in ours if trial.datetime_complete]
     return ReportData(
-        options=plan.options.model_copy(update={"data": _without_folders(plan.options.data)}),
+        options=plan.options.model_copy(update={"data": without_folders(plan.options.data)}),
         identity=plan.identity,
         versions=plan.created_with,
         storage=f"sqlite:///{file.name}" if file else plan.storage.name,
@@ -274,12 +274,6 @@ def read(plan: Plan) -> ReportData:
         remarks=results.remarks(plan),
         machines=_machines(trials),
     )
-
-
-def _without_folders(source: str) -> str:
-    """Return a data source with its folder's name alone: those who read a report need not know a disk."""
-    kind, colon, path = source.partition(":")
-    return f"{kind}{colon}{PurePath(path).name}" if kind in ("folder", "cifar10") else source
 
 
 def _points(plan: Plan, name: str, trials: Sequence[FrozenTrial]) -> list[Point]:
