@@ -1,4 +1,4 @@
-"""Every exception that hpo raises on purpose.
+"""The exceptions that hpo raises on purpose, those of one module alone apart.
 
 HpoError                     caught by the CLI: one line, no traceback
 ├── InputError               the user gave something that cannot be used; exit 2

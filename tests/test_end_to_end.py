@@ -21,7 +21,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import hpo as library
-from hpo.planning.decisions import epoch_records
+from hpo.planning.decisions import epochs_of
 from hpo.planning.plan import Plan
 from hpo.storage.queue import Slots, SlotState
 from tests.support.command import hpo, start_hpo
@@ -76,7 +76,7 @@ def test_final_json_is_the_contract(finished: Path, cli: Cli) -> None:
 def test_validation_chooses_the_epoch_of_the_answer(finished: Path) -> None:
     plan = library.find_plan(finished)
     (trial,) = plan.trials("final")
-    means = [np.mean([seed["valid_macro_f1"] for seed in seeds]) for seeds in epoch_records(trial)]
+    means = [np.mean([seed["valid_macro_f1"] for seed in seeds]) for seeds in epochs_of(trial.user_attrs)]
     assert library.final_result(plan)["selected_epoch"] == 1 + int(np.argmax(means))
     assert trial.value == pytest.approx(max(means))
 
@@ -90,7 +90,7 @@ def test_trials_say_what_they_were_trained_from(finished: Path) -> None:
             assert attrs["versions"].keys() >= {"hpo", "optuna", "torch"}
             assert attrs["precision"] in ("fp32", "bf16")
             assert attrs["threads"] >= 1
-            assert len(epoch_records(trial)) == len(trial.intermediate_values) == 3
+            assert len(epochs_of(trial.user_attrs)) == len(trial.intermediate_values) == 3
             assert attrs["owner"]["pid"] != os.getpid()
     for trial in plan.trials("shape"):
         assert trial.params["conv1_channels"] <= trial.params["conv2_channels"]

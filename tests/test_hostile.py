@@ -33,7 +33,7 @@ from hpo.cli.tables import Screen
 from hpo.execution.final_stage import contact_sheet
 from hpo.execution.worker import work
 from hpo.monitor.export import write_csv
-from hpo.planning.decisions import epoch_records
+from hpo.planning.decisions import epochs_of
 from hpo.planning.plan import FINAL, Plan
 from hpo.storage.storage import Storage
 from hpo.training.tensors import dump, load
@@ -456,7 +456,7 @@ def test_a_hostile_checkpoint_is_put_aside_reported_and_the_one_before_it_used(
     first, second = library.find_plan(out).trials("rate")
     assert (first.state.name, second.state.name) == ("FAIL", "COMPLETE")
     assert second.user_attrs["resumed_after_epoch"] == int(before.name.split("-")[1])
-    assert len(epoch_records(second)) == 20
+    assert len(epochs_of(second.user_attrs)) == 20
     assert not (folder / "fuse").exists()
     text = shown(cli("show", "rate", "--out", out))
     assert f"trial 1: {newest.name} put aside" in text

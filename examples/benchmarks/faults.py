@@ -46,7 +46,7 @@ from hpo.errors import ConflictError, RunError
 from hpo.execution import run, worker
 from hpo.execution import trial as objective
 from hpo.monitor import status as results
-from hpo.planning.decisions import epoch_records
+from hpo.planning.decisions import epochs_of
 from hpo.planning.plan import Plan
 from hpo.storage import queue, storage
 from hpo.storage.queue import Reason, Slots, reason_of
@@ -248,7 +248,7 @@ def judge_attempts(attempts: list[FrozenTrial], tally: Tally, hurt: dict[int, fl
 
 def bits(trial: Any) -> str:
     """Everything that a trial measured, seconds apart."""
-    records = epoch_records(trial)
+    records = epochs_of(trial.user_attrs)
     for seeds in records:
         for seed in seeds:
             seed.pop("seconds", None)

@@ -53,7 +53,7 @@ class _Meta(BaseModel):
 
 
 def prepare(source: str, *, image_size: int | None = None, cache: Path | None = None) -> Path:
-    """Decode a source into the cache, unless that is done already, and returns the folder of its entry.
+    """Decode a source into the cache, unless that is done already, and return the folder of its entry.
 
     Of several processes that prepare the same source at once, one works and the others wait for it.
 

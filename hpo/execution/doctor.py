@@ -252,7 +252,7 @@ def _scratch_trials(storage: Storage) -> Iterator[list[int]]:
 
 
 def _try_claims(url: str, trial_ids: Sequence[int]) -> tuple[State, str]:
-    """Return several processes claim the same trials at once; each must go to one of them."""
+    """Let several processes claim the same trials at once; each must go to one of them."""
     what = f"{len(trial_ids)} trials, {N_RACERS} processes at once"
     with subprocess.Popen(
         [sys.executable, "-c", "from hpo.execution.doctor import race; race()"],
@@ -368,7 +368,7 @@ def _try_clock(url: str) -> tuple[State, str]:
 
 
 def _data(plan: Plan | None, given: str | None) -> tuple[State, str]:
-    # torch, which the processes that race do without
+    # what reads pictures, which the processes that race do without
     from hpo.data import load_training, prepare
     from hpo.execution.plan_data import load_plan_data
 

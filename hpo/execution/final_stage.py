@@ -27,9 +27,8 @@ from hpo.data.test_set import load_test
 from hpo.errors import TrialLost
 from hpo.execution.context import WorkerContext
 from hpo.execution.trial import TrialCallback
-from hpo.monitor.status import MODEL, WRONG_IMAGES
 from hpo.planning.inheritance import best_decided
-from hpo.planning.plan import Plan
+from hpo.planning.plan import MODEL, WRONG_IMAGES, Plan
 from hpo.space.parameters import TrialConfig, canonical_json
 from hpo.training.loop import EpochResult, predict_logits
 from hpo.training.metrics import Scores, score

@@ -1,4 +1,4 @@
-"""What a run would train and how long it would take, from a few timed steps; runs no trial."""
+"""`hpo plan`: what a run would train and how long it would take, from a few timed steps; runs no trial."""
 
 from __future__ import annotations
 

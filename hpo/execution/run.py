@@ -15,7 +15,7 @@ from hpo.execution.backends.local import local_processes
 from hpo.execution.identity import Resolve, identify, resolve_here
 from hpo.execution.plan_data import load_plan_data
 from hpo.execution.supervisor import supervise
-from hpo.monitor.status import MODEL, WRONG_IMAGES, final_result, final_trial
+from hpo.monitor.status import final_result, final_trial
 from hpo.planning.compatibility import (
     check_compatible,
     check_sqlite_is_local,
@@ -23,7 +23,7 @@ from hpo.planning.compatibility import (
     with_more_trials,
 )
 from hpo.planning.manifest import Options
-from hpo.planning.plan import Plan
+from hpo.planning.plan import MODEL, WRONG_IMAGES, Plan
 from hpo.planning.scheduler import advance, fail_stale_trials, require_result
 from hpo.planning.studies import check_epochs, published_config, read_studies, with_ancestors
 from hpo.space.study_file import shipped_studies

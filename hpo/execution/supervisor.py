@@ -19,7 +19,7 @@ from hpo.errors import DeviceLostError, InputError, RunError
 from hpo.execution.backends.base import WorkerBackend
 from hpo.planning.plan import Plan
 from hpo.storage.outbox import in_background
-from hpo.storage.queue import Queue, SlotState
+from hpo.storage.queue import Queue
 
 log = logging.getLogger(__name__)
 
@@ -133,5 +133,5 @@ def _n_ended(plan: Plan, names: Sequence[str] | None) -> int:
     for name in plan.all_names if names is None else names:
         slots = Queue(plan.storage, name).slots()
         states = [slots.state(slot) for slot in slots.attempts]
-        count += sum(state not in (SlotState.WAITING, SlotState.RUNNING) for state in states)
+        count += sum(not state.is_open for state in states)
     return count

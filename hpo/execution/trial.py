@@ -1,4 +1,4 @@
-"""The one place where a trial meets training: parameters in, epochs out, reported, pruned, checkpointed."""
+"""A claimed trial, trained to its end: parameters in; epochs out, reported, pruned, checkpointed."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class _Saved:
     """What a checkpoint holds. Pydantic reads it: a file may have the right sum and be anybody's."""
 
     training: dict[str, Any]
-    """As `train.state_of` has it."""
+    """As `hpo.training.loop.state_of` has it."""
     epochs: dict[int, list[SeedEpoch]]
     # "recorder" in the checkpoints of plans that were begun before 2026-11-27
     callback: Annotated[dict[str, Any], Field(validation_alias=AliasChoices("callback", "recorder"))]
@@ -96,7 +96,7 @@ _SAVED = TypeAdapter(_Saved)
 
 
 class TrialFailedError(Exception):
-    """Training raised something else than what `train` documents; the text is the traceback."""
+    """Training, a sampler or a pruner raised what it does not document; the text is the traceback."""
 
 
 def run_trial(
@@ -297,7 +297,7 @@ class _Attempt:
 
 
 def _configure(plan: Plan, name: str, trial: FrozenTrial, context: WorkerContext) -> TrialConfig:
-    """Complete the trial's parameters and writes down what it is going to train, and where."""
+    """Complete the trial's parameters and write down what it is going to train, and where."""
     params: dict[str, ParamValue] = dict(trial.params)
     drawn: dict[str, ParamValue] = {}
     axes = {}
@@ -396,8 +396,8 @@ def _restored(
     try:
         saved = _SAVED.validate_python(state)
     except ValidationError as error:
-        context = ".".join(map(str, error.errors()[0]["loc"]))
-        raise ValueError(f"{context} is not there, or of another kind") from None
+        key = ".".join(map(str, error.errors()[0]["loc"]))
+        raise ValueError(f"{key} is not there, or of another kind") from None
     check_state(saved.training, saved.epochs, config, data, seeds)
     callback.restore(saved.callback, saved.training)
     return saved

@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial
 
 from hpo.errors import Diverged, MissingError
 from hpo.execution.plan_data import load_plan_data
-from hpo.planning.decisions import epoch_records
+from hpo.planning.decisions import epochs_of
 from hpo.planning.plan import Plan, versions
 from hpo.space.parameters import TrialConfig
 from hpo.storage.queue import Reason, reason_of
@@ -33,7 +33,7 @@ def verify(plan: Plan, name: str, trial: FrozenTrial, place: str | None = None) 
         MissingError: the trial has stored no epoch.
         ConflictError: the data are not the plan's.
     """
-    stored = epoch_records(trial)
+    stored = epochs_of(trial.user_attrs)
     if not stored:
         raise MissingError(f"{name}/{trial.number} has no finished epoch to compare with")
     _, data = load_plan_data(plan, place)

@@ -1,7 +1,7 @@
 """Every trial and every epoch of a plan as flat records, for other programs: CSV, JSON, Parquet, pandas.
 
-Columns bear the names that parameters and metrics have everywhere. Lost and superseded
-attempts are records too: `state` says what they are.
+Columns bear the names that parameters and metrics have everywhere. Lost and superseded attempts are records
+too: `state` says what they are.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo._files import write_whole
 from hpo._text import harmless_cell, printable, write_json
 from hpo.errors import InputError, install
-from hpo.planning.decisions import best_epoch, recorded_epochs
+from hpo.planning.decisions import best_epoch, epochs_of
 from hpo.planning.plan import CONTROL_SLOT, Plan
 from hpo.space.parameters import PARAMETERS
 from hpo.storage.queue import reason_of
@@ -58,7 +58,7 @@ def export_epochs(plan: Plan) -> list[Record]:
     """
     records = []
     for name, trial, attrs in _trials(plan):
-        for number, seeds in enumerate(recorded_epochs(attrs), start=1):
+        for number, seeds in enumerate(epochs_of(attrs), start=1):
             tests = {test["seed"]: test for test in attrs.get(f"test:{number}", [])}
             for seed in seeds:
                 records.append(
@@ -193,7 +193,7 @@ def _frame(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def _sound(value: Any) -> Any:
-    """Name of files may hold bytes that are no UTF-8, which Parquet does not take."""
+    """Return a value that Parquet takes: names of files may hold bytes that are not UTF-8."""
     return printable(value) if isinstance(value, str) else value
 
 

@@ -15,19 +15,17 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo._text import percentage
 from hpo.errors import InputError, MissingError
 from hpo.monitor.diagnostics import Finding, diagnose
-from hpo.planning.decisions import Decision, Inherited, best_epoch, epoch_records
+from hpo.planning.decisions import Decision, Inherited, best_epoch, epochs_of
 from hpo.planning.inheritance import best_decided
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.plan import FINAL, FINAL_SLOT, Plan
 from hpo.planning.scheduler import study_jobs
 from hpo.planning.studies import lineage
 from hpo.space.parameters import ParamValue
-from hpo.storage.queue import Slot, Slots, SlotState
+from hpo.storage.queue import Slot, Slots, SlotState, slot_of
 from hpo.storage.trials import id_of
 
 METRICS = ("macro_f1", "accuracy", "loss")
-MODEL, WRONG_IMAGES = "model.pt", "most-confidently-wrong.png"
-"""What the final stage leaves in its worker's `--out`."""
 StudyState = Literal["pending", "running", "done", "failed"]
 
 
@@ -64,7 +62,7 @@ class StudyStatus:
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One point of a study, as a table shows it. Figures are of the best epoch, means over seeds."""
+    """One point of a study, as a table shows it. Metrics are of the best epoch, means over seeds."""
 
     trial: int
     point: str
@@ -148,7 +146,7 @@ def _answer(trial: FrozenTrial | None) -> str:
 
 
 def _state(name: str, states: Sequence[SlotState], slots: Slots, decision: Decision | None) -> StudyState:
-    open_ = any(state in (SlotState.WAITING, SlotState.RUNNING) for state in states)
+    open_ = any(state.is_open for state in states)
     if name == FINAL:
         if not slots.attempts:
             return "pending"
@@ -191,13 +189,13 @@ def rows(plan: Plan, name: str, trials: Sequence[FrozenTrial] | None = None) -> 
 
 
 def _row(trial: FrozenTrial, slots: Slots) -> TrialRow:
-    history = epoch_records(trial)
+    history = epochs_of(trial.user_attrs)
     epoch = best_epoch(trial)
     metrics: dict[str, float | None] = dict.fromkeys(METRICS)
     if epoch is not None:
         seeds = trial.user_attrs[f"epoch:{epoch}"]
         metrics = {metric: fmean(seed[f"valid_{metric}"] for seed in seeds) for metric in METRICS}
-    slot = Slot(trial.user_attrs["point"], trial.user_attrs["replicate"])
+    slot = slot_of(trial)
     return TrialRow(
         trial=trial.number,
         point=slot.point,

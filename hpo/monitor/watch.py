@@ -17,7 +17,7 @@ from typing import Any, Literal
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.monitor.status import StudyStatus, findings, own_params, study_status
-from hpo.planning.decisions import Decision, best_epoch, epoch_records, recorded_epochs
+from hpo.planning.decisions import Decision, best_epoch, epochs_of
 from hpo.planning.inheritance import best_decided
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
@@ -31,7 +31,6 @@ CATCH_UP = 40
 SEEN_SECONDS = 20.0
 """A worker that trained so recently counts as one for the time that is left: it may be between two trials."""
 FINAL_TITLE = "The best configuration on fresh seeds, and the test set"
-ENDED = (SlotState.COMPLETE, SlotState.PRUNED, SlotState.FAILED)
 
 
 # --- what one look finds ---------------------------------------------------------------------------------
@@ -257,7 +256,7 @@ class Watch:
         todo = [trial for trial in ended if id_of(trial) not in examined][-CATCH_UP:]
         recorded = self._attributes_of(todo)
         for trial in todo:
-            epochs = recorded_epochs(recorded[id_of(trial)])
+            epochs = epochs_of(recorded[id_of(trial)])
             flags = _flags(epochs, is_complete=trial.state == TrialState.COMPLETE)
             if reason_of(trial) == Reason.DIVERGED:
                 flags.append("diverged")
@@ -355,7 +354,7 @@ def _flags(epochs: Sequence[Sequence[Mapping[str, Any]]], *, is_complete: bool) 
 def _running_trial(
     plan: Plan, name: str, outline: FrozenTrial, recorded: Mapping[str, Any], silent_seconds: float
 ) -> Running:
-    epochs, owner, config = recorded_epochs(recorded), recorded["owner"], recorded.get("config", {})
+    epochs, owner, config = epochs_of(recorded), recorded["owner"], recorded.get("config", {})
     spec = plan.specs.get(name)
     if is_dead(owner):
         silent_seconds = math.inf
@@ -379,7 +378,7 @@ def _running_trial(
 
 
 def _best_trial(name: str, trial: FrozenTrial) -> Best:
-    epochs, epoch = epoch_records(trial), best_epoch(trial)
+    epochs, epoch = epochs_of(trial.user_attrs), best_epoch(trial)
     seeds = [seed["valid_macro_f1"] for seed in epochs[epoch - 1]] if epoch else []
     return Best(
         study=name,
@@ -418,7 +417,7 @@ class _Told:
         self.slots, found = slots, []
         for slot in slots.attempts:
             state, trial = slots.state(slot), slots.accepted_or_latest(slot)
-            if state in ENDED and self.ended.get(slot) != trial.number:
+            if not state.is_open and self.ended.get(slot) != trial.number:
                 self.ended[slot] = trial.number
                 found.append((state, trial))
         return found

@@ -99,13 +99,8 @@ class Decision(_Record):
     """The decision in words."""
 
 
-def epoch_records(trial: FrozenTrial) -> list[list[dict[str, Any]]]:
-    """Return the stored epochs of a trial in order; each holds one record per seed (`SeedEpoch.to_dict`)."""
-    return recorded_epochs(trial.user_attrs)
-
-
-def recorded_epochs(attrs: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
-    """Return the epochs among the user attributes of a trial, as `epoch_records` gives them."""
+def epochs_of(attrs: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
+    """Return the epochs among a trial's attributes, in order; of each a record per seed."""
     numbers = sorted(int(key[6:]) for key in attrs if key.startswith("epoch:"))
     return [attrs[f"epoch:{number}"] for number in numbers]
 

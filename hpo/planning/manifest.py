@@ -147,8 +147,8 @@ def checked(kind: type[M], storage: Storage, name: str, attrs: Mapping[str, Any]
         return kind.model_validate(attrs[name])
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise unreadable(storage, name, f"{place}: {demand(first)}") from None
+        key = ".".join(map(str, first["loc"]))
+        raise unreadable(storage, name, f"{key}: {demand(first)}") from None
 
 
 def unreadable(storage: Storage, name: str, problem: str) -> InputError:

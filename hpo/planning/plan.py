@@ -1,8 +1,8 @@
-"""The plan: studies in one database, and what is to be done next.
+"""The plan: studies in one database, with the options and the identity of the data that they share.
 
 A plan is written once, whole: every study with its definition, the options that change results and the
-identity of the data; no trials. From then on `advance` is an idempotent function of the database that any
-idle worker runs. Studies come in inheritance order; the reserved study `final` ends the plan.
+identity of the data; no trials. From then on `scheduler.advance` is an idempotent function of the database
+that any idle worker runs. Studies come in inheritance order; the reserved study `final` ends the plan.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from hpo.storage.storage import Storage
 FINAL = RESERVED_NAME
 FINAL_SLOT = Slot("final")
 CONTROL_SLOT = Slot("control")
+MODEL, WRONG_IMAGES = "model.pt", "most-confidently-wrong.png"
+"""The files that the final stage leaves in an output folder."""
 FINAL_SEED_OFFSET = 10_000
 """The final stage's seeds start so far above the search's that the two never meet."""
 
@@ -102,7 +104,7 @@ class Plan:
             raise MissingError(f"{storage.name}: holds no plan; `hpo run` or `hpo create` writes one")
         return plan
 
-    # --- names ---------------------------------------------------------------------------------------
+    # --- names and seeds -----------------------------------------------------------------------------
 
     def with_ancestors(self, names: Iterable[str]) -> list[str]:
         """Return the named studies and the earlier ones that they need, in order.

@@ -60,7 +60,7 @@ def _advance_study(plan: Plan, name: str, ended: Mapping[str, bool]) -> bool:
     decided = record.decision
     if decided is not None and decided.params:  # one without was made for want of any result: look again
         # `hpo retry` may have queued points since; one of them may have been lost again
-        open_ = [s for s in slots.attempts if slots.state(s) in (SlotState.WAITING, SlotState.RUNNING)]
+        open_ = [s for s in slots.attempts if slots.state(s).is_open]
         missing = [slot for slot in open_ if not slots.queued(slot)]
         queue.enqueue(_jobs_again(plan, slots, missing), slots)
         return not open_
@@ -72,7 +72,7 @@ def _advance_study(plan: Plan, name: str, ended: Mapping[str, bool]) -> bool:
         plan.storage.set_study_attr(queue.study_id, "inherited", inherited.model_dump(mode="json"))
     states = [slots.state(job.slot) for job in jobs]
     _enqueue(plan, queue, jobs, states, slots)
-    if SlotState.WAITING in states or SlotState.RUNNING in states:
+    if any(state.is_open for state in states):
         return False
     points = [slots.attempts.get(job.slot, []) for job in jobs if job.slot != CONTROL_SLOT]
     decision = decide(
@@ -127,7 +127,7 @@ def _advance_final(plan: Plan) -> bool:
         plan.storage.set_study_attr(queue.study_id, "inherited", best.model_dump(mode="json"))
     if slots.state(FINAL_SLOT) == SlotState.WAITING and not slots.queued(FINAL_SLOT):
         queue.enqueue([Job(FINAL_SLOT, 0, plan.final_seeds)], slots)
-    return slots.state(FINAL_SLOT) not in (SlotState.WAITING, SlotState.RUNNING)
+    return not slots.state(FINAL_SLOT).is_open
 
 
 def study_jobs(plan: Plan, name: str, inherited: Inherited | None) -> list[Job]:
@@ -222,7 +222,7 @@ def retry(plan: Plan, names: Iterable[str] | None = None) -> int:
 
 
 def _with_drawn_params(plan: Plan, job: Job, slots: Slots) -> Job:
-    """Return a sampled point keeps the parameters that an earlier attempt drew for it."""
+    """Return the job with the parameters that an earlier attempt drew, if one did."""
     for outline in reversed(slots.attempts.get(job.slot, [])):
         trial = plan.storage.trial(id_of(outline))
         if "config" in trial.user_attrs:

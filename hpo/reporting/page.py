@@ -17,7 +17,7 @@ from markupsafe import Markup
 from hpo._files import write_whole
 from hpo._text import params_text, printable
 from hpo.errors import RunError
-from hpo.planning.plan import Plan
+from hpo.planning.plan import WRONG_IMAGES, Plan
 from hpo.reporting import conclusions, prose, published, tables
 from hpo.reporting.data import ReportData, read
 from hpo.reporting.figures import Placed, figures
@@ -26,7 +26,6 @@ from hpo.reporting.render.matplotlib import Drawing, draw
 MAX_ROWS = 1000
 """A longer table is cut on the page; its CSV file has all of it."""
 MAX_IMAGE_BYTES = 2_000_000
-WRONG_IMAGES = "most-confidently-wrong.png"
 VERDICT_MARKS = {"confirmed": "✓", "denied": "✗", "open": "○"}
 
 

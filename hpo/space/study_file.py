@@ -85,7 +85,7 @@ class PublishedResult(_Model):
     loss: Annotated[float, Field(ge=0)] | None = None
     macro_f1: Fraction | None = None
     epoch: Literal["best", "last"] = "best"
-    """Each figure's own best epoch, or the last one."""
+    """Each metric's own best epoch, or the last one."""
     on: Literal["validation", "test"] = "validation"
     """The images that it was measured on."""
     note: str = ""

@@ -2,7 +2,8 @@
 
 SQLite serves one machine; PostgreSQL and MySQL/MariaDB serve many. Nothing here knows what a trial is.
 
-It is long because all that differs between the databases is here: elsewhere nobody asks which one it is.
+It is long because nearly all that differs between the databases is here; how they
+insert or update a row is in `trials`, and how they tell the time in `hpo doctor`.
 """
 
 from __future__ import annotations

@@ -56,6 +56,11 @@ class SlotState(StrEnum):
     PRUNED = "pruned"
     FAILED = "failed"
 
+    @property
+    def is_open(self) -> bool:
+        """Whether an attempt is still to come or under way."""
+        return self in (SlotState.WAITING, SlotState.RUNNING)
+
 
 class Slot(NamedTuple):
     """One block of seeds spent on one point of a study."""

@@ -108,7 +108,7 @@ class Storage:
     # --- studies -------------------------------------------------------------------------------
 
     def create_study(self, name: str, attrs: Mapping[str, Any]) -> None:
-        """Create a study that maximises, or finds it; its attributes are written either way."""
+        """Create a study that maximises, or find it; its attributes are written either way."""
         try:
             study_id = self.retry(lambda: self._cached.create_new_study([StudyDirection.MAXIMIZE], name))
         except optuna.exceptions.DuplicatedStudyError:
@@ -135,7 +135,7 @@ class Storage:
         return self._study_ids[name]
 
     def study(self, name: str, pruner: optuna.pruners.BasePruner | None = None) -> optuna.Study:
-        """Return the live Optuna study; its sampler is never asked, `sampling.draw` is."""
+        """Return the live Optuna study; its sampler is never asked, `hpo.planning.samplers.draw` is."""
         return self.retry(
             lambda: optuna.load_study(
                 study_name=name,
@@ -177,7 +177,7 @@ class Storage:
         self.retry(lambda: self._cached.set_study_user_attr(study_id, key, value))
 
     def swap_study_attr(self, study_id: int, key: str, value: object, *, expected: Mapping[str, Any]) -> bool:
-        """Write one attribute if these are what the study still has (None: nothing); else returns False."""
+        """Write one attribute if these are what the study still has (None: nothing); else return False."""
         model = models.StudyUserAttributeModel
 
         def transaction(session: Session) -> bool:

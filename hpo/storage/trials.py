@@ -301,7 +301,7 @@ def set_value(session: Session, trial_id: int, value: float) -> None:
 
 
 def _upsert(session: Session, model: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert rows of a table that knows a row by its first two columns here, or updates them."""
+    """Insert rows of a table that knows a row by its first two columns here, or update them."""
     if rows:
         kind = session.get_bind().dialect.name
         session.execute(_UPSERTS[kind](model.__table__, *rows[0]), rows)

@@ -46,7 +46,7 @@ def prepare(device: str, precision: str) -> None:
 
 
 def streams(device: str, count: int) -> list[torch.cuda.Stream | None]:
-    """Queue of work that are the calling thread's own; None where work waits in no queue."""
+    """Return queues of work of the calling thread's own; None where work waits in no queue."""
     return [None if device == "cpu" else _own_stream(device, 1 + number) for number in range(count)]
 
 

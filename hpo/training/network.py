@@ -50,7 +50,7 @@ class Network(nn.Module, ABC):
 
 
 class ConstrainedCnn(Network):
-    """The report's network: two convolutions and one hidden linear layer.
+    """The original's network: two convolutions and one hidden linear layer.
 
     For images of h × w pixels and c channels, k classes, C1 and C2 channels with kernels K1 and K2,
     H hidden units:
@@ -65,7 +65,7 @@ class ConstrainedCnn(Network):
     Parameters: (K1²·c + 1)·C1 + (K2²·C1 + 1)·C2 + (P·C2 + 1)·H + (H + 1)·k, and C1 + C2 more with
     batch norm, whose scale and shift take the place of the convolutions' biases.
 
-    The report pools after the ReLU. The maximum and the ReLU can change places without changing a
+    The original pools after the ReLU. The maximum and the ReLU can change places without changing a
     value or a gradient, and the ReLU then has a quarter of the elements.
 
     Weights and biases start as `nn.Conv2d` and `nn.Linear` do (uniform in ±1/√fan_in), but drawn from

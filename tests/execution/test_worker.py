@@ -30,7 +30,7 @@ from hpo.execution.verify import verify
 from hpo.execution.worker import Limits, work
 from hpo.monitor import status as results
 from hpo.planning.compatibility import check_compatible, with_more_trials
-from hpo.planning.decisions import Decision, decide, epoch_records
+from hpo.planning.decisions import Decision, decide, epochs_of
 from hpo.planning.inheritance import best_decided, inherited_by
 from hpo.planning.plan import FINAL, Plan
 from hpo.planning.pruners import PRUNERS
@@ -161,7 +161,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])]
 
 
 def without_times(trial: FrozenTrial) -> list[list[dict[str, Any]]]:
-    return [[{**seed, "seconds": 0} for seed in epoch] for epoch in epoch_records(trial)]
+    return [[{**seed, "seconds": 0} for seed in epoch] for epoch in epochs_of(trial.user_attrs)]
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -285,7 +285,7 @@ def test_k_seeds_train_in_lockstep_and_each_as_it_would_alone(tmp_path: Path) ->
     alone = made_plan(tmp_path / "alone", study, seed=2)
     for plan, name in ((together, "together"), (alone, "alone")):
         work(plan.storage, out=tmp_path / name, studies=["rate"])
-    records = [epoch_records(plan.trials("rate")[0]) for plan in (together, alone)]
+    records = [epochs_of(plan.trials("rate")[0].user_attrs) for plan in (together, alone)]
     for epochs in zip(*records, strict=True):
         third, only = epochs[0][2], epochs[1][0]
         assert third["seed"] == only["seed"] == 2
@@ -463,7 +463,7 @@ def stop_after_two_epochs(plan: Plan, out: Path, name: str = "rate") -> None:
     trial, data = claimed_with_data(plan, name)
 
     def should_stop() -> bool:
-        return len(epoch_records(plan.storage.trial(trial._trial_id))) == 2
+        return len(epochs_of(plan.storage.trial(trial._trial_id).user_attrs)) == 2
 
     place = WorkerContext(data, "cpu", open_blobs(out / "checkpoints"), should_stop)
     entry = prepare(plan.options.data)
@@ -567,7 +567,7 @@ def test_a_point_that_an_earlier_study_has_trained_is_not_trained_again(tmp_path
     before = plan.trials("rate")[0]
     known, trained = plan.trials("size")
     # seconds and all: two trainings never take the same time
-    assert epoch_records(known) == epoch_records(before)
+    assert epochs_of(known.user_attrs) == epochs_of(before.user_attrs)
     assert (known.value, known.intermediate_values) == (before.value, before.intermediate_values)
     assert known.user_attrs["reason"].startswith("already trained: rate/0 ")
     assert trained.state == TrialState.PRUNED

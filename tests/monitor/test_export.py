@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 import hpo as library
 from hpo.execution.run import open_plan
 from hpo.monitor.export import write_csv
-from hpo.planning.decisions import epoch_records
+from hpo.planning.decisions import epochs_of
 from hpo.planning.plan import Plan
 from hpo.space.parameters import PARAMETERS
 from tests.support.fixtures import Cli
@@ -43,7 +43,7 @@ def test_a_frame_of_epochs_has_a_row_a_seed(plan: Plan) -> None:
     assert len(frame) == (2 + 3) * 3 + 3 * 2  # the final stage has two seeds
     (final,) = plan.trials("final")
     rows = frame[frame["study"] == "final"]
-    for number, seeds in enumerate(epoch_records(final), start=1):
+    for number, seeds in enumerate(epochs_of(final.user_attrs), start=1):
         for seed in seeds:
             ((_, row),) = rows[(rows["epoch"] == number) & (rows["seed"] == seed["seed"])].iterrows()
             assert row["valid_loss"] == seed["valid_loss"]

@@ -8,7 +8,7 @@ from typing import Any
 from hpo.execution.identity import identify
 from hpo.execution.run import open_plan
 from hpo.execution.worker import work
-from hpo.planning.decisions import epoch_records
+from hpo.planning.decisions import epochs_of
 from hpo.planning.manifest import Options
 from hpo.planning.plan import Plan
 from hpo.planning.studies import read_studies
@@ -96,7 +96,7 @@ def accepted_epochs(plan: Plan) -> dict[tuple[str, str], Any]:
         for slot in slots.attempts:
             trial = slots.accepted(slot)
             assert trial is not None
-            records = epoch_records(trial)
+            records = epochs_of(trial.user_attrs)
             for seeds in records:
                 for seed in seeds:
                     del seed["seconds"]

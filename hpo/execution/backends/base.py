@@ -121,13 +121,13 @@ class WorkerSpec:
 
 
 class WorkerBackend(Protocol):
-    """The workers that an engine has placed, by number from 1."""
+    """The workers that a backend has placed, by number from 1."""
 
     def room(self) -> int:
         """Return how many workers there is room for."""
 
     def start(self, number: int) -> None:
-        """Place a worker, or places it again."""
+        """Place a worker, or place it again."""
 
     def ended(self) -> dict[int, int]:
         """Return the exit codes of the workers that have ended since this was asked last."""

@@ -25,6 +25,7 @@ from typing import Any
 from hpo.errors import HpoError, InputError, RunError
 
 PRELOADED = ("hpo.cli.training", "hpo.execution.worker")
+"""What a copy needs to be `hpo worker`. By name, as this room lies below that of the commands."""
 POLL_SECONDS = 0.05
 MAX_BYTES = 2**16
 CALLED = 0
@@ -118,7 +119,7 @@ class ForkServer:
         return codes
 
     def kill(self) -> None:
-        """Kill all workers and the server; returns when they are gone, unless the system holds them."""
+        """Kill all workers and the server; return when they are gone, unless the system holds them."""
         self.send_signal(signal.SIGKILL)
         while self._running and self.ended(END_SECONDS):
             pass

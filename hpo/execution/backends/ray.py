@@ -21,7 +21,7 @@ MISSES = 5
 
 
 def ray_cluster(address: str, *, cpus: float | None = None, gpus: float | None = None) -> OpenBackend:
-    """Return the engine that places workers on a Ray cluster.
+    """Return what opens the backend that places workers on a Ray cluster.
 
     Args:
         address: `auto` (the cluster that this machine belongs to), `HOST:PORT`, or `ray://HOST:PORT`.

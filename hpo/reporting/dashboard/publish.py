@@ -27,8 +27,8 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial
 
 from hpo._files import write_durably
-from hpo.monitor.status import WRONG_IMAGES, final_trial
-from hpo.planning.plan import FINAL, Plan
+from hpo.monitor.status import final_trial
+from hpo.planning.plan import FINAL, WRONG_IMAGES, Plan
 from hpo.reporting.charts import Figure
 from hpo.reporting.dashboard.notes import notes
 from hpo.reporting.data import ReportData, read
