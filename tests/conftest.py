@@ -11,12 +11,17 @@ from typing import Any
 
 import pytest
 import servers
+from hypothesis import settings
 
 from hpo.planning.plan import Plan
 from tests.support.command import Result, hpo
 from tests.support.fixtures import Cli, StartedServers
 from tests.support.plans import SMALL_RUN, SMALL_STUDIES
 from tests.support.scripted_worker import plan_under_way
+
+# no test asserts how long something takes; neither does hypothesis, which allows 200 ms an example otherwise
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((path for name in BROWSERS if (path := shutil.which(name))), None)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -211,7 +211,6 @@ def test_hostile_classes_reach_the_model_as_they_are(trained: Path) -> None:
     assert {path.name for path in trained.iterdir()} == {"[red]data\x1b[31m\u202e", "studies", "out"}
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(codec=None), max_size=30))  # lone surrogates too: folders may be called so
 def test_law_whatever_a_class_is_called_its_pictures_can_be_drawn(name: str) -> None:
     sheet = contact_sheet(np.zeros((1, 8, 8, 1), np.uint8), [(0, 0, 0, 0.5)], (name,))

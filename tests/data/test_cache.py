@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo.data import ImageData, Split, load_training, prepare
@@ -175,7 +175,6 @@ def test_limits_that_cannot_be_met_are_refused(entry: Path, limits: dict[str, in
         load_training(entry, **limits)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 3), st.integers(0, 255), st.integers(0, 2**32))
 def test_statistics_are_those_of_the_pixels(n_channels: int, low: int, seed: int) -> None:
     generator = np.random.default_rng(seed)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.datasets import CIFAR10
 
@@ -79,7 +79,6 @@ def test_class_names_may_be_a_list_as_torchvision_has_them() -> None:
 label_arrays = st.lists(st.integers(0, 4), min_size=2, max_size=200).map(np.array)
 
 
-@settings(deadline=None)
 @given(label_arrays, st.floats(0.05, 0.6))
 def test_every_class_is_split_in_the_same_proportion(labels: np.ndarray, share: float) -> None:
     stay, held_out = hold_out(labels, share)
@@ -93,7 +92,6 @@ def test_every_class_is_split_in_the_same_proportion(labels: np.ndarray, share: 
             assert abs(n_out - share * n_class) <= 0.5
 
 
-@settings(deadline=None)
 @given(label_arrays)
 def test_every_prefix_of_the_order_is_stratified(labels: np.ndarray) -> None:
     order = stratified_order(labels)

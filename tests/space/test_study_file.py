@@ -302,7 +302,7 @@ VALUES = st.recursive(
 KEYS = [*StudySpec.model_fields, "results", "unknown"]
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(document=st.dictionaries(st.sampled_from(KEYS), VALUES), search=st.none() | VALUES)
 def test_no_file_raises_anything_else(tmp_path: Path, document: dict[str, Any], search: Any) -> None:
     if search is not None:
@@ -316,7 +316,7 @@ def test_no_file_raises_anything_else(tmp_path: Path, document: dict[str, Any], 
         assert StudySpec.from_json(spec.to_json()) == spec
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=60))
 def test_no_bytes_raise_anything_else(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.toml").write_bytes(content)

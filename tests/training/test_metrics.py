@@ -13,7 +13,7 @@ from hpo.training.metrics import score
 K = 5
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, K - 1), st.integers(0, K - 1)), min_size=1, max_size=40))
 def test_scores_are_scikit_learns(pairs: list[tuple[int, int]]) -> None:
     labels, predicted = np.array(pairs).T
