@@ -56,7 +56,9 @@ class ImageData:
             raise DataError(f"class_names: must be at least two different names, is {names!r}")
         for name in names:
             if not is_text(name):
-                raise DataError(f"class_names: {name!r} is not valid UTF-8; rename the class")
+                raise DataError(
+                    f"class_names: {name!r} is not valid text (UTF-8 without NUL); rename the class"
+                )
         if (self.valid_images is None) != (self.valid_labels is None):
             raise DataError("valid_images and valid_labels: give both, or none of them")
         _check_part(
@@ -134,7 +136,7 @@ class Source:
 
 
 def is_text(name: str) -> bool:
-    """Return whether a name can be stored: names of files may hold bytes that are no UTF-8."""
+    """Return whether a name can be stored: names of files may hold bytes that are not UTF-8."""
     return "\0" not in name and not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 

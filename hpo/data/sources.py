@@ -49,7 +49,7 @@ def open_source(text: str, image_size: int | None = None) -> Source:
     """
     kind, _, argument = text.partition(":")
     if not is_text(text):
-        raise InputError(f"{text!r} is not valid UTF-8; rename the folder or file")
+        raise InputError(f"{text!r} is not valid text (UTF-8 without NUL); rename the folder or file")
     if kind not in SOURCES:
         hint = f"did you mean 'folder:{text}'?" if Path(text).is_dir() else did_you_mean(kind, SOURCES)
         raise InputError(f"{text!r} is not a source of data; {hint}")

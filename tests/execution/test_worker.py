@@ -44,7 +44,7 @@ from hpo.training.blobs import FolderBlobs
 from hpo.training.tensors import dump, load
 from tests.support.checkpoints import signed
 from tests.support.plans import SMALL, made_plan
-from tests.support.queues import claimed
+from tests.support.queues import claim_first
 from tests.support.toml import toml
 
 PRUNER_OPTIONS: dict[str, dict[str, Any]] = {
@@ -448,7 +448,7 @@ def claimed_with_data(plan: Plan, name: str = "rate") -> tuple[FrozenTrial, Trai
         prepare(options.data), limit_train=options.limit_train, limit_valid=options.limit_valid
     )
     advance(plan, None if name == FINAL else [name])
-    trial = claimed(Queue(plan.storage, name))
+    trial = claim_first(Queue(plan.storage, name))
     assert trial is not None
     return trial, data
 
@@ -500,12 +500,12 @@ def test_a_point_retried_after_the_decision_survives_a_second_loss(tmp_path: Pat
     advance(plan, ["rate"])
     queue = Queue(plan.storage, "rate")
     for _ in range(ERROR_CAP):  # the first point fails for good
-        trial = claimed(queue)
+        trial = claim_first(queue)
         assert trial is not None
         queue.close(trial._trial_id, Reason.ERROR, "for a test")
         slot = next(iter(queue.slots().attempts))
         if queue.slots().state(slot) == SlotState.WAITING:
-            other = claimed(queue)
+            other = claim_first(queue)
             assert other is not None
             queue.close(other._trial_id, Reason.RELEASED)
             advance(plan, ["rate"])
@@ -514,7 +514,7 @@ def test_a_point_retried_after_the_decision_survives_a_second_loss(tmp_path: Pat
     assert decided is not None
     assert SlotState.FAILED in {queue.slots().state(slot) for slot in queue.slots().attempts}
     assert retry(plan) == 1
-    again = claimed(queue)
+    again = claim_first(queue)
     assert again is not None
     queue.close(again._trial_id, Reason.RELEASED, "asked to stop")
     assert not advance(plan, ["rate"])  # it is queued once more, not forgotten
@@ -670,7 +670,7 @@ def test_a_final_stage_that_diverges_has_no_answer_and_says_so(tmp_path: Path) -
     plan = made_plan(tmp_path, {"s": f"{SMALL}[search]\nbatch_size = [20]"}, epochs=1)
     assert work(plan.storage, out=tmp_path, studies=["s"]) is None
     advance(plan)
-    trial = claimed(Queue(plan.storage, "final"))
+    trial = claim_first(Queue(plan.storage, "final"))
     assert trial is not None
     reason = {"reason": f"{Reason.DIVERGED}: seed 1000, epoch 1: training loss nan"}
     plan.storage.finish(trial._trial_id, TrialState.PRUNED, attrs=reason)

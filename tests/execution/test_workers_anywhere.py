@@ -34,7 +34,7 @@ from hpo.training.loop import EpochResult, train
 from tests.support.command import hpo, start_hpo
 from tests.support.fixtures import Cli, StartedServers
 from tests.support.plans import RATES, SMALL, SMALL_RUN, made_plan
-from tests.support.queues import claimed
+from tests.support.queues import claim_first
 
 
 def states(plan: Plan, name: str) -> list[str]:
@@ -54,7 +54,7 @@ def test_a_worker_stops_after_so_many_trials(tmp_path: Path) -> None:
 def test_a_worker_without_work_stops_after_its_idle_timeout(tmp_path: Path) -> None:
     plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"})
     advance(plan, ["rate"])
-    assert claimed(Queue(plan.storage, "rate")) is not None  # somebody is at work on all there is
+    assert claim_first(Queue(plan.storage, "rate")) is not None  # somebody is at work on all there is
     assert work(plan.storage, out=tmp_path, studies=["rate"], limits=Limits(idle_seconds=1.0)) is None
     assert states(plan, "rate") == ["running"]
 
@@ -66,7 +66,7 @@ def test_an_idle_timeout_ends_a_worker_although_the_server_hangs(
     url = server.new_database()
     plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"}, url=url)
     advance(plan, ["rate"])
-    assert claimed(Queue(plan.storage, "rate")) is not None  # somebody is at work on all there is
+    assert claim_first(Queue(plan.storage, "rate")) is not None  # somebody is at work on all there is
     options = ["--idle-timeout=6s", "--out", tmp_path / "out", "--storage", url]
     process = start_hpo("worker", "rate", *options)
     assert process.stderr is not None
@@ -163,7 +163,7 @@ def test_more_threads_than_cores_are_refused(tmp_path: Path) -> None:
 def test_sqlite_serves_one_machine(tmp_path: Path) -> None:
     plan = made_plan(tmp_path, RATES)
     advance(plan, ["rate"])
-    trial = claimed(Queue(plan.storage, "rate"))
+    trial = claim_first(Queue(plan.storage, "rate"))
     assert trial is not None
     elsewhere = {**trial.user_attrs["owner"], "host": "node7", "boot": "another boot"}
     plan.storage.write(trial._trial_id, attrs={"owner": elsewhere})

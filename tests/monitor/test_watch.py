@@ -20,7 +20,7 @@ from hpo.planning.plan import FINAL, Plan
 from hpo.planning.scheduler import advance, retry
 from hpo.planning.studies import read_studies
 from hpo.storage.queue import LOST_CAP, Queue, Reason, this_process
-from tests.support.queues import claimed
+from tests.support.queues import claim_first
 from tests.support.scripted_worker import EPOCHS, REMOTE, SECONDS, STUDIES, Worker, look, new_plan, watch
 
 
@@ -210,7 +210,7 @@ def test_each_flag_names_the_trials_that_have_it(under_way: Plan) -> None:
 
 def test_a_trial_is_followed_from_its_claim_on(plan: Plan, worker: Worker) -> None:
     eyes = watch(plan)
-    trial = claimed(Queue(plan.storage, "setup"))
+    trial = claim_first(Queue(plan.storage, "setup"))
     assert trial is not None
     (running,) = eyes.look().running
     assert (running.epochs, running.curve, running.seconds_per_epoch) == (0, [], None)

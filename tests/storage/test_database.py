@@ -21,7 +21,7 @@ from hpo.storage.outbox import Outbox
 from hpo.storage.queue import Job, Queue, Reason, Slot, Slots
 from hpo.storage.storage import Storage
 from tests.support.fixtures import StartedServers
-from tests.support.queues import claimed
+from tests.support.queues import claim_first
 
 SECRET = "geheim"
 SERVERS = ["postgresql", "mariadb"]
@@ -141,7 +141,7 @@ def running_trial(url: str) -> tuple[Storage, int]:
     storage.create_study("s", {})
     queue = Queue(storage, "s")
     queue.enqueue([Job(Slot("a"), 0, (0,))], Slots({}))
-    trial = claimed(queue)
+    trial = claim_first(queue)
     assert trial is not None
     return storage, trial._trial_id
 

@@ -28,6 +28,7 @@ from hpo.storage.queue import (
     this_process,
 )
 from hpo.storage.storage import Storage
+from tests.support.queues import claim_first
 
 POINT = Slot("a")
 # copies of one process that has imported what they need: each alone would take a CPU second for it
@@ -57,7 +58,7 @@ def test_trials_of_others_are_none_of_ours(queue: Queue, storage: Storage) -> No
     for key, value in (("point", "theirs"), ("seeds", 3), ("config", "a.yaml")):
         theirs.set_user_attr(key, value)
     queue.enqueue(jobs(1), Slots({}))
-    ours = claimed(queue)
+    ours = claim_first(queue)
     assert ours is not None
     for _ in range(2):  # the first look would write a suspicion, the second one would act
         time.sleep(1.1)
@@ -74,7 +75,7 @@ def enqueue_and_drain(url: str, n: int, results: multiprocessing.Queue[list[int]
     queue = Queue(storage, "s")
     queue.enqueue(jobs(n), Slots({}))
     mine = []
-    while (trial := claimed(queue)) is not None:
+    while (trial := claim_first(queue)) is not None:
         mine.append(trial.number)
         storage.write(trial._trial_id, attrs={"epoch:1": []}, reports={1: 0.5})
         storage.finish(trial._trial_id, TrialState.COMPLETE, 0.5)
@@ -116,21 +117,21 @@ def test_create_study_and_schema_by_many_processes_at_once(database_url: str) ->
 def test_a_claimed_trial_has_owner_params_and_start(queue: Queue) -> None:
     axis = CategoricalDistribution([1, 2])
     queue.enqueue([Job(POINT, 0, (0, 1), {"x": 2}, {"x": axis})], Slots({}))
-    trial = claimed(queue)
+    trial = claim_first(queue)
     assert trial is not None
     assert trial.params == {"x": 2}
     assert trial.user_attrs["owner"] == this_process()
     assert trial.user_attrs["seeds"] == [0, 1]
     assert trial.datetime_start is not None
-    assert claimed(queue) is None
+    assert claim_first(queue) is None
 
 
 def test_of_two_trials_of_one_slot_the_lower_number_wins(queue: Queue) -> None:
     queue.enqueue([Job(POINT, 0, (0,))], Slots({}))
-    first = claimed(queue)
+    first = claim_first(queue)
     assert first is not None
     queue.enqueue([Job(POINT, 0, (0,))], queue.slots())  # attempt 2, although attempt 1 still runs
-    assert claimed(queue) is None
+    assert claim_first(queue) is None
     second = queue.slots().attempts[POINT][1]
     assert second.state == TrialState.FAIL
     assert second.user_attrs["reason"] == Reason.SUPERSEDED
@@ -148,14 +149,14 @@ def test_a_trial_whose_process_died_is_found_at_once_and_queued_again(queue: Que
     assert queue.fail_stale_trials(lease_seconds=60) == []
     assert queue.slots().state(POINT) == SlotState.WAITING
     queue.enqueue([Job(POINT, 0, (0,))], queue.slots())
-    again = claimed(queue)
+    again = claim_first(queue)
     assert again is not None
     assert (again.number, again.user_attrs["attempt"]) == (1, 2)
 
 
 def claimed(queue: Queue) -> FrozenTrial:
     queue.enqueue([Job(POINT, 0, (0,))], Slots({}))
-    trial = claimed(queue)
+    trial = claim_first(queue)
     assert trial is not None
     return trial
 
@@ -225,7 +226,7 @@ def test_a_worker_that_lost_its_trial_can_write_nothing(queue: Queue) -> None:
 
 def test_finishing_twice_is_one_result(queue: Queue) -> None:
     queue.enqueue([Job(POINT, 0, (0,))], Slots({}))
-    trial = claimed(queue)
+    trial = claim_first(queue)
     assert trial is not None
     queue.storage.finish(trial._trial_id, TrialState.COMPLETE, 0.5, {"a": 1})
     queue.storage.finish(trial._trial_id, TrialState.COMPLETE, 0.5, {"a": 1})  # as after a broken connection
@@ -236,7 +237,7 @@ def test_finishing_twice_is_one_result(queue: Queue) -> None:
 
 def attempt(queue: Queue, end: Reason, *, epochs: int = 0, retry: bool = False) -> None:
     queue.enqueue([Job(POINT, 0, (0,))], queue.slots(), retry=retry)
-    trial = claimed(queue)
+    trial = claim_first(queue)
     assert trial is not None
     if epochs:
         queue.storage.write(trial._trial_id, reports=dict.fromkeys(range(1, epochs + 1), 0.1))
@@ -297,7 +298,7 @@ def write_epochs(url: str, trial_id: int, n: int) -> None:
 
 def test_a_reader_never_sees_half_an_epoch(storage: Storage, queue: Queue) -> None:
     queue.enqueue(jobs(1), Slots({}))
-    trial = claimed(queue)
+    trial = claim_first(queue)
     assert trial is not None
     n = 150
     arguments = (storage.url, trial._trial_id, n)

@@ -21,7 +21,7 @@ from hpo.space.study_file import StudySpec
 from hpo.storage.queue import Job, Queue, Reason, Slot, Slots, this_process
 from hpo.storage.storage import Storage
 from tests.support.plans import made_plan
-from tests.support.queues import claimed
+from tests.support.queues import claim_first
 
 AXES = {
     "learning_rate": FloatDistribution(1e-4, 1e-1, log=True),
@@ -70,7 +70,7 @@ class Chance:
         self.queue.enqueue(jobs, slots, retry=self.random.random() < 0.2)
 
     def claim(self) -> None:
-        if (trial := claimed(self.queue)) is not None:
+        if (trial := claim_first(self.queue)) is not None:
             self.running.append(trial)
 
     def report(self) -> None:
@@ -178,7 +178,7 @@ def learnt(tmp_path: Path, sampler: str) -> tuple[Storage, StudySpec, FrozenTria
     axes = {name: distribution(name, axis) for name, axis in spec.search.items()}
     queue.enqueue([Job(Slot(f"#{n}"), n, (0,)) for n in range(20)], Slots({}))
     for index in range(18):
-        trial = claimed(queue)
+        trial = claim_first(queue)
         assert trial is not None
         point = draw(storage.study("s"), trial, spec, known, index, 0)
         reports = {epoch: chance.random() for epoch in range(1, 5)}
@@ -191,7 +191,7 @@ def learnt(tmp_path: Path, sampler: str) -> tuple[Storage, StudySpec, FrozenTria
         if index < 17:
             state = TrialState.PRUNED if index % 5 == 4 else TrialState.COMPLETE
             storage.finish(trial._trial_id, state, max(reports.values()))
-    last = claimed(queue)
+    last = claim_first(queue)
     assert last is not None
     return storage, spec, last
 
@@ -259,7 +259,7 @@ def verdicts(folder: Path, pruner: str, seed: int, *, is_disturbed: bool) -> lis
         said.append([])
         for n_goal in (middle, CURVE_EPOCHS) if is_disturbed and number % 2 else (CURVE_EPOCHS,):
             queue.enqueue([job], queue.slots())
-            trial = claimed(queue)
+            trial = claim_first(queue)
             assert trial is not None
             read = partial(storage.trial, trial._trial_id)
             judge = TrialPruner(build_pruner(spec, RUNS), storage.study("s"), CURVE_EPOCHS)
@@ -308,7 +308,7 @@ def test_epochs_that_arrive_together_are_judged_as_if_they_had_come_one_by_one(
         queue.enqueue([Job(slot, n, (0,), PARAMS, AXES) for n, slot in enumerate(slots)], queue.slots())
         verdicts.append([])
         for number in range(len(slots)):
-            trial = claimed(queue)
+            trial = claim_first(queue)
             assert trial is not None
             is_last = number >= len(slots) - 2
             curve = bad_begin if is_last and number % 2 else good_begin
@@ -336,7 +336,7 @@ def test_a_sampled_point_that_is_lost_keeps_what_was_drawn_for_it(tmp_path: Path
     queue = Queue(plan.storage, "s")
     axes = {name: distribution(name, axis) for name, axis in plan.specs["s"].search.items()}
     drawn = {"conv1_channels": 3, "conv2_channels": 5, "learning_rate": 0.01}
-    first = claimed(queue)
+    first = claim_first(queue)
     assert first is not None
     plan.storage.write(first._trial_id, attrs={"config": drawn}, params=drawn, distributions=axes)
     queue.close(first._trial_id, Reason.LOST)

@@ -7,7 +7,7 @@ from optuna.trial import FrozenTrial
 from hpo.storage.queue import Queue, claim
 
 
-def claimed(queue: Queue) -> FrozenTrial | None:
+def claim_first(queue: Queue) -> FrozenTrial | None:
     """Take the first waiting trial of a study that is nobody's; None when there is none."""
     found = claim(queue.storage, [queue.study])
     return found.trial if found else None

@@ -18,7 +18,7 @@ from hpo.planning.scheduler import advance
 from hpo.storage.queue import Queue, Reason, this_process
 from hpo.training.loop import LayerHealth, SeedEpoch
 from tests.support.plans import SMALL_SIZES
-from tests.support.queues import claimed
+from tests.support.queues import claim_first
 
 HOSTILE = "[red]x[/red] \x1b[2J\u202e<b> " + "n" * 300
 REMOTE = {**this_process(), "host": "node-7", "boot": "another machine"}
@@ -49,7 +49,7 @@ class Worker:
         """The next trial of a study, as it is while it is being trained."""
         queue = Queue(self.plan.storage, study)
         if owner is None:
-            trial = claimed(queue)
+            trial = claim_first(queue)
             assert trial is not None
         else:
             (_, trial_id), *_ = self.plan.storage.waiting([queue.study_id], 1)
