@@ -22,8 +22,6 @@ MAX_IMAGE_SIZE = 1024
 CIFAR10_FOLDER, CIFAR10_ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
 CIFAR10_MD5 = "c58f30108f718f92721af3b95e74349a"
 """As torchvision has them; importing that imports torch, which data that are in the cache do not need."""
-
-
 PATH_KINDS = ("folder", "cifar10")
 """Kinds of sources whose argument is a path."""
 

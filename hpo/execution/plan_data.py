@@ -13,8 +13,8 @@ from hpo.planning.plan import Plan
 
 def training_data(options: Options) -> TrainingData:
     """Return the training and validation images that the options name."""
-    entry = prepare(options.data, image_size=options.image_size)
-    return load_training(entry, limit_train=options.limit_train, limit_valid=options.limit_valid)
+    _, training = _prepared(options, options.data)
+    return training
 
 
 def load_plan_data(plan: Plan, place: str | None = None) -> tuple[Path, TrainingData]:
@@ -33,11 +33,15 @@ def load_plan_data(plan: Plan, place: str | None = None) -> tuple[Path, Training
     """
     options = plan.options
     try:
-        entry = prepare(place or options.data, image_size=options.image_size)
-        training = load_training(entry, limit_train=options.limit_train, limit_valid=options.limit_valid)
+        entry, training = _prepared(options, place or options.data)
     except DataError as error:
         if place is not None:
             raise
         raise DataError(f"{error}; --data says where the plan's data are on this machine") from None
     check_data(plan, training.fingerprint, training.source)
     return entry, training
+
+
+def _prepared(options: Options, source: str) -> tuple[Path, TrainingData]:
+    entry = prepare(source, image_size=options.image_size)
+    return entry, load_training(entry, limit_train=options.limit_train, limit_valid=options.limit_valid)
