@@ -30,6 +30,36 @@ class WorkerContext:
     """Whether other trials of this process may be in the device's memory."""
 
 
+def device_here(plan: Plan) -> str:
+    """Return the device of this machine that the plan's trials train on."""
+    return resolve_device("cpu" if plan.identity.device == "cpu" else plan.options.device)
+
+
+def check_machine(plan: Plan) -> str:
+    """Check that this machine computes as the plan's workers do, and return the device to train on.
+
+    Raises:
+        ConflictError: cores, device or precision differ from the plan's; both are named.
+        InputError: there is no such device, or it does not know the plan's precision.
+    """
+    if n_cores() < plan.identity.threads:
+        raise ConflictError(
+            f"the plan trains with {plan.identity.threads} threads a worker, and results depend on that in "
+            f"their last bits; this process may use {n_cores()} cores only: give it more"
+        )
+    device = device_here(plan)
+    if device.partition(":")[0] != plan.identity.device:
+        raise ConflictError(f"the plan trains on {plan.identity.device}; this machine has only {device}")
+    resolve_precision(plan.identity.precision, device)
+    native = resolve_precision("auto", device)
+    if plan.identity.precision == "bf16" and plan.options.precision == "auto" and native != "bf16":
+        raise ConflictError(
+            f"the plan trains in bf16, which this machine's {device} does not compute natively (fp32 here); "
+            "create plans for mixed machines with --precision fp32"
+        )
+    return device
+
+
 def set_up(
     plan: Plan, data: str | None, checkpoints: BlobStore, should_stop: Callable[[], bool]
 ) -> tuple[Path, WorkerContext]:
@@ -41,22 +71,8 @@ def set_up(
     """
     check_versions(plan)
     check_sqlite_is_local(plan)
-    if n_cores() < plan.identity.threads:
-        raise ConflictError(
-            f"the plan trains with {plan.identity.threads} threads a worker, and results depend on that in "
-            f"their last bits; this process may use {n_cores()} cores only: give it more"
-        )
+    device = check_machine(plan)
     torch.set_num_threads(plan.identity.threads)
     keep_freed_memory()
-    device = resolve_device("cpu" if plan.identity.device == "cpu" else plan.options.device)
-    if device.partition(":")[0] != plan.identity.device:
-        raise ConflictError(f"the plan trains on {plan.identity.device}; this machine has only {device}")
-    resolve_precision(plan.identity.precision, device)
-    native = resolve_precision("auto", device)
-    if plan.identity.precision == "bf16" and plan.options.precision == "auto" and native != "bf16":
-        raise ConflictError(
-            f"the plan trains in bf16, which this machine's {device} does not compute natively (fp32 here); "
-            "create plans for mixed machines with --precision fp32"
-        )
     entry, training = load_plan_data(plan, data)
     return entry, WorkerContext(training, device, checkpoints, should_stop)

@@ -28,9 +28,8 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState, create_trial
 
 from hpo._process import n_cores
-from hpo.errors import HpoError
-from hpo.planning.compatibility import check_sqlite_is_local, unshared_checkpoints
-from hpo.planning.manifest import MAJOR_VERSIONS
+from hpo.errors import ConflictError, HpoError
+from hpo.planning.compatibility import check_sqlite_is_local, check_versions, unshared_checkpoints
 from hpo.planning.plan import Plan, versions
 from hpo.storage import database
 from hpo.storage.storage import Storage
@@ -387,24 +386,22 @@ def _data(plan: Plan | None, given: str | None) -> tuple[State, str]:
 def _devices(plan: Plan | None) -> tuple[State, str]:
     import torch
 
-    from hpo.training.devices import resolve_device, resolve_precision
+    from hpo.execution.context import check_machine
+    from hpo.training.devices import resolve_precision
 
     names = [f"cuda:{n} {torch.cuda.get_device_name(n)}" for n in range(torch.cuda.device_count())]
     native = "native" if resolve_precision("auto", "cpu") == "bf16" else "emulated"
     here = ", ".join([f"{n_cores()} cores", f"bf16 on them {native}", *(names or ["no CUDA device"])])
     if plan is None:
         return "ok", here
-    wanted, options = plan.identity, plan.options
-    device = resolve_device("cpu" if wanted.device == "cpu" else options.device)
+    wanted = plan.identity
     text = f"{here}; the plan: {wanted.precision} on {wanted.device}, threads a worker: {wanted.threads}"
-    if device.partition(":")[0] != wanted.device:
-        return "wrong", f"{text}; this machine cannot serve it"
-    if wanted.threads > n_cores():
-        return "wrong", f"{text}; there are not so many cores: give this machine's workers more"
-    resolve_precision(wanted.precision, device)
+    try:
+        device = check_machine(plan)
+    except ConflictError as error:
+        return "wrong", f"{text}; {error}"
     if wanted.precision == "bf16" and resolve_precision("auto", device) != "bf16":
-        state: State = "wrong" if options.precision == "auto" else "warning"
-        return state, f"{text}, which is slow here; for mixed machines create plans with --precision fp32"
+        return "warning", f"{text}, which is slow here; for mixed machines create plans with --precision fp32"
     return "ok", text
 
 
@@ -419,8 +416,9 @@ def _versions(plan: Plan | None) -> Check:
     if not other:
         return Check("versions", "ok", f"{text}, as in the plan")
     text += "; the plan: " + ", ".join(f"{package} {version}" for package, version in other.items())
-    major = [package for package in MAJOR_VERSIONS if package in other]
-    if any(here[package].split(".")[0] != other[package].split(".")[0] for package in major):
+    try:
+        check_versions(plan)
+    except ConflictError:
         return Check("versions", "wrong", f"{text}; install the same major versions")
     if "torch" in other:
         return Check("versions", "warning", f"{text}; results may differ in their last bits")

@@ -8,12 +8,13 @@ import torch
 from optuna.trial import FrozenTrial
 
 from hpo.errors import Diverged, MissingError
+from hpo.execution.context import device_here
 from hpo.execution.plan_data import load_plan_data
 from hpo.planning.decisions import epochs_of
 from hpo.planning.plan import Plan, versions
 from hpo.space.parameters import TrialConfig
 from hpo.storage.queue import Reason, reason_of
-from hpo.training.devices import processor, resolve_device
+from hpo.training.devices import processor
 from hpo.training.loop import train
 
 
@@ -38,7 +39,7 @@ def verify(plan: Plan, name: str, trial: FrozenTrial, place: str | None = None) 
         raise MissingError(f"{name}/{trial.number} has no finished epoch to compare with")
     _, data = load_plan_data(plan, place)
     torch.set_num_threads(plan.identity.threads)
-    device = resolve_device("cpu" if plan.identity.device == "cpu" else plan.options.device)
+    device = device_here(plan)
     epochs = train(
         TrialConfig.from_params(trial.user_attrs["config"]),
         data,
