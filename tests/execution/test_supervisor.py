@@ -191,7 +191,7 @@ def test_workers_stop_when_their_parent_is_killed(small_studies: Path, tmp_path:
 
 
 def test_how_a_forked_worker_ended_is_told_and_each_has_variables_of_its_own(tmp_path: Path) -> None:
-    server = ForkServer(["status"], dict(os.environ), "HPO_PARENT_PID", tmp_path / "log")
+    server = ForkServer(["status"], dict(os.environ), tmp_path / "log")
     for number, name in ((1, "here"), (2, "there")):
         server.start(number, tmp_path / f"{number}.log", {"HPO_OUT": name})
         assert server.ended(60) == {number: 2}
@@ -207,7 +207,7 @@ def test_how_a_forked_worker_ended_is_told_and_each_has_variables_of_its_own(tmp
 def test_a_function_is_called_in_a_copy_of_the_fork_server(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    server = ForkServer(["status"], dict(os.environ), "HPO_PARENT_PID", None)
+    server = ForkServer(["status"], dict(os.environ), None)
     with contextlib.ExitStack() as stack:
         stack.callback(server.kill)
         assert server.call("os.path:join", "a", "b") == "a/b"

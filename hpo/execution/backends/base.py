@@ -93,7 +93,7 @@ class WorkerSpec:
         if not is_early:
             self.logs.mkdir(parents=True, exist_ok=True)
         log = None if is_early else self._server_log
-        return ForkServer(self._arguments, self._environment(("HPO_CACHE",)), PARENT_VARIABLE, log)
+        return ForkServer(self._arguments, self._environment(("HPO_CACHE",)), log)
 
     def log(self, number: int) -> Path:
         """Return the file that a worker of this machine writes to."""

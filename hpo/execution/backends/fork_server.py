@@ -22,6 +22,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+from hpo._process import PARENT_VARIABLE
 from hpo.errors import HpoError, InputError, RunError
 
 PRELOADED = ("hpo.cli.training", "hpo.execution.worker")
@@ -40,18 +41,15 @@ class ForkServer:
     Args:
         arguments: of `hpo`, the same for all workers.
         environment: of all workers.
-        parent_variable: the environment variable that tells the workers which process must live for them.
         log: where the server says what keeps it from starting; None: on standard error.
     """
 
-    def __init__(
-        self, arguments: Sequence[str], environment: Mapping[str, str], parent_variable: str, log: Path | None
-    ) -> None:
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path | None) -> None:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, log.open("ab") if log else nullcontext() as file:
             self._process = subprocess.Popen(
                 # the workers' own arguments at the end are what `ps` shows
-                [sys.executable, "-m", __name__, str(theirs.fileno()), parent_variable, *arguments],
+                [sys.executable, "-m", __name__, str(theirs.fileno()), *arguments],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -108,9 +106,7 @@ class ForkServer:
             message = b""
             with suppress(ConnectionError):
                 message = self._channel.recv(MAX_BYTES)
-            if (
-                not message
-            ):  # it was killed, or could not even import; workers notice and put their trials back
+            if not message:  # it was killed, or could not even import; workers notice and put trials back
                 codes |= dict.fromkeys(self._running, self._process.wait())
             else:
                 answer = json.loads(message)
@@ -162,13 +158,13 @@ def serve(channel: socket.socket) -> dict[str, Any] | None:
     return None
 
 
-def main(channel_fd: int, parent_variable: str, arguments: Sequence[str]) -> None:
+def main(channel_fd: int, arguments: Sequence[str]) -> None:
     """Be the server; in the copies that it makes of itself `hpo ARGUMENTS…`, or one called function."""
     gc.disable()  # while importing it takes a seventh of the time, and finds nothing
     for module in PRELOADED:
         importlib.import_module(module)
     gc.freeze()  # a copy that looks through what it has in common with the server would make it its own
-    os.environ[parent_variable] = str(os.getpid())
+    os.environ[PARENT_VARIABLE] = str(os.getpid())
     with socket.socket(fileno=channel_fd) as channel:
         order = serve(channel)
     if order is None:
@@ -198,4 +194,4 @@ def _answer(call: str, arguments: Sequence[Any], answer: str, number: int) -> in
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    main(int(sys.argv[1]), sys.argv[2:])
