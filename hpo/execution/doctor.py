@@ -211,7 +211,7 @@ def _file_system(file: Path | None) -> Check:
 
 def _has_tables(url: str) -> bool:
     """Return whether Optuna's tables are there."""
-    with database.short_lived_engine(url) as engine, engine.connect() as connection:
+    with database.short_lived_connection(url) as connection:
         return sqlalchemy.inspect(connection).has_table("studies")
 
 
@@ -219,7 +219,7 @@ def _try_writing(url: str) -> tuple[State, str]:
     """Write a row and take it back; do not wait for a lock as long as a worker would."""
     insert = sqlalchemy.text("INSERT INTO studies (study_name) VALUES (:name)")
     try:
-        with database.short_lived_engine(url) as engine, engine.connect() as connection:
+        with database.short_lived_connection(url) as connection:
             connection.execute(insert, {"name": _scratch_name()})
             connection.rollback()
     except sqlalchemy.exc.SQLAlchemyError as error:
@@ -350,7 +350,7 @@ def _try_clock(url: str) -> tuple[State, str]:
     if query is None:
         return "ok", "the database uses this machine's clock"
     looks = []
-    with database.short_lived_engine(url) as engine, engine.connect() as connection:
+    with database.short_lived_connection(url) as connection:
         for _ in range(5):
             began = time.time()
             theirs = float(connection.exec_driver_sql(query).scalar_one())

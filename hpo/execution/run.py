@@ -27,7 +27,7 @@ from hpo.planning.plan import MODEL, WRONG_IMAGES, Plan
 from hpo.planning.scheduler import advance, fail_stale_trials, require_result
 from hpo.planning.studies import check_epochs, published_config, read_studies, with_ancestors
 from hpo.space.study_file import shipped_studies
-from hpo.storage.database import default_url, sqlite_file
+from hpo.storage.database import default_url, exclusive, sqlite_file
 from hpo.storage.storage import Storage
 from hpo.training.blobs import BlobStore, open_blobs
 
@@ -79,7 +79,7 @@ def open_plan(
     check_epochs(specs, options.epochs)
     identity = identify(options, threads or 1, resolve or resolve_here)
     database = Storage(url, create=True)
-    with database.creating():
+    with exclusive(url):
         # another process may have been quicker while the data were read
         plan = Plan.find(database)
         if plan is None:

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,8 @@ def parse(url: str) -> URL:
         # SQLAlchemy takes what follows the first @ for the host, and hosts are shown
         raise InputError("--storage: more than one @; in a user name or a password write %40 for it")
     if kind not in DRIVERS:
-        raise InputError(f"--storage {shown(parsed)}: {kind!r} is not a database for hpo; {_known()}")
+        known = ", ".join(f"{driver}://" for driver in dict.fromkeys(DRIVERS.values()))
+        raise InputError(f"--storage {shown(parsed)}: {kind!r} is not a database for hpo; known: {known}")
     if parsed.drivername == kind:
         parsed = parsed.set(drivername=DRIVERS[kind])
     if parsed.drivername != DRIVERS[kind]:
@@ -97,10 +98,6 @@ def parse(url: str) -> URL:
             f"write {DRIVERS[kind]}://"
         )
     return parsed
-
-
-def _known() -> str:
-    return "known: " + ", ".join(f"{driver}://" for driver in dict.fromkeys(DRIVERS.values()))
 
 
 def shown(url: URL | str) -> str:
@@ -154,7 +151,7 @@ def open_rdb(url: str, *, create: bool, reader: bool, patience_seconds: float = 
         reraise=True,
     )
     try:
-        rdb = retrying(_connect, parsed, reader=reader)
+        rdb = retrying(_connect, url, reader=reader)
     except OSError as error:
         raise InputError(f"{shown(parsed)}: cannot be opened: {error}") from None
     except ImportError as error:
@@ -169,20 +166,21 @@ def open_rdb(url: str, *, create: bool, reader: bool, patience_seconds: float = 
     return rdb
 
 
-def _connect(url: URL, *, reader: bool) -> RDBStorage:
+def _connect(url: str, *, reader: bool) -> RDBStorage:
+    parsed = parse(url)
     if reader:
         _require_tables(url)
     # several processes that create or upgrade the tables at once crash each other; a reader does neither
-    with _locked(None if reader else url), warnings.catch_warnings():
+    with nullcontext() if reader else exclusive(url), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         rdb = RDBStorage(
             # Optuna keeps the URL as it is given: with the password, which it needs
-            url.render_as_string(hide_password=False),
-            engine_kwargs=_engine_arguments(url, reader=reader),
+            parsed.render_as_string(hide_password=False),
+            engine_kwargs=_engine_arguments(parsed, reader=reader),
             skip_compatibility_check=True,
         )
         try:
-            _check_versions(rdb, shown(url), upgrade=not reader)
+            _check_versions(rdb, shown(parsed), upgrade=not reader)
         except BaseException:
             rdb.engine.dispose()
             raise
@@ -231,34 +229,6 @@ def _is_refusal(error: BaseException) -> bool:
     return any(word in text for word in words)
 
 
-@contextmanager
-def exclusive(url: str) -> Iterator[None]:
-    """Let one process at a time, of all that use this database, do what must not be done twice."""
-    with _locked(parse(url)):
-        yield
-
-
-@contextmanager
-def _locked(url: URL | None) -> Iterator[None]:
-    """Hold the lock of a database; None: holds nothing."""
-    if url is None:
-        yield
-    elif url.get_backend_name() == "sqlite":
-        try:
-            held = FileLock(f"{url.database}.lock").acquire(timeout=LOCK_SECONDS)
-        except Timeout:
-            raise InputError(_lock_is_held(url)) from None
-        with held:
-            yield
-    else:
-        with _server_lock(url):
-            yield
-
-
-def _lock_is_held(url: URL) -> str:
-    return f"{shown(url)}: another process has held its lock for {LOCK_SECONDS} s"
-
-
 _SERVER_LOCKS = {
     # the number is ours alone, as far as advisory locks can be anybody's: "hpo" in ASCII
     "postgresql": ("SELECT pg_advisory_lock(6844527)", "SELECT pg_advisory_unlock(6844527)"),
@@ -268,20 +238,27 @@ _SERVER_LOCKS["mariadb"] = _SERVER_LOCKS["mysql"]
 
 
 @contextmanager
-def _server_lock(url: URL) -> Iterator[None]:
-    take, release = _SERVER_LOCKS[url.get_backend_name()]
-    engine = sqlalchemy.create_engine(url, **_engine_arguments(url))
-    try:
-        with engine.connect() as connection:
-            taken = connection.exec_driver_sql(take).scalar()
-            if taken == 0:  # MySQL's word for a time-out; PostgreSQL raises an error
-                raise InputError(_lock_is_held(url))
-            try:
-                yield
-            finally:
-                connection.exec_driver_sql(release)
-    finally:
-        engine.dispose()
+def exclusive(url: str) -> Iterator[None]:
+    """Let one process at a time, of all that use this database, do what must not be done twice."""
+    parsed = parse(url)
+    is_held = f"{shown(parsed)}: another process has held its lock for {LOCK_SECONDS} s"
+    if parsed.get_backend_name() == "sqlite":
+        try:
+            held = FileLock(f"{parsed.database}.lock").acquire(timeout=LOCK_SECONDS)
+        except Timeout:
+            raise InputError(is_held) from None
+        with held:
+            yield
+        return
+    take, release = _SERVER_LOCKS[parsed.get_backend_name()]
+    with short_lived_connection(url) as connection:
+        taken = connection.exec_driver_sql(take).scalar()
+        if taken == 0:  # MySQL's word for a time-out; PostgreSQL raises an error
+            raise InputError(is_held)
+        try:
+            yield
+        finally:
+            connection.exec_driver_sql(release)
 
 
 def _engine_arguments(url: URL, *, reader: bool = False, impatient: bool = False) -> dict[str, Any]:
@@ -362,32 +339,30 @@ def _file_of(url: URL) -> Path:
 
 
 @contextmanager
-def short_lived_engine(url: str, *, reader: bool = False) -> Iterator[sqlalchemy.Engine]:
-    """Lend an engine for a look that must not wait as long as a worker does."""
+def short_lived_connection(url: str, *, reader: bool = False) -> Iterator[sqlalchemy.Connection]:
+    """Lend a connection of its own, which on SQLite does not wait for a lock as long as a worker's does."""
     parsed = parse(url)
     engine = sqlalchemy.create_engine(parsed, **_engine_arguments(parsed, reader=reader, impatient=True))
     try:
-        yield engine
+        with engine.connect() as connection:
+            yield connection
     finally:
         engine.dispose()
 
 
-def _require_tables(url: URL) -> None:
+def _require_tables(url: str) -> None:
     """Keep a reader from making tables, which Optuna does at once where it finds none.
 
     Raises:
         MissingError: they are not there, or not all of them yet.
     """
-    with (
-        short_lived_engine(url.render_as_string(hide_password=False), reader=True) as engine,
-        engine.connect() as connection,
-    ):
+    with short_lived_connection(url, reader=True) as connection:
         # Optuna writes the version last
         ready = sqlalchemy.inspect(connection).has_table(VERSION_TABLE) and connection.scalar(
             sqlalchemy.text(f"SELECT count(*) FROM {VERSION_TABLE}")
         )
     if not ready:
-        raise MissingError(f"{shown(url)}: holds no plan; `hpo run` or `hpo create` writes one")
+        raise MissingError(f"{shown(parse(url))}: holds no plan; `hpo run` or `hpo create` writes one")
 
 
 def _check_file(file: Path, *, create: bool) -> None:

@@ -14,7 +14,6 @@ import logging
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -98,12 +97,6 @@ class Storage:
     def for_optuna(self) -> BaseStorage:
         """The storage as Optuna's own functions take it."""
         return self._cached
-
-    @contextmanager
-    def creating(self) -> Iterator[None]:
-        """Let one process at a time look for a plan and write one."""
-        with database.exclusive(self.url):
-            yield
 
     # --- studies -------------------------------------------------------------------------------
 

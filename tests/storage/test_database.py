@@ -245,5 +245,5 @@ def test_a_reader_makes_no_tables(database_url: str) -> None:
         Path(database_url.removeprefix("sqlite:///")).touch()
     with pytest.raises(MissingError, match="holds no plan"):
         Storage(database_url, reader=True)
-    with database.short_lived_engine(database_url) as engine:
-        assert sqlalchemy.inspect(engine).get_table_names() == []
+    with database.short_lived_connection(database_url) as connection:
+        assert sqlalchemy.inspect(connection).get_table_names() == []
