@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.errors import TrialLost
 from hpo.storage.storage import RETRY_SECONDS, Storage
+from hpo.storage.trials import attempt_key
 
 CLAIM_WINDOW = 16
 """How many waiting trials are looked at together; who comes second at one tries the next."""
@@ -178,7 +179,7 @@ class Queue:
             }
             if retry:
                 attrs["retry"] = True
-            trials[f"{job.slot.point} {job.slot.replicate} {attempt}"] = create_trial(
+            trials[attempt_key(job.slot.point, job.slot.replicate, attempt)] = create_trial(
                 state=TrialState.WAITING,
                 params=dict(job.params),
                 distributions=dict(job.distributions),

@@ -145,18 +145,19 @@ def fetch(session: Session, projection: Projection, *where: ColumnElement[bool])
     ]
 
 
+def attempt_key(point: str, replicate: int, attempt: int) -> str:
+    """Return the text that an attempt's `ATTEMPT_KEY` holds."""
+    return f"{point} {replicate} {attempt}"
+
+
 def _outlined(attrs: Mapping[str, Any]) -> dict[str, Any]:
     if ATTEMPT_KEY not in attrs:
         return {}
-    point, replicate, attempt = _attempt(attrs[ATTEMPT_KEY])
-    rest = {key: value for key, value in attrs.items() if key != ATTEMPT_KEY}
-    return {"point": point, "replicate": replicate, "attempt": attempt, **rest}
-
-
-def _attempt(key: Any) -> tuple[str, int, int]:
+    rest = dict(attrs)
+    key = rest.pop(ATTEMPT_KEY)
     try:
         point, replicate, attempt = str(key).rsplit(" ", 2)
-        return point, int(replicate), int(attempt)
+        return {"point": point, "replicate": int(replicate), "attempt": int(attempt), **rest}
     except ValueError:
         raise InputError(f"attribute {ATTEMPT_KEY!r} is {key!r}, which hpo did not write") from None
 
