@@ -38,9 +38,9 @@ def open_plan(
     storage: str | None = None,
     studies: Path | None = None,
     names: Sequence[str] = (),
-    threads: int | None = None,
+    threads: int = 1,
     given: Mapping[str, Any] | None = None,
-    resolve: Resolve | None = None,
+    resolve: Resolve = resolve_here,
 ) -> Plan:
     """Find the plan of an output folder or database, or write it.
 
@@ -50,9 +50,9 @@ def open_plan(
         studies: folder of study files; default the shipped ones. They must agree with a plan that exists,
             but may ask for more trials of a sampled study that has not decided.
         names: studies that are going to be asked for, to be checked before anything is written.
-        threads: threads that every worker is going to train with; None: one.
+        threads: threads that every worker is going to train with.
         given: the options that the user gave, of those in `Options`.
-        resolve: says what device and precision of a new plan mean here; None: `resolve_here`.
+        resolve: says what device and precision of a new plan mean here.
 
     Raises:
         InputError: something given cannot be used, or contradicts the plan that is there.
@@ -77,7 +77,7 @@ def open_plan(
             if study.inherits is not None:
                 published_config(specs, study.inherits)
     check_epochs(specs, options.epochs)
-    identity = identify(options, threads or 1, resolve or resolve_here)
+    identity = identify(options, threads, resolve)
     database = Storage(url, create=True)
     with exclusive(url):
         # another process may have been quicker while the data were read
@@ -139,14 +139,13 @@ def run_plan(
     plan = open_plan(
         Path(out), storage=storage, studies=folder, names=names, threads=threads_each(workers), given=options
     )
-    place = options.get("data")
     stopped_by = run(
         plan,
         out=Path(out),
         studies=names,
         workers=workers,
         trials_per_device=trials_per_device,
-        data=place,
+        data=options.get("data"),
     )
     if stopped_by is not None:
         raise KeyboardInterrupt
