@@ -29,8 +29,9 @@ from typing import Any
 from tables import Table, heading
 
 import hpo
-from hpo.execution.backends.base import OpenBackend, WorkerSpec
+from hpo.execution.backends.base import OpenBackend
 from hpo.execution.backends.local import forked_processes, spawned_processes
+from hpo.execution.backends.worker_spec import WorkerSpec
 from hpo.planning.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,8 +10,9 @@ from hpo._files import write_durably
 from hpo._process import n_cores
 from hpo.data.sources import absolute_source
 from hpo.errors import InputError, did_you_mean
-from hpo.execution.backends.base import OpenBackend, WorkerSpec
+from hpo.execution.backends.base import OpenBackend
 from hpo.execution.backends.local import local_processes
+from hpo.execution.backends.worker_spec import WorkerSpec
 from hpo.execution.identity import Resolve, identify, resolve_here
 from hpo.execution.plan_data import load_plan_data
 from hpo.execution.supervisor import supervise

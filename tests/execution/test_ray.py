@@ -16,7 +16,7 @@ import ray_nodes
 
 import hpo as library
 from hpo.errors import InputError
-from hpo.execution.backends.base import WorkerSpec
+from hpo.execution.backends.worker_spec import WorkerSpec
 from hpo.storage.queue import Reason, Slots, reason_of
 from tests.support.command import Result, hpo
 from tests.support.plans import SMALL_RUN, accepted_epochs

@@ -14,9 +14,10 @@ import psutil
 import pytest
 
 from hpo.errors import DeviceLostError, InputError, RunError
-from hpo.execution.backends.base import OpenBackend, WorkerSpec
+from hpo.execution.backends.base import OpenBackend
 from hpo.execution.backends.fork_server import ForkServer
 from hpo.execution.backends.local import forked_processes, spawned_processes
+from hpo.execution.backends.worker_spec import WorkerSpec
 from hpo.execution.run import run
 from hpo.execution.supervisor import supervise
 from hpo.planning.plan import Plan

@@ -10,8 +10,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from hpo._process import n_cores
-from hpo.execution.backends.base import OpenBackend, WorkerBackend, WorkerSpec, ask_to_stop
+from hpo.execution.backends.base import OpenBackend, WorkerBackend
 from hpo.execution.backends.fork_server import ForkServer
+from hpo.execution.backends.worker_spec import WorkerSpec, ask_to_stop
 from hpo.execution.identity import Resolve, resolve_here
 
 

@@ -11,7 +11,8 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 from hpo.errors import InputError, install
-from hpo.execution.backends.base import OpenBackend, WorkerBackend, WorkerSpec, ask_to_stop
+from hpo.execution.backends.base import OpenBackend, WorkerBackend
+from hpo.execution.backends.worker_spec import WorkerSpec, ask_to_stop
 
 CONNECT_SECONDS = 20.0
 GONE = -9
