@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import cache
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -305,27 +305,16 @@ def _upsert(session: Session, model: Any, rows: Sequence[Mapping[str, Any]]) -> 
     """Insert rows of a table that knows a row by its first two columns here, or update them."""
     if rows:
         kind = session.get_bind().dialect.name
-        session.execute(_UPSERTS[kind](model.__table__, *rows[0]), rows)
+        session.execute(_upserting(kind, model.__table__, *rows[0]), rows)
 
 
 @cache
-def _on_conflict(dialect: str, table: Any, trial_id: str, name: str, *rest: str) -> Any:
+def _upserting(kind: str, table: Any, trial_id: str, name: str, *rest: str) -> Any:
+    dialect = "mysql" if kind == "mariadb" else kind
     # a twentieth of `hpo status` is the import of three dialects, two of which are not that of its database
     new = import_module(f"sqlalchemy.dialects.{dialect}").insert(table)
+    if dialect == "mysql":  # it finds the index itself
+        return new.on_duplicate_key_update({column: new.inserted[column] for column in rest})
     return new.on_conflict_do_update(
         index_elements=[trial_id, name], set_={column: new.excluded[column] for column in rest}
     )
-
-
-@cache
-def _on_duplicate(table: Any, _trial_id: str, _name: str, *rest: str) -> Any:
-    new = import_module("sqlalchemy.dialects.mysql").insert(table)
-    return new.on_duplicate_key_update({column: new.inserted[column] for column in rest})
-
-
-_UPSERTS: dict[str, Callable[..., Any]] = {
-    "sqlite": partial(_on_conflict, "sqlite"),
-    "postgresql": partial(_on_conflict, "postgresql"),
-    "mysql": _on_duplicate,
-    "mariadb": _on_duplicate,
-}
