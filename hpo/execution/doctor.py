@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -318,8 +319,8 @@ def race() -> None:
 
 def _try_latency(storage: Storage, trial_id: int) -> tuple[State, str]:
     """Return how long it takes to read and to write a trial."""
-    reads = [_seconds(lambda: storage.trial(trial_id)) for _ in range(N_READS)]
-    writes = [_seconds(lambda n=n: storage.write(trial_id, attrs={"n": n})) for n in range(N_WRITES)]  # type: ignore[misc]
+    reads = [_seconds(partial(storage.trial, trial_id)) for _ in range(N_READS)]
+    writes = [_seconds(partial(storage.write, trial_id, attrs={"n": n})) for n in range(N_WRITES)]
     text = f"a read takes {_milliseconds(reads)}, a write {_milliseconds(writes)}"
     if max(median(reads), median(writes)) > SLOW_SECONDS:
         return "warning", f"{text}: slow; use a database that is nearer, or a disk that is faster"
