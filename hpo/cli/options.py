@@ -112,24 +112,26 @@ def _together(*options: Decorator) -> Decorator:
     return add
 
 
-def _out(default: str) -> Decorator:
-    return _option(
-        "--out",
-        type=click.Path(path_type=Path, file_okay=False),
-        default=default,
-        show_default=True,
-        help="Folder for database, checkpoints, logs and model.",
+def _database(default_out: str) -> Decorator:
+    return _together(
+        _option(
+            "--out",
+            type=click.Path(path_type=Path, file_okay=False),
+            default=default_out,
+            show_default=True,
+            help="Folder for database, checkpoints, logs and model.",
+        ),
+        _option(
+            "--storage",
+            type=StorageUrl(),
+            metavar="URL|@FILE",
+            help="Database, or a file that holds its URL.  [default: sqlite:///OUT/hpo.db]",
+        ),
     )
 
 
-out = _out("hpo-out")
-demo_out = _out("hpo-demo")
-storage = _option(
-    "--storage",
-    type=StorageUrl(),
-    metavar="URL|@FILE",
-    help="Database, or a file that holds its URL.  [default: sqlite:///OUT/hpo.db]",
-)
+database = _database("hpo-out")
+demo_database = _database("hpo-demo")
 worker_data = _option(
     "--data", metavar="SOURCE", help="Where the plan's data are here.  [default: where the plan found them]"
 )

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--watch", "is_watch", is_flag=True, help="Look again every second, until the plan has ended.")
-@opt.out
-@opt.storage
+@opt.database
 @opt.as_json
 def status(is_watch: bool, as_json: bool, **options: Any) -> None:
     """Where every study stands, and the time left.
@@ -84,8 +83,7 @@ def _status_json(record: dict[str, Any]) -> dict[str, Any]:
 
 @click.command()
 @click.argument("study")
-@opt.out
-@opt.storage
+@opt.database
 @opt.as_json
 def show(study: str, as_json: bool, **options: Any) -> None:
     """The points of a study and its decision."""
@@ -109,8 +107,7 @@ def show(study: str, as_json: bool, **options: Any) -> None:
 
 
 @click.command()
-@opt.out
-@opt.storage
+@opt.database
 @opt.as_json
 def best(as_json: bool, **options: Any) -> None:
     """The best configuration so far, and why."""
@@ -156,8 +153,7 @@ def predict(model: Path, image: tuple[Path, ...], as_json: bool) -> None:
     show_default=True,
     help="One row a trial, or one a trial, epoch and seed.",
 )
-@opt.out
-@opt.storage
+@opt.database
 @opt.as_json
 def export(file: Path | None, rows: str, as_json: bool, **options: Any) -> None:
     """Every trial, as CSV, JSON or Parquet.
@@ -178,8 +174,7 @@ def export(file: Path | None, rows: str, as_json: bool, **options: Any) -> None:
 
 
 @click.command()
-@opt.out
-@opt.storage
+@opt.database
 def report(**options: Any) -> None:
     """Write a page about the plan.
 
@@ -193,8 +188,7 @@ def report(**options: Any) -> None:
 
 
 @click.command()
-@opt.out
-@opt.storage
+@opt.database
 @opt.server
 def dashboard(host: str, port: int | None, read_only: bool, no_browser: bool, **options: Any) -> int:
     """Serve optuna-dashboard on the plan.
@@ -256,8 +250,7 @@ def plan(study: tuple[str, ...], as_json: bool, **options: Any) -> None:
 
 
 @click.command()
-@opt.out
-@opt.storage
+@opt.database
 @opt.checkpoints
 @opt.worker_data
 @opt.as_json

@@ -27,8 +27,7 @@ SERVER_START_SECONDS = 60.0
 
 @click.command()
 @opt.plan_options
-@opt.demo_out
-@opt.storage
+@opt.demo_database
 @opt.checkpoints
 @opt.workers
 @opt.trials_per_device
@@ -42,8 +41,7 @@ def demo(**options: Any) -> int:
 @click.command()
 @click.argument("study", nargs=-1)
 @opt.plan_options
-@opt.out
-@opt.storage
+@opt.database
 @opt.checkpoints
 @opt.workers
 @opt.trials_per_device
@@ -59,8 +57,7 @@ def run(study: tuple[str, ...], **options: Any) -> int:
 
 @click.command()
 @click.argument("study", nargs=-1)
-@opt.out
-@opt.storage
+@opt.database
 @opt.worker_data
 @opt.checkpoints
 @opt.workers
@@ -167,8 +164,7 @@ def _engine(studies: tuple[str, ...], options: dict[str, Any]) -> Iterator[tuple
 
 @click.command()
 @opt.plan_options
-@opt.out
-@opt.storage
+@opt.database
 @opt.planned_workers
 def create(**options: Any) -> None:
     """Write the plan into the database and train nothing."""
@@ -188,8 +184,7 @@ def create(**options: Any) -> None:
 
 @click.command()
 @click.argument("study", nargs=-1)
-@opt.out
-@opt.storage
+@opt.database
 @opt.worker_data
 @opt.checkpoints
 @opt.trials_per_device
@@ -222,8 +217,7 @@ def worker(study: tuple[str, ...], **options: Any) -> int:
 
 @click.command()
 @click.argument("study", nargs=-1)
-@opt.out
-@opt.storage
+@opt.database
 def retry(study: tuple[str, ...], **options: Any) -> None:
     """Queue the points that failed for good once more."""
     from hpo.planning.plan import FINAL, Plan
@@ -237,8 +231,7 @@ def retry(study: tuple[str, ...], **options: Any) -> None:
 
 
 @click.command()
-@opt.out
-@opt.storage
+@opt.database
 @opt.worker_data
 @opt.checkpoints
 @opt.as_json
@@ -287,8 +280,7 @@ def _train_final(options: dict[str, Any]) -> int:
 
 @click.command()
 @click.argument("trial")
-@opt.out
-@opt.storage
+@opt.database
 @opt.worker_data
 def verify(trial: str, **options: Any) -> int:
     """Train TRIAL again and compare every bit.
