@@ -301,8 +301,8 @@ def storage_url(options: Mapping[str, Any]) -> str:
     return options["storage"] or default_url(options["out"])
 
 
-def read_plan(options: Mapping[str, Any]) -> Plan:
-    """Return the plan of that database, to be read.
+def open_plan(options: Mapping[str, Any], *, reader: bool = False) -> Plan:
+    """Return the plan of that database; a `reader` takes no locks.
 
     Raises:
         MissingError: there is none.
@@ -310,4 +310,4 @@ def read_plan(options: Mapping[str, Any]) -> Plan:
     from hpo.planning.plan import Plan
     from hpo.storage.storage import Storage
 
-    return Plan.open(Storage(storage_url(options), reader=True))
+    return Plan.open(Storage(storage_url(options), reader=reader))

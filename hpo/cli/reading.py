@@ -29,7 +29,7 @@ def status(is_watch: bool, as_json: bool, **options: Any) -> None:
 
     With --watch and --json: a JSON line for every point that ends, study that decides, and the final stage.
     """
-    plan = opt.read_plan(options)
+    plan = opt.open_plan(options, reader=True)
     if is_watch:
         from hpo.cli.live import watch
 
@@ -58,14 +58,12 @@ def _fail_stale_trials(plan: Plan, options: dict[str, Any]) -> None:
     from concurrent.futures import wait
 
     from hpo.errors import RunError
-    from hpo.planning.plan import Plan
     from hpo.planning.scheduler import fail_stale_trials
     from hpo.storage.outbox import PATIENCE_SECONDS, in_background
-    from hpo.storage.storage import Storage
 
     if not any(plan.storage.running(plan.storage.study_id(name)) for name in plan.all_names):
         return
-    closed = in_background(lambda: fail_stale_trials(Plan.open(Storage(opt.storage_url(options)))))
+    closed = in_background(lambda: fail_stale_trials(opt.open_plan(options)))
     if not wait([closed], PATIENCE_SECONDS).done:
         say("hpo status: somebody holds the database's lock: stale trials are shown as running", err=True)
     elif isinstance(error := closed.exception(), RunError | InputError):
@@ -90,7 +88,7 @@ def show(study: str, as_json: bool, **options: Any) -> None:
     from hpo.cli.tables import show_study
     from hpo.monitor import status as results
 
-    plan = opt.read_plan(options)
+    plan = opt.open_plan(options, reader=True)
     rows = results.rows(plan, study)
     if as_json:
         decision = plan.decision(study)
@@ -114,7 +112,7 @@ def best(as_json: bool, **options: Any) -> None:
     from hpo.cli.tables import show_best
     from hpo.monitor import status as results
 
-    record = results.best(opt.read_plan(options))
+    record = results.best(opt.open_plan(options, reader=True))
     if as_json:
         write_json(record, sys.stdout)
     else:
@@ -162,7 +160,7 @@ def export(file: Path | None, rows: str, as_json: bool, **options: Any) -> None:
     """
     from hpo.monitor import export as records
 
-    plan = opt.read_plan(options)
+    plan = opt.open_plan(options, reader=True)
     if file is not None:
         if as_json and file.suffix.lower() != ".json":
             raise InputError(f"--json and {file}: leave --json out, the file's name says the format")
@@ -183,7 +181,7 @@ def report(**options: Any) -> None:
     with waiting("writing the report"):
         from hpo.reporting import write_report
 
-        page = write_report(opt.read_plan(options), options["out"])
+        page = write_report(opt.open_plan(options, reader=True), options["out"])
     say(str(page))
 
 

@@ -69,7 +69,7 @@ def resume(study: tuple[str, ...], **options: Any) -> int:
 
     Like `run`, but never creates one.
     """
-    opt.read_plan(options)  # MissingError where there is no plan
+    opt.open_plan(options, reader=True)  # MissingError where there is no plan
     return _run(study, options)
 
 
@@ -99,7 +99,7 @@ def _run_on(
             given=opt.given(options),
             resolve=resolve,
         )
-    reader = opt.read_plan(options)
+    reader = opt.open_plan(options, reader=True)
     say(describe(plan), err=True)
     unshared = unshared_checkpoints(plan, out, options["checkpoints"])
     for remark in [*remarks(plan), *([unshared] if unshared else [])]:
@@ -220,11 +220,10 @@ def worker(study: tuple[str, ...], **options: Any) -> int:
 @opt.database
 def retry(study: tuple[str, ...], **options: Any) -> None:
     """Queue the points that failed for good once more."""
-    from hpo.planning.plan import FINAL, Plan
+    from hpo.planning.plan import FINAL
     from hpo.planning.scheduler import retry as queue_again
-    from hpo.storage.storage import Storage
 
-    plan = Plan.open(Storage(opt.storage_url(options)))
+    plan = opt.open_plan(options)
     plan.with_ancestors(name for name in study if name != FINAL)  # refuses unknown names
     count = queue_again(plan, study or None)
     click.echo(f"{count} queued again; `hpo run` trains them" if count else "no point has failed for good")
@@ -244,7 +243,7 @@ def final(as_json: bool, **options: Any) -> int:
     from hpo.monitor import status as results
     from hpo.planning.scheduler import is_orphaned
 
-    plan = opt.read_plan(options)
+    plan = opt.open_plan(options, reader=True)
     undecided = [name for name in plan.specs if plan.decision(name) is None and not is_orphaned(plan, name)]
     if undecided:
         raise InputError(f"no final stage before every study has decided; open: {', '.join(undecided)}")
@@ -263,12 +262,10 @@ def final(as_json: bool, **options: Any) -> int:
 def _train_final(options: dict[str, Any]) -> int:
     from hpo.cli.live import watching
     from hpo.execution.run import run
-    from hpo.planning.plan import Plan
-    from hpo.storage.storage import Storage
 
-    with watching(opt.read_plan(options), ()) as tick:
+    with watching(opt.open_plan(options, reader=True), ()) as tick:
         stopped_by = run(
-            Plan.open(Storage(opt.storage_url(options))),
+            opt.open_plan(options),
             out=options["out"],
             workers=1,
             checkpoints=options["checkpoints"],
@@ -289,7 +286,7 @@ def verify(trial: str, **options: Any) -> int:
     """
     from hpo.monitor import status as results
 
-    plan = opt.read_plan(options)
+    plan = opt.open_plan(options, reader=True)
     found = results.find_trial(plan, trial)  # what is not there is refused before torch is imported
     with waiting(f"training {printable(trial)} again"):
         from hpo.execution.verify import verify as train_again
