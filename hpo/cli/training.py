@@ -75,58 +75,52 @@ def resume(study: tuple[str, ...], **options: Any) -> int:
 
 def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
     with _engine(studies, options) as (threads, resolve, engine):
-        return _run_on(engine, threads, resolve, studies, options)
+        from hpo.cli.live import watching
+        from hpo.cli.tables import describe, show_outcome
+        from hpo.errors import PointsFailedError
+        from hpo.execution.run import open_plan, run
+        from hpo.monitor.status import remarks
+        from hpo.planning.compatibility import unshared_checkpoints
 
-
-def _run_on(
-    engine: OpenBackend, threads: int, resolve: Resolve, studies: tuple[str, ...], options: dict[str, Any]
-) -> int:
-    from hpo.cli.live import watching
-    from hpo.cli.tables import describe, show_outcome
-    from hpo.errors import PointsFailedError
-    from hpo.execution.run import open_plan, run
-    from hpo.monitor.status import remarks
-    from hpo.planning.compatibility import unshared_checkpoints
-
-    out = options["out"]
-    with waiting("loading data and plan"):
-        plan = open_plan(
-            out,
-            storage=options["storage"],
-            studies=options.get("studies"),
-            names=studies,
-            threads=threads,
-            given=opt.given(options),
-            resolve=resolve,
-        )
-    reader = opt.open_plan(options, reader=True)
-    say(describe(plan), err=True)
-    unshared = unshared_checkpoints(plan, out, options["checkpoints"])
-    for remark in [*remarks(plan), *([unshared] if unshared else [])]:
-        say(remark, err=True)
-    try:
-        with watching(reader, studies, as_json=options["as_json"]) as tick:
-            stopped_by = run(
-                plan,
-                out=out,
-                studies=studies,
-                workers=options["workers"],
-                trials_per_device=options["trials_per_device"],
-                checkpoints=options["checkpoints"],
-                data=options["data"],
-                engine=engine,
-                on_tick=tick,
+        out = options["out"]
+        with waiting("loading data and plan"):
+            plan = open_plan(
+                out,
+                storage=options["storage"],
+                studies=options.get("studies"),
+                names=studies,
+                threads=threads,
+                given=opt.given(options),
+                resolve=resolve,
             )
-    except PointsFailedError:
+        reader = opt.open_plan(options, reader=True)
+        say(describe(plan), err=True)
+        unshared = unshared_checkpoints(plan, out, options["checkpoints"])
+        for remark in [*remarks(plan), *([unshared] if unshared else [])]:
+            say(remark, err=True)
+        try:
+            with watching(reader, studies, as_json=options["as_json"]) as tick:
+                stopped_by = run(
+                    plan,
+                    out=out,
+                    studies=studies,
+                    workers=options["workers"],
+                    trials_per_device=options["trials_per_device"],
+                    checkpoints=options["checkpoints"],
+                    data=options["data"],
+                    engine=engine,
+                    on_tick=tick,
+                )
+        except PointsFailedError:
+            if not options["as_json"]:
+                show_outcome(reader, out, options["storage"])
+            raise
+        if stopped_by is not None:
+            click.echo("stopped; nothing is lost: run the same command to resume", err=True)
+            return 128 + stopped_by
         if not options["as_json"]:
             show_outcome(reader, out, options["storage"])
-        raise
-    if stopped_by is not None:
-        click.echo("stopped; nothing is lost: run the same command to resume", err=True)
-        return 128 + stopped_by
-    if not options["as_json"]:
-        show_outcome(reader, out, options["storage"])
-    return 0
+        return 0
 
 
 @contextmanager
