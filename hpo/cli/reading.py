@@ -40,8 +40,7 @@ def status(is_watch: bool, as_json: bool, **options: Any) -> None:
     if as_json:
         from hpo.monitor import status as results
 
-        studies = [_status_json(record.to_json()) for record in results.status(plan)]
-        write_json({"studies": studies}, sys.stdout)
+        write_json({"studies": [record.to_json() for record in results.status(plan)]}, sys.stdout)
     else:
         from hpo.cli.screen import headline
         from hpo.cli.tables import console, show_status
@@ -71,12 +70,6 @@ def _fail_stale_trials(plan: Plan, options: dict[str, Any]) -> None:
         say(f"hpo status: stale trials could not be put back: {error}", err=True)
     elif error is not None:
         raise error
-
-
-def _status_json(record: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: record[key] for key in ("name", "section", "state", "points", "best", "inherited", "decision")
-    }
 
 
 @click.command()
