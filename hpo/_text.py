@@ -70,11 +70,11 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
 
 
-def write_json(record: object, file: TextIO) -> None:
-    """Write JSON on several lines; it has no infinity, so a gradient that became infinite is null."""
+def write_json(record: object, file: TextIO, indent: int | None = 2) -> None:
+    """Write JSON and end the line; it has no infinity, so a gradient that became infinite is null."""
     import json  # 5 ms that `hpo --help` does not need
 
-    json.dump(finite(record), file, indent=2, allow_nan=False)
+    json.dump(finite(record), file, indent=indent, allow_nan=False)
     file.write("\n")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -15,7 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from hpo._process import on_stop_signals
-from hpo._text import finite, percent, percentage, point_text
+from hpo._text import percent, percentage, point_text, write_json
 from hpo.cli.screen import Display
 from hpo.cli.tables import Screen
 from hpo.monitor.watch import Progress, Watch
@@ -145,8 +144,7 @@ def _json_lines() -> Iterator[Draw]:
 
     def draw(progress: Progress) -> None:
         for event in progress.events:
-            json.dump(finite(event.to_json()), sys.stdout, allow_nan=False)
-            sys.stdout.write("\n")
+            write_json(event.to_json(), sys.stdout, indent=None)
         sys.stdout.flush()
 
     yield draw

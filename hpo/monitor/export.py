@@ -129,7 +129,7 @@ def write_file(plan: Plan, rows: str, path: Path) -> int:
     Raises:
         InputError: a name of no known kind, a file that cannot be written, or Parquet without pandas.
     """
-    kinds = {".csv": write_csv, ".json": write_json}
+    kinds: Mapping[str, Callable[[list[Record], TextIO], None]] = {".csv": write_csv, ".json": write_json}
     kind = path.suffix.lower()
     if kind not in (*kinds, ".parquet"):
         raise InputError(f"{path}: ends in none of .csv, .json, .parquet")
