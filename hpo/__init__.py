@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from hpo.monitor.export import export as export
     from hpo.monitor.export import export_epochs as export_epochs
     from hpo.monitor.export import trials_frame as trials_frame
-    from hpo.monitor.status import best as best
-    from hpo.monitor.status import final_result as final_result
-    from hpo.monitor.status import rows as rows
+    from hpo.monitor.results import best as best
+    from hpo.monitor.results import final_result as final_result
+    from hpo.monitor.results import rows as rows
     from hpo.monitor.status import status as status
     from hpo.planning.plan import Plan as Plan
     from hpo.space.parameters import TrialConfig as TrialConfig
@@ -44,9 +44,9 @@ _HOMES = {
     "export": "hpo.monitor.export",
     "export_epochs": "hpo.monitor.export",
     "trials_frame": "hpo.monitor.export",
-    "best": "hpo.monitor.status",
-    "final_result": "hpo.monitor.status",
-    "rows": "hpo.monitor.status",
+    "best": "hpo.monitor.results",
+    "final_result": "hpo.monitor.results",
+    "rows": "hpo.monitor.results",
     "status": "hpo.monitor.status",
     "find_plan": "hpo.execution.run",
     "run_plan": "hpo.execution.run",

@@ -45,7 +45,7 @@ from tables import heading, print_table
 from hpo.errors import ConflictError, RunError
 from hpo.execution import run, worker
 from hpo.execution import trial as objective
-from hpo.monitor import status as results
+from hpo.monitor.status import status
 from hpo.planning.decisions import epochs_of
 from hpo.planning.plan import Plan
 from hpo.storage import queue, storage
@@ -179,7 +179,7 @@ class HpoPlan:
 
     def ended(self) -> bool:
         """Whether every study and the final stage have ended."""
-        return all(study.state in ("done", "failed") for study in results.status(self.plan))
+        return all(study.state in ("done", "failed") for study in status(self.plan))
 
     def measured(self) -> dict[str, dict[str, str]]:
         """By study and point what its accepted trial measured."""

@@ -38,9 +38,9 @@ def status(is_watch: bool, as_json: bool, **options: Any) -> None:
             return
     _fail_stale_trials(plan, options)
     if as_json:
-        from hpo.monitor import status as results
+        from hpo.monitor.status import status as statuses
 
-        write_json({"studies": [record.to_json() for record in results.status(plan)]}, sys.stdout)
+        write_json({"studies": [record.to_json() for record in statuses(plan)]}, sys.stdout)
     else:
         from hpo.cli.screen import headline
         from hpo.cli.tables import console, show_status
@@ -79,7 +79,7 @@ def _fail_stale_trials(plan: Plan, options: dict[str, Any]) -> None:
 def show(study: str, as_json: bool, **options: Any) -> None:
     """The points of a study and its decision."""
     from hpo.cli.tables import show_study
-    from hpo.monitor import status as results
+    from hpo.monitor import results
 
     plan = opt.open_plan(options, reader=True)
     rows = results.rows(plan, study)
@@ -103,7 +103,7 @@ def show(study: str, as_json: bool, **options: Any) -> None:
 def best(as_json: bool, **options: Any) -> None:
     """The best configuration so far, and why."""
     from hpo.cli.tables import show_best
-    from hpo.monitor import status as results
+    from hpo.monitor import results
 
     record = results.best(opt.open_plan(options, reader=True))
     if as_json:

@@ -20,7 +20,8 @@ from hpo._text import duration, params_text, percent, percentage, point_text, pr
 if TYPE_CHECKING:
     from hpo.execution.doctor import Check
     from hpo.execution.forecast import Line
-    from hpo.monitor.status import StudyStatus, TrialRow
+    from hpo.monitor.results import TrialRow
+    from hpo.monitor.status import StudyStatus
     from hpo.planning.plan import Plan
 
 STATE_STYLES = {
@@ -105,7 +106,7 @@ def state_text(record: StudyStatus) -> Text:
 
 def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
     """Print the points of a study, what was decided, and what is to be known about single runs."""
-    from hpo.monitor.status import findings_of
+    from hpo.monitor.results import findings_of
 
     spec = plan.specs.get(name)
     screen = console()
@@ -237,10 +238,11 @@ def show_outcome(plan: Plan, out: Path, storage: str | None) -> None:
         out: its folder.
         storage: the database URL as it was given; None: it is that of the folder.
     """
-    from hpo.monitor import status as results
+    from hpo.monitor import results
+    from hpo.monitor.status import status
     from hpo.storage.database import sqlite_file
 
-    show_status(results.status(plan))
+    show_status(status(plan))
     final = results.final_trial(plan)
     if final is not None:
         show_final(results.final_result(plan))

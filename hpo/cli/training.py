@@ -234,7 +234,7 @@ def final(as_json: bool, **options: Any) -> int:
     Once every study has decided: the final stage is trained unless it has been.
     """
     from hpo.cli.tables import show_final
-    from hpo.monitor import status as results
+    from hpo.monitor import results
     from hpo.planning.scheduler import is_orphaned
 
     plan = opt.open_plan(options, reader=True)
@@ -278,7 +278,7 @@ def verify(trial: str, **options: Any) -> int:
 
     TRIAL is STUDY/NUMBER. Says that all epochs are equal, or the first that differs.
     """
-    from hpo.monitor import status as results
+    from hpo.monitor import results
 
     plan = opt.open_plan(options, reader=True)
     found = results.find_trial(plan, trial)  # what is not there is refused before torch is imported

@@ -16,7 +16,7 @@ from hpo.execution.backends.worker_spec import WorkerSpec
 from hpo.execution.identity import Resolve, identify, resolve_here
 from hpo.execution.plan_data import load_plan_data
 from hpo.execution.supervisor import supervise
-from hpo.monitor.status import final_result, final_trial
+from hpo.monitor.results import final_result, final_trial
 from hpo.planning.compatibility import (
     check_compatible,
     check_sqlite_is_local,

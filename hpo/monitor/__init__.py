@@ -1,1 +1,1 @@
-"""What the database says: status, watch, export; no torch."""
+"""What the database says: status, results, watch, export; no torch."""

@@ -54,6 +54,19 @@ def diagnose(history: Sequence[Mapping[str, Any]]) -> tuple[Finding, ...]:
     return ()
 
 
+def findings(history: Sequence[Sequence[Mapping[str, Any]]], *, is_complete: bool) -> list[Finding]:
+    """Return what is wrong with the runs of a trial, seed by seed.
+
+    Args:
+        history: per epoch, per seed, what training recorded.
+        is_complete: whether the runs came to their end.
+    """
+    n_seeds = len(history[0]) if history else 0
+    found = [f for seed in range(n_seeds) for f in diagnose([epoch[seed] for epoch in history])]
+    # of a run that was cut short nobody asks whether it was still rising
+    return found if is_complete else [f for f in found if not f.name.startswith("still rising")]
+
+
 def _dying_relu(history: Sequence[Mapping[str, Any]]) -> Finding | None:
     for number, (first, second) in enumerate(pairwise(history), start=1):
         lasting = [layer for layer in _dead_layers(first) if layer in _dead_layers(second)]

@@ -1,31 +1,22 @@
-"""What the database says, as plain records: for tables, for `--json`, for the live screen.
-
-Nothing here writes, imports torch, or looks anywhere else than into the database.
-"""
+"""Where the studies of a plan stand, as plain records: for tables, for `--json`, for the live screen."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean
 from typing import Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo._text import percentage
-from hpo.errors import InputError, MissingError
-from hpo.monitor.diagnostics import Finding, diagnose
-from hpo.planning.decisions import Decision, Inherited, best_epoch, epochs_of
-from hpo.planning.inheritance import best_decided
+from hpo.monitor.results import own_params
+from hpo.planning.decisions import Decision, Inherited
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.plan import FINAL, FINAL_SLOT, Plan
 from hpo.planning.scheduler import study_jobs
-from hpo.planning.studies import lineage
-from hpo.space.parameters import ParamValue
-from hpo.storage.queue import Slot, Slots, SlotState, slot_of
+from hpo.storage.queue import Slot, Slots, SlotState
 from hpo.storage.trials import id_of
 
-METRICS = ("macro_f1", "accuracy", "loss")
 StudyState = Literal["pending", "running", "done", "failed"]
 
 
@@ -57,34 +48,6 @@ class StudyStatus:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as `hpo status --json` prints it."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class TrialRow:
-    """One point of a study, as a table shows it. Metrics are of the best epoch, means over seeds."""
-
-    trial: int
-    point: str
-    params: Mapping[str, ParamValue]
-    state: str
-    reason: str
-    earlier: Sequence[str]
-    """How earlier attempts at the point ended, as `trial N: reason`."""
-    checkpoint_notes: Sequence[str]
-    """Which checkpoints an attempt had to put aside, as `trial N: file put aside: why`."""
-    attempt: int
-    epochs: int
-    best_epoch: int | None
-    macro_f1: float | None
-    accuracy: float | None
-    loss: float | None
-    seconds: float
-    history: Sequence[Sequence[Mapping[str, Any]]]
-    """Per epoch, per seed, what training recorded."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the record as `hpo show --json` prints it."""
         return asdict(self)
 
 
@@ -164,82 +127,6 @@ def _all_slots(plan: Plan, name: str, inherited: Inherited | None, slots: Slots)
     return list(dict.fromkeys([*planned, *slots.attempts]))
 
 
-def own_params(trial: FrozenTrial) -> Mapping[str, ParamValue]:
-    """Return what tells a trial from the others of its study."""
-    # a control or the final trial searched nothing: its whole configuration is what it is
-    return trial.params or trial.user_attrs.get("config", {})
-
-
-def rows(plan: Plan, name: str, trials: Sequence[FrozenTrial] | None = None) -> list[TrialRow]:
-    """Return one row a point of a study: its accepted trial, or else its latest.
-
-    Args:
-        plan: that the study belongs to.
-        name: of the study.
-        trials: all of the study, by number, where they have been read already.
-
-    Raises:
-        InputError: an unknown study.
-    """
-    if name != FINAL:
-        plan.with_ancestors([name])
-    slots = Slots.of(plan.trials(name) if trials is None else trials)
-    chosen = map(slots.accepted_or_latest, slots.attempts)
-    return [_row(trial, slots) for trial in sorted(chosen, key=lambda t: t.user_attrs["index"])]
-
-
-def _row(trial: FrozenTrial, slots: Slots) -> TrialRow:
-    history = epochs_of(trial.user_attrs)
-    epoch = best_epoch(trial)
-    metrics: dict[str, float | None] = dict.fromkeys(METRICS)
-    if epoch is not None:
-        seeds = trial.user_attrs[f"epoch:{epoch}"]
-        metrics = {metric: fmean(seed[f"valid_{metric}"] for seed in seeds) for metric in METRICS}
-    slot = slot_of(trial)
-    return TrialRow(
-        trial=trial.number,
-        point=slot.point,
-        params=trial.params,
-        state=slots.state(slot).value,
-        reason=trial.user_attrs.get("reason", ""),
-        earlier=[
-            f"trial {each.number}{_by(each)}: {each.user_attrs['reason']}, "
-            f"epochs finished: {len(each.intermediate_values)}; now trial {trial.number}"
-            for each in slots.attempts[slot]
-            if each.number < trial.number and "reason" in each.user_attrs
-        ],
-        checkpoint_notes=[
-            f"trial {each.number}: {note}"
-            for each in slots.attempts[slot]
-            for note in each.user_attrs.get("notes", [])
-        ],
-        attempt=trial.user_attrs["attempt"],
-        epochs=len(history),
-        best_epoch=epoch,
-        seconds=sum(seed["seconds"] for records in history for seed in records),
-        history=history,
-        **metrics,
-    )
-
-
-def findings_of(row: TrialRow) -> list[Finding]:
-    """Return what is wrong with the runs of a point, seed by seed."""
-    return findings(row.history, is_complete=row.state == "complete")
-
-
-def findings(history: Sequence[Sequence[Mapping[str, Any]]], *, is_complete: bool) -> list[Finding]:
-    """Return what is wrong with the runs of a trial, seed by seed.
-
-    Args:
-        history: per epoch, per seed, what training recorded.
-        is_complete: whether the runs came to their end.
-    """
-    n_seeds = len(history[0]) if history else 0
-    found = [f for seed in range(n_seeds) for f in diagnose([epoch[seed] for epoch in history])]
-    # of a run that was cut short nobody asks whether it was still rising
-    return found if is_complete else [f for f in found if not f.name.startswith("still rising")]
-
-
 def remarks(plan: Plan) -> list[str]:
     """Return what the options make of the studies without anybody having asked for it."""
     epochs = plan.options.epochs
@@ -256,76 +143,3 @@ def remarks(plan: Plan) -> list[str]:
         for name, first in late.items()
         if first
     ]
-
-
-def _by(trial: FrozenTrial) -> str:
-    owner = trial.user_attrs.get("owner")
-    return f" ({owner['host']}, process {owner['pid']})" if owner else ""
-
-
-def find_trial(plan: Plan, text: str) -> tuple[str, FrozenTrial]:
-    """Return the trial that `STUDY/NUMBER` names.
-
-    Raises:
-        InputError: not of that form, or an unknown study.
-        MissingError: no trial of that number.
-    """
-    name, slash, number = text.rpartition("/")
-    if not slash or not number.isdecimal() or len(number) > 9:
-        raise InputError(f"{text!r} does not name a trial; write STUDY/NUMBER, like learning-rate/2")
-    if name != FINAL:
-        plan.with_ancestors([name])
-    study_id = plan.storage.study_id(name)
-    trial = plan.storage.numbered(study_id, int(number))
-    if trial is None:
-        n_trials = sum(plan.storage.counts({study_id: 0}).values())
-        raise MissingError(f"{text}: study {name!r} has {n_trials} trials, counted from 0")
-    return name, trial
-
-
-def final_trial(plan: Plan) -> FrozenTrial | None:
-    """Return the trial of the final stage, once it has a result; one that diverged has none."""
-    trial = Slots.of(plan.trials(FINAL)).accepted(FINAL_SLOT)
-    return trial if trial is not None and trial.state == TrialState.COMPLETE else None
-
-
-def final_result(plan: Plan) -> dict[str, Any]:
-    """Return the result of the final stage.
-
-    Raises:
-        MissingError: it has not ended yet.
-    """
-    trial = final_trial(plan)
-    if trial is None:
-        raise MissingError(f"{plan.storage.name}: the final stage has no result yet; `hpo run` ends with it")
-    result: dict[str, Any] = trial.user_attrs["final"]
-    return result
-
-
-def best(plan: Plan) -> dict[str, Any]:
-    """Return the best decided configuration so far, with where it comes from.
-
-    Raises:
-        MissingError: no study has decided yet.
-    """
-    decided = {name: decision for name in plan.specs if (decision := plan.decision(name)) and decision.params}
-    if not decided:
-        raise MissingError(
-            f"{plan.storage.name}: no study has a winner yet; `hpo status` shows how far they are"
-        )
-    # what goes to the final stage, or as long as no last study has decided, what was decided last
-    chosen = best_decided(plan)
-    name = chosen.study if chosen else list(decided)[-1]
-    decision = decided[name]
-    trial = final_trial(plan)
-    return {
-        "study": name,
-        "source": decision.source.model_dump() if decision.source else None,
-        "value": decision.value,
-        "tested": decision.tested,
-        "params": decision.params,
-        "decisions": {
-            each.name: decided[each.name].text for each in lineage(plan.specs, name) if each.name in decided
-        },
-        "test": trial.user_attrs["final"]["test"] if trial else None,
-    }

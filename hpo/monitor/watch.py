@@ -16,7 +16,9 @@ from typing import Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.monitor.status import StudyStatus, findings, own_params, study_status
+from hpo.monitor.diagnostics import findings
+from hpo.monitor.results import own_params
+from hpo.monitor.status import StudyStatus, study_status
 from hpo.planning.decisions import Decision, best_epoch, epochs_of
 from hpo.planning.inheritance import best_decided
 from hpo.planning.manifest import StudyRecord

@@ -13,8 +13,9 @@ from optuna.trial import FrozenTrial
 
 from hpo._text import point_text, printable
 from hpo.data.sources import without_folders
-from hpo.monitor import status as results
-from hpo.monitor.status import StudyStatus, TrialRow, findings_of
+from hpo.monitor import results
+from hpo.monitor.results import TrialRow, findings_of
+from hpo.monitor.status import StudyStatus, remarks, status
 from hpo.planning.decisions import Decision, Inherited, TrialRef
 from hpo.planning.inheritance import best_decided, context_of, inherited_by
 from hpo.planning.manifest import Identity, Options
@@ -232,7 +233,7 @@ def read(plan: Plan) -> ReportData:
     trials = {name: plan.trials(name) for name in plan.all_names}
     points = {name: _points(plan, name, trials[name]) for name in plan.all_names}
     by_ref = {(point.study, point.row.trial): point for found in points.values() for point in found}
-    statuses = {status.name: status for status in results.status(plan)}
+    statuses = {each.name: each for each in status(plan)}
     sections: dict[str, Section] = {}
     for name, spec in plan.specs.items():
         decision, inherited = plan.decision(name), inherited_by(plan, name)
@@ -271,7 +272,7 @@ def read(plan: Plan) -> ReportData:
         attempts=_attempts(trials),
         began=f"{min(starts).astimezone():%Y-%m-%d %H:%M %Z}" if starts else "",
         ended=f"{max(ends).astimezone():%Y-%m-%d %H:%M %Z}" if ends else "",
-        remarks=results.remarks(plan),
+        remarks=remarks(plan),
         machines=_machines(trials),
     )
 

@@ -28,7 +28,8 @@ from hpo.execution.run import open_plan, run
 from hpo.execution.trial import TrialCallback, run_trial
 from hpo.execution.verify import verify
 from hpo.execution.worker import Limits, work
-from hpo.monitor import status as results
+from hpo.monitor import results
+from hpo.monitor.status import status
 from hpo.planning.compatibility import check_compatible, with_more_trials
 from hpo.planning.decisions import Decision, decide, epochs_of
 from hpo.planning.inheritance import best_decided, inherited_by
@@ -333,7 +334,7 @@ def test_a_worker_alone_goes_on_with_what_its_own_look_queued(tmp_path: Path) ->
     plan = made_plan(tmp_path, {"rate": rate, "size": size}, lease_seconds=3600)
     # without a new look it would wait for a sixth of the lease
     work(plan.storage, out=tmp_path / "out", limits=Limits(idle_seconds=5))
-    assert [study.state for study in results.status(plan)] == ["done", "done", "done"]
+    assert [study.state for study in status(plan)] == ["done", "done", "done"]
 
 
 def test_a_constraint_that_the_inherited_values_break_leaves_what_was_inherited(tmp_path: Path) -> None:
@@ -682,7 +683,7 @@ def test_a_final_stage_that_diverges_has_no_answer_and_says_so(tmp_path: Path) -
         assert "retry" not in str(caught.value)
     assert results.final_trial(plan) is None
     assert results.best(plan)["test"] is None
-    assert results.status(plan)[-1].state == "failed"
+    assert status(plan)[-1].state == "failed"
     with pytest.raises(MissingError):
         results.final_result(plan)
     page = write_report(plan, tmp_path).read_text()

@@ -12,7 +12,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from hpo import find_plan
-from hpo.monitor import status as results
+from hpo.monitor.status import status, study_status
 from hpo.monitor.watch import StudyProgress, seconds_left
 from hpo.planning.compatibility import with_more_trials
 from hpo.planning.inheritance import config_of_trial
@@ -360,13 +360,13 @@ def test_outlines_know_what_decides_whether_a_point_is_given_up(plan: Plan, work
     for trial in plan.trials("setup"):
         if trial.state == TrialState.RUNNING:
             queue.close(trial._trial_id, Reason.LOST)
-    whole = results.study_status(plan, "setup", plan.record("setup"), plan.trials("setup"))
-    assert results.status(plan)[0] == whole
+    whole = study_status(plan, "setup", plan.record("setup"), plan.trials("setup"))
+    assert status(plan)[0] == whole
     assert whole.points["failed"] == 0
     assert look(plan).studies[0].n_lost == LOST_CAP + 1
 
 
 def test_outlines_say_of_studies_what_whole_trials_say(under_way: Plan, finished: Path) -> None:
     for plan in (under_way, find_plan(finished)):
-        whole = [results.study_status(plan, n, r, plan.trials(n)) for n, r in plan.records().items()]
-        assert results.status(plan) == whole
+        whole = [study_status(plan, n, r, plan.trials(n)) for n, r in plan.records().items()]
+        assert status(plan) == whole

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hpo.monitor.status import TrialRow
+from hpo.monitor.results import TrialRow
 from hpo.reporting.conclusions import CLAIMS, Evidence
 from hpo.reporting.contrasts import Cells, seed_noise
 from hpo.reporting.data import Point

@@ -23,7 +23,7 @@ import pytest
 from optuna.artifacts import upload_artifact
 
 import hpo as library
-from hpo.monitor.status import final_trial
+from hpo.monitor.results import final_trial
 from hpo.planning.inheritance import inherited_by
 from hpo.planning.plan import FINAL, Plan
 from hpo.planning.scheduler import advance

@@ -27,7 +27,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial
 
 from hpo._files import write_durably
-from hpo.monitor.status import final_trial
+from hpo.monitor.results import final_trial
 from hpo.planning.plan import FINAL, WRONG_IMAGES, Plan
 from hpo.reporting.charts import Figure
 from hpo.reporting.dashboard.notes import notes
