@@ -10,6 +10,7 @@ import csv
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -18,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo._files import write_whole
 from hpo._text import harmless_cell, printable, write_json
 from hpo.errors import InputError, install
-from hpo.planning.decisions import best_epoch, epochs_of
+from hpo.planning.decisions import best_epoch, epochs_of, test_epochs_of
 from hpo.planning.plan import CONTROL_SLOT, Plan
 from hpo.space.parameters import PARAMETERS
 from hpo.storage.queue import reason_of
@@ -58,8 +59,9 @@ def export_epochs(plan: Plan) -> list[Record]:
     """
     records = []
     for name, trial, attrs in _trials(plan):
-        for number, seeds in enumerate(epochs_of(attrs), start=1):
-            tests = {test["seed"]: test for test in attrs.get(f"test:{number}", [])}
+        epochs = zip_longest(epochs_of(attrs), test_epochs_of(attrs), fillvalue=())
+        for number, (seeds, tests) in enumerate(epochs, start=1):
+            tested = {test["seed"]: test for test in tests}
             for seed in seeds:
                 records.append(
                     {
@@ -73,7 +75,7 @@ def export_epochs(plan: Plan) -> list[Record]:
                         },
                         **{
                             f"test_{metric}": value
-                            for metric, value in tests.get(seed["seed"], {}).items()
+                            for metric, value in tested.get(seed["seed"], {}).items()
                             if metric != "seed"
                         },
                         **_params(attrs),

@@ -81,8 +81,9 @@ def _row(trial: FrozenTrial, slots: Slots) -> TrialRow:
     epoch = best_epoch(trial)
     metrics: dict[str, float | None] = dict.fromkeys(METRICS)
     if epoch is not None:
-        seeds = trial.user_attrs[f"epoch:{epoch}"]
-        metrics = {metric: fmean(seed[f"valid_{metric}"] for seed in seeds) for metric in METRICS}
+        metrics = {
+            metric: fmean(seed[f"valid_{metric}"] for seed in history[epoch - 1]) for metric in METRICS
+        }
     slot = slot_of(trial)
     return TrialRow(
         trial=trial.number,

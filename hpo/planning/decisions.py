@@ -101,8 +101,17 @@ class Decision(_Record):
 
 def epochs_of(attrs: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
     """Return the epochs among a trial's attributes, in order; of each a record per seed."""
-    numbers = sorted(int(key[6:]) for key in attrs if key.startswith("epoch:"))
-    return [attrs[f"epoch:{number}"] for number in numbers]
+    return _numbered(attrs, "epoch:")
+
+
+def test_epochs_of(attrs: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
+    """Return the metrics on the test set, by epoch and seed; only the final trial has any."""
+    return _numbered(attrs, "test:")
+
+
+def _numbered(attrs: Mapping[str, Any], prefix: str) -> list[list[dict[str, Any]]]:
+    numbers = sorted(int(key.removeprefix(prefix)) for key in attrs if key.startswith(prefix))
+    return [attrs[f"{prefix}{number}"] for number in numbers]
 
 
 def best_epoch(trial: FrozenTrial) -> int | None:

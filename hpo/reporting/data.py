@@ -16,7 +16,7 @@ from hpo.data.sources import without_folders
 from hpo.monitor import results
 from hpo.monitor.results import TrialRow, findings_of
 from hpo.monitor.status import StudyStatus, remarks, status
-from hpo.planning.decisions import Decision, Inherited, TrialRef
+from hpo.planning.decisions import Decision, Inherited, TrialRef, test_epochs_of
 from hpo.planning.inheritance import best_decided, context_of, inherited_by
 from hpo.planning.manifest import Identity, Options
 from hpo.planning.plan import FINAL, Plan
@@ -268,7 +268,7 @@ def read(plan: Plan) -> ReportData:
         final=final.user_attrs.get("final") if final else None,
         final_point=points[FINAL][0] if points[FINAL] else None,
         final_inherited=best_decided(plan),
-        test_epochs=_test_epochs(final) if final else [],
+        test_epochs=test_epochs_of(final.user_attrs) if final else [],
         attempts=_attempts(trials),
         began=f"{min(starts).astimezone():%Y-%m-%d %H:%M %Z}" if starts else "",
         ended=f"{max(ends).astimezone():%Y-%m-%d %H:%M %Z}" if ends else "",
@@ -316,11 +316,6 @@ def _carried(spec: StudySpec, inherited: dict[str, Origin], decision: Decision |
     source = decision.winner.source
     fixed = dict.fromkeys(spec.fixed, Origin(f"fixed by {spec.name}", source))
     return inherited | fixed | dict.fromkeys(spec.search, Origin(f"chosen by {spec.name}", source))
-
-
-def _test_epochs(trial: FrozenTrial) -> list[list[Mapping[str, Any]]]:
-    numbers = sorted(int(key[5:]) for key in trial.user_attrs if key.startswith("test:"))
-    return [trial.user_attrs[f"test:{number}"] for number in numbers]
 
 
 def _attempts(trials: Mapping[str, Sequence[FrozenTrial]]) -> list[Attempt]:
