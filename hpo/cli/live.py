@@ -14,9 +14,10 @@ from rich.live import Live
 from rich.text import Text
 
 from hpo._process import on_stop_signals
-from hpo._text import percent, percentage, point_text, write_json
+from hpo._text import percent, point_text, write_json
 from hpo.cli.screen import Display
 from hpo.cli.tables import Screen
+from hpo.monitor.results import answer_text
 from hpo.monitor.watch import Progress, Watch
 from hpo.planning.plan import Plan
 
@@ -161,9 +162,7 @@ def _of_point(study: str, record: Mapping[str, Any]) -> str:
 def _of_final(study: str, record: Mapping[str, Any]) -> str:
     if not record["test"]:
         return _of_point(study, record)
-    macro_f1 = percentage(record["test"]["macro_f1"], record["std"]["macro_f1"])
-    at = f"at epoch {record['selected_epoch']}"
-    return f"{study}/{record['trial']} {record['state']}: test macro F1 {macro_f1}, {at}"
+    return f"{study}/{record['trial']} {record['state']}: {answer_text(record)}"
 
 
 _SENTENCES: Mapping[str, Callable[[str, Mapping[str, Any]], str]] = {

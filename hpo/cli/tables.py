@@ -106,8 +106,6 @@ def state_text(record: StudyStatus) -> Text:
 
 def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
     """Print the points of a study, what was decided, and what is to be known about single runs."""
-    from hpo.monitor.results import findings_of
-
     spec = plan.specs.get(name)
     screen = console()
     title = f"{spec.section} {spec.title}".strip() if spec else "final stage"
@@ -125,7 +123,7 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
     for row in rows:
         notes += row.earlier
         notes += row.checkpoint_notes
-        for text in dict.fromkeys([row.reason, *(finding.text for finding in findings_of(row))]):
+        for text in dict.fromkeys([row.reason, *(finding.text for finding in row.findings)]):
             if text:
                 findings.setdefault(text, []).append(str(row.trial))
     for text, trials in findings.items():

@@ -14,15 +14,15 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from hpo._files import write_whole
 from hpo._text import harmless_cell, printable, write_json
 from hpo.errors import InputError, install
+from hpo.monitor.results import attempt_state
 from hpo.planning.decisions import best_epoch, epochs_of, test_epochs_of
 from hpo.planning.plan import CONTROL_SLOT, Plan
 from hpo.space.parameters import PARAMETERS
-from hpo.storage.queue import reason_of
 from hpo.storage.trials import ATTEMPT_KEY
 
 if TYPE_CHECKING:
@@ -163,12 +163,7 @@ def _trials(plan: Plan) -> Iterator[tuple[str, FrozenTrial, Mapping[str, Any]]]:
 
 
 def _identity(name: str, trial: FrozenTrial) -> Record:
-    return {
-        "study": name,
-        "trial": trial.number,
-        # lost, released and superseded attempts are no failures of the point
-        "state": (reason_of(trial) or "fail") if trial.state == TrialState.FAIL else trial.state.name.lower(),
-    }
+    return {"study": name, "trial": trial.number, "state": attempt_state(trial)}
 
 
 def _params(attrs: Mapping[str, Any]) -> Record:

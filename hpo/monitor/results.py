@@ -12,6 +12,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo._text import percentage
 from hpo.errors import InputError, MissingError
 from hpo.monitor.diagnostics import Finding, findings
 from hpo.planning.decisions import best_epoch, epochs_of
@@ -19,7 +20,7 @@ from hpo.planning.inheritance import best_decided
 from hpo.planning.plan import FINAL, FINAL_SLOT, Plan
 from hpo.planning.studies import lineage
 from hpo.space.parameters import ParamValue
-from hpo.storage.queue import Slots, slot_of
+from hpo.storage.queue import Slots, reason_of, slot_of
 
 METRICS = ("macro_f1", "accuracy", "loss")
 
@@ -46,6 +47,11 @@ class TrialRow:
     seconds: float
     history: Sequence[Sequence[Mapping[str, Any]]]
     """Per epoch, per seed, what training recorded."""
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What is wrong with the runs of the point, seed by seed."""
+        return findings(self.history, is_complete=self.state == "complete")
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as `hpo show --json` prints it."""
@@ -111,9 +117,9 @@ def _row(trial: FrozenTrial, slots: Slots) -> TrialRow:
     )
 
 
-def findings_of(row: TrialRow) -> list[Finding]:
-    """Return what is wrong with the runs of a point, seed by seed."""
-    return findings(row.history, is_complete=row.state == "complete")
+def attempt_state(trial: FrozenTrial) -> str:
+    """Return how an attempt stands; one that was lost, released or superseded is no failure of the point."""
+    return (reason_of(trial) or "fail") if trial.state == TrialState.FAIL else trial.state.name.lower()
 
 
 def _by(trial: FrozenTrial) -> str:
@@ -158,6 +164,12 @@ def final_result(plan: Plan) -> dict[str, Any]:
         raise MissingError(f"{plan.storage.name}: the final stage has no result yet; `hpo run` ends with it")
     result: dict[str, Any] = trial.user_attrs["final"]
     return result
+
+
+def answer_text(result: Mapping[str, Any]) -> str:
+    """Return the result of the final stage in words."""
+    macro_f1 = percentage(result["test"]["macro_f1"], result["std"]["macro_f1"])
+    return f"test macro F1 {macro_f1}, at epoch {result['selected_epoch']}"
 
 
 def best(plan: Plan) -> dict[str, Any]:

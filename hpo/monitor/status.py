@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo._text import percentage
-from hpo.monitor.results import own_params
+from hpo.monitor.results import answer_text, own_params
 from hpo.planning.decisions import Decision, Inherited
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.plan import FINAL, FINAL_SLOT, Plan
@@ -76,6 +75,7 @@ def study_status(plan: Plan, name: str, record: StudyRecord, trials: Sequence[Fr
     complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
     best = max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
     best_trial = plan.storage.trial(id_of(best)) if best else None
+    final = best_trial.user_attrs.get("final") if best_trial else None
     return StudyStatus(
         name=name,
         section=plan.specs[name].section if name in plan.specs else "",
@@ -95,17 +95,8 @@ def study_status(plan: Plan, name: str, record: StudyRecord, trials: Sequence[Fr
             "trial": inherited.source.trial if inherited.source else None,
             "params": inherited.params,
         },
-        decision=decision.text if decision else _answer(best_trial),
+        decision=decision.text if decision else (answer_text(final) if final else ""),
     )
-
-
-def _answer(trial: FrozenTrial | None) -> str:
-    """Return what the final stage found, in words; nothing for a trial of a study."""
-    final = trial.user_attrs.get("final") if trial else None
-    if not final:
-        return ""
-    macro_f1 = percentage(final["test"]["macro_f1"], final["std"]["macro_f1"])
-    return f"test macro F1 {macro_f1}, at epoch {final['selected_epoch']}"
 
 
 def _state(name: str, states: Sequence[SlotState], slots: Slots, decision: Decision | None) -> StudyState:

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 from hpo._text import point_text, printable
 from hpo.data.sources import without_folders
 from hpo.monitor import results
-from hpo.monitor.results import TrialRow, findings_of
+from hpo.monitor.results import TrialRow, attempt_state
 from hpo.monitor.status import StudyStatus, remarks, status
 from hpo.planning.decisions import Decision, Inherited, TrialRef, test_epochs_of
 from hpo.planning.inheritance import best_decided, context_of, inherited_by
@@ -280,7 +280,7 @@ def read(plan: Plan) -> ReportData:
 def _points(plan: Plan, name: str, trials: Sequence[FrozenTrial]) -> list[Point]:
     found = []
     for row in results.rows(plan, name, trials):
-        attrs, findings = trials[row.trial].user_attrs, findings_of(row)
+        attrs, findings = trials[row.trial].user_attrs, row.findings
         found.append(
             Point(
                 study=name,
@@ -337,7 +337,7 @@ def _attempts(trials: Mapping[str, Sequence[FrozenTrial]]) -> list[Attempt]:
             lane=1,
             begin=((trial.datetime_start or zero) - zero).total_seconds(),
             end=((trial.datetime_complete or last) - zero).total_seconds(),
-            state=(reason_of(trial) or "fail") if trial.state.name == "FAIL" else trial.state.name.lower(),
+            state=attempt_state(trial),
         )
         for name, trial in taken
     )
