@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from rich.live import Live
 from rich.text import Text
@@ -18,7 +18,7 @@ from hpo._text import percent, point_text, write_json
 from hpo.cli.screen import Display
 from hpo.cli.tables import Screen
 from hpo.monitor.results import answer_text
-from hpo.monitor.watch import Progress, Watch
+from hpo.monitor.watch import Event, Progress, Watch
 from hpo.planning.plan import Plan
 
 TICK_SECONDS = 1.0
@@ -134,7 +134,7 @@ def _plain_lines(console: Screen) -> Iterator[Draw]:
 
     def draw(progress: Progress) -> None:
         for event in progress.events:
-            console.print(_SENTENCES[event.event](event.study, event.record), soft_wrap=True)
+            console.print(_sentence(event), soft_wrap=True)
 
     yield draw
 
@@ -151,23 +151,13 @@ def _json_lines() -> Iterator[Draw]:
     yield draw
 
 
-def _of_point(study: str, record: Mapping[str, Any]) -> str:
+def _sentence(event: Event) -> str:
+    record = event.record
+    if event.event == "study":
+        return f"{event.study}: {record['text']}"
+    ended = f"{event.study}/{record['trial']} {record['state']}"
+    if record.get("test"):
+        return f"{ended}: {answer_text(record)}"
     why = f" ({record['reason']})" if record["reason"] else ""
     what = point_text(record["params"], record["point"])
-    return (
-        f"{study}/{record['trial']} {record['state']}{why}: macro F1 {percent(record['macro_f1'])} %, {what}"
-    )
-
-
-def _of_final(study: str, record: Mapping[str, Any]) -> str:
-    if not record["test"]:
-        return _of_point(study, record)
-    return f"{study}/{record['trial']} {record['state']}: {answer_text(record)}"
-
-
-_SENTENCES: Mapping[str, Callable[[str, Mapping[str, Any]], str]] = {
-    "point": _of_point,
-    "study": lambda study, record: f"{study}: {record['text']}",
-    "final": _of_final,
-}
-"""How a line says what happened."""
+    return f"{ended}{why}: macro F1 {percent(record['macro_f1'])} %, {what}"
