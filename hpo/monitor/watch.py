@@ -165,7 +165,8 @@ class Watch:
 
     def __init__(self, plan: Plan, names: Sequence[str]) -> None:
         self._plan, self._names = plan, names
-        self._outlines, self._events = plan.storage.outlines, _Events(plan)
+        self._outlines = plan.storage.outlines
+        self._events = {name: _StudyEvents(plan, name) for name in names}
         self._trials: dict[str, list[FrozenTrial]] = {}
         self._slots: dict[str, tuple[int, Slots]] = {}
         self._studies: dict[str, tuple[object, StudyProgress]] = {}
@@ -206,7 +207,7 @@ class Watch:
             events=[
                 event
                 for name in self._names
-                for event in self._events.of(name, self._slots[name][1], records[name].decision)
+                for event in self._events[name].find(self._slots[name][1], records[name].decision)
             ],
         )
 
@@ -321,14 +322,17 @@ class Watch:
         }
 
     def _find_best(self, studies: Sequence[StudyProgress]) -> Best | None:
-        found = [study.status for study in studies if study.status.best and study.status.name != FINAL]
+        found = [
+            (study.status.name, best)
+            for study in studies
+            if study.status.name != FINAL and (best := study.status.best)
+        ]
         if not found:
             return None
-        status = max(found, key=lambda status: (status.best or {})["value"])
-        number = (status.best or {})["trial"]
-        trial_id = next(id_of(trial) for trial in self._trials[status.name] if trial.number == number)
+        name, best = max(found, key=lambda each: each[1]["value"])
+        trial_id = next(id_of(trial) for trial in self._trials[name] if trial.number == best["trial"])
         if self._best is None or self._best[0] != trial_id:
-            self._best = trial_id, _best_trial(status.name, self._plan.storage.trial(trial_id))
+            self._best = trial_id, _best_trial(name, self._plan.storage.trial(trial_id))
         return self._best[1]
 
     def _test_result(self) -> Mapping[str, Any] | None:
@@ -403,59 +407,44 @@ def _seconds(epochs: Sequence[Sequence[Mapping[str, Any]]]) -> list[float]:
 # --- what is new -----------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Told:
-    """What is known of a study already."""
+class _StudyEvents:
+    """Finds what is new of a study since it was looked at last."""
 
-    slots: Slots | None = None
-    ended: dict[Slot, int] = field(default_factory=dict)
-    """By slot the number of the trial with which it ended last: a point that failed may end again."""
-    decision: Decision | None = None
+    def __init__(self, plan: Plan, study: str) -> None:
+        self._plan, self._study = plan, study
+        self._slots: Slots | None = None
+        self._decision: Decision | None = None
+        self._ended: dict[Slot, int] = {}
+        """By slot the number of the trial with which it ended last: a point that failed may end again."""
 
-    def ends(self, slots: Slots) -> list[tuple[SlotState, FrozenTrial]]:
-        """Return the slots that have ended since, each with its trial; they are known then."""
-        if slots is self.slots:
+    def find(self, slots: Slots, decision: Decision | None) -> list[Event]:
+        """Return what has happened since the call before; of the first call: nothing.
+
+        Args:
+            slots: the study's trials, at least in outline; the same object where nothing has changed.
+            decision: what it has decided by now.
+        """
+        is_first = self._slots is None
+        ended = [] if slots is self._slots else self._newly_ended(slots)
+        before, self._slots, self._decision = self._decision, slots, decision
+        if is_first:
             return []
-        self.slots, found = slots, []
+        events = [self._end(state, trial) for state, trial in ended]
+        if decision is not None and decision != before:
+            events.append(Event("study", self._study, decision.model_dump(mode="json")))
+        return events
+
+    def _newly_ended(self, slots: Slots) -> list[tuple[SlotState, FrozenTrial]]:
+        """Return the slots that have ended since, each with its trial, and remember these."""
+        found = []
         for slot in slots.attempts:
             state, trial = slots.state(slot), slots.accepted_or_latest(slot)
-            if not state.is_open and self.ended.get(slot) != trial.number:
-                self.ended[slot] = trial.number
+            if not state.is_open and self._ended.get(slot) != trial.number:
+                self._ended[slot] = trial.number
                 found.append((state, trial))
         return found
 
-    def is_new(self, decision: Decision | None) -> bool:
-        """Return whether this has been decided since; it is known then."""
-        before, self.decision = self.decision, decision
-        return decision != before
-
-
-class _Events:
-    """Finds what is new of a plan's studies since they were looked at last."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._told: dict[str, _Told] = {}
-
-    def of(self, study: str, slots: Slots, decision: Decision | None) -> list[Event]:
-        """Return what has happened to a study since the call before; of the first call: nothing.
-
-        Args:
-            study: its name.
-            slots: its trials, at least in outline; the same object where nothing has changed.
-            decision: what it has decided by now.
-        """
-        is_first = study not in self._told
-        told = self._told.setdefault(study, _Told())
-        ends, is_new = told.ends(slots), told.is_new(decision)
-        if is_first:
-            return []
-        events = [self._end(study, state, trial) for state, trial in ends]
-        if decision is not None and is_new:
-            events.append(Event("study", study, decision.model_dump(mode="json")))
-        return events
-
-    def _end(self, study: str, state: SlotState, outline: FrozenTrial) -> Event:
+    def _end(self, state: SlotState, outline: FrozenTrial) -> Event:
         trial = self._plan.storage.trial(id_of(outline))
         epoch = best_epoch(trial)
         record = {
@@ -468,11 +457,11 @@ class _Events:
             "best_epoch": epoch,
             "epochs": len(trial.intermediate_values),
         }
-        if study != FINAL:
-            return Event("point", study, record)
+        if self._study != FINAL:
+            return Event("point", self._study, record)
         result = trial.user_attrs.get("final", {})
         answer = {key: result.get(key) for key in ("selected_epoch", "seeds", "test", "std")}
-        return Event("final", study, record | answer)
+        return Event("final", self._study, record | answer)
 
 
 # --- the time that is left -------------------------------------------------------------------------------
