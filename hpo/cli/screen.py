@@ -15,7 +15,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from hpo._text import duration, params_text, percent, percentage, point_text, printable
-from hpo.cli.tables import STATE_STYLES, state_text
+from hpo.cli.tables import STATE_STYLES
 from hpo.monitor.watch import Best, Progress, Running, StudyProgress
 from hpo.planning.plan import FINAL
 
@@ -209,7 +209,7 @@ def _study_row(study: StudyProgress, n_bar: int) -> list[Text]:
     name.truncate(24, overflow="ellipsis")
     section = Text(printable(status.section), "dim")
     section.truncate(8, overflow="ellipsis")
-    return [section, name, state_text(status), bar, count]
+    return [section, name, Text(status.shown_state, STATE_STYLES[status.shown_state]), bar, count]
 
 
 def _title(study: StudyProgress, above: str | None) -> Text:

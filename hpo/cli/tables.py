@@ -30,6 +30,7 @@ STATE_STYLES = {
     "running": "cyan",
     "waiting": "dim",
     "pending": "dim",
+    "idle": "dim",
     "pruned": "yellow",
     "failed": "bold red",
     "ok": "green",
@@ -89,19 +90,12 @@ def show_status(records: Sequence[StudyStatus]) -> None:
         table.add_row(
             printable(record.section),
             record.name,
-            state_text(record),
+            Text(record.shown_state, STATE_STYLES[record.shown_state]),
             f"{ended} ({', '.join(extra)})" if extra else ended,
             percent(record.best["value"] if record.best else None),
             printable(record.decision),
         )
     console().print(table)
-
-
-def state_text(record: StudyStatus) -> Text:
-    """Return the state of a study, as a person is told it."""
-    # `running` is the contract's word for a study that has begun; a person asks whether anybody works on it
-    idle = record.state == "running" and not record.points["running"]
-    return Text("idle", "dim") if idle else Text(record.state, STATE_STYLES[record.state])
 
 
 def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:

@@ -45,6 +45,12 @@ class StudyStatus:
         """How many of them have ended."""
         return sum(self.points[state] for state in ("complete", "pruned", "failed"))
 
+    @property
+    def shown_state(self) -> str:
+        """The state as people are told it: `idle` where a study has begun and nobody works on it."""
+        # `running` is the contract's word for a study that has begun
+        return "idle" if self.state == "running" and not self.points["running"] else self.state
+
     def to_json(self) -> dict[str, Any]:
         """Return the record as `hpo status --json` prints it."""
         return asdict(self)

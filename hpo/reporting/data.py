@@ -140,12 +140,6 @@ class Section:
         """Section and title, as a heading."""
         return printable(f"{self.spec.section} {self.spec.title or self.name}".strip())
 
-    @property
-    def state(self) -> str:
-        """What goes on in it: `running` is a study's state from its first trial on, whoever works on it."""
-        status = self.status
-        return "idle" if status.state == "running" and not status.points["running"] else status.state
-
     @cached_property
     def ranked(self) -> list[Point]:
         """The points with a result, the best first; of equal ones the earlier."""
