@@ -103,8 +103,9 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
     spec = plan.specs.get(name)
     screen = console()
     title = f"{spec.section} {spec.title}".strip() if spec else "final stage"
-    screen.print(Text(printable(title or name), "bold"))
-    inherited = plan.record(name).inherited
+    screen.print(Text(title or name, "bold"))
+    record = plan.record(name)
+    inherited, decision = record.inherited, record.decision
     if inherited:
         source = inherited.source
         origin = f"{source.study}/{source.trial}" if source else f"published, {inherited.study}"
@@ -112,22 +113,19 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
     if spec and spec.fixed:
         screen.print(Text(f"fixed in this study: {params_text(spec.fixed)}", "dim"))
     screen.print(_points_table(list(spec.search) if spec else [], rows, screen))
-    notes: list[str] = []
     findings: dict[str, list[str]] = {}
     for row in rows:
-        notes += row.earlier
-        notes += row.checkpoint_notes
         for text in dict.fromkeys([row.reason, *(finding.text for finding in row.findings)]):
             if text:
                 findings.setdefault(text, []).append(str(row.trial))
     for text, trials in findings.items():
         plural = "trial" if len(trials) == 1 else "trials"
         screen.print(Text(f"{plural} {', '.join(trials)}: {text}", "yellow"))
-    for note in notes:
-        screen.print(Text(printable(note), "dim"))
+    for row in rows:
+        for note in (*row.earlier, *row.checkpoint_notes):
+            screen.print(Text(note, "dim"))
     if spec is None and any(row.state == "complete" for row in rows):
         screen.print("these metrics are of the validation images; hpo final has those of the test set")
-    decision = plan.decision(name) if spec else None
     if decision and decision.control:
         control = decision.control
         at = f"{control.source.study}/{control.source.trial}"
