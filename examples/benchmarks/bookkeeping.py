@@ -66,7 +66,7 @@ def plan_of(url: str, folder: Path, n_trials: int) -> Plan:
     sizes = ", ".join(str(10 + number) for number in range(10))
     (folder / "studies" / "grid.toml").write_text(MANY_POINTS.format(rates, sizes))
     given = {"data": "digits", "limit_train": 200, "limit_valid": 100, "epochs": EPOCHS, "pruning": False}
-    return run.open_plan(folder, storage=url, studies=folder / "studies", given=given)
+    return run.find_or_create_plan(folder, storage=url, studies=folder / "studies", given=given)
 
 
 def drain(url: str, folder: Path, seconds: float, max_trials: int | None) -> None:

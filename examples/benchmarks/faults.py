@@ -122,7 +122,7 @@ class HpoPlan:
         """Writes the plan, as `hpo create` does."""
         out, studies = self._folder / "out", self._folder / "studies"
         given = {**OPTIONS, "lease_seconds": self._lease_seconds}
-        run.open_plan(out, storage=self._url, studies=studies, given=given)
+        run.find_or_create_plan(out, storage=self._url, studies=studies, given=given)
 
     def work(self, seed: int) -> int:
         """A worker in some time zone, with some clock, perhaps of another machine."""

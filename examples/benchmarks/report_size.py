@@ -45,7 +45,7 @@ def plan_of(folder: Path, n_trials: int, epochs: int) -> Plan:
     (folder / "studies").mkdir(parents=True)
     (folder / "studies" / "grid.toml").write_text(f'section = "1"\ntitle = "A large grid"\n[search]\n{lines}')
     given = {"data": "digits", "limit_train": 200, "limit_valid": 100, "epochs": epochs}
-    return run.open_plan(folder, studies=folder / "studies", threads=1, given=given)
+    return run.find_or_create_plan(folder, studies=folder / "studies", threads=1, given=given)
 
 
 def _divisor(number: int, most: float) -> int:

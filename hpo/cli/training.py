@@ -78,13 +78,13 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
         from hpo.cli.live import watching
         from hpo.cli.tables import describe, show_outcome
         from hpo.errors import PointsFailedError
-        from hpo.execution.run import open_plan, run
+        from hpo.execution.run import find_or_create_plan, run
         from hpo.monitor.status import remarks
         from hpo.planning.compatibility import unshared_checkpoints
 
         out = options["out"]
         with waiting("loading data and plan"):
-            plan = open_plan(
+            plan = find_or_create_plan(
                 out,
                 storage=options["storage"],
                 studies=options.get("studies"),
@@ -162,10 +162,10 @@ def _engine(studies: tuple[str, ...], options: dict[str, Any]) -> Iterator[tuple
 @opt.planned_workers
 def create(**options: Any) -> None:
     """Write the plan into the database and train nothing."""
-    from hpo.execution.run import open_plan, threads_each
+    from hpo.execution.run import find_or_create_plan, threads_each
 
     with waiting("loading data"):
-        plan = open_plan(
+        plan = find_or_create_plan(
             options["out"],
             storage=options["storage"],
             studies=options["studies"],

@@ -33,7 +33,7 @@ from hpo.storage.storage import Storage
 from hpo.training.blobs import BlobStore, open_blobs
 
 
-def open_plan(
+def find_or_create_plan(
     out: Path,
     *,
     storage: str | None = None,
@@ -137,7 +137,7 @@ def run_plan(
             raise InputError(f"{key} is not an option; {did_you_mean(key, Options.model_fields)}")
     names = [names] if isinstance(names, str) else names
     folder = Path(studies) if studies is not None else None
-    plan = open_plan(
+    plan = find_or_create_plan(
         Path(out), storage=storage, studies=folder, names=names, threads=threads_each(workers), given=options
     )
     stopped_by = run(
@@ -177,7 +177,7 @@ def run(
     """Work on a plan until it has ended.
 
     Args:
-        plan: as from `open_plan`.
+        plan: as from `find_or_create_plan`.
         out: folder for checkpoints, logs and the model.
         studies: only these and the earlier ones they need, without a final stage; empty: the whole plan.
         workers: how many processes; None: as many as the engine has room for.

@@ -24,7 +24,7 @@ from hpo.errors import (
     TrialLost,
 )
 from hpo.execution.context import WorkerContext
-from hpo.execution.run import open_plan, run
+from hpo.execution.run import find_or_create_plan, run
 from hpo.execution.trial import TrialCallback, run_trial
 from hpo.execution.verify import verify
 from hpo.execution.worker import Limits, work
@@ -723,7 +723,7 @@ def test_what_is_decided_after_the_final_stage_changes_no_answer(tmp_path: Path)
     test = results.final_result(plan)["test"]
     (tmp_path / "studies" / "late.toml").write_text(late.replace("trials = 1", "trials = 2"))
     with pytest.raises(ConflictError, match="late"):
-        open_plan(tmp_path, studies=tmp_path / "studies", given={})
+        find_or_create_plan(tmp_path, studies=tmp_path / "studies", given={})
     # as another worker may do that began before
     decision = plan.decision("s")
     assert decision is not None

@@ -12,7 +12,7 @@ import pytest
 from optuna.trial import TrialState
 
 import hpo as library
-from hpo.execution.run import open_plan
+from hpo.execution.run import find_or_create_plan
 from hpo.monitor.export import write_csv
 from hpo.planning.decisions import epochs_of
 from hpo.planning.plan import Plan
@@ -104,7 +104,7 @@ def test_a_file_that_cannot_be_written_is_refused(
 
 
 def test_trials_of_others_are_shown_as_far_as_they_are_like_ours(small_studies: Path, tmp_path: Path) -> None:
-    plan = open_plan(tmp_path, studies=small_studies, given={"data": "digits"})
+    plan = find_or_create_plan(tmp_path, studies=small_studies, given={"data": "digits"})
     theirs = plan.storage.study("rate").ask()
     for key, value in (("seeds", 3), ("config", "a.yaml"), ("point", "x"), ("epoch:1", "x")):
         theirs.set_user_attr(key, value)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo.execution.identity import identify
-from hpo.execution.run import open_plan
+from hpo.execution.run import find_or_create_plan
 from hpo.execution.worker import work
 from hpo.planning.decisions import epochs_of
 from hpo.planning.manifest import Options
@@ -83,7 +83,7 @@ def made_plan(folder: Path, studies: dict[str, str], url: str | None = None, **o
 
 def train(out: Path, *names: str, studies: Path | None = None, **given: Any) -> Plan:
     """A plan written and worked on in this process: for tests of what comes after."""
-    plan = open_plan(out, studies=studies, names=names, given=given)
+    plan = find_or_create_plan(out, studies=studies, names=names, given=given)
     assert work(plan.storage, out=out, studies=names) is None
     return plan
 

@@ -10,7 +10,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo import find_plan
-from hpo.execution.run import open_plan
+from hpo.execution.run import find_or_create_plan
 from hpo.monitor.watch import Progress, Watch
 from hpo.planning.inheritance import config_of_trial
 from hpo.planning.plan import Plan
@@ -98,7 +98,9 @@ def new_plan(folder: Path, studies: Mapping[str, str] = STUDIES, **given: Any) -
     (folder / "studies").mkdir()
     for name, text in studies.items():
         (folder / "studies" / f"{name}.toml").write_text(text)
-    return open_plan(folder, studies=folder / "studies", given={**SMALL_SIZES, "epochs": EPOCHS, **given})
+    return find_or_create_plan(
+        folder, studies=folder / "studies", given={**SMALL_SIZES, "epochs": EPOCHS, **given}
+    )
 
 
 def plan_under_way(folder: Path) -> Plan:
