@@ -6,7 +6,8 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from types import FrameType
 from typing import NoReturn
 
@@ -66,15 +67,13 @@ def _stop(number: int, _frame: FrameType | None) -> NoReturn:
 
 def _drawing(*, as_json: bool, stderr: bool) -> AbstractContextManager[Draw]:
     if as_json:
-        return _json_lines()
+        return nullcontext(_print_json)
     console = Screen(stderr=stderr)
-    return _screen(console, keeps=not stderr) if _can_draw(console) else _plain_lines(console)
-
-
-def _can_draw(console: Screen) -> bool:
     # FORCE_COLOR makes rich take a file for a terminal
     is_terminal = console.file.isatty() and not console.is_dumb_terminal
-    return is_terminal and console.encoding.startswith("utf")
+    if is_terminal and console.encoding.startswith("utf"):
+        return _screen(console, keeps=not stderr)
+    return nullcontext(partial(_print_lines, console))
 
 
 # --- a screen -------------------------------------------------------------------------------------
@@ -128,27 +127,17 @@ class _Notes(logging.Handler):
 # --- lines ----------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _plain_lines(console: Screen) -> Iterator[Draw]:
-    """Print one line for every point that ended and every study that decided, since the command began."""
-
-    def draw(progress: Progress) -> None:
-        for event in progress.events:
-            console.print(_sentence(event), soft_wrap=True)
-
-    yield draw
+def _print_lines(console: Screen, progress: Progress) -> None:
+    """Print one line for every point that has ended and every study that has decided."""
+    for event in progress.events:
+        console.print(_sentence(event), soft_wrap=True)
 
 
-@contextmanager
-def _json_lines() -> Iterator[Draw]:
-    """Print one JSON object a line for every event since the command began."""
-
-    def draw(progress: Progress) -> None:
-        for event in progress.events:
-            write_json(event.to_json(), sys.stdout, indent=None)
-        sys.stdout.flush()
-
-    yield draw
+def _print_json(progress: Progress) -> None:
+    """Print one JSON object a line for every event."""
+    for event in progress.events:
+        write_json(event.to_json(), sys.stdout, indent=None)
+    sys.stdout.flush()
 
 
 def _sentence(event: Event) -> str:
