@@ -271,7 +271,7 @@ def _workers(progress: Progress, width: int) -> Iterator[_Line]:
     rows += [_worker_row(each, best.curve if best else [], n_columns, scale) for each in running]
     lines = _aligned(rows)
     at = max(line.cell_len for line in lines) + 2
-    details = [[_where(each, width), _what(each)] for each in running]
+    details = [[_where(each, width), Text(point_text(each.params, each.point), "dim")] for each in running]
     # one below the other their columns help; each below its own row they do not
     beside = _aligned(details)
     has_room = max(text.cell_len for text in beside) <= width - at
@@ -309,10 +309,6 @@ def _worker_row(
         Text("" if ahead is None else f"{100 * ahead:+.1f}", "magenta" if (ahead or 0) < 0 else "green"),
         Text("" if left is None else duration(left)),
     ]
-
-
-def _what(each: Running) -> Text:
-    return Text(point_text(each.params, each.point), "dim")
 
 
 def _where(each: Running, width: int) -> Text:
