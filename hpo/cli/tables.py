@@ -228,14 +228,15 @@ def show_outcome(plan: Plan, out: Path, storage: str | None) -> None:
         out: its folder.
         storage: the database URL as it was given; None: it is that of the folder.
     """
-    from hpo.monitor import results
+    from hpo.monitor.results import final_trial
     from hpo.monitor.status import status
+    from hpo.planning.plan import MODEL, WRONG_IMAGES
     from hpo.storage.database import sqlite_file
 
     show_status(status(plan))
-    final = results.final_trial(plan)
+    final = final_trial(plan)
     if final is not None:
-        show_final(results.final_result(plan))
+        show_final(final.user_attrs["final"])
     ended = [name for name in plan.specs if plan.decision(name)]
     where = f"--out {out}"
     if storage is not None:
@@ -244,12 +245,12 @@ def show_outcome(plan: Plan, out: Path, storage: str | None) -> None:
     lines = [f"hpo report {where}"]
     if ended:
         lines.insert(0, f"hpo show {ended[-1]} {where}")
-    model = out / "model.pt"
+    model = out / MODEL
     if model.exists():
-        lines += [f"hpo predict {model} IMAGE…", str(out / "most-confidently-wrong.png")]
+        lines += [f"hpo predict {model} IMAGE…", str(out / WRONG_IMAGES)]
     elif final is not None:
         host = final.user_attrs["owner"]["host"]
-        lines.append(f"{model.name} is on {host}, in the --out of the worker that trained the final stage")
+        lines.append(f"{MODEL} is on {host}, in the --out of the worker that trained the final stage")
     screen = console()
     screen.print()
     for index, line in enumerate(lines):
