@@ -50,6 +50,11 @@ def point_text(params: Mapping[str, Any], point: str) -> str:
     return params_text(params) or printable(point)
 
 
+def seeds_text(count: int) -> str:
+    """Return how many seeds there are."""
+    return "one seed" if count == 1 else f"{count} seeds"
+
+
 def percent(value: float | None) -> str:
     """Return a fraction as a percentage, or a dash."""
     return "–" if value is None else f"{100 * value:.1f}"

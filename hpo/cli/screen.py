@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from hpo._text import duration, params_text, percent, percentage, point_text, printable
+from hpo._text import duration, params_text, percent, percentage, point_text, printable, seeds_text
 from hpo.cli.tables import STATE_STYLES
 from hpo.monitor.watch import Best, Progress, Running, StudyProgress
 from hpo.planning.plan import FINAL
@@ -134,9 +134,7 @@ def _summary(progress: Progress, n_details: int) -> Text:
         where = f"section {progress.current + 1} of {n_sections}"
     parts = [Text(where, "bold")]
     if best is not None and n_details >= 0:
-        details = ["one seed" if best.n_seeds == 1 else f"{best.n_seeds} seeds", _name(best)][
-            : max(0, n_details)
-        ]
+        details = [seeds_text(best.n_seeds), _name(best)][:n_details]
         parts.append(
             Text.assemble(
                 "best F1 ",

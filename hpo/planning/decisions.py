@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SkipValidation
 
-from hpo._text import params_text
+from hpo._text import params_text, seeds_text
 from hpo.errors import InputError
 from hpo.space.parameters import PARAMETERS, ParamValue, TrialConfig
 
@@ -213,7 +213,7 @@ def _paired_p_value(best: Candidate, control: Candidate, n_tried: int) -> float 
 
 def _confidence(winner: Candidate, p_value: float | None, n_tried: int) -> str:
     if p_value is None:
-        return f"{_seeds(len(winner.seeds))}, not tested"
+        return f"{seeds_text(len(winner.seeds))}, not tested"
     of_many = f" for the best of {n_tried}" if n_tried > 1 else ""
     return f"{len(winner.seeds)} seeds, p = {p_value:.2g}{of_many}"
 
@@ -263,10 +263,6 @@ def _in_effect(candidate: Candidate, names: Iterable[str]) -> str:
     idle = () if candidate.params["mixup_alpha"] else ("mixup_first_epoch", "mixup_last_epoch")
     found = {name: candidate.params[name] for name in names}
     return params_text({name: value for name, value in found.items() if name not in idle} or found)
-
-
-def _seeds(count: int) -> str:
-    return "one seed" if count == 1 else f"{count} seeds"
 
 
 def _points(difference: float) -> str:
