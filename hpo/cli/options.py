@@ -67,7 +67,7 @@ class Duration(click.ParamType[float | None]):
 class StorageUrl(click.ParamType[str | None]):
     """A database URL, or `@FILE` whose first line is one."""
 
-    name = "URL"
+    name = "URL|@FILE"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | None:
         """Return the URL; one with a password draws a warning if everybody on the machine can read it."""
@@ -124,7 +124,6 @@ def _database(default_out: str) -> Decorator:
         _option(
             "--storage",
             type=StorageUrl(),
-            metavar="URL|@FILE",
             help="Database, or a file that holds its URL.  [default: sqlite:///OUT/hpo.db]",
         ),
     )
@@ -192,14 +191,11 @@ engine = _together(
 """Who places the workers."""
 
 limits = _together(
-    _option(
-        "--idle-timeout", type=Duration(), metavar="DURATION", help="Stop after so long without work (30m)."
-    ),
+    _option("--idle-timeout", type=Duration(), help="Stop after so long without work (30m)."),
     _option("--max-trials", type=click.IntRange(min=1), metavar="N", help="Stop after N trials."),
     _option(
         "--deadline",
         type=Duration(),
-        metavar="DURATION",
         help="Stop so long from now; the trial goes back to the queue.",
     ),
 )
