@@ -46,6 +46,11 @@ class TrialRef(_Record):
     study: str
     trial: int
 
+    @property
+    def name(self) -> str:
+        """As `hpo verify` takes it: STUDY/NUMBER."""
+        return f"{self.study}/{self.trial}"
+
 
 class Inherited(_Record):
     """The configuration that a study starts from, and where it comes from."""

@@ -40,17 +40,16 @@ class Origin:
     """The trial whose study chose the value; None where none did."""
 
     @property
-    def trial_name(self) -> str:
-        """STUDY/NUMBER; empty where no trial chose the value."""
-        return f"{self.trial.study}/{self.trial.trial}" if self.trial else ""
-
-    @property
     def anchor(self) -> str:
         """Where the page shows the trial."""
-        return f"trial-{self.trial.study}-{self.trial.trial}" if self.trial else ""
+        return _anchor(self.trial) if self.trial else ""
 
 
 DEFAULT = Origin("default")
+
+
+def _anchor(trial: TrialRef) -> str:
+    return f"trial-{trial.study}-{trial.trial}"
 
 
 @dataclass(frozen=True)
@@ -67,18 +66,19 @@ class Point:
     """How many of its seeds died of their ReLUs."""
 
     @property
+    def ref(self) -> TrialRef:
+        """The trial that stands for it, as decisions name it."""
+        return TrialRef(study=self.study, trial=self.row.trial)
+
+    @property
     def name(self) -> str:
-        """As `hpo verify` takes it: STUDY/NUMBER."""
-        return f"{self.study}/{self.row.trial}"
+        """The trial's name, STUDY/NUMBER."""
+        return self.ref.name
 
     @property
     def text(self) -> str:
         """What tells it from the others of its study."""
         return point_text(self.row.params, self.row.point)
-
-    def is_of(self, trial: TrialRef | None) -> bool:
-        """Return whether this is the point that a decision names."""
-        return trial is not None and (trial.study, trial.trial) == (self.study, self.row.trial)
 
     @property
     def is_reused(self) -> bool:
@@ -93,7 +93,7 @@ class Point:
     @property
     def anchor(self) -> str:
         """Where the page shows it."""
-        return f"trial-{self.study}-{self.row.trial}"
+        return _anchor(self.ref)
 
     @property
     def has_result(self) -> bool:
@@ -226,7 +226,7 @@ def read(plan: Plan) -> ReportData:
     """Read a plan in whatever state it is."""
     trials = {name: plan.trials(name) for name in plan.all_names}
     points = {name: _points(plan, name, trials[name]) for name in plan.all_names}
-    by_ref = {(point.study, point.row.trial): point for found in points.values() for point in found}
+    by_ref = {point.ref: point for found in points.values() for point in found}
     statuses = {each.name: each for each in status(plan)}
     sections: dict[str, Section] = {}
     for name, spec in plan.specs.items():
@@ -242,7 +242,7 @@ def read(plan: Plan) -> ReportData:
             points=points[name],
             inherited=inherited,
             decision=decision,
-            control=by_ref.get((control.study, control.trial)) if control else None,
+            control=by_ref.get(control) if control else None,
             origins=origins | dict.fromkeys(spec.fixed, Origin("fixed here")),
             carried=_carried(spec, origins, decision),
             context=context_of(plan, name, inherited) if ready else {},

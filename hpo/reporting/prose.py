@@ -142,15 +142,10 @@ def _edge(axis: Choices | Range, value: float) -> str:
 
 
 def _rising(report: ReportData) -> Iterator[str]:
-    for section in report.chain[-1:]:
-        source = section.decision.source if section.decision else None
-        if source is None:
-            continue
-        point = next(
-            (p for p in report.points if (p.study, p.row.trial) == (source.study, source.trial)), None
-        )
-        rising = [text for text in (point.findings if point else ()) if text.startswith("still rising")]
-        if point and rising:
+    decision = report.chain[-1].decision
+    for point in report.points:
+        rising = [text for text in point.findings if text.startswith("still rising")]
+        if rising and decision and decision.source == point.ref:
             yield f"{point.name}, the chosen configuration, was {rising[0]}; more epochs may be better."
 
 
@@ -194,8 +189,7 @@ def decision_text(section: Section) -> str:
     if control is None:
         return text
     rule = "a winner replaces what was inherited only where it beats it at the same seeds"
-    trial = f"{control.source.study}/{control.source.trial}"
-    return f"{text} The control, trial {trial}, reaches {percent(control.value)} %; {rule}."
+    return f"{text} The control, trial {control.source.name}, reaches {percent(control.value)} %; {rule}."
 
 
 def grouped_origins(section: Section) -> list[tuple[Origin, dict[str, ParamValue]]]:

@@ -146,8 +146,8 @@ def points_table(section: Section) -> Table:
 
 def _point_row(section: Section, point: Point, axes: Sequence[str]) -> Row:
     decision, row = section.decision, point.row
-    is_best = point.is_of(decision.winner.source if decision and decision.winner else None)
-    is_carried = point.is_of(decision.source if decision else None)
+    is_best = bool(decision and decision.winner and decision.winner.source == point.ref)
+    is_carried = bool(decision and decision.source == point.ref)
     is_control = point is section.control or row.point == "control"
     is_ours = point.study == section.name
     marks = ["best of the study"] * is_best + ["control"] * is_control + ["carried on"] * is_carried
@@ -280,7 +280,7 @@ def final_tables(report: ReportData) -> list[Table]:
 
 
 def _origin_cell(origin: Origin) -> Cell:
-    return Cell(origin.trial_name or origin.text, link=origin.anchor)
+    return Cell(origin.trial.name if origin.trial else origin.text, link=origin.anchor)
 
 
 # --- the original ----------------------------------------------------------------------------------------

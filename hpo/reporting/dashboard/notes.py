@@ -81,7 +81,7 @@ def _origin(origin: Origin, ids: StudyIds) -> str:
 
 def _trial(trial: TrialRef, ids: StudyIds) -> str:
     """Return a trial, with a link to where the dashboard shows it."""
-    return _linked(f"{trial.study}/{trial.trial}", trial.study, f"trials?numbers={trial.trial}", ids)
+    return _linked(trial.name, trial.study, f"trials?numbers={trial.trial}", ids)
 
 
 def _linked(text: str, study: str, page: str, ids: StudyIds) -> str:
