@@ -104,6 +104,11 @@ class Decision(_Record):
     """The decision in words."""
 
 
+def idle_params(params: Mapping[str, ParamValue]) -> tuple[str, ...]:
+    """Return the parameters that mean nothing in a configuration: mixup's epochs where there is no mixup."""
+    return () if params.get("mixup_alpha") else ("mixup_first_epoch", "mixup_last_epoch")
+
+
 def epochs_of(attrs: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
     """Return the epochs among a trial's attributes, in order; of each a record per seed."""
     return _numbered(attrs, "epoch:")
@@ -264,8 +269,8 @@ def _differing(one: Candidate, other: Candidate) -> dict[str, ParamValue]:
 
 
 def _in_effect(candidate: Candidate, names: Iterable[str]) -> str:
-    """Return these of its parameters in words; without mixup its epochs mean nothing."""
-    idle = () if candidate.params["mixup_alpha"] else ("mixup_first_epoch", "mixup_last_epoch")
+    """Return these of its parameters in words, without those that mean nothing."""
+    idle = idle_params(candidate.params)
     found = {name: candidate.params[name] for name in names}
     return params_text({name: value for name, value in found.items() if name not in idle} or found)
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
 from statistics import fmean
 from typing import Literal
 
+from hpo.planning.decisions import idle_params
 from hpo.reporting.data import Point
 from hpo.space.parameters import ParamValue, canonical_json
 
@@ -104,7 +105,10 @@ class Cells:
         if noise.deviation:
             total = sum(weight**2 / len(involved[name].seeds) for name, weight in weights.items())
             error = noise.deviation * math.sqrt(total)
-            p_value = _two_sided(difference / error, noise.df) if error else None
+            if error:
+                from scipy.special import stdtr  # most plans that are just begun have no use for scipy
+
+                p_value = float(2 * stdtr(noise.df, -abs(difference / error)))
         return Contrast(difference, len(blocks), error, p_value, tuple(involved.values()))
 
 
@@ -158,27 +162,20 @@ def _widest_first(values: list[ParamValue]) -> list[tuple[ParamValue, ParamValue
 
 def low_high_pairs(group: Sequence[Point], axis: str) -> list[tuple[Point, Point]]:
     """Return every two points of a group, the lower value first."""
-    ordered = sorted(group, key=lambda point: float(point.config[axis]))
-    return [(low, high) for i, low in enumerate(ordered) for high in ordered[i + 1 :]]
+    return list(combinations(sorted(group, key=lambda point: float(point.config[axis])), 2))
 
 
 # --- helpers ---------------------------------------------------------------------------------------------
 
 
 def _effective(config: Mapping[str, ParamValue]) -> dict[str, ParamValue]:
-    """Return a configuration without what has no effect in it, as mixup's epochs where there is none."""
-    unused = () if config.get("mixup_alpha") else ("mixup_first_epoch", "mixup_last_epoch")
-    return {name: value for name, value in config.items() if name not in unused}
+    """Return a configuration without what means nothing in it."""
+    idle = idle_params(config)
+    return {name: value for name, value in config.items() if name not in idle}
 
 
 def _rank(point: Point) -> tuple[bool, int]:
     return point.row.state == "complete", len(point.seeds)
-
-
-def _two_sided(t: float, df: int) -> float:
-    from scipy.special import stdtr  # most plans that are just begun have no use for scipy
-
-    return float(2 * stdtr(df, -abs(t)))
 
 
 def _points(difference: float) -> str:

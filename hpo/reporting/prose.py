@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hpo._text import params_text, percent, percentage, printable, show_value
-from hpo.planning.decisions import MIN_SEEDS_TO_TEST
+from hpo.planning.decisions import MIN_SEEDS_TO_TEST, idle_params
 from hpo.reporting.contrasts import ALPHA
 from hpo.reporting.data import Origin, ReportData, Section
 from hpo.space.axes import Choices, Range
@@ -196,13 +196,9 @@ def grouped_origins(section: Section) -> list[tuple[Origin, dict[str, ParamValue
     """Return the values that a study did not search, by where they come from; defaults last."""
     groups: dict[Origin, dict[str, ParamValue]] = {}
     for name, value in section.context.items():
-        if name not in section.spec.search and not _is_unused(name, section.context):
+        if name not in section.spec.search and name not in idle_params(section.context):
             groups.setdefault(section.origins[name], {})[name] = value
     return sorted(groups.items(), key=lambda group: group[0].text == "default")
-
-
-def _is_unused(name: str, context: Mapping[str, ParamValue]) -> bool:
-    return name in ("mixup_first_epoch", "mixup_last_epoch") and context.get("mixup_alpha") == 0
 
 
 def shrinkage(report: ReportData) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpo._text import duration, harmless_cell, percent, printable, show_value
+from hpo.planning.decisions import idle_params
 from hpo.planning.manifest import Options
 from hpo.reporting.conclusions import Conclusion
 from hpo.reporting.data import DEFAULT, Origin, Point, ReportData, Section
@@ -168,10 +169,9 @@ def _point_row(section: Section, point: Point, axes: Sequence[str]) -> Row:
 
 
 def _param(point: Point, name: str) -> ParamValue | None:
-    """Return a parameter of a point; None for when mixup begins and ends, where there is none."""
-    if name in ("mixup_first_epoch", "mixup_last_epoch") and not point.config.get("mixup_alpha"):
-        return None
-    return point.row.params.get(name, point.config.get(name))
+    """Return a parameter of a point; None for one that means nothing there."""
+    is_idle = name in idle_params(point.config)
+    return None if is_idle else point.row.params.get(name, point.config.get(name))
 
 
 def _remarks(point: Point) -> list[str]:
