@@ -216,6 +216,13 @@ class ReportData:
         return found[::-1]
 
     @property
+    def final_origins(self) -> list[tuple[str, ParamValue, Origin]]:
+        """The parameters of the final configuration, with where each value comes from."""
+        carried = self.chain[-1].carried
+        config = self.final["config"] if self.final else {}
+        return [(name, value, carried.get(name, DEFAULT)) for name, value in config.items()]
+
+    @property
     def is_cifar10(self) -> bool:
         """Whether the images are the original's, by their classes and shape."""
         identity = self.identity

@@ -13,7 +13,7 @@ from hpo._text import duration, harmless_cell, percent, printable, show_value
 from hpo.planning.decisions import idle_params
 from hpo.planning.manifest import Options
 from hpo.reporting.conclusions import Conclusion
-from hpo.reporting.data import DEFAULT, Origin, Point, ReportData, Section
+from hpo.reporting.data import Origin, Point, ReportData, Section
 from hpo.reporting.metrics import METRICS, OBJECTIVE, Metric
 from hpo.reporting.prose import count_text, data_text
 from hpo.reporting.published import Comparison
@@ -224,8 +224,6 @@ def final_tables(report: ReportData) -> list[Table]:
     if report.final is None:
         return []
     final, epoch = report.final, report.final["selected_epoch"]
-    carried = report.chain[-1].carried
-    settings = [(name, value, carried.get(name, DEFAULT)) for name, value in final["config"].items()]
     chosen = next((each for each in final["per_epoch"] if each["epoch"] == epoch), None)
     classes = [{"class": name, **each} for name, each in final["per_class"].items()]
     counts = list(zip(final["per_class"], final["confusion_matrix"], strict=True))
@@ -233,7 +231,7 @@ def final_tables(report: ReportData) -> list[Table]:
         _table(
             "final-configuration",
             "The configuration that the studies chose.",
-            settings,
+            report.final_origins,
             [
                 (_words("parameter"), lambda each: Cell(each[0])),
                 (Column("value"), lambda each: _param_cell(each[1])),

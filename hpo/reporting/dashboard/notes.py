@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from hpo._text import show_value
 from hpo.planning.decisions import TrialRef
@@ -11,6 +11,7 @@ from hpo.reporting import prose
 from hpo.reporting.data import Origin, ReportData, Section
 from hpo.reporting.page import markdown_text as md
 from hpo.reporting.tables import notes as remarks
+from hpo.space.parameters import ParamValue
 
 StudyIds = Mapping[str, int]
 """Optuna's ids of the studies, which the dashboard's addresses are made of."""
@@ -19,19 +20,21 @@ MAX_REMARKS = 20
 
 def study_note(section: Section, ids: StudyIds) -> str:
     """Return a study's section of the report in short."""
+    source = section.decision.source if section.decision else None
+    carried = f" Carried on: {_trial(source, ids)}." if source else ""
     parts = [
         f"# {md(section.title)}",
         md(prose.question(section)),
-        f"**Decision.** {md(prose.decision_text(section))}{_winner(section, ids)}",
+        f"**Decision.** {md(prose.decision_text(section))}{carried}",
         f"**Search.** {md(prose.method(section))}",
     ]
     origins = [
-        f"| {md(f'{name} {show_value(value)}')} | {_origin(origin, ids)} |"
+        (name, value, origin)
         for origin, values in prose.grouped_origins(section)
         for name, value in values.items()
     ]
     if origins:
-        parts.append("\n".join(["| fixed or inherited | from |", "| --- | --- |", *origins]))
+        parts.append(_origins("fixed or inherited", origins, ids))
     found = remarks(section)
     if found:
         more = [f"- and {len(found) - MAX_REMARKS} more"] if len(found) > MAX_REMARKS else []
@@ -44,15 +47,7 @@ def final_note(report: ReportData, ids: StudyIds) -> str:
     answer = prose.answer(report)
     parts = [f"# {md(answer.headline)}", md(answer.sentence)]
     if report.final is not None:
-        origins = report.chain[-1].carried
-        lines = [
-            f"| {md(f'{name} {show_value(value)}')} | {_origin(origins.get(name, Origin('default')), ids)} |"
-            for name, value in report.final["config"].items()
-        ]
-        parts += [
-            md(prose.shrinkage(report)),
-            "\n".join(["| configuration | from |", "| --- | --- |", *lines]),
-        ]
+        parts += [md(prose.shrinkage(report)), _origins("configuration", report.final_origins, ids)]
     decided = [section for section in report.sections if section.decision]
     if decided:
         lines = [f"- {_linked(s.label, s.name, 'note', ids)}: {md(prose.decision_text(s))}" for s in decided]
@@ -69,14 +64,13 @@ def notes(report: ReportData, ids: StudyIds) -> dict[str, str]:
     return {**found, FINAL: final_note(report, ids)}
 
 
-def _winner(section: Section, ids: StudyIds) -> str:
-    decision = section.decision
-    return f" Carried on: {_trial(decision.source, ids)}." if decision and decision.source else ""
-
-
-def _origin(origin: Origin, ids: StudyIds) -> str:
-    text = md(origin.text)
-    return text if origin.trial is None else f"{text}: {_trial(origin.trial, ids)}"
+def _origins(head: str, origins: Iterable[tuple[str, ParamValue, Origin]], ids: StudyIds) -> str:
+    """Return a table of parameters and where their values come from."""
+    lines = [f"| {head} | from |", "| --- | --- |"]
+    for name, value, origin in origins:
+        trial = f": {_trial(origin.trial, ids)}" if origin.trial else ""
+        lines.append(f"| {md(f'{name} {show_value(value)}')} | {md(origin.text)}{trial} |")
+    return "\n".join(lines)
 
 
 def _trial(trial: TrialRef, ids: StudyIds) -> str:
