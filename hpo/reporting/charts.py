@@ -11,7 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from hpo._text import printable
 from hpo.reporting.palette import BLUE, Colour
+
+MAX_MARKS = 25
+"""A line of more epochs has no marks: they would touch."""
+
+
+def short_name(name: str, length: int) -> str:
+    """Return somebody's name as a figure can show it: printable, and short."""
+    text = printable(name)
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,12 @@ class Line:
     has_marks: bool = True
     band: tuple[Sequence[float], Sequence[float]] | None = None
     """From the lowest to the highest value of every epoch."""
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether each of its epochs is drawn as a mark, as one epoch alone must be."""
+        n_epochs = len(self.values)
+        return n_epochs == 1 or (self.has_marks and n_epochs <= MAX_MARKS)
 
 
 @dataclass(frozen=True)

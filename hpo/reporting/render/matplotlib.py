@@ -12,7 +12,6 @@ import math
 import re
 import textwrap
 import warnings
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, assert_never
@@ -28,7 +27,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from hpo._text import printable
 from hpo.reporting import palette
-from hpo.reporting.charts import Bar, Bars, Chart, Curves, Figure, Line, Matrix
+from hpo.reporting.charts import Bar, Bars, Chart, Curves, Figure, Line, Matrix, short_name
 from hpo.reporting.palette import GREY, SERIES, Colour
 
 INK, FAINT, GRID, PAPER = (each.light for each in (palette.INK, palette.FAINT, palette.GRID, palette.PAPER))
@@ -45,8 +44,6 @@ LEGEND_LENGTH = 64
 """Characters of a line of a legend that has a column to itself."""
 LEGEND_COLUMNS = {4: 9, 3: 15, 2: 28}
 """Columns of a legend for names of so many characters at most."""
-MAX_MARKS = 25
-"""A line of more epochs has no marks: they would touch."""
 MAX_NUMBERS, MAX_TICKS = 15, 30
 """A matrix with more rows holds no numbers, or no names either."""
 MAX_PATHS = 300
@@ -104,29 +101,12 @@ class Drawing:
 
 def draw(figure: Figure) -> Drawing:
     """Draw a figure; its title and caption are left to those who show it."""
-    with styled():
-        return written(_drawn(figure.chart))
-
-
-def styled() -> AbstractContextManager[None]:
-    """Return the context in which everything is drawn."""
-    return matplotlib.rc_context(SETTINGS)
-
-
-def canvas(height: float = 3.1, width: float = WIDTH) -> Canvas:
-    """Return an empty drawing, sizes in inches; call it inside `styled`."""
-    drawing = Canvas(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(drawing)
-    return drawing
-
-
-def written(drawing: Canvas) -> Drawing:
-    """Write a drawing as SVG and PNG."""
     svg, png = io.BytesIO(), io.BytesIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with warnings.catch_warnings():
+    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
         # a script that the font lacks shows as boxes in the PNG, and in the reader's own font in the SVG
         warnings.filterwarnings("ignore", message="Glyph|Matplotlib currently does not support")
+        drawing = _drawn(figure.chart)
         if (layout := drawing.get_layout_engine()) is not None:
             layout.execute(drawing)
             drawing.set_layout_engine()  # none: once for both files
@@ -135,15 +115,11 @@ def written(drawing: Canvas) -> Drawing:
     return Drawing(_with_dark(svg.getvalue().decode()).encode(), png.getvalue())
 
 
-def label(text: str, length: int = LABEL_LENGTH) -> str:
-    """Make somebody's name what a figure can show: printable, and short."""
-    shown = printable(text)
-    return shown if len(shown) <= length else f"{shown[: length - 1]}…"
-
-
-def number(value: float, _position: object = None) -> str:
-    """Return a tick's label; matplotlib's own on log axes need its mathematical notation."""
-    return f"{value:g}"
+def _canvas(height: float, width: float = WIDTH) -> Canvas:
+    """Return an empty drawing, sizes in inches."""
+    drawing = Canvas(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(drawing)
+    return drawing
 
 
 # --- the charts --------------------------------------------------------------------------------------------
@@ -162,7 +138,7 @@ def _drawn(chart: Chart) -> Canvas:
 
 def _curves(chart: Curves) -> Canvas:
     n_panels = len(chart.panels)
-    drawing = canvas(3.3 if n_panels == 1 else 2.8, WIDTH if chart.has_one_scale else 2 * WIDTH)
+    drawing = _canvas(3.3 if n_panels == 1 else 2.8, WIDTH if chart.has_one_scale else 2 * WIDTH)
     parts = drawing.subplots(1, n_panels, sharey=chart.has_one_scale, squeeze=False)[0]
     handles: dict[str, Artist] = {}
     for axes, panel in zip(parts, chart.panels, strict=True):
@@ -194,7 +170,8 @@ def _curves(chart: Curves) -> Canvas:
 
 
 def _tick(zero: float, value: float, _position: object) -> str:
-    return "0" if value <= 1.01 * zero else number(value)
+    """Return a tick's label; matplotlib's own on log axes need its mathematical notation."""
+    return "0" if value <= 1.01 * zero else f"{value:g}"
 
 
 def _line(axes: Axes, line: Line, zero: float | None) -> Artist:
@@ -205,7 +182,6 @@ def _line(axes: Axes, line: Line, zero: float | None) -> Artist:
     colour = line.colour.light
     if line.band is not None:
         axes.fill_between(epochs, *line.band, color=colour, alpha=0.18, linewidth=0)
-    has_marks = len(values) == 1 or (line.has_marks and len(values) <= MAX_MARKS)
     (drawn,) = axes.plot(
         epochs,
         values,
@@ -213,7 +189,7 @@ def _line(axes: Axes, line: Line, zero: float | None) -> Artist:
         linestyle=DASHED if line.is_dashed else "-",
         linewidth={"strong": 2.4, "normal": 1.6, "faint": 0.7}[line.weight],
         alpha=0.7 if line.weight == "faint" else 1,
-        marker=MARKS[line.colour] if has_marks else "",
+        marker=MARKS[line.colour] if line.is_marked else "",
         zorder=2.5 if line.weight == "strong" else 2,
         label=textwrap.fill(printable(line.label), LEGEND_LENGTH, max_lines=3),
     )
@@ -242,7 +218,7 @@ def _legend(drawing: Canvas, handles: dict[str, Artist], title: str) -> None:
 def _bars(chart: Bars) -> Canvas:
     rows = chart.rows
     groups = {bar.group: Patch(color=bar.colour.light) for bar in chart.bars if bar.group}
-    drawing = canvas(0.65 + 0.3 * math.ceil(len(groups) / 7) + 0.28 * len(rows), (1 + chart.is_wide) * WIDTH)
+    drawing = _canvas(0.65 + 0.3 * math.ceil(len(groups) / 7) + 0.28 * len(rows), (1 + chart.is_wide) * WIDTH)
     axes = drawing.subplots()
     is_many = len(chart.bars) > MAX_PATHS
     shortest = (chart.limits[1] - chart.limits[0]) / 300
@@ -274,21 +250,24 @@ def _bars(chart: Bars) -> Canvas:
         box = {"facecolor": PAPER, "linewidth": 0, "pad": 0.6}
         place: dict[str, Any] = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
         axes.annotate(bar.label, (bar.right, i), fontsize=8, bbox=box, **place)
-    axes.set_yticks(range(len(rows)), [label(row) for row in rows], color=INK)
+    axes.set_yticks(range(len(rows)), [short_name(row, LABEL_LENGTH) for row in rows], color=INK)
     axes.set(xlim=chart.limits, ylim=(len(rows) - 0.4, -0.6), xlabel=chart.axis)
     axes.grid(visible=False, axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=10 if chart.is_wide else 5, steps=[1, 2, 5, 10]))
     if groups:
-        drawing.legend(groups.values(), map(label, groups), loc="outside lower left", ncols=7)
+        names = [short_name(group, LABEL_LENGTH) for group in groups]
+        drawing.legend(groups.values(), names, loc="outside lower left", ncols=7)
     return drawing
 
 
 def _matrix(chart: Matrix) -> Canvas:
     """Draw a coloured matrix with numbers in it, readable on every shade."""
     n_rows, n_columns = len(chart.rows), len(chart.columns)
-    rows, columns = ([label(name, TICK_LENGTH) for name in names] for names in (chart.rows, chart.columns))
+    rows, columns = (
+        [short_name(name, TICK_LENGTH) for name in names] for names in (chart.rows, chart.columns)
+    )
     is_dense = max(n_rows, n_columns) > MAX_NUMBERS
-    drawing = canvas(1.0 + 0.42 * n_rows if n_rows < 8 else 4.2)
+    drawing = _canvas(1.0 + 0.42 * n_rows if n_rows < 8 else 4.2)
     axes = drawing.subplots()
     values = np.array(chart.values, dtype=float)
     low, high = float(np.nanmin(values)), float(np.nanmax(values))

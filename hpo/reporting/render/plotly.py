@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
-from hpo._text import finite, printable
+from hpo._text import finite
 from hpo.reporting import palette
-from hpo.reporting.charts import Bar, Bars, Curves, Figure, Line, Matrix
+from hpo.reporting.charts import Bar, Bars, Curves, Figure, Line, Matrix, short_name
 from hpo.reporting.figures import evenly
 
 INK, GRID = palette.INK.middle, palette.GRID.middle
@@ -70,8 +70,7 @@ def is_drawn(figure: Figure) -> bool:
 
 def shown(text: str, length: int = LABEL_LENGTH) -> str:
     """Escape somebody's text for a figure: Plotly reads some of HTML."""
-    text = printable(text)
-    return html.escape(text if len(text) <= length else f"{text[: length - 1]}…", quote=False)
+    return html.escape(short_name(text, length), quote=False)
 
 
 # --- the charts --------------------------------------------------------------------------------------------
@@ -141,7 +140,7 @@ def _line(line: Line, zero: float | None) -> dict[str, Any]:
     name = shown(line.name or line.label)
     return {
         "type": "scatter",
-        "mode": "lines+markers" if len(drawn) == 1 or (line.has_marks and len(drawn) <= 25) else "lines",
+        "mode": "lines+markers" if line.is_marked else "lines",
         "x": [epoch for epoch, _ in drawn],
         "y": [None if value is None else _short(value) for value in values],
         "name": name,
