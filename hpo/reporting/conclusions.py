@@ -37,28 +37,17 @@ class Evidence:
     points: tuple[Point, ...] = ()
 
 
-@dataclass(frozen=True)
-class Conclusion:
-    """One of the original's claims, judged."""
-
-    number: int
-    claim: str
-    verdict: Verdict
-    text: str
-    points: tuple[Point, ...]
-
-
-def conclusions(report: ReportData) -> list[Conclusion]:
-    """Return the seven, judged on what the plan has trained so far."""
+def conclusions(report: ReportData) -> dict[str, Evidence]:
+    """Return the seven claims, judged on what the plan has trained so far."""
     limits = not_the_originals(report)
     cells = Cells(report.points, report.trained, len(report.identity.class_names))
-    found = []
-    for number, (claim, judge) in enumerate(CLAIMS.items(), start=1):
+    found = {}
+    for claim, judge in CLAIMS.items():
         evidence = judge(cells)
         if limits and evidence.verdict != "open":
             text = f"{evidence.text} Here that would be {evidence.verdict}, but {' and '.join(limits)}."
             evidence = replace(evidence, verdict="open", text=text)
-        found.append(Conclusion(number, claim, evidence.verdict, evidence.text, evidence.points))
+        found[claim] = evidence
     return found
 
 
@@ -108,9 +97,9 @@ def _channels(cells: Cells) -> Evidence:
         (
             f"More channels in C1 than {TOO_FEW_CHANNELS}, against fewer",
             enough,
-            f"no cells with {TOO_FEW_CHANNELS} channels or fewer in C1 show what too few would do",
+            f"No cells with {TOO_FEW_CHANNELS} channels or fewer in C1 show what too few would do.",
         ),
-        ("Fewer channels in C1 than in C2, against as many", fewer, "no cells have as many in C1 as in C2"),
+        ("Fewer channels in C1 than in C2, against as many", fewer, "No cells have as many in C1 as in C2."),
         cells=cells,
     )
 
@@ -122,7 +111,7 @@ def _kernels(cells: Cells) -> Evidence:
             growing = [point for point in group if _grows(point)]
             blocks += [[(1, yes), (-1, no)] for yes in growing for no in group if not _grows(no)]
     return _all_of(
-        ("Growing kernels against equal or shrinking ones", blocks, "no two cells differ in that alone"),
+        ("Growing kernels against equal or shrinking ones", blocks, "No two cells differ in that alone."),
         cells=cells,
     )
 
@@ -178,7 +167,7 @@ def _small_batches(cells: Cells) -> Evidence:
         (
             "What the small rate gains over the large one, at small batches beyond large ones",
             blocks,
-            "no four cells have two batch sizes at two learning rates each",
+            "No four cells have two batch sizes at two learning rates each.",
         ),
         cells=cells,
     )
@@ -191,7 +180,7 @@ def _l2(cells: Cells) -> Evidence:
         widest = max(pairs, key=lambda p: float(p[1].config["l2"]) / float(p[0].config["l2"]), default=None)
         blocks += [[(1, widest[0]), (-1, widest[1])]] if widest else []
     return _all_of(
-        ("The smallest L2 against the largest", blocks, "no two cells differ in a positive L2 alone"),
+        ("The smallest L2 against the largest", blocks, "No two cells differ in a positive L2 alone."),
         cells=cells,
     )
 
@@ -204,7 +193,7 @@ def _batch_norm(cells: Cells) -> Evidence:
         (
             "What batch norm gains at the largest batches beyond what it gains at the smallest",
             blocks,
-            "no four cells have batch norm on and off at two batch sizes, all else equal",
+            "No four cells have batch norm on and off at two batch sizes, all else equal.",
         ),
         cells=cells,
     )
@@ -259,7 +248,7 @@ def _all_of(*parts: tuple[str, list[Block], str], cells: Cells) -> Evidence:
     for prediction, blocks, missing in parts:
         if not blocks:
             verdicts.append("open")
-            texts.append(f"{missing[0].upper()}{missing[1:]}.")
+            texts.append(missing)
             continue
         contrast = cells.contrast(blocks)
         verdicts.append(contrast.verdict)

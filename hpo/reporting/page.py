@@ -68,7 +68,7 @@ def _context(report: ReportData, drawings: Sequence[tuple[Placed, Drawing]], out
     """Return what both templates know; they call `prose` for what a study says of itself."""
     comparisons = tables.published_table(published.comparisons(report), report)
     # a plan of somebody's own has nothing to do with the original's claims
-    judged = conclusions.conclusions(report) if comparisons.rows else []
+    judged = conclusions.conclusions(report) if comparisons.rows else {}
     all_tables = [
         *map(tables.points_table, report.sections),
         *tables.final_tables(report),

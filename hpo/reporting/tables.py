@@ -12,7 +12,7 @@ from typing import Any
 from hpo._text import duration, harmless_cell, percent, printable, show_value
 from hpo.planning.decisions import idle_params
 from hpo.planning.manifest import Options
-from hpo.reporting.conclusions import Conclusion
+from hpo.reporting.conclusions import Evidence
 from hpo.reporting.data import Origin, Point, ReportData, Section
 from hpo.reporting.metrics import METRICS, OBJECTIVE, Metric
 from hpo.reporting.prose import count_text, data_text
@@ -313,16 +313,17 @@ def published_table(comparisons: Sequence[Comparison], report: ReportData) -> Ta
     return _table("published", caption, comparisons, columns)
 
 
-def conclusions_table(conclusions: Sequence[Conclusion]) -> Table:
+def conclusions_table(conclusions: Mapping[str, Evidence]) -> Table:
     """Return the original's conclusions and what is said of them here."""
     columns: Columns = [
-        (_words("no.", "number"), lambda each: Cell(str(each.number))),
-        (_words("claim"), lambda each: Cell(each.claim)),
-        (_words("verdict"), lambda each: Cell(each.verdict)),
-        (_words("evidence"), lambda each: Cell(each.text)),
-        (_words("trials"), lambda each: Cell(" ".join(point.name for point in each.points))),
+        (_words("no.", "number"), lambda each: Cell(str(each[0]))),
+        (_words("claim"), lambda each: Cell(each[1])),
+        (_words("verdict"), lambda each: Cell(each[2].verdict)),
+        (_words("evidence"), lambda each: Cell(each[2].text)),
+        (_words("trials"), lambda each: Cell(" ".join(point.name for point in each[2].points))),
     ]
-    return _table("conclusions", "The original's conclusions.", conclusions, columns)
+    numbered = [(number, *judged) for number, judged in enumerate(conclusions.items(), start=1)]
+    return _table("conclusions", "The original's conclusions.", numbered, columns)
 
 
 # --- provenance ------------------------------------------------------------------------------------------
