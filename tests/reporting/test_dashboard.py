@@ -427,7 +427,7 @@ def test_no_artifact_is_a_page(out: Path, served: Served, name: str, mimetype: s
     (tmp_path / name).write_text("<script>alert(1)</script>")
     study = plan.storage.study("rate")
     artifact = upload_artifact(
-        artifact_store=ArtifactFolder(out / "artifacts"),
+        artifact_store=ArtifactFolder(out),
         file_path=str(tmp_path / name),
         study_or_trial=study,
         mimetype=mimetype,

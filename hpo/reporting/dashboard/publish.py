@@ -48,16 +48,15 @@ DELETED = "null"
 
 
 class ArtifactFolder(FileSystemArtifactStore):
-    """The artifacts of a plan: files that appear whole, and one that is not here is simply not found."""
+    """The artifacts of a plan: files that appear whole, and one that is not here is simply not found.
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.folder = folder
+    Args:
+        out: the plan's output folder.
+    """
 
-    @classmethod
-    def of(cls, out: Path) -> ArtifactFolder:
-        """Return the artifacts of the plan of an output folder."""
-        return cls(out / "artifacts")
+    def __init__(self, out: Path) -> None:
+        self.folder = out / "artifacts"
+        super().__init__(self.folder)
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         """Return the file of an artifact.
@@ -101,7 +100,7 @@ class Publisher:
 
     def __init__(self, plan: Plan, storage: Storage, out: Path) -> None:
         self._plan, self._storage, self._out = plan, storage, out
-        self._artifacts = ArtifactFolder.of(out)
+        self._artifacts = ArtifactFolder(out)
         self._ids = {name: plan.storage.study_id(name) for name in plan.all_names}
         self._published: object = None
         self._report: ReportData | None = None

@@ -89,7 +89,7 @@ def serve(
             plan = Plan.open(Storage(url, reader=True))
             storage = _writable(url, say)
             publisher = Publisher(plan, storage, out) if storage is not None else None
-            app = optuna_dashboard.wsgi((storage or plan.storage).for_optuna, ArtifactFolder.of(out))
+            app = optuna_dashboard.wsgi((storage or plan.storage).for_optuna, ArtifactFolder(out))
             guarded_app = guarded(
                 app,
                 frozenset(plan.storage.study_id(name) for name in plan.all_names),
@@ -145,16 +145,15 @@ def _keep_published(
                 say(f"notes and figures could not be written: {said or type(error).__name__}")
                 log.debug("while notes and figures were written", exc_info=True)
 
-    is_ready = False
+    if publisher is not None:
+        attempt(publisher.notes_and_figures)
+    on_ready()
     while True:
         if publisher is not None:
-            attempt(publisher.notes_and_figures)
-        if not is_ready:
-            is_ready = True
-            on_ready()
-        if publisher is not None:  # pictures take longer: they are drawn while people look already
-            attempt(publisher.pictures)
+            attempt(publisher.pictures)  # they take longer: they are drawn while people look already
         time.sleep(REFRESH_SECONDS)
+        if publisher is not None:
+            attempt(publisher.notes_and_figures)
 
 
 # --- the guard ---------------------------------------------------------------------------------------------
