@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -257,9 +258,12 @@ def read(plan: Plan) -> ReportData:
         )
     final = results.final_trial(plan)
     file = sqlite_file(plan.storage.url)
-    ours = [trial for found in trials.values() for trial in found if "owner" in trial.user_attrs]
-    starts = [trial.datetime_start for trial in ours if trial.datetime_start]
-    ends = [trial.datetime_complete for trial in ours if trial.datetime_complete]
+    claimed = [
+        (name, trial) for name, found in trials.items() for trial in found if "owner" in trial.user_attrs
+    ]
+    trained = [(name, trial) for name, trial in claimed if reason_of(trial) != Reason.REUSED]
+    starts = [trial.datetime_start for _, trial in claimed if trial.datetime_start]
+    ends = [trial.datetime_complete for _, trial in claimed if trial.datetime_complete]
     return ReportData(
         options=plan.options.model_copy(update={"data": without_folders(plan.options.data)}),
         identity=plan.identity,
@@ -270,11 +274,11 @@ def read(plan: Plan) -> ReportData:
         final_point=points[FINAL][0] if points[FINAL] else None,
         final_inherited=best_decided(plan),
         test_epochs=test_epochs_of(final.user_attrs) if final else [],
-        attempts=_attempts(trials),
+        attempts=_attempts(trained),
         began=f"{min(starts).astimezone():%Y-%m-%d %H:%M %Z}" if starts else "",
         ended=f"{max(ends).astimezone():%Y-%m-%d %H:%M %Z}" if ends else "",
         remarks=remarks(plan),
-        machines=_machines(trials),
+        machines=_machines(trial for _, trial in trained),
     )
 
 
@@ -319,13 +323,8 @@ def _carried(spec: StudySpec, inherited: dict[str, Origin], decision: Decision |
     return inherited | fixed | dict.fromkeys(spec.search, Origin(f"chosen by {spec.name}", source))
 
 
-def _attempts(trials: Mapping[str, Sequence[FrozenTrial]]) -> list[Attempt]:
-    taken = [
-        (name, trial)
-        for name, found in trials.items()
-        for trial in found
-        if trial.datetime_start is not None and _was_trained(trial)
-    ]
+def _attempts(trained: Iterable[tuple[str, FrozenTrial]]) -> list[Attempt]:
+    taken = [(name, trial) for name, trial in trained if trial.datetime_start is not None]
     times = [t for _, trial in taken for t in (trial.datetime_start, trial.datetime_complete) if t]
     if not times:
         return []
@@ -357,19 +356,13 @@ def _in_lanes(attempts: Iterable[Attempt]) -> list[Attempt]:
     return placed
 
 
-def _was_trained(trial: FrozenTrial) -> bool:
-    """Return whether a worker spent its time on it."""
-    return "owner" in trial.user_attrs and reason_of(trial) != Reason.REUSED
-
-
-def _machines(trials: Mapping[str, Sequence[FrozenTrial]]) -> dict[str, int]:
+def _machines(trained: Iterable[FrozenTrial]) -> dict[str, int]:
     """Return how many trials each machine ended, by what is known of it."""
-    counts: dict[str, int] = {}
-    for found in trials.values():
-        for trial in found:
-            attrs = trial.user_attrs
-            if "device" in attrs and _was_trained(trial):
-                model = attrs.get("processor", attrs["device"])
-                text = f"{attrs['owner']['host']}: {model}, {attrs['precision']}, threads {attrs['threads']}"
-                counts[text] = counts.get(text, 0) + 1
+    counts = Counter[str]()
+    for attrs in (trial.user_attrs for trial in trained):
+        if "device" in attrs:
+            model = attrs.get("processor", attrs["device"])
+            counts[
+                f"{attrs['owner']['host']}: {model}, {attrs['precision']}, threads {attrs['threads']}"
+            ] += 1
     return dict(sorted(counts.items()))

@@ -112,8 +112,7 @@ def _environment(*, autoescape: bool) -> Environment:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters["svg_uri"] = lambda svg: f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
-    environment.filters["png_uri"] = lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
     environment.filters["unbroken"] = _unbroken
     environment.filters["md"] = markdown_text
     environment.filters["params"] = params_text
