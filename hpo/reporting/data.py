@@ -113,7 +113,6 @@ class Section:
     spec: StudySpec
     status: StudyStatus
     points: Sequence[Point]
-    inherited: Inherited | None
     decision: Decision | None
     control: Point | None
     """The point of this or an earlier study that trained the inherited configuration."""
@@ -248,7 +247,6 @@ def read(plan: Plan) -> ReportData:
             spec=spec,
             status=statuses[name],
             points=points[name],
-            inherited=inherited,
             decision=decision,
             control=by_ref.get(control) if control else None,
             origins=origins | dict.fromkeys(spec.fixed, Origin("fixed here")),

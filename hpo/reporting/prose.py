@@ -41,7 +41,7 @@ def answer(report: ReportData) -> Answer:
             f"{percent(test['accuracy'])} % and a loss of {test['loss']:.3f} on the test set: {seeds}, at "
             f"epoch {final['selected_epoch']}, which validation chose. Data: {data}.",
         )
-    decided = [section for section in report.sections if section.decision and section.decision.params]
+    decided = [s.decision for s in report.sections if s.decision and s.decision.params]
     if report.final_inherited is not None and report.final_inherited.value is not None:
         best = percent(report.final_inherited.value)
         ended = report.final_point.row.reason if report.final_point else ""
@@ -52,7 +52,7 @@ def answer(report: ReportData) -> Answer:
             f"Validation macro F1 {best} %, no test result yet",
             f"{state}. On validation the best configuration reaches a macro F1 of {best} %, on {data}.",
         )
-    values = [s.decision.value for s in decided if s.decision and s.decision.value is not None]
+    values = [decision.value for decision in decided if decision.value is not None]
     best_so_far = f" The best so far reaches {percent(max(values))} % on validation." if values else ""
     how_many = count_text(len(decided)).capitalize() if decided else "None"
     return Answer(
@@ -203,17 +203,13 @@ def grouped_origins(section: Section) -> list[tuple[Origin, dict[str, ParamValue
 
 def shrinkage(report: ReportData) -> str:
     """Return how search, fresh seeds and test set compare."""
-    final = report.final or {}
-    search, fresh, test = (
-        final.get("search_macro_f1"),
-        final.get("fresh_macro_f1"),
-        final.get("test", {}).get("macro_f1"),
-    )
-    if search is None or fresh is None or test is None:
+    final = report.final
+    if final is None or final["search_macro_f1"] is None:
         return ""
     return (
-        f"Macro F1 of this configuration: {percent(search)} % on validation in the search, "
-        f"{percent(fresh)} % on validation at fresh seeds, {percent(test)} % on the test set. The first step "
+        f"Macro F1 of this configuration: {percent(final['search_macro_f1'])} % on validation in the search, "
+        f"{percent(final['fresh_macro_f1'])} % on validation at fresh seeds, "
+        f"{percent(final['test']['macro_f1'])} % on the test set. The first step "
         "takes away the luck of the search's own seeds, the second that configuration and epoch were chosen "
         "on the validation images; chance is in both."
     )

@@ -111,19 +111,24 @@ class Publisher:
         Raises:
             StorageError: the database is away or takes no writes.
         """
-        state = _state(self._plan)
+        state = self._state()
         if state == self._published:
             return
         report = read(self._plan)
         bodies, placed = notes(report, self._ids), list(figures(report))
         for name, id_ in self._ids.items():
             there = self._storage.system_attrs(id_)
-            wanted = _system_attrs(
-                there, bodies[name], [each for each in placed if (each.study or FINAL) == name]
-            )
+            ours = [each for each in placed if (each.study or FINAL) == name]
+            wanted = _system_attrs(there, bodies[name], ours)
             if wanted != {key: value for key, value in there.items() if key.startswith(OWNED)}:
                 self._storage.replace_system_attrs(id_, OWNED, wanted)
         self._published, self._report = state, report
+
+    def _state(self) -> object:
+        """Return what notes and figures depend on: ended trials and decisions, not single epochs."""
+        counts = self._plan.storage.counts(dict.fromkeys(self._ids.values(), 0))
+        ended = {key: n for key, n in counts.items() if key[1].is_finished()}
+        return ended, [record.decision for record in self._plan.records().values()]
 
     def pictures(self) -> None:
         """Draw the pictures that are missing of what was published last, and attach them to their trials.
@@ -165,13 +170,6 @@ def _pictures(report: ReportData) -> Iterator[Picture]:
     for section in report.sections:
         for point in section.ranked[:MAX_PICTURES]:
             yield Picture(section.name, point.row.trial, "curves.png", trial_curves(point))
-
-
-def _state(plan: Plan) -> object:
-    """Return what notes and figures depend on: trials that have ended, and decisions. Not single epochs."""
-    ids = [plan.storage.study_id(name) for name in plan.all_names]
-    counts = {key: n for key, n in plan.storage.counts(dict.fromkeys(ids, 0)).items() if key[1].is_finished()}
-    return counts, [record.decision for record in plan.records().values()]
 
 
 def _system_attrs(there: Mapping[str, Any], body: str, placed: Iterable[Placed]) -> dict[str, Any]:
