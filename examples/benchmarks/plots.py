@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter
 from tables import read_tables
 
 from hpo.reporting.palette import BLUE, GREY, SERIES, SKY, Colour
-from hpo.reporting.render.matplotlib import MARKERS, canvas, number, styled, written
+from hpo.reporting.render.matplotlib import MARKERS, canvas, styled, written
 
 RESULTS = Path(__file__).with_name("results")
 PICTURE = RESULTS / "benchmarks.svg"
@@ -156,7 +156,7 @@ def _lines(axes: Axes, rows: Rows, x: str, lines: Mapping[str, str]) -> None:
     axes.set(xscale="log", yscale="log")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(
-            FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else number(value))
+            FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
         )
         axis.set_minor_formatter(FuncFormatter(lambda *_: ""))
     axes.legend(loc="best", fontsize=7.5)

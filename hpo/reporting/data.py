@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 from hpo._text import point_text, printable
 from hpo.data.sources import without_folders
 from hpo.monitor import results
-from hpo.monitor.results import TrialRow, attempt_state
+from hpo.monitor.results import TrialRow, attempt_state, final_trial, rows
 from hpo.monitor.status import StudyStatus, remarks, status
 from hpo.planning.decisions import Decision, Inherited, TrialRef, test_epochs_of
 from hpo.planning.inheritance import best_decided, context_of, inherited_by
@@ -254,7 +254,7 @@ def read(plan: Plan) -> ReportData:
             context=context_of(plan, name, inherited) if ready else {},
             prunes=plan.options.pruning,
         )
-    final = results.final_trial(plan)
+    final = final_trial(plan)
     file = sqlite_file(plan.storage.url)
     claimed = [
         (name, trial) for name, found in trials.items() for trial in found if "owner" in trial.user_attrs
@@ -282,7 +282,7 @@ def read(plan: Plan) -> ReportData:
 
 def _points(plan: Plan, name: str, trials: Sequence[FrozenTrial]) -> list[Point]:
     found = []
-    for row in results.rows(plan, name, trials):
+    for row in rows(plan, name, trials):
         attrs, findings = trials[row.trial].user_attrs, row.findings
         found.append(
             Point(

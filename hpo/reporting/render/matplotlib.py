@@ -12,6 +12,7 @@ import math
 import re
 import textwrap
 import warnings
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, assert_never
@@ -101,25 +102,35 @@ class Drawing:
 
 def draw(figure: Figure) -> Drawing:
     """Draw a figure; its title and caption are left to those who show it."""
+    with styled():
+        return written(_drawn(figure.chart))
+
+
+def styled() -> AbstractContextManager[None]:
+    """Return the context in which everything is drawn."""
+    return matplotlib.rc_context(SETTINGS)
+
+
+def canvas(height: float, width: float = WIDTH) -> Canvas:
+    """Return an empty drawing, sizes in inches; call it inside `styled`."""
+    drawing = Canvas(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(drawing)
+    return drawing
+
+
+def written(drawing: Canvas) -> Drawing:
+    """Write a drawing as SVG and PNG."""
     svg, png = io.BytesIO(), io.BytesIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
+    with warnings.catch_warnings():
         # a script that the font lacks shows as boxes in the PNG, and in the reader's own font in the SVG
         warnings.filterwarnings("ignore", message="Glyph|Matplotlib currently does not support")
-        drawing = _drawn(figure.chart)
         if (layout := drawing.get_layout_engine()) is not None:
             layout.execute(drawing)
             drawing.set_layout_engine()  # none: once for both files
         drawing.savefig(svg, format="svg", metadata=nothing)
         drawing.savefig(png, format="png", dpi=144, metadata={"Software": None})
     return Drawing(_with_dark(svg.getvalue().decode()).encode(), png.getvalue())
-
-
-def _canvas(height: float, width: float = WIDTH) -> Canvas:
-    """Return an empty drawing, sizes in inches."""
-    drawing = Canvas(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(drawing)
-    return drawing
 
 
 # --- the charts --------------------------------------------------------------------------------------------
@@ -138,7 +149,7 @@ def _drawn(chart: Chart) -> Canvas:
 
 def _curves(chart: Curves) -> Canvas:
     n_panels = len(chart.panels)
-    drawing = _canvas(3.3 if n_panels == 1 else 2.8, WIDTH if chart.has_one_scale else 2 * WIDTH)
+    drawing = canvas(3.3 if n_panels == 1 else 2.8, WIDTH if chart.has_one_scale else 2 * WIDTH)
     parts = drawing.subplots(1, n_panels, sharey=chart.has_one_scale, squeeze=False)[0]
     handles: dict[str, Artist] = {}
     for axes, panel in zip(parts, chart.panels, strict=True):
@@ -218,7 +229,7 @@ def _legend(drawing: Canvas, handles: dict[str, Artist], title: str) -> None:
 def _bars(chart: Bars) -> Canvas:
     rows = chart.rows
     groups = {bar.group: Patch(color=bar.colour.light) for bar in chart.bars if bar.group}
-    drawing = _canvas(0.65 + 0.3 * math.ceil(len(groups) / 7) + 0.28 * len(rows), (1 + chart.is_wide) * WIDTH)
+    drawing = canvas(0.65 + 0.3 * math.ceil(len(groups) / 7) + 0.28 * len(rows), (1 + chart.is_wide) * WIDTH)
     axes = drawing.subplots()
     is_many = len(chart.bars) > MAX_PATHS
     shortest = (chart.limits[1] - chart.limits[0]) / 300
@@ -267,7 +278,7 @@ def _matrix(chart: Matrix) -> Canvas:
         [short_name(name, TICK_LENGTH) for name in names] for names in (chart.rows, chart.columns)
     )
     is_dense = max(n_rows, n_columns) > MAX_NUMBERS
-    drawing = _canvas(1.0 + 0.42 * n_rows if n_rows < 8 else 4.2)
+    drawing = canvas(1.0 + 0.42 * n_rows if n_rows < 8 else 4.2)
     axes = drawing.subplots()
     values = np.array(chart.values, dtype=float)
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
