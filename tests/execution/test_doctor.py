@@ -35,6 +35,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def claimed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No race, which takes a process of 2.5 CPU seconds: tests of claims and of each database have one."""
+    monkeypatch.setattr("hpo.execution.doctor._try_claims", lambda *_: ("ok", "claimed once"))
+
+
+@pytest.fixture
 def created(cli: Cli, folder: Path, small_studies: Path) -> Path:
     """A folder with a plan that nobody works on yet."""
     result = cli("create", "--studies", small_studies, *SMALL_RUN)
@@ -98,6 +104,7 @@ def test_a_plan_that_is_well_and_nothing_is_left_behind(cli: Cli, created: Path)
     assert (tree(created), n_rows(database)) == before
 
 
+@pytest.mark.usefixtures("claimed_once")
 def test_a_person_gets_one_line_a_check(cli: Cli, created: Path) -> None:
     result = cli("doctor")
     assert result.code == 0
@@ -106,6 +113,7 @@ def test_a_person_gets_one_line_a_check(cli: Cli, created: Path) -> None:
     assert {line.split()[0] for line in lines} <= {"ok", "warning", "skipped"}
 
 
+@pytest.mark.usefixtures("claimed_once")
 def test_what_a_killed_doctor_left_is_removed_and_no_reader_stumbles_over_it(cli: Cli, created: Path) -> None:
     storage = Storage("sqlite:///hpo-out/hpo.db")
     young = f".doctor-{time.time():.0f}-beef"
@@ -151,6 +159,7 @@ def test_without_a_database_none_is_made(cli: Cli, folder: Path) -> None:
     assert not tree(folder)
 
 
+@pytest.mark.usefixtures("claimed_once")
 def test_a_database_of_somebody_else_is_left_alone(cli: Cli, folder: Path) -> None:
     for name in ("empty.db", "other.db"):
         with sqlite3.connect(folder / name) as connection:
@@ -235,6 +244,7 @@ def test_a_locked_database_is_said_and_not_waited_for(cli: Cli, created: Path) -
     assert states(checks, "claims", "latency", "data") == ["skipped", "skipped", "ok"]
 
 
+@pytest.mark.usefixtures("claimed_once")
 def test_a_network_file_system_is_wrong_for_sqlite(
     cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +278,7 @@ def test_a_plan_on_a_server(
     assert [tuple(row) for row in run_sql(url, f"SELECT {counts}")] == [(3, 0, 0, 0)]
 
 
+@pytest.mark.usefixtures("claimed_once")
 @pytest.mark.parametrize("seconds", [8, -45])
 def test_a_clock_that_differs_is_said_and_does_no_harm(
     cli: Cli, started_servers: StartedServers, seconds: int
@@ -288,6 +299,7 @@ def test_a_clock_that_differs_is_said_and_does_no_harm(
 # --- data, versions, disks ---------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("claimed_once")
 def test_other_data_here_than_in_the_plan(cli: Cli, created: Path) -> None:
     write_folder(created / "pictures", train=80, test=1, validation=40)
     code, checks = examined(cli, "--data=folder:pictures")
@@ -300,12 +312,14 @@ def test_other_data_here_than_in_the_plan(cli: Cli, created: Path) -> None:
     assert examined(cli, "--data=digits")[0] == 0
 
 
+@pytest.mark.usefixtures("claimed_once")
 def test_data_without_a_plan(cli: Cli) -> None:
     code, checks = examined(cli, "--data=digits")
     assert (code, checks["data"]["state"]) == (0, "ok")
     assert "fingerprint" in checks["data"]["text"]
 
 
+@pytest.mark.usefixtures("claimed_once")
 @pytest.mark.parametrize(("version", "state"), [("1.13.1", "wrong"), ("2.99.0", "warning"), (None, "ok")])
 def test_versions_of_the_plan(cli: Cli, created: Path, version: str | None, state: str) -> None:
     storage = Storage("sqlite:///hpo-out/hpo.db")
@@ -318,6 +332,7 @@ def test_versions_of_the_plan(cli: Cli, created: Path, version: str | None, stat
     assert (version or "as in the plan") in checks["versions"]["text"]
 
 
+@pytest.mark.usefixtures("claimed_once")
 @pytest.mark.parametrize(
     ("options", "says"), [("ro", "ead-only"), ("size=256k", "No space"), ("size=64m", "make room")]
 )
@@ -340,6 +355,7 @@ def test_a_disk_that_takes_no_checkpoints(cli: Cli, created: Path, options: str,
     assert states(checks, "storage", "claims", "data") == ["ok"] * 3
 
 
+@pytest.mark.usefixtures("claimed_once")
 def test_checkpoints_in_an_object_store(cli: Cli, created: Path) -> None:
     code, checks = examined(cli, "--checkpoints=memory://doctor")
     assert (code, checks["checkpoints"]["state"]) == (0, "ok")
