@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -323,25 +324,30 @@ def test_plan_forecasts_and_writes_nothing(cli: Cli, folder: Path, small_studies
     assert "batch-size" not in table.out
 
 
-def loaded_by(*arguments: object, code: int = 0) -> set[str]:
-    """The modules that a process has loaded when a command has ended in it."""
+def loaded_by(*commands: Sequence[object], code: int = 0) -> list[set[str]]:
+    """What a process has loaded after each of these commands; each ends in it with that code."""
+    # one process for all of them: each alone would take 2 CPU seconds to load Optuna
     script = (
-        "import os, sys\nfrom hpo.__main__ import main\n"
-        f"sys.argv = {['hpo', *map(str, arguments)]!r}\n"
-        "leave = os._exit\n"
-        "os._exit = lambda code: (print(*sys.modules, file=sys.stderr, flush=True), leave(code))\n"
-        "main()"
+        "import contextlib, os, sys\nfrom hpo.__main__ import main\n"
+        "codes, leave, os._exit = [], os._exit, lambda code: codes.append(code)\n"
+        f"for words in {[[*map(str, words)] for words in commands]!r}:\n"
+        "    sys.argv = ['hpo', *words]\n"
+        "    with contextlib.suppress(SystemExit): main()\n"
+        "    print('loaded:', *sys.modules, file=sys.stderr)\n"
+        f"leave(codes != [{code}] * {len(commands)})"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stderr
-    return set(done.stderr.splitlines()[-1].split())
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stderr.splitlines() if line.startswith("loaded:")]
+    assert len(lines) == len(commands)
+    return [set(modules) for _, *modules in lines]
 
 
 HEAVY = {"torch", "optuna", "sqlalchemy", "pydantic", "numpy", "rich"}
 
 
 def test_help_loads_little_more_than_click() -> None:
-    loaded = loaded_by("--help")
+    (loaded,) = loaded_by(["--help"])
     ours = {"hpo", "hpo.__main__", "hpo.errors", "hpo._text", "hpo.cli", "hpo.cli.main", "hpo.cli.output"}
     assert {name for name in loaded if name.split(".")[0] == "hpo"} == ours
     assert not loaded & {*HEAVY, "dataclasses", "difflib", "json", "pathlib"}
@@ -387,28 +393,29 @@ def test_defaults_in_help_are_those_that_hold(cli: Cli) -> None:
     assert f"auto: {PORT}," in dashboard
 
 
-READERS = [("status",), ("show", "rate"), ("verify", "rate/9"), ("run", "--epochs=4"), ("run", "rat")]
+READERS = [("status",), ("show", "rate")]
+MISTAKES = [("verify", "rate/9"), ("run", "--epochs=4"), ("run", "rat")]
 
 
-@pytest.mark.parametrize("arguments", READERS, ids=" ".join)
+@pytest.mark.parametrize(("commands", "code"), [(READERS, 0), (MISTAKES, 2)], ids=["read", "mistakes"])
 def test_a_plan_is_read_and_mistakes_are_found_without_torch(
-    created: Path, arguments: tuple[str, ...]
+    created: Path, commands: list[tuple[str, ...]], code: int
 ) -> None:
-    is_mistake = arguments[0] in ("verify", "run")
-    loaded = loaded_by(*arguments, code=2 if is_mistake else 0)
-    assert {"optuna", "torch"} & loaded == {"optuna"}
+    for loaded in loaded_by(*commands, code=code):
+        assert {"optuna", "torch"} & loaded == {"optuna"}
 
 
-@pytest.mark.parametrize("command", ["run", "create", "plan"])
-def test_a_wrong_study_file_is_refused_before_torch_is_imported(folder: Path, command: str) -> None:
+def test_a_wrong_study_file_is_refused_before_torch_is_imported(folder: Path) -> None:
     (folder / "studies" / "lr.toml").write_text("[search]\nlr = [0.1]")
-    loaded = loaded_by(command, "--studies=studies", "--data=digits", code=2)
-    assert {"optuna", "torch"} & loaded == {"optuna"}
+    commands = [(name, "--studies=studies", "--data=digits") for name in ("run", "create", "plan")]
+    for loaded in loaded_by(*commands, code=2):
+        assert {"optuna", "torch"} & loaded == {"optuna"}
 
 
-@pytest.mark.parametrize("mistake", ["--data=fodler:x", "--limit-train=5", "--workers=many", "--seeds=0"])
-def test_a_wrong_option_is_refused_before_torch_is_imported(folder: Path, mistake: str) -> None:
-    assert "torch" not in loaded_by("run", "--data=digits", mistake, code=2)
+def test_a_wrong_option_is_refused_before_torch_is_imported(folder: Path) -> None:
+    mistakes = ("--data=fodler:x", "--limit-train=5", "--workers=many", "--seeds=0")
+    for loaded in loaded_by(*(("run", "--data=digits", mistake) for mistake in mistakes), code=2):
+        assert "torch" not in loaded
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
@@ -416,7 +423,8 @@ def test_a_run_leaves_torch_to_the_process_that_its_workers_are_copies_of(
     folder: Path, small_studies: Path
 ) -> None:
     command = ("run", "rate", "--studies", small_studies, "--workers=1", *SMALL_RUN)
-    assert "torch" not in loaded_by(*command)
+    (loaded,) = loaded_by(command)
+    assert "torch" not in loaded
     assert find_plan("hpo-out").decision("rate") is not None
 
 
