@@ -137,13 +137,16 @@ def test_of_two_trials_of_one_slot_the_lower_number_wins(queue: Queue) -> None:
     assert second.user_attrs["reason"] == Reason.SUPERSEDED
 
 
+def claim_and_end(url: str) -> None:
+    assert claim_first(Queue(Storage(url), "s")) is not None
+
+
 def test_a_trial_whose_process_died_is_found_at_once_and_queued_again(queue: Queue, storage: Storage) -> None:
     queue.enqueue([Job(POINT, 0, (0,))], Slots({}))
-    code = (
-        "import sys; from hpo.storage.storage import Storage; from hpo.storage.queue import claim\n"
-        "print(claim(Storage(sys.argv[1]), ['s']).trial.number)"
-    )
-    subprocess.run([sys.executable, "-c", code, storage.url], check=True, capture_output=True)
+    process = PROCESSES.Process(target=claim_and_end, args=(storage.url,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
     assert queue.slots().state(POINT) == SlotState.RUNNING
     assert queue.fail_stale_trials(lease_seconds=60) == [0]
     assert queue.fail_stale_trials(lease_seconds=60) == []
