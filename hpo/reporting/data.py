@@ -14,7 +14,6 @@ from optuna.trial import FrozenTrial
 
 from hpo._text import point_text, printable
 from hpo.data.sources import without_folders
-from hpo.monitor import results
 from hpo.monitor.results import TrialRow, attempt_state, final_trial, rows
 from hpo.monitor.status import StudyStatus, remarks, status
 from hpo.planning.decisions import Decision, Inherited, TrialRef, test_epochs_of
