@@ -29,10 +29,10 @@ from hpo.execution.context import WorkerContext
 from hpo.execution.trial import TrialCallback
 from hpo.planning.inheritance import best_decided
 from hpo.planning.plan import MODEL, WRONG_IMAGES, Plan
+from hpo.recipes.constrained_cnn.network import build_network
 from hpo.space.parameters import TrialConfig, canonical_json
 from hpo.training.loop import EpochResult, predict_logits
 from hpo.training.metrics import Scores, score
-from hpo.training.network import build_network
 from hpo.training.saved_model import save_model
 from hpo.training.tensors import is_like
 

@@ -30,8 +30,8 @@ def resolve_here(device: str, precision: str, image_shape: ImageShape, n_classes
     with without_garbage_collection():
         import torch
 
+        from hpo.recipes.constrained_cnn.network import build_network
         from hpo.training.devices import resolve_device, resolve_precision
-        from hpo.training.network import build_network
 
     resolved_device = resolve_device(device)
     build_network(NetworkConfig(), image_shape, n_classes, torch.Generator())

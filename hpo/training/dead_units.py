@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from hpo.training.network import Network
+from hpo.recipes.constrained_cnn.network import Network
 
 
 def logits_and_dead_shares(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hpo.errors import InputError, did_you_mean
-from hpo.training.network import ImageShape, Network
+from hpo.recipes.constrained_cnn.network import ImageShape, Network
 
 PREDICT_BATCH, PREDICT_BATCH_ON_GPU = 250, 2000
 PREDICT_PIXELS = 32 * 32

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hpo.recipes.constrained_cnn.network import ImageShape, build_network
 from hpo.space.parameters import TrialConfig
 from hpo.training.devices import DTYPES, bf16_copy
 from hpo.training.mixup import Mix
-from hpo.training.network import ImageShape, build_network
 from hpo.training.optimizers import OPTIMIZERS
 
 

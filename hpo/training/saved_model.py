@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from hpo._files import write_durably
 from hpo.data.images import read_image
 from hpo.errors import InputError, MissingError
+from hpo.recipes.constrained_cnn.network import ImageShape, Network, build_network
 from hpo.space.parameters import TrialConfig
 from hpo.training.devices import predict_logits
-from hpo.training.network import ImageShape, Network, build_network
 from hpo.training.tensors import dump, is_like, load
 
 if TYPE_CHECKING:

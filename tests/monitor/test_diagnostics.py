@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from hpo.monitor.diagnostics import diagnose
+from hpo.recipes.constrained_cnn.network import build_network
 from hpo.space.parameters import NetworkConfig, TrialConfig
 from hpo.training.dead_units import logits_and_dead_shares
 from hpo.training.loop import train
-from hpo.training.network import build_network
 from tests.support.toy_images import toy_data
 
 

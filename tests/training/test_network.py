@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpo.errors import InputError
+from hpo.recipes.constrained_cnn.network import NETWORKS, ConstrainedCnn, ImageShape, build_network
 from hpo.space.parameters import NetworkConfig
-from hpo.training.network import NETWORKS, ConstrainedCnn, ImageShape, build_network
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -9,9 +9,9 @@ from PIL import Image
 
 from hpo.data.dataset import TrainingData
 from hpo.errors import DataError, InputError, MissingError
+from hpo.recipes.constrained_cnn.network import Network
 from hpo.space.parameters import TrialConfig
 from hpo.training.loop import predict_logits, train
-from hpo.training.network import Network
 from hpo.training.saved_model import load_model, save_model
 from tests.support.toy_images import toy_data
 

@@ -1,0 +1,1 @@
+"""The recipes that come with hpo; only `hpo.training.registry` names them."""

@@ -1,0 +1,1 @@
+"""The recipe of the original: a CNN of two convolutions, kept within bounds, with mixup."""
