@@ -36,4 +36,4 @@ if __name__ == "__main__":
     os.chdir(Path(__file__).parent)  # the workers import `own_dataset` from the current folder
     plan = run_plan(["learning-rate"], data="python:own_dataset:stripes", out=out, epochs=2)
     for row in rows(plan, "learning-rate"):
-        print(row.params, f"macro F1 {row.macro_f1:.3f}")
+        print(row.params, f"macro F1 {row.metrics['macro_f1']:.3f}")

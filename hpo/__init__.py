@@ -12,7 +12,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pydantic import Field as Field
+
+    from hpo.data import ArrayData as ArrayData
+    from hpo.data import DataInfo as DataInfo
     from hpo.data import ImageData as ImageData
+    from hpo.data import TrainingData as TrainingData
     from hpo.data import load_training as load_training
     from hpo.data import prepare as prepare
     from hpo.errors import HpoError as HpoError
@@ -28,11 +33,25 @@ if TYPE_CHECKING:
     from hpo.monitor.results import rows as rows
     from hpo.monitor.status import status as status
     from hpo.planning.plan import Plan as Plan
-    from hpo.space.parameters import TrialConfig as TrialConfig
+    from hpo.space.parameters import LoopParams as LoopParams
+    from hpo.space.parameters import Params as Params
+    from hpo.training.recipe import Epoch as Epoch
+    from hpo.training.recipe import Layer as Layer
+    from hpo.training.recipe import LoopContext as LoopContext
+    from hpo.training.recipe import Recipe as Recipe
     from hpo.training.saved_model import load_model as load_model
 
 _HOMES = {
-    "TrialConfig": "hpo.space.parameters",
+    "Epoch": "hpo.training.recipe",
+    "Field": "pydantic",
+    "Layer": "hpo.training.recipe",
+    "LoopContext": "hpo.training.recipe",
+    "LoopParams": "hpo.space.parameters",
+    "Params": "hpo.space.parameters",
+    "Recipe": "hpo.training.recipe",
+    "ArrayData": "hpo.data",
+    "DataInfo": "hpo.data",
+    "TrainingData": "hpo.data",
     "ImageData": "hpo.data",
     "load_training": "hpo.data",
     "prepare": "hpo.data",

@@ -13,7 +13,7 @@ import pytest
 import servers
 from hypothesis import settings
 
-from hpo.planning.plan import Plan
+from hpo.planning.plan import MODEL, Plan
 from tests.support.command import Result, hpo
 from tests.support.fixtures import Cli, StartedServers
 from tests.support.plans import SMALL_RUN, SMALL_STUDIES
@@ -106,7 +106,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, small_studies: Path) -> P
     out = base / "finished"
     with (base / "finished.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (out / "model.pt").exists():
+        if not (out / MODEL).exists():
             result = hpo("run", "--studies", small_studies, "--out", out, "--workers=2", *SMALL_RUN)
             assert result.code == 0, result.err
     return out

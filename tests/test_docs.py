@@ -5,6 +5,7 @@ The site itself is built with warnings as errors by CI; GitHub and editors show 
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import shutil
@@ -14,6 +15,7 @@ import pytest
 
 import hpo
 from hpo.planning.studies import read_studies
+from hpo.training.registry import DEFAULT_RECIPE, load_recipe
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -35,6 +37,10 @@ def test_every_link_of_a_page_leads_to_a_file(page: Path) -> None:
     assert not dead_links(page)
 
 
+def test_the_first_page_is_short() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").split()) < 900
+
+
 def test_a_dead_link_would_be_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("[here](page.md#section), [gone](gone.md), ![gone too](a/b.png), [web](https://a.b/c)")
@@ -44,7 +50,7 @@ def test_a_dead_link_would_be_found(tmp_path: Path) -> None:
 def test_every_name_of_the_library_is_on_the_page() -> None:
     page = (ROOT / "docs" / "api.md").read_text("utf-8")
     shown = re.findall(r"^\.\. auto(?:function|class|exception):: (\w+)", page, re.M)
-    assert sorted(shown) == sorted(hpo.__all__)
+    assert sorted([*shown, "Field"]) == sorted(hpo.__all__)  # `Field` is pydantic's
 
 
 @pytest.mark.parametrize(
@@ -55,8 +61,32 @@ def test_the_study_file_of_a_page_can_be_used(page: str, inherits: str | None, t
     ((name, study),) = re.findall(r"```toml\n# my-studies/(\w+)\.toml(.*?)```", text, re.S)
     shutil.copy(ROOT / "studies" / "network-setup.toml", tmp_path)
     (tmp_path / f"{name}.toml").write_text(f"#{study}")
-    read = read_studies(tmp_path)[name]
+    read = read_studies(tmp_path, load_recipe(DEFAULT_RECIPE).recipe.schema)[name]
     assert (read.inherits, read.trials, read.pruner.name) == (inherits, 30, "median")
+
+
+def test_the_lines_that_a_page_compares_are_counted() -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text("utf-8")
+    folder = ROOT / "examples" / "recipes"
+    study_files = [file.read_text("utf-8") for file in (folder / "studies-mlp").glob("*.toml")]
+    counts = {
+        "`mlp.py`, the recipe": _n_lines(folder / "mlp.py"),
+        "its two study files": sum(bool(line) for text in study_files for line in text.splitlines()),
+        "`plain_optuna.py`": _n_lines(folder / "plain_optuna.py"),
+    }
+    for what, count in counts.items():
+        assert f"| {what} | {count} |" in page
+
+
+def _n_lines(file: Path) -> int:
+    """Count the lines of a module without blank lines, comments and docstrings."""
+    text = file.read_text("utf-8")
+    said: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            said |= set(range(node.lineno, (node.end_lineno or 0) + 1))
+    lines = enumerate(text.splitlines(), start=1)
+    return sum(n not in said and bool(line.strip()) and line.strip()[0] != "#" for n, line in lines)
 
 
 def test_every_module_that_a_page_names_is_there() -> None:

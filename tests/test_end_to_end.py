@@ -22,7 +22,7 @@ from sklearn.datasets import load_digits
 
 import hpo as library
 from hpo.planning.decisions import epochs_of
-from hpo.planning.plan import Plan
+from hpo.planning.plan import MODEL, Plan
 from hpo.storage.queue import Slots, SlotState
 from tests.support.command import hpo, start_hpo
 from tests.support.fixtures import Cli
@@ -67,7 +67,7 @@ def test_final_json_is_the_contract(finished: Path, cli: Cli) -> None:
     matrix = np.array(record["confusion_matrix"])
     assert matrix.sum() == pytest.approx(359)  # a fifth of scikit-learn's 1,797 digits
     assert np.trace(matrix) / matrix.sum() == pytest.approx(record["test"]["accuracy"])
-    assert record["shrinkage"] == pytest.approx(record["search_macro_f1"] - record["fresh_macro_f1"])
+    assert record["shrinkage"] == pytest.approx(record["search_value"] - record["fresh_value"])
     wrong = [each["probability"] for each in record["most_confidently_wrong"]]
     assert wrong == sorted(wrong, reverse=True)
     assert all(each["label"] != each["predicted"] for each in record["most_confidently_wrong"])
@@ -76,7 +76,9 @@ def test_final_json_is_the_contract(finished: Path, cli: Cli) -> None:
 def test_validation_chooses_the_epoch_of_the_answer(finished: Path) -> None:
     plan = library.find_plan(finished)
     (trial,) = plan.trials("final")
-    means = [np.mean([seed["valid_macro_f1"] for seed in seeds]) for seeds in epochs_of(trial.user_attrs)]
+    means = [
+        np.mean([seed["metrics"]["macro_f1"] for seed in seeds]) for seeds in epochs_of(trial.user_attrs)
+    ]
     assert library.final_result(plan)["selected_epoch"] == 1 + int(np.argmax(means))
     assert trial.value == pytest.approx(max(means))
 
@@ -125,7 +127,7 @@ def test_predict_with_the_saved_model(finished: Path, cli: Cli, tmp_path: Path) 
         paths.append(tmp_path / f"{index}.png")
         pixels = np.rint(digits.images[index] * (255 / 16)).astype(np.uint8)
         Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC).save(paths[-1])
-    predictions = json.loads(cli("predict", finished / "model.pt", *paths, "--json").out)
+    predictions = json.loads(cli("predict", finished / MODEL, *paths, "--json").out)
     right = sum(p["label"] == str(digits.target[i]) for i, p in enumerate(predictions))
     assert right >= 10  # ten classes: two would be chance
     assert all(0 < p["probability"] <= 1 for p in predictions)
@@ -144,13 +146,13 @@ def test_the_folder_holds_what_it_should(finished: Path) -> None:
 
 
 def test_run_again_trains_nothing_and_says_the_same(finished: Path, cli: Cli) -> None:
-    before, model = n_accepted(library.find_plan(finished)), (finished / "model.pt").read_bytes()
-    (finished / "model.pt").write_bytes(b"of another plan, whose folder this was")
+    before, model = n_accepted(library.find_plan(finished)), (finished / MODEL).read_bytes()
+    (finished / MODEL).write_bytes(b"of another plan, whose folder this was")
     result = cli("run", "--out", finished)
     assert result.code == 0, result.err
     assert "test macro F1" in result.out
     assert n_accepted(library.find_plan(finished)) == before == {"rate": 2, "shape": 3, "final": 1}
-    assert (finished / "model.pt").read_bytes() == model
+    assert (finished / MODEL).read_bytes() == model
 
 
 def test_the_outcome_fits_a_narrow_terminal(
@@ -167,13 +169,14 @@ def test_the_outcome_fits_a_narrow_terminal(
             table = shown.partition("─")[2]
             line = next(line for line in table.splitlines() if line.split()[:1] == [str(row.trial)])
             values = [str(value) for value in row.params.values()]
-            assert row.macro_f1 is not None
-            assert row.accuracy is not None
+            f1, accuracy, loss = (row.metrics[name] for name in ("macro_f1", "accuracy", "loss"))
+            assert f1 is not None
+            assert accuracy is not None
             assert line.split()[1:-1] == [
                 *values,
-                f"{100 * row.macro_f1:.1f}",
-                f"{100 * row.accuracy:.1f}",
-                f"{row.loss:.3f}",
+                f"{100 * f1:.1f}",
+                f"{100 * accuracy:.1f}",
+                f"{loss:.3f}",
                 f"{row.best_epoch}/{row.epochs}",
             ]
     # too narrow for a column a parameter: they share one, and the figures stay whole
@@ -182,7 +185,7 @@ def test_the_outcome_fits_a_narrow_terminal(
     assert max(map(len, lines)) <= 50
     for row in library.rows(library.find_plan(finished), "shape"):
         line = next(line for line in lines if line.startswith(f"{row.trial:6} "))
-        figures = [f"{row.loss:.3f}", f"{row.best_epoch}/{row.epochs}", row.state]
+        figures = [f"{row.metrics['loss']:.3f}", f"{row.best_epoch}/{row.epochs}", row.state]
         assert line.split()[-3:] == figures
 
 

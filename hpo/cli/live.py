@@ -15,11 +15,12 @@ from rich.live import Live
 from rich.text import Text
 
 from hpo._process import on_stop_signals
-from hpo._text import percent, point_text, write_json
+from hpo._text import point_text, write_json
 from hpo.cli.screen import Display
 from hpo.cli.tables import Screen
 from hpo.monitor.results import answer_text
 from hpo.monitor.watch import Event, Progress, Watch
+from hpo.planning.metrics import Metric
 from hpo.planning.plan import Plan
 
 TICK_SECONDS = 1.0
@@ -130,7 +131,7 @@ class _Notes(logging.Handler):
 def _print_lines(console: Screen, progress: Progress) -> None:
     """Print one line for every point that has ended and every study that has decided."""
     for event in progress.events:
-        console.print(_sentence(event), soft_wrap=True)
+        console.print(_sentence(event, progress.objective), soft_wrap=True)
 
 
 def _print_json(progress: Progress) -> None:
@@ -140,13 +141,13 @@ def _print_json(progress: Progress) -> None:
     sys.stdout.flush()
 
 
-def _sentence(event: Event) -> str:
+def _sentence(event: Event, objective: Metric) -> str:
     record = event.record
     if event.event == "study":
         return f"{event.study}: {record['text']}"
     ended = f"{event.study}/{record['trial']} {record['state']}"
     if record.get("test"):
-        return f"{ended}: {answer_text(record)}"
+        return f"{ended}: {answer_text(record, objective)}"
     why = f" ({record['reason']})" if record["reason"] else ""
     what = point_text(record["params"], record["point"])
-    return f"{ended}{why}: macro F1 {percent(record['macro_f1'])} %, {what}"
+    return f"{ended}{why}: {objective.label} {objective.with_unit(record[objective.name])}, {what}"

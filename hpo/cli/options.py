@@ -134,6 +134,11 @@ demo_database = _database("hpo-demo")
 worker_data = _option(
     "--data", metavar="SOURCE", help="Where the plan's data are here.  [default: where the plan found them]"
 )
+doctor_data = _option(
+    "--data",
+    metavar="SOURCE",
+    help="Where the plan's data are here.  [default: where the plan found them; with --recipe: digits]",
+)
 checkpoints = _option(
     "--checkpoints",
     metavar="URL",
@@ -244,6 +249,16 @@ plan_options = _together(
         help="Folder of study files.  [default: the six that are shipped]",
     ),
     _recorded(
+        "--recipe",
+        "What is trained: constrained-cnn | python:MODULE:CLASS, a file of yours.",
+        metavar="NAME",
+    ),
+    _recorded(
+        "--metric",
+        "What is tuned for: one of the recipe's metrics.  [default: its first]",
+        metavar="NAME",
+    ),
+    _recorded(
         "--data",
         "digits | cifar10[:DIR] | folder:PATH | python:MODULE:FUNCTION.",
         only_demo="; demo: digits",
@@ -254,8 +269,8 @@ plan_options = _together(
     _recorded("--seeds", "Seeds a point is trained on.", type=int, metavar="K"),
     _recorded("--final-seeds", "Seeds of the final stage.", type=int, metavar="K"),
     _recorded("--epochs", "Epochs a trial has, over what the study files say.", type=int, metavar="N"),
-    _recorded("--limit-train", "Train on N images only, stratified.", type=int, metavar="N"),
-    _recorded("--limit-valid", "Validate on N images only, stratified.", type=int, metavar="N"),
+    _recorded("--limit-train", "Train on N examples only, stratified.", type=int, metavar="N"),
+    _recorded("--limit-valid", "Validate on N examples only, stratified.", type=int, metavar="N"),
     _recorded(
         "--precision",
         "auto: bf16 where the hardware has it, else fp32.",

@@ -15,6 +15,7 @@ from hpo._text import write_json
 from hpo.cli import options as opt
 from hpo.cli.output import say, waiting
 from hpo.errors import InputError
+from hpo.planning.defaults import Defaults
 
 if TYPE_CHECKING:
     from hpo.planning.plan import Plan
@@ -47,7 +48,7 @@ def status(is_watch: bool, as_json: bool, **options: Any) -> None:
         from hpo.monitor.watch import Watch
 
         progress = Watch(plan, plan.all_names).look()
-        show_status([study.status for study in progress.studies])
+        show_status([study.status for study in progress.studies], progress.objective)
         screen = console()
         screen.print(headline(progress, screen.width))
 
@@ -105,11 +106,12 @@ def best(as_json: bool, **options: Any) -> None:
     from hpo.cli.tables import show_best
     from hpo.monitor import results
 
-    record = results.best(opt.open_plan(options, reader=True))
+    plan = opt.open_plan(options, reader=True)
+    record = results.best(plan)
     if as_json:
         write_json(record, sys.stdout)
     else:
-        show_best(record)
+        show_best(record, plan)
 
 
 @click.command()
@@ -119,7 +121,7 @@ def best(as_json: bool, **options: Any) -> None:
 def predict(model: Path, image: tuple[Path, ...], as_json: bool) -> None:
     """Classify pictures with the final model.
 
-    MODEL is OUT/model.pt, which the final stage saved.
+    MODEL is OUT/model.safetensors, which the final stage saved.
     """
     with waiting("loading the model"):
         from hpo.training.saved_model import load_model
@@ -223,12 +225,10 @@ def plan(study: tuple[str, ...], as_json: bool, **options: Any) -> None:
     Points, seeds, epochs and predicted time; runs no trial, writes no database.
     """
     from hpo.cli.tables import show_forecast
-    from hpo.planning.manifest import Options
-    from hpo.planning.studies import read_studies, with_ancestors
-    from hpo.space.study_file import shipped_studies
+    from hpo.execution.plan_recipe import read_folder
+    from hpo.planning.studies import with_ancestors
 
-    specs = read_studies(options["studies"] or shipped_studies())
-    wanted = Options.from_given(opt.given(options))
+    wanted, _, specs = read_folder(options["studies"], opt.given(options))
     with_ancestors(specs, study, wanted.inherit)  # what is wrong is refused before torch is imported
     with waiting("timing a few steps of each network"):
         from hpo.execution.forecast import forecast
@@ -241,16 +241,27 @@ def plan(study: tuple[str, ...], as_json: bool, **options: Any) -> None:
 
 
 @click.command()
+@click.option(
+    "--recipe", metavar="NAME", help="Try this recipe instead, constrained-cnn or python:MODULE:CLASS."
+)
+@click.option("--device", metavar="auto|cpu|cuda[:N]", help="Where the recipe is tried.  [default: auto]")
 @opt.database
 @opt.checkpoints
-@opt.worker_data
+@opt.doctor_data
 @opt.as_json
-def doctor(as_json: bool, **options: Any) -> int:
+def doctor(recipe: str | None, device: str | None, as_json: bool, **options: Any) -> int:
     """Try what a worker needs on this machine.
 
     Database, data, checkpoints and devices, which takes some seconds. Leaves nothing behind; only of a
     server's empty database it makes the tables.
+
+    With --recipe: build its network, take a few steps on the data, and say what was found. Needs no plan.
     """
+    if recipe is not None:
+        _try_recipe(recipe, options["data"], device or "auto", as_json=as_json)
+        return 0
+    if device is not None:
+        raise InputError(f"--device {device} goes with --recipe")
     from hpo.cli.tables import show_checks
     from hpo.execution.doctor import examine
 
@@ -265,3 +276,16 @@ def doctor(as_json: bool, **options: Any) -> int:
     if as_json:
         write_json({"ok": is_well, "checks": [check.to_json() for check in found]}, sys.stdout)
     return 0 if is_well else 1
+
+
+def _try_recipe(recipe: str, data: str | None, device: str, *, as_json: bool) -> None:
+    with waiting(f"trying {recipe}"):
+        from hpo.execution.doctor import try_recipe
+
+        found = try_recipe(recipe, data, device, Defaults.precision)
+    if as_json:
+        write_json({"ok": True, **found.to_json()}, sys.stdout)
+    else:
+        from hpo.cli.tables import show_recipe
+
+        show_recipe(found)

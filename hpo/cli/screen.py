@@ -14,9 +14,10 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from hpo._text import duration, params_text, percent, percentage, point_text, printable, seeds_text
+from hpo._text import duration, params_text, point_text, printable, seeds_text
 from hpo.cli.tables import STATE_STYLES
 from hpo.monitor.watch import Best, Progress, Running, StudyProgress
+from hpo.planning.metrics import Metric
 from hpo.planning.plan import FINAL
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -125,6 +126,7 @@ def _summary(progress: Progress, n_details: int) -> Text:
     names = [study.status.name for study in progress.studies]
     n_sections = len(names) - (FINAL in names)
     study, best, test = progress.studies[progress.current], progress.best, progress.test
+    objective = progress.objective
     if progress.is_over:
         n_decided = sum(each.status.state == "done" for each in progress.studies if each.status.name != FINAL)
         where = f"{n_decided} of {n_sections} sections decided"
@@ -137,8 +139,8 @@ def _summary(progress: Progress, n_details: int) -> Text:
         details = [seeds_text(best.n_seeds), _name(best)][:n_details]
         parts.append(
             Text.assemble(
-                "best F1 ",
-                (percentage(best.value, best.deviation), "bold green"),
+                f"best {objective.short} ",
+                (objective.with_unit(best.value, best.deviation), "bold green"),
                 (f" ({', '.join(details)})" if details else "", "dim"),
             )
         )
@@ -147,8 +149,8 @@ def _summary(progress: Progress, n_details: int) -> Text:
     elif not progress.is_over:
         parts.append(Text("time left not known yet" if progress.running else "no worker", "dim"))
     if test is not None:
-        macro_f1 = percentage(test["test"]["macro_f1"], test["std"]["macro_f1"])
-        parts.append(Text.assemble("test F1 ", (macro_f1, "bold green")))
+        value = objective.with_unit(test["test"][objective.name], test["std"][objective.name])
+        parts.append(Text.assemble(f"test {objective.short} ", (value, "bold green")))
     is_open = progress.is_test_open
     parts.append(Text.assemble("test set ", ("opened", "bold yellow") if is_open else ("locked", "bold")))
     return Text.assemble(parts[0], *(piece for part in parts[1:] for piece in ((" · ", "dim"), part)))
@@ -261,12 +263,16 @@ def _workers(progress: Progress, width: int) -> Iterator[_Line]:
     n_columns = min(n_curve, n_epochs)
     values = [value for curve in curves for value in curve if math.isfinite(value)]
     scale = (min(values), max(values)) if values else (0.0, 1.0)
-    rows = [[Text(head, "dim") for head in ("trial", "", "epoch", "F1 by epoch", "F1 %", "vs best", "left")]]
+    objective = progress.objective
+    heads = ("trial", "", "epoch", f"{objective.short} by epoch", objective.head, "vs best", "left")
+    rows = [[Text(head, "dim") for head in heads]]
     if best is not None:
         curve = _sparkline([], best.curve, len(best.curve), min(n_columns, len(best.curve)), scale)
         is_best = Text("best so far", "dim")
-        rows.append([Text(_name(best)), is_best, Text(), curve, Text(percent(best.value)), Text(), Text()])
-    rows += [_worker_row(each, best.curve if best else [], n_columns, scale) for each in running]
+        rows.append(
+            [Text(_name(best)), is_best, Text(), curve, Text(objective.text(best.value)), Text(), Text()]
+        )
+    rows += [_worker_row(each, best.curve if best else [], n_columns, scale, objective) for each in running]
     lines = _aligned(rows)
     at = max(line.cell_len for line in lines) + 2
     details = [[_where(each, width), Text(point_text(each.params, each.point), "dim")] for each in running]
@@ -289,7 +295,7 @@ def _workers(progress: Progress, width: int) -> Iterator[_Line]:
 
 
 def _worker_row(
-    each: Running, best: Sequence[float], n_columns: int, scale: tuple[float, float]
+    each: Running, best: Sequence[float], n_columns: int, scale: tuple[float, float], objective: Metric
 ) -> list[Text]:
     done = len(each.curve)
     name = Text(_name(each), "cyan")
@@ -303,8 +309,11 @@ def _worker_row(
         _bar(done / each.epochs, N_BAR, "cyan"),
         Text(f"{done}/{each.epochs}"),
         _sparkline(each.curve, best, each.epochs, min(n_columns, each.epochs), scale),
-        Text(percent(each.curve[-1]) if each.curve else ""),
-        Text("" if ahead is None else f"{100 * ahead:+.1f}", "magenta" if (ahead or 0) < 0 else "green"),
+        Text(objective.text(each.curve[-1]) if each.curve else ""),
+        Text(
+            "" if ahead is None else objective.gap(ahead),
+            "magenta" if objective.score(ahead or 0) < 0 else "green",
+        ),
         Text("" if left is None else duration(left)),
     ]
 
@@ -347,8 +356,8 @@ def _sparkline(
     """Return a curve over all epochs of its run; where it has none yet, that of the best trial, dim.
 
     Args:
-        curve: macro F1 of the epochs so far.
-        best: macro F1 of the best trial's epochs.
+        curve: the objective after the epochs so far.
+        best: the objective after the best trial's epochs.
         n_epochs: that the run is going to have.
         width: columns; fewer than epochs show the last epoch of each of as many parts.
         scale: what is drawn lowest and highest.

@@ -15,14 +15,16 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from hpo._text import duration, params_text, percent, percentage, point_text, printable, show_value
+from hpo._text import duration, params_text, percent, point_text, printable, show_value
 
 if TYPE_CHECKING:
-    from hpo.execution.doctor import Check
+    from hpo.execution.doctor import Check, RecipeCheck
     from hpo.execution.forecast import Line
     from hpo.monitor.results import TrialRow
     from hpo.monitor.status import StudyStatus
+    from hpo.planning.metrics import Metric
     from hpo.planning.plan import Plan
+    from hpo.training.dry_run import DryRun, LoopRun
 
 STATE_STYLES = {
     "done": "green",
@@ -81,9 +83,9 @@ def console() -> Screen:
     return Screen(width=WIDE_COLUMNS if is_wide else None)
 
 
-def show_status(records: Sequence[StudyStatus]) -> None:
+def show_status(records: Sequence[StudyStatus], objective: Metric) -> None:
     """Print one line a study."""
-    table = _table("§", "study", "state", "points", "best F1 %", "decision")
+    table = _table("§", "study", "state", "points", f"best {objective.head}", "decision")
     for record in records:
         ended = f"{record.n_ended}/{record.n_points}"
         extra = [f"{record.points[state]} {state}" for state in ("pruned", "failed") if record.points[state]]
@@ -92,7 +94,7 @@ def show_status(records: Sequence[StudyStatus]) -> None:
             record.name,
             Text(record.shown_state, STATE_STYLES[record.shown_state]),
             f"{ended} ({', '.join(extra)})" if extra else ended,
-            percent(record.best["value"] if record.best else None),
+            objective.text(record.best["value"] if record.best else None),
             printable(record.decision),
         )
     console().print(table)
@@ -109,10 +111,10 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
     if inherited:
         source = inherited.source
         origin = f"{source.study}/{source.trial}" if source else f"published, {inherited.study}"
-        screen.print(Text(f"from {origin}: {params_text(inherited.params)}", "dim"))
+        screen.print(Text(f"from {origin}: {params_text(plan.schema.told(inherited.params))}", "dim"))
     if spec and spec.fixed:
         screen.print(Text(f"fixed in this study: {params_text(spec.fixed)}", "dim"))
-    screen.print(_points_table(list(spec.search) if spec else [], rows, screen))
+    screen.print(_points_table(plan, list(spec.search) if spec else [], rows, screen))
     findings: dict[str, list[str]] = {}
     for row in rows:
         for text in dict.fromkeys([row.reason, *(finding.text for finding in row.findings)]):
@@ -121,103 +123,111 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
     for text, trials in findings.items():
         plural = "trial" if len(trials) == 1 else "trials"
         screen.print(Text(f"{plural} {', '.join(trials)}: {text}", "yellow"))
+    tracebacks = {row.reason: row for row in reversed(rows) if row.traceback}
+    for row in reversed(tracebacks.values()):  # of equal reasons the first
+        screen.print(Text(f"traceback of trial {row.trial}:", "dim"))
+        for each in row.traceback.rstrip().splitlines():
+            screen.print(Text(f"  {each}", "dim"), soft_wrap=True)
     for row in rows:
         for note in (*row.earlier, *row.checkpoint_notes):
             screen.print(Text(note, "dim"))
     if spec is None and any(row.state == "complete" for row in rows):
-        screen.print("these metrics are of the validation images; hpo final has those of the test set")
+        screen.print("these metrics are of the validation part; hpo final has those of the test set")
     if decision and decision.control:
         control = decision.control
-        at = f"{control.source.study}/{control.source.trial}"
-        screen.print(Text(f"control: {at}, the inherited configuration, F1 {percent(control.value)} %"))
+        value = f"{plan.objective.label} {plan.objective.with_unit(control.value)}"
+        screen.print(Text(f"control: {control.source.name}, the inherited configuration, {value}"))
     if decision:
         screen.print(Text(f"decision: {decision.text}", "bold"))
 
 
-def _points_table(axes: Sequence[str], rows: Sequence[TrialRow], screen: Screen) -> Table:
+def _points_table(plan: Plan, axes: Sequence[str], rows: Sequence[TrialRow], screen: Screen) -> Table:
     """Return a line a point, a column an axis; where these do not fit, one column with all of them."""
-    best = max((row.macro_f1 or 0.0 for row in rows if row.state == "complete"), default=None)
+    objective = plan.objective
+    values = {row.trial: row.metrics[objective.name] for row in rows if row.state == "complete"}
+    best = objective.best_of({trial: value for trial, value in values.items() if value is not None})
     # headers break where they can, so that a table of four axes fits 80 columns with every number whole
     heads = [axis.replace("_", "_\n") for axis in axes]
-    metrics = ("F1\n%", "acc.\n%", "loss", "best\nepoch", "state")
+    metrics = (*[metric.head.replace(" ", "\n") for metric in plan.metrics], "best\nepoch", "state")
     wide = _table("trial", *heads, *metrics, numeric=heads)
     narrow = _table("trial", "point", *metrics)
     for row in rows:
-        values = [Text(show_value(row.params[axis]) if axis in row.params else "–") for axis in axes]
+        shown = {axis: value for axis, value in row.params.items() if axis not in row.inactive}
+        points = [Text(show_value(shown[axis]) if axis in shown else "–") for axis in axes]
         if axes and not row.params:
-            values = [Text(row.point, "italic"), *[Text("")] * (len(axes) - 1)]
-        cells = (
-            percent(row.macro_f1),
-            percent(row.accuracy),
-            "–" if row.loss is None else f"{row.loss:.3f}",
+            points = [Text(row.point, "italic"), *[Text("")] * (len(axes) - 1)]
+        cells: list[str | Text] = [
+            *[metric.text(row.metrics[metric.name]) for metric in plan.metrics],
             f"{row.best_epoch or '–'}/{row.epochs}",
             Text(row.state, STATE_STYLES[row.state]),
-        )
-        style = "bold" if row.state == "complete" and row.macro_f1 == best else ""
-        wide.add_row(str(row.trial), *values, *cells, style=style)
+        ]
+        style = "bold" if best is not None and values.get(row.trial) == values[best] else ""
+        wide.add_row(str(row.trial), *points, *cells, style=style)
         narrow.add_row(str(row.trial), point_text(row.params, row.point), *cells, style=style)
     # measured against the screen itself it would never be wider than that
     needed = Measurement.get(screen, screen.options.update(width=10_000), wide).maximum
     return wide if needed <= screen.width else narrow
 
 
-def show_best(record: Mapping[str, Any]) -> None:
+def show_best(record: Mapping[str, Any], plan: Plan) -> None:
     """Print the best configuration and the decisions that led to it."""
-    screen = console()
+    screen, objective = console(), plan.objective
     tested = "" if record["tested"] else " (too few seeds to test it against noise)"
-    screen.print(Text(f"macro F1 {percent(record['value'])} % on validation{tested}", "bold"))
+    screen.print(
+        Text(f"{objective.label} {objective.with_unit(record['value'])} on validation{tested}", "bold")
+    )
     if record["test"]:
-        screen.print(f"macro F1 {percent(record['test']['macro_f1'])} % on the test set: hpo final has more")
+        answer = objective.with_unit(record["test"][objective.name])
+        screen.print(f"{objective.label} {answer} on the test set: hpo final has more")
     table = _table("parameter", "value")
-    for name, value in record["params"].items():
-        table.add_row(name, show_value(value))
+    for name, param in plan.schema.told(record["params"]).items():
+        table.add_row(name, show_value(param))
     screen.print(table)
     for study, text in record["decisions"].items():
         screen.print(Text.assemble((printable(f"{study}: "), "dim"), printable(text)))
 
 
-def show_final(record: Mapping[str, Any]) -> None:
-    """Print the answer of the final stage."""
-    screen = console()
+def show_final(record: Mapping[str, Any], plan: Plan) -> None:
+    """Print the answer of the final stage of a plan."""
+    screen, objective = console(), plan.objective
     test, deviation, n_seeds = record["test"], record["std"], len(record["seeds"])
-    screen.print(
-        Text(
-            f"test macro F1 {percentage(test['macro_f1'], deviation['macro_f1'])}, "
-            f"accuracy {percent(test['accuracy'])} %, loss {test['loss']:.3f}",
-            "bold green",
-        )
-    )
+    others = [metric for metric in plan.metrics if metric != objective]
+    answers = [
+        f"test {objective.label} {objective.with_unit(test[objective.name], deviation[objective.name])}"
+    ]
+    answers += [f"{metric.label} {metric.with_unit(test[metric.name])}" for metric in others]
+    screen.print(Text(", ".join(answers), "bold green"))
     seeds = "one fresh seed" if n_seeds == 1 else f"mean over {n_seeds} fresh seeds"
     screen.print(
         f"{seeds}, at epoch {record['selected_epoch']}, which validation chose; data {record['data']}"
     )
     if record["shrinkage"] is not None:
-        search, fresh = record["search_macro_f1"], record["fresh_macro_f1"]
+        search, fresh = (objective.with_unit(record[key]) for key in ("search_value", "fresh_value"))
         screen.print(
-            f"validation macro F1: {percent(search)} % in the search, {percent(fresh)} % on fresh seeds "
-            f"(shrinkage {round(100 * search, 1) - round(100 * fresh, 1):.1f} points)"
+            f"validation {objective.label}: {search} in the search, {fresh} on fresh seeds "
+            f"(shrinkage {objective.distance(record['shrinkage'])})"
         )
-    table = _table("epoch", "test accuracy %", "test loss", "test F1 %")
+    metrics = [*others, objective]
+    table = _table("epoch", *[f"test {metric.head}" for metric in metrics])
     for epoch in record["per_epoch"]:
         chosen = epoch["epoch"] == record["selected_epoch"]
-        metrics = (percent(epoch["accuracy"]), f"{epoch['loss']:.3f}", percent(epoch["macro_f1"]))
-        table.add_row(f"{epoch['epoch']}{' ←' if chosen else ''}", *metrics, style="bold" if chosen else "")
+        cells = [metric.text(epoch[metric.name]) for metric in metrics]
+        table.add_row(f"{epoch['epoch']}{' ←' if chosen else ''}", *cells, style="bold" if chosen else "")
     screen.print(table)
-    table = _table("class", "F1 %")
-    for name, metrics in record["per_class"].items():
-        table.add_row(printable(name), percent(metrics["f1"]))
-    screen.print(table)
-    screen.print(Text(f"configuration: {params_text(record['config'])}", "dim"))
+    if "per_class" in record:
+        table = _table("class", "F1 %")
+        for name, scores in record["per_class"].items():
+            table.add_row(printable(name), percent(scores["f1"]))
+        screen.print(table)
+    screen.print(Text(f"configuration: {params_text(plan.schema.told(record['config']))}", "dim"))
 
 
 def describe(plan: Plan) -> str:
     """Return one line that says what is being run on what."""
     identity, data = plan.identity, plan.options.data
-    height, width, channels = identity.image_shape
-    images = f"{identity.n_train:,} + {identity.n_valid:,} images of {height}×{width}×{channels}"
-    classes = f"{len(identity.class_names)} classes"
+    inputs = f"{identity.n_train:,} + {identity.n_valid:,} {identity.inputs_text}, {identity.targets_text}"
     how = f"{identity.precision} on {identity.device}, threads a worker: {identity.threads}"
-    return f"{data}: {images}, {classes}; {how}; {plan.storage.name}"
+    return f"{data}: {inputs}; {how}; {plan.storage.name}"
 
 
 def show_outcome(plan: Plan, out: Path, storage: str | None) -> None:
@@ -233,10 +243,10 @@ def show_outcome(plan: Plan, out: Path, storage: str | None) -> None:
     from hpo.planning.plan import MODEL, WRONG_IMAGES
     from hpo.storage.database import sqlite_file
 
-    show_status(status(plan))
+    show_status(status(plan), plan.objective)
     final = final_trial(plan)
     if final is not None:
-        show_final(final.user_attrs["final"])
+        show_final(final.user_attrs["final"], plan)
     ended = [name for name in plan.specs if plan.decision(name)]
     where = f"--out {out}"
     if storage is not None:
@@ -247,8 +257,13 @@ def show_outcome(plan: Plan, out: Path, storage: str | None) -> None:
         lines.insert(0, f"hpo show {ended[-1]} {where}")
     model = out / MODEL
     if model.exists():
-        lines += [f"hpo predict {model} IMAGE…", str(out / WRONG_IMAGES)]
-    elif final is not None:
+        lines += (
+            [f"hpo predict {model} IMAGE…"]
+            if plan.identity.is_images and plan.identity.class_names
+            else [str(model)]
+        )
+        lines += [str(worst)] if (worst := out / WRONG_IMAGES).exists() else []
+    elif final is not None and final.user_attrs["final"]["model"]:
         host = final.user_attrs["owner"]["host"]
         lines.append(f"{MODEL} is on {host}, in the --out of the worker that trained the final stage")
     screen = console()
@@ -267,11 +282,12 @@ def show_forecast(lines: Sequence[Line]) -> None:
             str(line.points),
             str(line.seeds),
             f"{line.epochs:,}",
-            duration(line.seconds),
+            "–" if line.seconds is None else duration(line.seconds),
         )
-    total = sum(line.epochs for line in lines), sum(line.seconds for line in lines)
+    times = [line.seconds for line in lines if line.seconds is not None]
+    total = duration(sum(times)) if len(times) == len(lines) else "–"
     table.add_section()
-    table.add_row("", "together", "", "", f"{total[0]:,}", duration(total[1]), style="bold")
+    table.add_row("", "together", "", "", f"{sum(line.epochs for line in lines):,}", total, style="bold")
     console().print(table)
 
 
@@ -292,9 +308,63 @@ def show_checks(checks: Iterable[Check]) -> list[Check]:
     return made
 
 
+def show_recipe(check: RecipeCheck) -> None:
+    """Print what a recipe is made of, and what a few steps of it told."""
+    screen = console()
+    on = f"on {check.data}, {check.precision} on {check.device}"
+    screen.print(Text(f"{check.recipe}: works {on}", "bold green"))
+    table = _table("parameter", "type", "default", "domain")
+    for name, parameter in check.schema.parameters.items():
+        table.add_row(name, parameter.kind, show_value(parameter.default), parameter.domain)
+    screen.print(table)
+    for constraint in check.schema.constraints:
+        screen.print(f"constraint: {constraint}")
+    objective, *others = [f"{name} ({direction})" for name, direction in check.metrics.items()]
+    besides = f"; also told: {', '.join(others)}" if others else ""
+    screen.print(f"tuned for: {objective}{besides}")
+    for line in _told_by(check.found):
+        screen.print(line)
+
+
+def _told_by(found: DryRun | LoopRun) -> Iterable[str]:
+    """Yield what a try told, a line each."""
+    from hpo.training.dry_run import LoopRun
+
+    if isinstance(found, LoopRun):
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in found.metrics.items())
+        yield f"one epoch: {metrics}; {found.seconds:.2g} s"
+        if found.keeps_state:
+            yield "a trial that is killed resumes after its last epoch"
+        else:
+            yield "no state to resume from: a trial that is killed begins anew"
+        return
+    yield f"network: {found.n_parameters:,} weights; a batch's outputs have the shape {found.output_shape}"
+    yield f"a step: {found.ms_per_step:.3g} ms with one thread"
+    if found.repeats:
+        yield "repeatable: the same seed trained twice is equal to the bit"
+    else:
+        yield "not repeatable: the same seed trained twice differs; verify and resumed trials may, too"
+    if found.graph_hindrance is None:
+        yield "CUDA graphs: steps are recorded on a GPU"
+    else:
+        yield f"CUDA graphs: steps are not recorded on a GPU: {found.graph_hindrance}"
+
+
 def _table(*columns: str, numeric: Sequence[str] = ()) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    words = {"study", "state", "decision", "parameter", "value", "class", "point", "§"}
+    words = {
+        "type",
+        "default",
+        "domain",
+        "study",
+        "state",
+        "decision",
+        "parameter",
+        "value",
+        "class",
+        "point",
+        "§",
+    }
     for column in columns:
         table.add_column(
             column,

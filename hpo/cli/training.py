@@ -249,7 +249,7 @@ def final(as_json: bool, **options: Any) -> int:
     if as_json:
         write_json(record, sys.stdout)
     else:
-        show_final(record)
+        show_final(record, plan)
     return 0
 
 

@@ -1,7 +1,7 @@
 """The cache: each source decoded once a machine, in files that all processes map into memory.
 
-An entry is a folder of `{train,valid,test}_{images,labels}.npy` and `meta.json`. It is built beside its place
-and renamed when all of it is on the disk, so an entry that is there is whole; its name changes with the
+An entry is a folder of `{train,valid,test}_{inputs,targets}.npy` and `meta.json`. It is built beside its
+place and renamed when all of it is on the disk, so an entry that is there is whole; its name changes with the
 content of the source, so it is never out of date. Entries may be deleted whenever nothing runs.
 """
 
@@ -12,16 +12,18 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import platformdirs
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hpo.data.dataset import (
     HELD_OUT,
+    ArrayData,
+    DataInfo,
     ImageData,
     Images,
     Indices,
@@ -31,12 +33,12 @@ from hpo.data.dataset import (
     hold_out,
     stratified_order,
 )
-from hpo.data.npy import map_images, write_images, write_labels
+from hpo.data.npy import map_array, write_array, write_blocks
 from hpo.data.sources import open_source
 from hpo.errors import DataError, InputError
 from hpo.space.parameters import canonical_json, explain
 
-FORMAT = 1
+FORMAT = 2
 """Part of every entry's name: to be raised when a source's pictures, split or order come out differently."""
 
 _BLOCK = 1024
@@ -46,7 +48,9 @@ class _Meta(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     source: str
-    class_names: Annotated[list[str], Field(min_length=2)]
+    is_images: bool
+    class_names: list[str]
+    """Empty where targets are numbers."""
     content: dict[str, str]
     mean: list[float]
     std: list[float]
@@ -104,24 +108,43 @@ def load_training(
         DataError: the entry is damaged.
     """
     meta = _load_meta(entry)
-    n_classes = len(meta.class_names)
-    train = _limited("train", load_split(entry, "train"), limit_train, n_classes)
-    valid = _limited("valid", load_split(entry, "valid"), limit_valid, n_classes)
-    mean, std = (meta.mean, meta.std) if limit_train is None else pixel_statistics(train.images)
+    fewest = len(meta.class_names) or 1
+    train = _limited("train", load_split(entry, "train"), limit_train, fewest)
+    valid = _limited("valid", load_split(entry, "valid"), limit_valid, fewest)
+    mean, std = (meta.mean, meta.std) if limit_train is None else _statistics(train.inputs)
     identity = {
         "content": meta.content,
         "class_names": meta.class_names,
-        "used": [len(train.labels), len(valid.labels)],
+        "used": [len(train), len(valid)],
     }
+    shape = train.inputs.shape[1:]
+    n_numbers = 1 if train.targets.ndim == 1 else train.targets.shape[1]
     return TrainingData(
         train=train,
         valid=valid,
         mean=np.array(mean, dtype=np.float32),
         std=np.array(std, dtype=np.float32),
-        class_names=tuple(meta.class_names),
+        info=DataInfo(
+            input_shape=(shape[2], shape[0], shape[1]) if meta.is_images else shape,
+            class_names=tuple(meta.class_names),
+            n_outputs=len(meta.class_names) or n_numbers,
+            is_images=meta.is_images,
+        ),
         source=meta.source,
         fingerprint=hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16],
     )
+
+
+def _statistics(inputs: npt.NDArray[Any]) -> tuple[list[float], list[float]]:
+    """Return mean and deviation of inputs, as `TrainingData` has them."""
+    if inputs.dtype == np.uint8:
+        return pixel_statistics(inputs)
+    if inputs.dtype != np.float32:
+        return [0.0], [1.0]
+    axis = 0 if inputs.ndim == 2 else None
+    values = inputs.astype(np.float64)
+    mean, std = np.atleast_1d(values.mean(axis)), np.atleast_1d(values.std(axis))
+    return mean.tolist(), np.where(std == 0, 1.0, std).tolist()
 
 
 def pixel_statistics(images: Images) -> tuple[list[float], list[float]]:
@@ -163,47 +186,86 @@ def _build(source: Source, entry: Path) -> None:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _write(data: ImageData, source: str, folder: Path) -> None:
-    if data.valid_images is None or data.valid_labels is None:
-        stay, held_out = hold_out(data.train_labels, HELD_OUT)
-        valid_images, valid_labels = data.train_images, data.train_labels
+def _write(data: ImageData | ArrayData, source: str, folder: Path) -> None:
+    parts = _parts(data)
+    _, train_targets = parts["train"]
+    class_names = list(data.class_names or ())
+    if "valid" in parts:
+        stay, held_out = np.arange(len(train_targets)), np.arange(len(parts["valid"][1]))
     else:
-        stay, held_out = np.arange(len(data.train_labels)), np.arange(len(data.valid_labels))
-        valid_images, valid_labels = data.valid_images, data.valid_labels
-    stay = stay[stratified_order(data.train_labels[stay])]
-    held_out = held_out[stratified_order(valid_labels[held_out])]
+        parts["valid"] = parts["train"]
+        stay, held_out = hold_out(_strata(train_targets, class_names), HELD_OUT)
+    stay = stay[stratified_order(_strata(train_targets[stay], class_names))]
+    held_out = held_out[stratified_order(_strata(parts["valid"][1][held_out], class_names))]
+    order = {"train": stay, "valid": held_out, "test": np.arange(len(parts["test"][1]))}
+    is_images = isinstance(data, ImageData)
     content = {
-        "train": _write_part(folder, "train", data.train_images, data.train_labels, stay),
-        "valid": _write_part(folder, "valid", valid_images, valid_labels, held_out),
-        "test": _write_part(
-            folder, "test", data.test_images, data.test_labels, np.arange(len(data.test_labels))
-        ),
+        part: _write_part(folder, part, *parts[part], order[part], is_images=is_images) for part in order
     }
-    mean, std = pixel_statistics(map_images(folder / "train_images.npy"))
-    meta = _Meta(source=source, class_names=list(data.class_names), content=content, mean=mean, std=std)
+    mean, std = _statistics(map_array(folder / "train_inputs.npy"))
+    meta = _Meta(
+        source=source, is_images=is_images, class_names=class_names, content=content, mean=mean, std=std
+    )
     with (folder / "meta.json").open("w") as file:
         file.write(meta.model_dump_json(indent=1))
         file.flush()
         os.fsync(file.fileno())
 
 
+Arrays = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+"""Inputs and targets of a part."""
+
+
+def _parts(data: ImageData | ArrayData) -> dict[str, Arrays]:
+    """Return inputs and targets of each part; the validation part only where there is one."""
+    parts: dict[str, Arrays]
+    if isinstance(data, ImageData):
+        parts = {
+            "train": (data.train_images, data.train_labels),
+            "test": (data.test_images, data.test_labels),
+        }
+        if data.valid_images is not None and data.valid_labels is not None:
+            parts["valid"] = data.valid_images, data.valid_labels
+        return parts
+    parts = {"train": (data.train_inputs, data.train_targets), "test": (data.test_inputs, data.test_targets)}
+    if data.valid_inputs is not None and data.valid_targets is not None:
+        parts["valid"] = data.valid_inputs, data.valid_targets
+    return parts
+
+
+def _strata(targets: npt.NDArray[Any], class_names: list[str]) -> npt.NDArray[np.integer]:
+    """Return what a split keeps in proportion: classes; of numbers nothing."""
+    return targets if class_names else np.zeros(len(targets), dtype=np.int64)
+
+
 def _write_part(
-    folder: Path, part: str, images: Images, labels: npt.NDArray[np.integer], order: Indices
+    folder: Path,
+    part: str,
+    inputs: npt.NDArray[Any],
+    targets: npt.NDArray[Any],
+    order: Indices,
+    *,
+    is_images: bool,
 ) -> str:
-    shape = (len(order), *images.shape[1:])
+    shape = (len(order), *inputs.shape[1:])
+    dtype = np.dtype(np.uint8) if is_images else np.dtype(np.float32 if _is_real(inputs) else np.int64)
     digest = hashlib.sha256(repr(shape).encode())
 
-    def blocks() -> Iterator[Images]:
+    def blocks() -> Iterator[npt.NDArray[Any]]:
         for start in range(0, len(order), _BLOCK):
-            block = np.ascontiguousarray(images[order[start : start + _BLOCK]])
+            block = np.ascontiguousarray(inputs[order[start : start + _BLOCK]], dtype=dtype)
             digest.update(block.data)
             yield block
 
-    write_images(folder / f"{part}_images.npy", shape, blocks())
-    ordered = labels[order].astype(np.int64)
-    write_labels(folder / f"{part}_labels.npy", ordered)
+    write_blocks(folder / f"{part}_inputs.npy", shape, dtype, blocks())
+    ordered = targets[order].astype(np.float32 if _is_real(targets) else np.int64)
+    write_array(folder / f"{part}_targets.npy", ordered)
     digest.update(ordered.data)
     return digest.hexdigest()
+
+
+def _is_real(array: npt.NDArray[Any]) -> bool:
+    return array.dtype.kind in "fb"
 
 
 def _load_meta(entry: Path) -> _Meta:
@@ -222,11 +284,11 @@ def load_split(entry: Path, part: str) -> Split:
         DataError: the entry is damaged.
     """
     try:
-        images = map_images(entry / f"{part}_images.npy")
-        labels = np.load(entry / f"{part}_labels.npy")
-        if len(images) != len(labels):
-            raise ValueError(f"{part}: {len(images)} images and {len(labels)} labels")
-        return Split(images, labels)
+        inputs = map_array(entry / f"{part}_inputs.npy")
+        targets = np.load(entry / f"{part}_targets.npy")
+        if len(inputs) != len(targets):
+            raise ValueError(f"{part}: {len(inputs)} inputs and {len(targets)} targets")
+        return Split(inputs, targets)
     except (OSError, ValueError, EOFError) as error:
         raise _damaged(entry, str(error)) from error
 
@@ -235,15 +297,14 @@ def _damaged(entry: Path, reason: str) -> DataError:
     return DataError(f"{entry}: the cached data are damaged ({reason}); delete this folder and run again")
 
 
-def _limited(part: str, split: Split, limit: int | None, n_classes: int) -> Split:
+def _limited(part: str, split: Split, limit: int | None, fewest: int) -> Split:
     if limit is None:
         return split
-    n_images = len(split.labels)
-    if limit > n_images:
-        raise InputError(f"limit_{part} = {limit}: the {part} part has {n_images} images")
-    if limit < n_classes:
-        raise InputError(f"limit_{part} = {limit}: at least {n_classes} are needed, one image of each class")
-    return Split(split.images[:limit], split.labels[:limit])
+    if limit > len(split):
+        raise InputError(f"limit_{part} = {limit}: the {part} part has {len(split)} examples")
+    if limit < fewest:
+        raise InputError(f"limit_{part} = {limit}: at least {fewest} are needed, one of each class")
+    return Split(split.inputs[:limit], split.targets[:limit])
 
 
 def _sync_folder(folder: Path) -> None:

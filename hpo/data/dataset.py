@@ -1,10 +1,11 @@
-"""The three shapes of a data set: as a source hands it over, as training sees it, one part of it."""
+"""The shapes of a data set: as a source hands it over, as training sees it, and one part of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,9 @@ Indices = npt.NDArray[np.int64]
 
 SPLIT_SEED = 0
 """Not an option: two people who name the same data mean the same split."""
+
+_NUMERIC = "buif"
+"""NumPy's kinds of what can be an input: truth values, integers, floats."""
 
 HELD_OUT = 0.2
 """Share of each class that becomes the validation part, as 10,000 of CIFAR-10's 50,000 training images."""
@@ -50,15 +54,7 @@ class ImageData:
         names = self.class_names
         if isinstance(names, list):  # as torchvision's data sets have them
             object.__setattr__(self, "class_names", names := tuple(names))
-        if not isinstance(names, tuple) or not all(isinstance(name, str) and name for name in names):
-            raise DataError(f"class_names: must be a tuple of names, is {names!r}")
-        if len(names) < 2 or len(set(names)) < len(names):
-            raise DataError(f"class_names: must be at least two different names, is {names!r}")
-        for name in names:
-            if not is_text(name):
-                raise DataError(
-                    f"class_names: {name!r} is not valid text (UTF-8 without NUL); rename the class"
-                )
+        _check_class_names(names)
         if (self.valid_images is None) != (self.valid_labels is None):
             raise DataError("valid_images and valid_labels: give both, or none of them")
         _check_part(
@@ -75,33 +71,138 @@ class ImageData:
 
 
 @dataclass(frozen=True, eq=False)
+class ArrayData:
+    """A data set of arrays, for what is no picture: tables, series, features. Checked when it is made.
+
+    Attributes:
+        train_inputs: numeric array (n, features) or (n, …). Floats become float32 and are standardised by the
+            training part before a network sees them, each feature of a table by itself; integers become int64
+            and are handed over as they are.
+        train_targets: with `class_names` integers (n,), each an index into them; without, numbers (n,) or
+            (n, outputs) to be predicted.
+        test_inputs, test_targets: likewise. The final stage alone looks at them.
+        class_names: at least two different names where targets are classes; None where they are numbers.
+        valid_inputs, valid_targets: likewise. None: a fifth of the training part is split off, of each class
+            where there are classes.
+
+    Raises:
+        DataError: an array has another type or shape, or holds what is no number.
+    """
+
+    train_inputs: npt.NDArray[np.generic]
+    train_targets: npt.NDArray[np.generic]
+    test_inputs: npt.NDArray[np.generic]
+    test_targets: npt.NDArray[np.generic]
+    class_names: tuple[str, ...] | None = None
+    valid_inputs: npt.NDArray[np.generic] | None = None
+    valid_targets: npt.NDArray[np.generic] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.class_names, list):
+            object.__setattr__(self, "class_names", tuple(self.class_names))
+        if self.class_names is not None:
+            _check_class_names(self.class_names)
+        if (self.valid_inputs is None) != (self.valid_targets is None):
+            raise DataError("valid_inputs and valid_targets: give both, or none of them")
+        for part in ("train", "test", "valid"):
+            inputs = getattr(self, f"{part}_inputs")
+            if inputs is None and part == "valid":
+                continue
+            self._check_inputs(part, inputs)
+            targets = getattr(self, f"{part}_targets")
+            if self.class_names is None:
+                self._check_numbers(part, len(inputs), targets)
+            else:
+                splits = part == "train" and self.valid_inputs is None
+                _check_labels(f"{part}_targets", len(inputs), targets, self.class_names, 2 if splits else 1)
+        if self.valid_inputs is None and len(self.train_inputs) < 2:
+            raise DataError("train_inputs: two rows are needed, one is held out for validation")
+
+    def _check_inputs(self, part: str, inputs: object) -> None:
+        where = f"{part}_inputs"
+        if not isinstance(inputs, np.ndarray) or inputs.dtype.kind not in _NUMERIC:
+            found = inputs.dtype if isinstance(inputs, np.ndarray) else type(inputs).__name__
+            raise DataError(f"{where}: must be a numeric array, is {found}")
+        if inputs.ndim < 2 or 0 in inputs.shape:
+            raise DataError(f"{where}: must have the shape (n, features) or (n, …), has {inputs.shape}")
+        if (
+            inputs.shape[1:] != self.train_inputs.shape[1:]
+            or inputs.dtype.kind != self.train_inputs.dtype.kind
+        ):
+            ours, theirs = self.train_inputs, inputs
+            raise DataError(
+                f"{where}: rows of {theirs.dtype} {theirs.shape[1:]}, those of train_inputs are {ours.dtype} "
+                f"{ours.shape[1:]}"
+            )
+        _check_finite(where, inputs)
+
+    def _check_numbers(self, part: str, n_rows: int, targets: object) -> None:
+        where = f"{part}_targets"
+        if not isinstance(targets, np.ndarray) or targets.dtype.kind not in _NUMERIC:
+            found = targets.dtype if isinstance(targets, np.ndarray) else type(targets).__name__
+            raise DataError(f"{where}: must be a numeric array, is {found}")
+        if len(targets) != n_rows or targets.ndim not in (1, 2) or 0 in targets.shape:
+            raise DataError(
+                f"{where}: must have the shape ({n_rows},) or ({n_rows}, outputs), has {targets.shape}"
+            )
+        if targets.shape[1:] != np.shape(self.train_targets)[1:]:
+            raise DataError(f"{where}: must have the outputs of train_targets, has {targets.shape}")
+        _check_finite(where, targets)
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What a network is built for.
+
+    Attributes:
+        input_shape: of one input as a network sees it: (c, h, w) of images, (features,) of a table.
+        class_names: one name for each class; empty where targets are numbers.
+        n_outputs: how many numbers a network returns for one input: one a class, or one a number to predict.
+        is_images: whether inputs are images.
+    """
+
+    input_shape: tuple[int, ...]
+    class_names: tuple[str, ...]
+    n_outputs: int
+    is_images: bool = True
+
+    @property
+    def n_classes(self) -> int:
+        """How many classes there are; 0 where targets are numbers."""
+        return len(self.class_names)
+
+
+@dataclass(frozen=True, eq=False)
 class Split:
     """One part of a data set.
 
     Attributes:
-        images: uint8 array (n, h, w, c), 0..255, memory-mapped: all processes of a machine share its pages.
-            Writing to it changes the process's own copy, never the cache.
-        labels: int64 array (n,).
+        inputs: uint8 images (n, h, w, c), 0..255; float32 or int64 arrays (n, …). Memory-mapped: all
+            processes of a machine share its pages. Writing to it changes the process's own copy alone.
+        targets: int64 classes (n,), or float32 numbers (n,) or (n, outputs).
     """
 
-    images: Images
-    labels: Labels
+    inputs: npt.NDArray[Any]
+    targets: npt.NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.targets)
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """What the search may see of a data set: no test images are in it.
+    """What the search may see of a data set: nothing of the test part is in it.
 
-    The images of both parts are shuffled once and for all such that every leading stretch holds the classes
-    in their proportions, from the first image of each class on.
+    Both parts are shuffled once and for all such that every leading stretch holds the classes in their
+    proportions, from the first example of each class on.
 
     Attributes:
         train, valid: the parts.
-        mean, std: float32 arrays (c,): mean and deviation of the pixels of `train`, scaled to 0..1; the
-            deviation of a constant channel is given as 1.
-        class_names: one name for each label.
+        mean, std: float32 arrays: mean and deviation of `train`; of images (c,), scaled to 0..1, of tables
+            (features,), of other float inputs (1,); 0 and 1 for integers. A deviation of 0 is given as 1.
+        info: what a network is built for.
         source: where the data came from, as `prepare` takes it, with an absolute path.
-        fingerprint: 16 hex digits; equal exactly when content, labels, class order, split (test part too)
+        fingerprint: 16 hex digits; equal exactly when content, targets, class order, split (test part too)
             and limits are equal.
     """
 
@@ -109,15 +210,29 @@ class TrainingData:
     valid: Split
     mean: npt.NDArray[np.float32]
     std: npt.NDArray[np.float32]
-    class_names: tuple[str, ...]
+    info: DataInfo
     source: str
     fingerprint: str
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width, channels of one image."""
-        _, height, width, channels = self.train.images.shape
-        return height, width, channels
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one input as a network sees it; see `DataInfo`."""
+        return self.info.input_shape
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name for each class; empty where targets are numbers."""
+        return self.info.class_names
+
+    @property
+    def n_classes(self) -> int:
+        """How many classes there are; 0 where targets are numbers."""
+        return self.info.n_classes
+
+    @property
+    def n_outputs(self) -> int:
+        """How many numbers are predicted for one input."""
+        return self.info.n_outputs
 
 
 @dataclass(frozen=True)
@@ -132,7 +247,7 @@ class Source:
 
     name: str
     identity: str
-    read: Callable[[Path], ImageData]
+    read: Callable[[Path], ImageData | ArrayData]
 
 
 def is_text(name: str) -> bool:
@@ -186,24 +301,50 @@ def _check_part(
             f"{part}_images: the shape {images.shape} looks like (n, channels, height, width); the channels "
             "come last here"
         )
+    _check_labels(f"{part}_labels", len(images), labels, class_names, images_per_class)
+
+
+def _check_labels(
+    where: str, n_rows: int, labels: object, class_names: tuple[str, ...], n_per_class: int
+) -> None:
+    noun = "image" if where.endswith("_labels") else "row"
     if not isinstance(labels, np.ndarray) or not np.issubdtype(labels.dtype, np.integer):
         found = labels.dtype if isinstance(labels, np.ndarray) else type(labels).__name__
-        raise DataError(f"{part}_labels: must be an integer array, is {found}")
-    if labels.shape != (len(images),):
-        raise DataError(
-            f"{part}_labels: must have the shape ({len(images)},), one for each image, has {labels.shape}"
-        )
+        raise DataError(f"{where}: must be an integer array, is {found}")
+    if labels.shape != (n_rows,):
+        raise DataError(f"{where}: must have the shape ({n_rows},), one for each {noun}, has {labels.shape}")
     wrong = labels[(labels < 0) | (labels >= len(class_names))]
     if len(wrong):
         raise DataError(
-            f"{part}_labels: must be 0 to {len(class_names) - 1}, one for each class name, is {wrong[0]}"
+            f"{where}: must be 0 to {len(class_names) - 1}, one for each class name, is {wrong[0]}"
         )
     for name, count in zip(class_names, np.bincount(labels, minlength=len(class_names)), strict=True):
-        if count < images_per_class:
-            wanted = (
-                "one is needed" if images_per_class == 1 else "two are needed, one is held out for validation"
-            )
-            raise DataError(f"{part}_labels: class {name!r} has {count} images; {wanted}")
+        if count < n_per_class:
+            wanted = "one is needed" if n_per_class == 1 else "two are needed, one is held out for validation"
+            raise DataError(f"{where}: class {name!r} has {count} {noun}s; {wanted}")
+
+
+def _check_class_names(names: object) -> None:
+    if not isinstance(names, tuple) or not all(isinstance(name, str) and name for name in names):
+        raise DataError(f"class_names: must be a tuple of names, is {names!r}")
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise DataError(f"class_names: must be at least two different names, is {names!r}")
+    for name in names:
+        if not is_text(name):
+            raise DataError(f"class_names: {name!r} is not valid text (UTF-8 without NUL); rename the class")
+
+
+def _check_finite(where: str, array: npt.NDArray[Any]) -> None:
+    if array.dtype.kind != "f":
+        return
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(array.astype(np.float32))  # as training sees it
+    wrong = np.flatnonzero(~finite.reshape(len(array), -1).all(axis=1))
+    if len(wrong):
+        raise DataError(
+            f"{where}: holds NaN, infinity or a number too large for float32, first in row {wrong[0]}, in "
+            f"{len(wrong)} rows"
+        )
 
 
 def _by(images: Images) -> str:

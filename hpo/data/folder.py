@@ -14,7 +14,7 @@ import numpy as np
 
 from hpo.data.dataset import ImageData, Images
 from hpo.data.images import read_image
-from hpo.data.npy import map_images, write_images
+from hpo.data.npy import map_array, write_blocks
 from hpo.errors import DataError
 
 CHANNELS = 3
@@ -70,14 +70,15 @@ def read_folder(listing: Listing, *, size: int, scratch: Path) -> ImageData:
         warnings.filterwarnings("ignore", module=r"PIL\.")  # a file that matters is named as a problem
         for part, files in listing.files.items():
             blocks = _decode(files, size, _threads(listing), problems)
-            write_images(scratch / f"{part}.npy", (len(files), size, size, CHANNELS), blocks)
+            shape = (len(files), size, size, CHANNELS)
+            write_blocks(scratch / f"{part}.npy", shape, np.dtype(np.uint8), blocks)
     if problems:
         lines = problems[:_PROBLEMS_SHOWN]
         if len(problems) > len(lines):
             lines.append(f"… and {len(problems) - len(lines)} more")
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise DataError("\n  ".join([count, *lines]))
-    images = {part: map_images(scratch / f"{part}.npy") for part in listing.files}
+    images = {part: map_array(scratch / f"{part}.npy") for part in listing.files}
     labels = {part: np.array(of_part, dtype=np.int64) for part, of_part in listing.labels.items()}
     return ImageData(
         train_images=images["train"],

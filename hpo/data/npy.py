@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from hpo.data.dataset import Images, Labels
 
-
-def write_images(path: Path, shape: tuple[int, ...], blocks: Iterable[Images]) -> None:
-    """Write a .npy file of the given shape (n, h, w, c) from consecutive blocks, one in memory at a time.
+def write_blocks(
+    path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], blocks: Iterable[npt.NDArray[Any]]
+) -> None:
+    """Write a .npy file of the given shape from consecutive blocks, one in memory at a time.
 
     Plain writes, not a memory map: on a full disk they raise OSError, a map would kill the process.
     """
     with path.open("wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         for block in blocks:
             file.write(np.ascontiguousarray(block).data)
@@ -25,19 +27,19 @@ def write_images(path: Path, shape: tuple[int, ...], blocks: Iterable[Images]) -
         os.fsync(file.fileno())
 
 
-def write_labels(path: Path, labels: Labels) -> None:
-    """Write labels as a .npy file."""
+def write_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """Write an array as a .npy file."""
     with path.open("wb") as file:
-        np.save(file, labels)
+        np.save(file, array)
         file.flush()
         os.fsync(file.fileno())
 
 
-def map_images(path: Path) -> Images:
+def map_array(path: Path) -> npt.NDArray[Any]:
     """Map a .npy file into memory, copy-on-write: of read-only arrays torch makes tensors with a warning.
 
     Raises:
         OSError, ValueError: the file is missing or damaged.
     """
-    images: Images = np.load(path, mmap_mode="c")
-    return images
+    array: npt.NDArray[Any] = np.load(path, mmap_mode="c")
+    return array

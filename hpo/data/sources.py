@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import http.client
-import importlib
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path, PurePath
 
 import numpy as np
 
 from hpo._files import resolved
-from hpo.data.dataset import HELD_OUT, ImageData, Source, hold_out, is_text
+from hpo._imports import load_object, place_in_user_code
+from hpo.data.dataset import HELD_OUT, ArrayData, ImageData, Source, hold_out, is_text
 from hpo.data.folder import list_folder, read_folder
 from hpo.errors import DataError, InputError, did_you_mean
 
@@ -139,54 +138,30 @@ def folder(argument: str, image_size: int | None) -> Source:
 def python(argument: str, image_size: int | None) -> Source:
     """Return the result of your own function without arguments, `module:function`; it is called each time.
 
-    The module is looked for in the current directory, too. The function returns `ImageData`.
+    The module is looked for in the current directory, too. The function returns `ImageData` or `ArrayData`.
     """
     name = f"python:{argument}"
-    module_name, _, function_name = argument.partition(":")
-    if not module_name or not function_name:
-        raise InputError(f"{name!r}: must be python:module:function")
-    with _current_directory_importable():
-        try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            raise DataError(f"{name}: {error}; looked in {Path.cwd()} and the environment") from error
-        except (Exception, SystemExit) as error:
-            raise DataError(f"{name}: importing it failed: {type(error).__name__}: {error}") from error
-        function = getattr(module, function_name, None)
-        if not callable(function):
-            known = [
-                key for key, value in vars(module).items() if callable(value) and not key.startswith("_")
-            ]
-            raise DataError(
-                f"{name}: {module.__file__} has no such function; {did_you_mean(function_name, known)}"
-            )
-        try:
-            data = function()
-        except DataError as error:
-            raise DataError(f"{name}: {error}") from error
-        except (Exception, SystemExit) as error:  # whatever the user's code raises
-            raise DataError(f"{name}: {type(error).__name__}: {error}") from error
-    if not isinstance(data, ImageData):
-        raise DataError(f"{name}: must return hpo.ImageData, returned {type(data).__name__}")
+    function = load_object(name, DataError)
+    if not callable(function):
+        raise DataError(f"{name}: must be a function, is {type(function).__name__}")
+    try:
+        data = function()
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
+        place = place_in_user_code(error)
+        raise DataError(f"{name}: {place and f'{place}: '}{type(error).__name__}: {error}") from error
+    if not isinstance(data, ImageData | ArrayData):
+        raise DataError(f"{name}: must return hpo.ImageData or hpo.ArrayData, returned {type(data).__name__}")
     return Source(name, _content(data), read=lambda scratch: data)
 
 
-@contextlib.contextmanager
-def _current_directory_importable() -> Iterator[None]:
-    before = list(sys.path)
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        yield
-    finally:
-        sys.path[:] = before
-
-
-def _content(data: ImageData) -> str:
+def _content(data: ImageData | ArrayData) -> str:
     digest = hashlib.sha256(repr(data.class_names).encode())
-    arrays = (data.train_images, data.train_labels, data.test_images, data.test_labels)
-    for array in (*arrays, data.valid_images, data.valid_labels):
-        if array is not None:
-            digest.update(f"{array.shape} {array.dtype}".encode())
+    for field in fields(data):
+        array = getattr(data, field.name)
+        if isinstance(array, np.ndarray):
+            digest.update(f"{field.name} {array.shape} {array.dtype}".encode())
             digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 

@@ -12,16 +12,19 @@ from hpo._process import n_cores
 from hpo.data import TrainingData
 from hpo.errors import ConflictError
 from hpo.execution.plan_data import load_plan_data
+from hpo.execution.plan_recipe import recipe_of
 from hpo.planning.compatibility import check_sqlite_is_local, check_versions
 from hpo.planning.plan import Plan
 from hpo.training.blobs import BlobStore
 from hpo.training.devices import keep_freed_memory, resolve_device, resolve_precision
+from hpo.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class WorkerContext:
     """What a worker has at hand for every trial."""
 
+    recipe: Recipe
     data: TrainingData
     device: str
     checkpoints: BlobStore
@@ -75,4 +78,4 @@ def set_up(
     torch.set_num_threads(plan.identity.threads)
     keep_freed_memory()
     entry, training = load_plan_data(plan, data)
-    return entry, WorkerContext(training, device, checkpoints, should_stop)
+    return entry, WorkerContext(recipe_of(plan).recipe, training, device, checkpoints, should_stop)

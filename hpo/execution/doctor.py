@@ -1,4 +1,4 @@
-"""`hpo doctor`: whether database, data, checkpoints and this machine are fit for a plan's work."""
+"""`hpo doctor`: whether database, data, checkpoints, this machine and a recipe are fit for work."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import time
 import traceback
 import uuid
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
@@ -32,9 +32,13 @@ from hpo._process import n_cores
 from hpo.errors import ConflictError, HpoError
 from hpo.planning.compatibility import check_sqlite_is_local, check_versions, unshared_checkpoints
 from hpo.planning.plan import Plan, versions
+from hpo.space.schema import Schema
 from hpo.storage import database
 from hpo.storage.storage import Storage
 from hpo.training.blobs import BlobStore, FolderBlobs, open_blobs
+
+if TYPE_CHECKING:
+    from hpo.training.dry_run import DryRun, LoopRun
 
 State = Literal["ok", "warning", "wrong", "skipped"]
 
@@ -91,6 +95,71 @@ def examine(
     yield _versions(plan)
     yield _checked("checkpoints", lambda: _checkpoints(plan, out, checkpoints))
     yield _space(out)
+
+
+@dataclass(frozen=True)
+class RecipeCheck:
+    """What a few steps of a recipe on real data told."""
+
+    recipe: str
+    data: str
+    device: str
+    precision: str
+    schema: Schema
+    metrics: Mapping[str, str]
+    """Directions by name, the objective first."""
+    found: DryRun | LoopRun
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as `hpo doctor --recipe --json` prints it."""
+        kind = "network" if hasattr(self.found, "output_shape") else "loop"
+        return {
+            "recipe": self.recipe,
+            "data": self.data,
+            "device": self.device,
+            "precision": self.precision,
+            "parameters": self.schema.model_dump(mode="json", exclude_defaults=True)["parameters"],
+            "constraints": list(self.schema.constraints),
+            "metrics": dict(self.metrics),
+            kind: asdict(self.found),
+        }
+
+
+def try_recipe(recipe: str, data: str | None, device: str, precision: str) -> RecipeCheck:
+    """Try a recipe on data, without a plan: a few steps of its network, or an epoch of its own loop.
+
+    Args:
+        recipe: as `--recipe` names it.
+        data: as `--data` names it; default: the digits, which every machine has.
+        device: as in `Options`.
+        precision: as in `Options`.
+
+    Raises:
+        InputError: recipe, data or device cannot be used; the text says where in the user's file.
+    """
+    from hpo.training.registry import load_recipe
+
+    named = load_recipe(recipe)  # what is wrong with it is refused before torch is imported
+    import torch
+
+    from hpo.data import load_training, prepare
+    from hpo.training.devices import resolve_device, resolve_precision
+    from hpo.training.dry_run import dry_run
+
+    training = load_training(prepare(data or "digits"))
+    resolved = resolve_device(device)
+    exactly = resolve_precision(precision, resolved)
+    torch.set_num_threads(1)  # as a worker has, unless it is told otherwise
+    found = dry_run(named, training, named.recipe.schema.defaults, device=resolved, precision=exactly)
+    return RecipeCheck(
+        recipe=named.name,
+        data=training.source,
+        device=resolved,
+        precision=exactly,
+        schema=named.recipe.schema,
+        metrics=dict(named.recipe.metrics),
+        found=found,
+    )
 
 
 def _checked(name: str, look: Callable[[], tuple[State, str]]) -> Check:
@@ -241,7 +310,7 @@ def _scratch_trials(storage: Storage) -> Iterator[list[int]]:
         if found and time.time() - int(found[1]) > SCRATCH_SECONDS:
             storage.for_optuna.delete_study(storage.study_id(name))
     name = _scratch_name()
-    storage.create_study(name, {})
+    storage.create_study(name, {}, "maximize")
     study_id = storage.study_id(name)
     try:
         trials = {str(n): create_trial(state=TrialState.WAITING) for n in range(N_RACED + 1)}

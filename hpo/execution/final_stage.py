@@ -1,7 +1,8 @@
 """The final stage: the best decided configuration, retrained on seeds of its own, and the test set opened.
 
 This is the only module that calls `load_test`. The stage is a trial of the reserved study `final`, claimed,
-checkpointed and queued again like any other; the test metrics are attributes, its value is the validation F1.
+checkpointed and queued again like any other; the test metrics are attributes, its value is the objective on
+validation.
 """
 
 from __future__ import annotations
@@ -26,47 +27,55 @@ from hpo._text import printable
 from hpo.data.test_set import load_test
 from hpo.errors import TrialLost
 from hpo.execution.context import WorkerContext
-from hpo.execution.trial import TrialCallback
+from hpo.execution.trial import Config, TrialCallback
 from hpo.planning.inheritance import best_decided
 from hpo.planning.plan import MODEL, WRONG_IMAGES, Plan
-from hpo.recipes.constrained_cnn.network import build_network
-from hpo.space.parameters import TrialConfig, canonical_json
-from hpo.training.loop import EpochResult, predict_logits
-from hpo.training.metrics import Scores, score
+from hpo.space.parameters import canonical_json
+from hpo.training.devices import normaliser, predict, targets_tensor
+from hpo.training.loop import EpochResult, checked_metrics
+from hpo.training.metrics import score
+from hpo.training.own_loop import unpacked
+from hpo.training.registry import load_recipe
 from hpo.training.saved_model import save_model
 from hpo.training.tensors import is_like
 
-N_WRONG_IMAGES = 25
-METRICS = ("accuracy", "loss", "macro_f1")
+N_WRONG = 25
+N_PREDICTIONS = 500
+"""Of numbers, so many test examples are stored with what was predicted, for a figure."""
 
 
 class TestSetCallback(TrialCallback):
-    """Scores every epoch on the test set, and keeps the networks of the epoch that validation chose."""
+    """Scores every epoch on the test set, and keeps the models of the epoch that validation chose."""
 
     def __init__(self, plan: Plan, trial_id: int, context: WorkerContext, entry: Path, out: Path) -> None:
         super().__init__()
         self._plan, self._trial_id, self._out = plan, trial_id, out
-        self._data, self._device, self._blobs = context.data, context.device, context.checkpoints
+        self._recipe, self._data, self._device = context.recipe, context.data, context.device
+        self._blobs = context.checkpoints
         self._test = load_test(entry)
-        self._labels = torch.from_numpy(np.array(self._test.labels))
+        self._targets = targets_tensor(np.array(self._test.targets), "cpu")
+        self._normalise = normaliser(context.data.mean, context.data.std, context.data.info, context.device)
 
-    def after_epoch(self, epoch: EpochResult, *, is_best: bool) -> dict[str, Any]:
-        """Return test accuracy, loss and macro F1 of every seed."""
-        logits = [
-            predict_logits(
+    def after_epoch(self, epoch: EpochResult, config: Config, *, is_best: bool) -> dict[str, Any]:
+        """Return the metrics on the test set of every seed."""
+        outputs = [
+            predict(
                 learner.network,
-                self._test.images,
-                self._data.mean,
-                self._data.std,
+                self._test.inputs,
+                self._normalise,
                 device=self._device,
                 precision=self._plan.identity.precision,
             )
             for learner in epoch.learners
         ]
-        scores = [self._score(each) for each in logits]
+        found: list[object] = [self._recipe.evaluate(each, self._targets) for each in outputs]
+        if self._recipe.has_own_loop:
+            params = self._recipe.params_of(config)
+            found = [self._recipe.test(params, self._test, unpacked(state)) for state in epoch.states]
+        where = "test" if self._recipe.has_own_loop else "evaluate"
         metrics = [
-            {"seed": seed.seed, **{metric: getattr(scored, metric) for metric in METRICS}}
-            for seed, scored in zip(epoch.seeds, scores, strict=True)
+            {"seed": seed.seed, **checked_metrics(self._recipe, each, where)}
+            for seed, each in zip(epoch.seeds, found, strict=True)
         ]
         self.state.setdefault("per_epoch", {})[epoch.number] = metrics
         if is_best:
@@ -74,8 +83,8 @@ class TestSetCallback(TrialCallback):
                 {key: value.detach().cpu().clone() for key, value in learner.network.state_dict().items()}
                 for learner in epoch.learners
             ]
-            valid = [seed.valid_macro_f1 for seed in epoch.seeds]
-            self.state["best"] = {"networks": networks, "logits": logits, "valid_macro_f1": valid}
+            valid = [seed.metrics[self._plan.objective.name] for seed in epoch.seeds]
+            self.state["best"] = {"networks": networks, "outputs": outputs, "valid": valid}
         return {f"test:{epoch.number}": metrics}
 
     def restore(self, state: dict[str, Any], training: Mapping[str, Any]) -> None:
@@ -84,15 +93,15 @@ class TestSetCallback(TrialCallback):
         Raises:
             ValueError: they are not there, or of another kind.
         """
-        networks = [learner["network"] for learner in training["learners"]]
-        n_seeds, n_classes = len(networks), len(self._data.class_names)
-        metrics = [{"seed": 0, **dict.fromkeys(METRICS, 0.0)}] * n_seeds
+        networks = [learner["network"] for learner in training.get("learners", [])]
+        n_seeds, n_outputs = len(self._plan.final_seeds), self._data.n_outputs
+        metrics = [{"seed": 0, **dict.fromkeys(self._recipe.metrics, 0.0)}] * n_seeds
         example = {
             "per_epoch": dict.fromkeys(range(1, training["epoch"] + 1), metrics),
             "best": {
                 "networks": networks,
-                "logits": [torch.empty(len(self._labels), n_classes)] * n_seeds,
-                "valid_macro_f1": [0.0] * n_seeds,
+                "outputs": [torch.empty(len(self._targets), n_outputs)] * len(networks),
+                "valid": [0.0] * n_seeds,
             },
         }
         if not is_like(state, example):
@@ -103,76 +112,92 @@ class TestSetCallback(TrialCallback):
         """Return the test metrics of every epoch so far."""
         return {f"test:{number}": metrics for number, metrics in self.state["per_epoch"].items()}
 
-    def at_end(self, config: TrialConfig, selected_epoch: int) -> dict[str, Any]:
+    def at_end(self, config: Config, selected_epoch: int) -> dict[str, Any]:
         """Return the answer, at the epoch that validation chose; save the model and the worst images."""
-        best = self.state["best"]
-        scores = [self._score(logits) for logits in best["logits"]]
+        best, objective = self.state["best"], self._plan.objective
         per_seed = self.state["per_epoch"][selected_epoch]
-        chosen = int(np.argmax(best["valid_macro_f1"]))  # by validation: the test set chooses nothing
-        wrong = most_confidently_wrong(best["logits"][chosen], self._labels)
+        scores = [objective.score(value) for value in best["valid"]]
+        chosen = int(np.argmax(scores))  # by validation: the test set chooses nothing
         seeds = [metrics["seed"] for metrics in per_seed]
-        # of these images and this configuration and no others: two plans may share a store
-        of_what = canonical_json({"config": config.params(), "seeds": seeds, "data": self._data.fingerprint})
+        # of these data and this configuration and no others: two plans may share a store
+        of_what = canonical_json({"config": config, "seeds": seeds, "data": self._data.fingerprint})
         shared = f"final-files/{hashlib.sha256(of_what.encode()).hexdigest()[:16]}"
-        self._save(config, best["networks"][chosen], wrong, shared)
-        search_f1 = self._search_f1()
-        fresh_f1 = fmean(best["valid_macro_f1"])
+        self._out.mkdir(parents=True, exist_ok=True)
+        files = []
+        if best["networks"]:
+            named = load_recipe(self._plan.recipe.name)
+            save_model(self._out / MODEL, best["networks"][chosen], named, config, self._data)
+            files.append(MODEL)
+        details, sheet = self._details(best["outputs"], chosen)
+        if sheet is not None:
+            write_durably(self._out / WRONG_IMAGES, sheet)
+            files.append(WRONG_IMAGES)
+        self._share(files, shared)
+        search = best_decided(self._plan)
+        search_value, fresh_value = search.value if search else None, fmean(best["valid"])
+        metrics = list(self._recipe.metrics)
         result = {
-            "config": config.params(),
+            "config": dict(config),
             "data": self._data.source,
+            "metric": objective.name,
             "seeds": seeds,
             "selected_epoch": selected_epoch,
-            "test": {metric: fmean(each[metric] for each in per_seed) for metric in METRICS},
-            "std": {metric: _deviation([each[metric] for each in per_seed]) for metric in METRICS},
+            "test": {metric: fmean(each[metric] for each in per_seed) for metric in metrics},
+            "std": {metric: _deviation([each[metric] for each in per_seed]) for metric in metrics},
             "per_seed": per_seed,
             "per_epoch": [
-                {"epoch": epoch, **{metric: fmean(each[metric] for each in metrics) for metric in METRICS}}
-                for epoch, metrics in sorted(self.state["per_epoch"].items())
+                {"epoch": epoch, **{metric: fmean(each[metric] for each in found) for metric in metrics}}
+                for epoch, found in sorted(self.state["per_epoch"].items())
             ],
+            "search_value": search_value,
+            "fresh_value": fresh_value,
+            "shrinkage": None if search_value is None else objective.gain(search_value, fresh_value),
+            "model": {"file": MODEL, "seed": seeds[chosen]} if best["networks"] else None,
+            "shared_folder": shared,
+            **details,
+        }
+        return {"final": result}
+
+    def _details(self, outputs: Sequence[Tensor], chosen: int) -> tuple[dict[str, Any], memoryview | None]:
+        """Return what there is to say of single classes or examples, and the picture of the worst images."""
+        if not outputs:
+            return {}, None
+        if not self._data.n_classes:
+            best, truth = outputs[chosen].flatten(), self._targets.flatten()
+            pairs = torch.stack([truth, best], dim=1)[:N_PREDICTIONS]
+            return {"predictions": pairs.tolist()}, None
+        names = self._data.class_names
+        scores = [score(each, self._targets, len(names)) for each in outputs]
+        wrong = most_confidently_wrong(outputs[chosen], self._targets)
+        details = {
             "per_class": {
                 name: {"f1": fmean(float(scored.per_class_f1[index]) for scored in scores)}
-                for index, name in enumerate(self._data.class_names)
+                for index, name in enumerate(names)
             },
             "confusion_matrix": np.mean([np.asarray(s.confusion_matrix) for s in scores], axis=0).tolist(),
-            "search_macro_f1": search_f1,
-            "fresh_macro_f1": fresh_f1,
-            "shrinkage": None if search_f1 is None else search_f1 - fresh_f1,
             "most_confidently_wrong": [
                 {
                     "image": index,
-                    "label": self._data.class_names[label],
-                    "predicted": self._data.class_names[predicted],
+                    "label": names[label],
+                    "predicted": names[predicted],
                     "probability": probability,
                 }
                 for index, label, predicted, probability in wrong
             ],
-            "model": {"file": MODEL, "seed": seeds[chosen]},
-            "shared_folder": shared,
         }
-        return {"final": result}
-
-    def _score(self, logits: Tensor) -> Scores:
-        return score(logits, self._labels, len(self._data.class_names))
-
-    def _search_f1(self) -> float | None:
-        best = best_decided(self._plan)
-        return best.value if best else None
-
-    def _save(
-        self, config: TrialConfig, weights: dict[str, Tensor], wrong: Sequence[Wrong], shared: str
-    ) -> None:
-        data = self._data
-        network = build_network(config.network, data.image_shape, len(data.class_names), torch.Generator())
-        network.load_state_dict(weights)
-        self._out.mkdir(parents=True, exist_ok=True)
-        save_model(self._out / MODEL, network, config, data)
+        if not self._data.info.is_images:
+            return details, None
         sheet = io.BytesIO()
-        contact_sheet(self._test.images, wrong, data.class_names).save(sheet, "PNG")
-        write_durably(self._out / WRONG_IMAGES, sheet.getbuffer())
+        contact_sheet(self._test.inputs, wrong, names).save(sheet, "PNG")
+        return details, sheet.getbuffer()
+
+    def _share(self, names: Sequence[str], shared: str) -> None:
+        """Put files where other machines and the dashboard find them."""
         artifacts = self._out / "artifacts"
         artifacts.mkdir(exist_ok=True)
-        for file in (self._out / WRONG_IMAGES, self._out / MODEL):
-            self._blobs.write(f"{shared}/{file.name}", file.read_bytes())
+        for name in reversed(names):
+            file = self._out / name
+            self._blobs.write(f"{shared}/{name}", file.read_bytes())
             self._plan.storage.retry(partial(self._upload, file, artifacts))
 
     def _upload(self, file: Path, store: Path) -> None:
@@ -192,7 +217,7 @@ Wrong = tuple[int, int, int, float]
 
 
 def most_confidently_wrong(logits: Tensor, labels: Tensor) -> list[Wrong]:
-    """Return the wrongly classified images with the highest probabilities, the most confident first.
+    """Return the wrongly classified examples with the highest probabilities, the most confident first.
 
     Args:
         logits: (n, classes) float.
@@ -200,7 +225,7 @@ def most_confidently_wrong(logits: Tensor, labels: Tensor) -> list[Wrong]:
     """
     probabilities, predicted = torch.softmax(logits.double(), dim=1).max(dim=1)
     wrong = (predicted != labels).nonzero().flatten()
-    order = wrong[probabilities[wrong].argsort(descending=True, stable=True)][:N_WRONG_IMAGES]
+    order = wrong[probabilities[wrong].argsort(descending=True, stable=True)][:N_WRONG]
     return [(int(i), int(labels[i]), int(predicted[i]), float(probabilities[i])) for i in order]
 
 

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from hpo._process import n_cores
-from hpo.data import TrainingData
 from hpo.execution.identity import identify
 from hpo.execution.plan_data import training_data
 from hpo.execution.run import threads_each
-from hpo.planning.manifest import Identity, Options
+from hpo.planning.manifest import Options
 from hpo.planning.plan import FINAL
-from hpo.planning.studies import check_epochs, lineage, published_config, with_ancestors
-from hpo.space.parameters import ParamValue, TrialConfig, canonical_json
+from hpo.planning.scheduler import n_samples
+from hpo.planning.studies import check_epochs, lineage, published_config, root_configs, with_ancestors
+from hpo.space.parameters import ParamValue, canonical_json
 from hpo.space.study_file import StudySpec
-from hpo.training.cuda import CudaGraph, prepare
-from hpo.training.devices import DTYPES, resolve_device, visible_gpus
-from hpo.training.learner import Learner
+from hpo.training.devices import resolve_device, visible_gpus
+from hpo.training.dry_run import seconds_per_step
+from hpo.training.registry import load_recipe
 
-STEPS_A_CALL = 4
-WARM_UP_CALLS = 2
-"""On a GPU the second one records what the others replay."""
-TIMED_CALLS = 2
+Config = Mapping[str, ParamValue]
+UNTIMED = ("epochs", "learning_rate", "l2", "momentum", "schedule", "warmup_epochs", "label_smoothing")
+"""Parameters that cost nothing worth timing."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,8 @@ class Line:
     seeds: int
     epochs: int
     """Of all points and seeds together, if none is pruned."""
-    seconds: float
-    """Predicted for all workers together, if none is pruned."""
+    seconds: float | None
+    """Predicted for all workers together, if none is pruned; None of a recipe with a loop of its own."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as `hpo plan --json` prints it."""
@@ -69,17 +67,22 @@ def forecast(
     device = resolve_device(options.device)
     n_gpus = len(visible_gpus()) if options.device in ("auto", "cuda") else 1
     count = workers or (n_cores() if device == "cpu" else n_gpus)
-    identity = identify(options, threads_each(workers))
+    identity = identify(options, threads_each(workers), root_configs(specs))
     served = with_ancestors(specs, names, options.inherit) if names else list(specs)
     torch.set_num_threads(identity.threads)
     data = training_data(options)
+    named = load_recipe(options.recipe)
+    schema = named.recipe.schema
     timed: dict[str, float] = {}
 
-    def seconds_per_epoch(config: TrialConfig) -> float:
-        # epochs, rates and mixup cost nothing worth timing
-        key = canonical_json({**config.network.model_dump(), "batch_size": config.training.batch_size})
+    def seconds_per_epoch(config: Config) -> float:
+        if named.recipe.has_own_loop:
+            return math.nan
+        key = canonical_json({name: config[name] for name in config if name not in UNTIMED})
         if key not in timed:
-            timed[key] = _seconds_per_epoch(config, data, identity, device)
+            step = seconds_per_step(named, data, config, device=device, precision=identity.precision)
+            n_steps = -(-len(data.train) // int(config["batch_size"]))
+            timed[key] = step * n_steps
         return timed[key]
 
     lines = []
@@ -87,18 +90,29 @@ def forecast(
         configs = _configs(specs, name, options)
         # a point of a grid may be what an earlier study has trained; of a sampled one nobody knows the points
         known = _known(specs, name, options) if specs[name].is_grid else None
-        runs = [config.training.epochs * options.seeds * (config != known) for config in configs]
+        runs = [int(config["epochs"]) * options.seeds * (config != known) for config in configs]
         seconds = [n * seconds_per_epoch(config) for n, config in zip(runs, configs, strict=True)]
         busy = min(count, len(configs)) or 1
         lines.append(
-            Line(name, specs[name].section, len(configs), options.seeds, sum(runs), sum(seconds) / busy)
+            Line(
+                name,
+                specs[name].section,
+                len(configs),
+                options.seeds,
+                sum(runs),
+                _known_time(sum(seconds) / busy),
+            )
         )
     if not names:
-        config = TrialConfig.from_params(_start(specs, served[-1], options))
-        epochs = config.training.epochs * options.final_seeds
+        config = schema.complete(_start(specs, served[-1], options))
+        epochs = int(config["epochs"]) * options.final_seeds
         seconds_final = epochs * seconds_per_epoch(config)  # one trial, so one worker
-        lines.append(Line(FINAL, "", 1, options.final_seeds, epochs, seconds_final))
+        lines.append(Line(FINAL, "", 1, options.final_seeds, epochs, _known_time(seconds_final)))
     return lines
+
+
+def _known_time(seconds: float) -> float | None:
+    return None if math.isnan(seconds) else seconds
 
 
 def _start(specs: Mapping[str, StudySpec], name: str, options: Options) -> dict[str, ParamValue]:
@@ -115,55 +129,31 @@ def _inherited(specs: Mapping[str, StudySpec], name: str, options: Options) -> d
     if parent is None:
         return None
     if options.inherit == "published":
-        return published_config(specs, parent).params()
+        return published_config(specs, parent)
     params: dict[str, ParamValue] | None = None
     for study in lineage(specs, parent):
         params = study.context(params)
     return params
 
 
-def _known(specs: Mapping[str, StudySpec], name: str, options: Options) -> TrialConfig | None:
+def _known(specs: Mapping[str, StudySpec], name: str, options: Options) -> Config | None:
     """Return the configuration that an earlier study has trained already, as far as the files say."""
     inherited = _inherited(specs, name, options) if options.inherit == "winners" else None
-    return TrialConfig.from_params(_with_epochs(inherited, options)) if inherited is not None else None
+    if inherited is None:
+        return None
+    return specs[name].parameters.complete(_with_epochs(inherited, options))
 
 
-def _configs(specs: Mapping[str, StudySpec], name: str, options: Options) -> list[TrialConfig]:
+def _configs(specs: Mapping[str, StudySpec], name: str, options: Options) -> list[Config]:
     """Return one configuration for each point; for a sampled study the one that it samples around."""
     study, context = specs[name], _start(specs, name, options)
-    points = study.grid(context) if study.is_grid else [{}] * (study.trials or 0)
-    configs = [TrialConfig.from_params({**context, **point}) for point in points]
+    schema = study.parameters
+    points = study.grid(context) if study.is_grid else [{}] * n_samples(study, context)
+    configs: list[Config] = [schema.complete({**context, **point}) for point in points]
     inherited = _inherited(specs, name, options)
     if options.inherit == "published" and inherited is not None:
         # nobody has trained what was published: where it is no point of the grid, a control is
-        control = TrialConfig.from_params(_with_epochs(inherited, options))
+        control = schema.complete(_with_epochs(inherited, options))
         if not study.is_grid or control not in configs:
             configs.insert(0, control)
     return configs
-
-
-def _seconds_per_epoch(config: TrialConfig, data: TrainingData, identity: Identity, device: str) -> float:
-    """Measure the time of one epoch of training, by a few steps after a warm-up."""
-    prepare(device, identity.precision)
-    size = min(config.training.batch_size, len(data.train.labels))
-    learner = Learner(
-        config, data.image_shape, len(data.class_names), 0, device=device, precision=identity.precision
-    )
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(size, data.image_shape[2], *data.image_shape[:2], generator=generator)
-    images = images.to(device, DTYPES[identity.precision]).contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(len(data.class_names), (size,), generator=generator).to(device)
-
-    def steps() -> tuple[Tensor, ...]:
-        return tuple(learner.step(images, labels) for _ in range(STEPS_A_CALL))
-
-    def seconds(n_calls: int) -> float:
-        began = time.perf_counter()
-        for _ in range(n_calls):
-            *_, loss = call()
-        loss.item()  # waits for a GPU
-        return time.perf_counter() - began
-
-    call = steps if device == "cpu" else CudaGraph(steps, device)
-    seconds(WARM_UP_CALLS)
-    return seconds(TIMED_CALLS) / (TIMED_CALLS * STEPS_A_CALL) * len(data.train.labels) / size

@@ -2,56 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from hpo._process import without_garbage_collection
-from hpo.execution.plan_data import training_data
+from hpo.data import load_training
+from hpo.execution.plan_data import prepared
 from hpo.planning.manifest import Identity, Options
-from hpo.space.parameters import NetworkConfig
+from hpo.space.parameters import ParamValue
 
-ImageShape = tuple[int, int, int]
-Resolve = Callable[[str, str, ImageShape, int], tuple[str, str]]
+Config = Mapping[str, ParamValue]
+Resolve = Callable[[str, str, str, str, Sequence[Config]], tuple[str, str]]
 """`resolve_here`, or what does the same elsewhere."""
 
 
-def resolve_here(device: str, precision: str, image_shape: ImageShape, n_classes: int) -> tuple[str, str]:
+def resolve_here(
+    device: str, precision: str, recipe: str, entry: str, configs: Sequence[Config]
+) -> tuple[str, str]:
     """Return the device and the precision that options mean on this machine, in this process.
 
     Args:
         device: as in `Options`.
         precision: as in `Options`.
-        image_shape: (h, w, c); images that no network can take are refused here, not in every trial.
-        n_classes: of the data.
+        recipe: likewise; data that it cannot train on are refused here, not in every trial.
+        entry: the prepared data.
+        configs: complete configurations that are going to be trained, to be tried on a few examples.
 
     Raises:
-        InputError: device or precision cannot be had, or images of that shape cannot be trained on.
+        InputError: device or precision cannot be had, or the recipe cannot train on the data.
     """
     # here and not above: what can be refused without torch is not to wait for it
     with without_garbage_collection():
-        import torch
-
-        from hpo.recipes.constrained_cnn.network import build_network
         from hpo.training.devices import resolve_device, resolve_precision
+        from hpo.training.dry_run import check_recipe
+        from hpo.training.registry import load_recipe
 
     resolved_device = resolve_device(device)
-    build_network(NetworkConfig(), image_shape, n_classes, torch.Generator())
+    named, data = load_recipe(recipe), load_training(Path(entry))
+    for config in configs:
+        check_recipe(named, data, config)
     return resolved_device, resolve_precision(precision, resolved_device)
 
 
-def identify(options: Options, threads: int, resolve: Resolve = resolve_here) -> Identity:
+def identify(
+    options: Options, threads: int, configs: Sequence[Config], resolve: Resolve = resolve_here
+) -> Identity:
     """Resolve what must be the same wherever the plan is worked on; prepares the data.
 
+    Args:
+        options: of the plan.
+        threads: of every worker.
+        configs: as of `resolve_here`.
+        resolve: `resolve_here`, or what does the same elsewhere.
+
     Raises:
-        InputError: data, limits, device or precision cannot be had.
+        InputError: data, limits, device or precision cannot be had, or the recipe cannot train on the data.
     """
-    data = training_data(options)
-    device, precision = resolve(options.device, options.precision, data.image_shape, len(data.class_names))
+    entry, data = prepared(options, options.data)
+    device, precision = resolve(options.device, options.precision, options.recipe, str(entry), configs)
     return Identity(
         fingerprint=data.fingerprint,
-        image_shape=data.image_shape,
-        class_names=data.class_names,
-        n_train=len(data.train.labels),
-        n_valid=len(data.valid.labels),
+        input_shape=data.info.input_shape,
+        is_images=data.info.is_images,
+        class_names=data.info.class_names,
+        n_outputs=data.info.n_outputs,
+        n_train=len(data.train),
+        n_valid=len(data.valid),
         precision=precision,
         device=device.partition(":")[0],
         threads=threads,

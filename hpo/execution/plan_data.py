@@ -12,8 +12,8 @@ from hpo.planning.plan import Plan
 
 
 def training_data(options: Options) -> TrainingData:
-    """Return the training and validation images that the options name."""
-    _, training = _prepared(options, options.data)
+    """Return the training and validation part that the options name."""
+    _, training = prepared(options, options.data)
     return training
 
 
@@ -33,7 +33,7 @@ def load_plan_data(plan: Plan, place: str | None = None) -> tuple[Path, Training
     """
     options = plan.options
     try:
-        entry, training = _prepared(options, place or options.data)
+        entry, training = prepared(options, place or options.data)
     except DataError as error:
         if place is not None:
             raise
@@ -42,6 +42,11 @@ def load_plan_data(plan: Plan, place: str | None = None) -> tuple[Path, Training
     return entry, training
 
 
-def _prepared(options: Options, source: str) -> tuple[Path, TrainingData]:
+def prepared(options: Options, source: str) -> tuple[Path, TrainingData]:
+    """Return the entry of a source in the cache, and what of it is trained on.
+
+    Raises:
+        InputError: the source or a limit cannot be used.
+    """
     entry = prepare(source, image_size=options.image_size)
     return entry, load_training(entry, limit_train=options.limit_train, limit_valid=options.limit_valid)

@@ -15,6 +15,7 @@ from hpo.execution.backends.local import local_processes
 from hpo.execution.backends.worker_spec import WorkerSpec
 from hpo.execution.identity import Resolve, identify, resolve_here
 from hpo.execution.plan_data import load_plan_data
+from hpo.execution.plan_recipe import read_folder, record_of, with_recipe
 from hpo.execution.supervisor import supervise
 from hpo.monitor.results import final_result, final_trial
 from hpo.planning.compatibility import (
@@ -23,10 +24,16 @@ from hpo.planning.compatibility import (
     check_versions,
     with_more_trials,
 )
-from hpo.planning.manifest import Options
+from hpo.planning.manifest import Options, read_plan_file
 from hpo.planning.plan import MODEL, WRONG_IMAGES, Plan
 from hpo.planning.scheduler import advance, fail_stale_trials, require_result
-from hpo.planning.studies import check_epochs, published_config, read_studies, with_ancestors
+from hpo.planning.studies import (
+    check_epochs,
+    check_pruners,
+    published_config,
+    root_configs,
+    with_ancestors,
+)
 from hpo.space.study_file import shipped_studies
 from hpo.storage.database import default_url, exclusive, sqlite_file
 from hpo.storage.storage import Storage
@@ -58,14 +65,17 @@ def find_or_create_plan(
     Raises:
         InputError: something given cannot be used, or contradicts the plan that is there.
     """
-    given = dict(given or {})
+    given = {**(read_plan_file(studies) if studies is not None else {}), **(given or {})}
     if "data" in given:
         given["data"] = absolute_source(given["data"])
-    options = Options.from_given(given)
-    specs = read_studies(studies or shipped_studies())
     url = storage or default_url(out)
     plan = _existing_plan(url)
     if plan is not None:
+        check_compatible(plan, given)
+        given["recipe"] = plan.recipe.name
+    options, named, specs = read_folder(studies, given)
+    if plan is not None:
+        plan = with_recipe(plan)
         check_compatible(plan, given, specs if studies is not None else None, studies)
         plan.with_ancestors(names)
         if given.get("data", plan.options.data) != plan.options.data:
@@ -78,13 +88,17 @@ def find_or_create_plan(
             if study.inherits is not None:
                 published_config(specs, study.inherits)
     check_epochs(specs, options.epochs)
-    identity = identify(options, threads, resolve)
+    record = record_of(named)
+    objective = record.objective(options.metric)
+    identity = identify(options, threads, root_configs(specs), resolve)
+    check_pruners(specs, objective, len(identity.class_names))
     database = Storage(url, create=True)
     with exclusive(url):
         # another process may have been quicker while the data were read
         plan = Plan.find(database)
         if plan is None:
-            return Plan.create(database, specs, options, identity)
+            return with_recipe(Plan.create(database, specs, options, identity, record))
+    plan = with_recipe(plan)
     check_compatible(plan, given, specs, studies or shipped_studies())
     return with_more_trials(plan, specs)
 
@@ -195,6 +209,7 @@ def run(
         PointsFailedError: everything has ended, and points failed for good.
         RunError: workers cannot be kept alive.
     """
+    plan = with_recipe(plan)
     names = plan.with_ancestors(studies) if studies else None
     # what every worker would refuse, before there is any
     check_versions(plan)

@@ -14,7 +14,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
 
-from hpo.data import TrainingData
+from hpo._imports import place_in_user_code
 from hpo.errors import (
     DeviceFull,
     DeviceLostError,
@@ -29,9 +29,10 @@ from hpo.execution.context import WorkerContext
 from hpo.planning.inheritance import config_of_trial, context_of, control_config, decided_trial, inherited_by
 from hpo.planning.plan import FINAL, Plan, versions
 from hpo.planning.pruners import Runs, TrialPruner, build_pruner
-from hpo.planning.samplers import distribution, draw
+from hpo.planning.samplers import distributions, draw
 from hpo.planning.scheduler import is_control
-from hpo.space.parameters import ParamValue, TrialConfig
+from hpo.space.parameters import ParamValue
+from hpo.space.study_file import StudySpec
 from hpo.storage.outbox import Outbox
 from hpo.storage.queue import Queue, Reason, slot_of
 from hpo.storage.trials import id_of
@@ -41,7 +42,12 @@ from hpo.training.devices import processor
 from hpo.training.loop import EpochResult, SeedEpoch, check_state, state_of, train
 
 T = TypeVar("T")
+Config = Mapping[str, ParamValue]
+"""A complete configuration."""
 
+NO_STATE = "the recipe has no state to resume from: a trial that is killed begins anew"
+TRACEBACK_LENGTH = 8000
+"""So much of its end is stored."""
 RELEASE_SECONDS = 3.0
 """How long a worker that was asked to stop waits for the database: it has ten seconds to be gone."""
 
@@ -70,11 +76,11 @@ class TrialCallback:
         """Return the attributes of the epochs so far."""
         return {}
 
-    def after_epoch(self, epoch: EpochResult, *, is_best: bool) -> dict[str, Any]:
-        """Return attributes to store with an epoch; `is_best`: so far, by validation macro F1."""
+    def after_epoch(self, epoch: EpochResult, config: Config, *, is_best: bool) -> dict[str, Any]:
+        """Return attributes to store with an epoch; `is_best`: so far, by the objective on validation."""
         return {}
 
-    def at_end(self, config: TrialConfig, selected_epoch: int) -> dict[str, Any]:
+    def at_end(self, config: Config, selected_epoch: int) -> dict[str, Any]:
         """Return attributes to store with the result."""
         return {}
 
@@ -96,7 +102,20 @@ _SAVED = TypeAdapter(_Saved)
 
 
 class TrialFailedError(Exception):
-    """Training, a sampler or a pruner raised what it does not document; the text is the traceback."""
+    """Training, a sampler or a pruner raised what it does not document; the text is one line.
+
+    Attributes:
+        traceback: of what was raised.
+    """
+
+    def __init__(self, cause: BaseException) -> None:
+        place = place_in_user_code(cause)
+        lines = str(cause).strip().splitlines()
+        self.traceback = "".join(traceback.format_exception(cause))
+        what = type(cause).__name__ + (f": {lines[0]}" if lines else "")
+        if isinstance(cause, HpoError):  # its text is written for people
+            what = str(cause)
+        super().__init__(f"{place}: {what}" if place else what)
 
 
 def run_trial(
@@ -131,9 +150,8 @@ def run_trial(
     except StorageError:
         raise  # nothing can be written any more; the lease gives the trial back
     except TrialFailedError as error:
-        text = str(error)
-        last_line = text.strip().splitlines()[-1]
-        queue.close(id_of(trial), Reason.ERROR, last_line, attrs={"traceback": text[-8000:]})
+        attrs = {"traceback": error.traceback[-TRACEBACK_LENGTH:]}
+        queue.close(id_of(trial), Reason.ERROR, str(error), attrs=attrs)
     except RunError as error:  # no point could be drawn
         queue.close(id_of(trial), Reason.ERROR, str(error))
     except OSError as error:
@@ -154,6 +172,7 @@ def _train_trial(
         return TrialState.COMPLETE
     attempt = _Attempt(plan, name, trial, context, callback, config)
     training = train(
+        context.recipe,
         config,
         context.data,
         trial.user_attrs["seeds"],
@@ -177,13 +196,14 @@ def _train_trial(
 class _Pruning:
     """Whether the study's pruner wants a trial to stop."""
 
-    def __init__(self, plan: Plan, name: str, trial: FrozenTrial, config: TrialConfig) -> None:
+    def __init__(self, plan: Plan, name: str, trial: FrozenTrial, config: Config) -> None:
         self._plan, self._trial_id = plan, id_of(trial)
         self._pruner: TrialPruner | None = None
         if name == FINAL or not plan.options.pruning:
             return
-        epochs = config.training.epochs
-        pruner = build_pruner(plan.specs[name], Runs(epochs, len(plan.identity.class_names)))
+        epochs = int(config["epochs"])
+        runs = Runs(epochs, len(plan.identity.class_names), plan.objective.is_share)
+        pruner = build_pruner(plan.specs[name], runs)
         self._pruner = TrialPruner(pruner, plan.storage.study(name, pruner), epochs)
         # a pruned control could not be compared with; it is asked about, as others are compared with it
         self._is_prunable = not is_control(plan, name, slot_of(trial))
@@ -208,7 +228,7 @@ class _Attempt:
         trial: FrozenTrial,
         context: WorkerContext,
         callback: TrialCallback,
-        config: TrialConfig,
+        config: Config,
     ) -> None:
         self._plan, self._name, self._trial = plan, name, trial
         self._context, self._callback, self._config = context, callback, config
@@ -217,6 +237,7 @@ class _Attempt:
         self._epochs: dict[int, Sequence[SeedEpoch]] = {}
         self._reports: dict[int, float] = {}
         self._trained_on: list[str] = []
+        self._notes: list[str] = []
 
     @property
     def n_epochs(self) -> int:
@@ -227,13 +248,11 @@ class _Attempt:
         """Bring in the newest checkpoint, if there is one, and return its state of training."""
         seeds = self._trial.user_attrs["seeds"]
         saved = self._checkpoints.latest(
-            lambda state: _restored(state, self._config, self._context.data, seeds, self._callback)
+            lambda state: _restored(state, self._config, self._context, seeds, self._callback)
         )
         if saved is not None:
             self._epochs |= saved.epochs
-            self._reports |= {
-                number: fmean(seed.valid_macro_f1 for seed in each) for number, each in saved.epochs.items()
-            }
+            self._reports |= {number: self._value(each) for number, each in saved.epochs.items()}
             attrs = {_key(number): _records(each) for number, each in saved.epochs.items()}
             attrs |= self._callback.attrs() | {"resumed_after_epoch": len(saved.epochs)}
             self._plan.storage.write(id_of(self._trial), attrs=attrs, reports=self._reports)
@@ -244,8 +263,9 @@ class _Attempt:
             # better than to begin anew on each new machine of a cluster; but it is said
             machines = ", then ".join(self._trained_on)
             notes.append(f"trained on {machines}: its last bits are those of no single machine")
-        if notes:
-            self._plan.storage.write(id_of(self._trial), attrs={"notes": notes})
+        attrs = self._said(*notes)
+        if attrs:
+            self._plan.storage.write(id_of(self._trial), attrs=attrs)
         return saved.training if saved else None
 
     def add(self, epoch: EpochResult) -> bool:
@@ -257,15 +277,21 @@ class _Attempt:
         Returns:
             Whether the database has it; False: it follows later.
         """
-        value = epoch.valid_macro_f1
+        value = self._value(epoch.seeds)
         attrs = {_key(epoch.number): _records(epoch.seeds)}
-        is_best = value > max(self._reports.values(), default=-1.0)
-        attrs |= _computed(self._context, partial(self._callback.after_epoch, epoch, is_best=is_best))
-        self._epochs[epoch.number] = epoch.seeds
         self._reports[epoch.number] = value
+        is_best = self._plan.objective.best_of(self._reports) == epoch.number
+        attrs |= _computed(
+            self._context, partial(self._callback.after_epoch, epoch, self._config, is_best=is_best)
+        )
+        self._epochs[epoch.number] = epoch.seeds
+        training = state_of(epoch)
+        attrs |= self._said(*epoch.notes, *([NO_STATE] if training is None else []))
         delivered = self._outbox.send(attrs, {epoch.number: value})
+        if training is None:
+            return delivered
         state = {
-            "training": state_of(epoch),
+            "training": training,
             "epochs": {number: _records(each) for number, each in self._epochs.items()},
             "callback": self._callback.state,
             "trained_on": self._trained_on,
@@ -273,6 +299,16 @@ class _Attempt:
         with _telling_lost_devices(self._context):  # it copies tensors from there
             self._checkpoints.save(self._trial.user_attrs["attempt"], epoch.number, state)
         return delivered
+
+    def _value(self, seeds: Sequence[SeedEpoch]) -> float:
+        """Return the objective of an epoch, mean over seeds."""
+        return fmean(seed.metrics[self._plan.objective.name] for seed in seeds)
+
+    def _said(self, *notes: str) -> dict[str, Any]:
+        """Return the attribute of what is to be said of the trial, if there is anything new."""
+        new = [note for note in notes if note not in self._notes]
+        self._notes += new
+        return {"notes": list(self._notes)} if new else {}
 
     def finish(self, *, pruned: bool, diverged: Diverged | None) -> TrialState:
         """End the trial with its result, and remove its checkpoints."""
@@ -288,42 +324,57 @@ class _Attempt:
         if diverged is not None:
             # PRUNED, not FAIL: it is a result, never the best one, never tried again
             return TrialState.PRUNED, None, {"reason": f"{Reason.DIVERGED}: {diverged}"}
-        best = max(self._reports.values())
+        selected = self._plan.objective.best_of(self._reports)
+        if selected is None:
+            raise TrialFailedError(RuntimeError("training ended without an epoch"))
+        best = self._reports[selected]
         if pruned:
             by = self._plan.specs[self._name].pruner.name
             return TrialState.PRUNED, best, {"reason": f"pruned: by {by} after epoch {self.n_epochs}"}
-        selected = min(epoch for epoch, value in self._reports.items() if value == best)
         return TrialState.COMPLETE, best, self._callback.at_end(self._config, selected)
 
 
-def _configure(plan: Plan, name: str, trial: FrozenTrial, context: WorkerContext) -> TrialConfig:
+def _configure(plan: Plan, name: str, trial: FrozenTrial, context: WorkerContext) -> Config:
     """Complete the trial's parameters and write down what it is going to train, and where."""
     params: dict[str, ParamValue] = dict(trial.params)
-    drawn: dict[str, ParamValue] = {}
-    axes = {}
     study = plan.specs.get(name)
-    is_sample = trial.user_attrs["point"].startswith("#")
-    if study is not None and is_sample and not params:
-        axes = {axis: distribution(axis, values) for axis, values in study.search.items()}
-        known = context_of(plan, name, inherited_by(plan, name))
-        index, seed = trial.user_attrs["index"], plan.options.seed
-        optunas = plan.storage.study(name)
-        drawn = params = _asked(
-            plan,
-            id_of(trial),
-            lambda: draw(optunas, trial, study, known, index, seed),
-        )
+    if study is not None and trial.user_attrs["point"].startswith("#") and not params:
+        params = _draw(plan, study, trial)
     config = config_of_trial(plan, name, trial, params)
     attrs = {
-        "config": config.params(),
+        "config": config,
+        "inactive": sorted(plan.schema.inactive(config)),
         "device": context.device,
         "processor": processor(context.device),
         "precision": plan.identity.precision,
         "threads": plan.identity.threads,
         "versions": versions(),
     }
-    plan.storage.write(id_of(trial), attrs=attrs, params=drawn, distributions=axes)
+    plan.storage.write(id_of(trial), attrs=attrs)
     return config
+
+
+def _draw(plan: Plan, study: StudySpec, trial: FrozenTrial) -> dict[str, ParamValue]:
+    """Draw the trial's point and write it down, unlike any that the study has.
+
+    Two workers may draw the same at once: who writes last sees the other's, and draws again.
+    """
+    known = context_of(plan, study.name, inherited_by(plan, study.name))
+    optunas, index, seed = plan.storage.study(study.name), trial.user_attrs["index"], plan.options.seed
+    may_repeat = study.listed(known) is None
+
+    def tried() -> set[str]:
+        others = [each for each in optunas.get_trials(deepcopy=False) if id_of(each) != id_of(trial)]
+        points = [each.params for each in others if each.params.keys() == study.search.keys()]
+        return {study.key(known, point) for point in points}
+
+    before = set[str]() if may_repeat else tried()
+    while True:
+        point = partial(draw, optunas, trial, study, known, index, seed, before)
+        params = _asked(plan, id_of(trial), point)
+        plan.storage.write(id_of(trial), params=params, distributions=distributions(study))
+        if may_repeat or study.key(known, params) not in (before := tried()):
+            return params
 
 
 def _asked(plan: Plan, trial_id: int, call: Callable[[], T]) -> T:
@@ -340,16 +391,18 @@ def _asked(plan: Plan, trial_id: int, call: Callable[[], T]) -> T:
     except HpoError:
         raise
     except Exception as error:
-        raise TrialFailedError("".join(traceback.format_exception(error))) from error
+        raise TrialFailedError(error) from error
 
 
-def _reuse_result(plan: Plan, name: str, trial: FrozenTrial, config: TrialConfig, pruning: _Pruning) -> bool:
+def _reuse_result(plan: Plan, name: str, trial: FrozenTrial, config: Config, pruning: _Pruning) -> bool:
     """Give a trial the result of the inherited trial, if that trained the same: nothing is trained twice.
 
     Grids often hold the value that was inherited, as a control (2 of the original's 32 points).
     """
     inherited = plan.record(name).inherited if name != FINAL else None
-    if inherited is None or inherited.source is None or config != control_config(plan, inherited):
+    if inherited is None or inherited.source is None:
+        return False
+    if plan.schema.effective(config) != plan.schema.effective(control_config(plan, inherited)):
         return False
     before = decided_trial(plan, inherited.source)
     # with where that was, and what is to be said of it
@@ -367,11 +420,12 @@ def _reuse_result(plan: Plan, name: str, trial: FrozenTrial, config: TrialConfig
 
 
 def _checkpoints(
-    plan: Plan, name: str, trial: FrozenTrial, config: TrialConfig, context: WorkerContext
+    plan: Plan, name: str, trial: FrozenTrial, config: Config, context: WorkerContext
 ) -> Checkpoints:
     attrs = trial.user_attrs
     identity = {
-        "config": config.params(),
+        "recipe": {"name": plan.recipe.name, "sources": plan.recipe.sources},
+        "config": dict(config),
         "seeds": attrs["seeds"],
         "fingerprint": plan.identity.fingerprint,
         "device": plan.identity.device,
@@ -383,8 +437,8 @@ def _checkpoints(
 
 def _restored(
     state: Mapping[str, Any],
-    config: TrialConfig,
-    data: TrainingData,
+    config: Config,
+    context: WorkerContext,
     seeds: Sequence[int],
     callback: TrialCallback,
 ) -> _Saved:
@@ -398,7 +452,7 @@ def _restored(
     except ValidationError as error:
         key = ".".join(map(str, error.errors()[0]["loc"]))
         raise ValueError(f"{key} is not there, or of another kind") from None
-    check_state(saved.training, saved.epochs, config, data, seeds)
+    check_state(saved.training, saved.epochs, context.recipe, config, context.data, seeds)
     callback.restore(saved.callback, saved.training)
     return saved
 
@@ -438,6 +492,6 @@ def _computed(context: WorkerContext, call: Callable[[], T]) -> T:
         raise
     except Exception as error:
         if not ((was_shared or context.is_shared()) and is_out_of_memory(error)):
-            raise TrialFailedError("".join(traceback.format_exception(error))) from error
+            raise TrialFailedError(error) from error
     # not while the error is handled: it would go along, and its frames hold what has to be freed
     raise DeviceFull(f"no memory on {context.device} for a trial beside the others")

@@ -10,9 +10,9 @@ from optuna.trial import FrozenTrial
 from hpo.errors import Diverged, MissingError
 from hpo.execution.context import device_here
 from hpo.execution.plan_data import load_plan_data
+from hpo.execution.plan_recipe import recipe_of
 from hpo.planning.decisions import epochs_of
 from hpo.planning.plan import Plan, versions
-from hpo.space.parameters import TrialConfig
 from hpo.storage.queue import Reason, reason_of
 from hpo.training.devices import processor
 from hpo.training.loop import train
@@ -41,7 +41,8 @@ def verify(plan: Plan, name: str, trial: FrozenTrial, place: str | None = None) 
     torch.set_num_threads(plan.identity.threads)
     device = device_here(plan)
     epochs = train(
-        TrialConfig.from_params(trial.user_attrs["config"]),
+        recipe_of(plan).recipe,
+        trial.user_attrs["config"],
         data,
         trial.user_attrs["seeds"],
         device=device,

@@ -21,6 +21,7 @@ from hpo.errors import Interrupted, PointsFailedError, TrialLost
 from hpo.execution.context import WorkerContext, set_up
 from hpo.execution.final_stage import TestSetCallback
 from hpo.execution.heartbeat import BEATS_PER_LEASE, HeartbeatThread, fail_stale_and_log
+from hpo.execution.plan_recipe import with_recipe
 from hpo.execution.pool import Pool
 from hpo.execution.stop_request import StopRequest
 from hpo.execution.trial import TrialCallback, run_trial
@@ -86,7 +87,7 @@ def work(
     limits = limits or Limits()
     stop = StopRequest(limits.deadline_seconds)
     with stop.installed():
-        plan = Plan.open(storage)
+        plan = with_recipe(Plan.open(storage))
         names = plan.with_ancestors(studies) if studies else None
         served = plan.all_names if names is None else names
         entry, context = set_up(plan, data, open_blobs(checkpoints or out / "checkpoints"), stop)
@@ -102,6 +103,12 @@ def work(
                 _train(plan, claimed, replace(context, is_shared=lambda: pool.is_shared), entry, out)
 
         size = trials_per_device or (1 if context.device == "cpu" else TRIALS_PER_GPU)
+        if size > 1 and context.recipe.draws_in_training:
+            # trials in threads would share the process's generators of random numbers
+            log.warning(
+                "recipe %s may draw random numbers in training: one trial at a time", plan.recipe.name
+            )
+            size = 1
         ended, stop.idle_until = False, time.monotonic() + idle_seconds
         with HeartbeatThread(plan, names) as heart, Pool(size, train, stop.give_up) as pool:
             ended, changes = _fail_stale_and_advance(plan, names), _ChangeDetector(plan, served)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from hpo.planning.metrics import Metric
+
 DEAD_SHARE = 0.99
 """From this share of dead units on a layer passes nothing on."""
 VANISHED_NORM = 1e-6
@@ -27,14 +29,14 @@ class Finding:
     """One line for people."""
 
 
-def diagnose(history: Sequence[Mapping[str, Any]]) -> tuple[Finding, ...]:
+def diagnose(history: Sequence[Mapping[str, Any]], objective: Metric) -> tuple[Finding, ...]:
     """Name what is wrong with a run, from the stored epochs (`SeedEpoch.to_dict`) of one seed in order.
 
     - dying ReLU: at least `DEAD_SHARE` of a layer's units are dead, and the gradients of this layer and
       of all layers before it have vanished, in two epochs running.
     - constant prediction: without dying ReLU, one class is predicted for everything at the end.
-    - still rising at the last epoch: without either, the best macro F1 is the last one, so that more
-      epochs might be better.
+    - still rising at the last epoch: without either, the last value of the objective is the best, so that
+      more epochs might be better.
     """
     if not history:
         return ()
@@ -45,24 +47,29 @@ def diagnose(history: Sequence[Mapping[str, Any]]) -> tuple[Finding, ...]:
         since = len(history)
         while since > 1 and history[since - 2]["predicted_classes"] == 1:
             since -= 1
-        text = f"constant prediction: one class for every image since epoch {since}"
+        text = f"constant prediction: one class for everything since epoch {since}"
         return (Finding("constant prediction", since, None, text),)
-    scores = [epoch["valid_macro_f1"] for epoch in history]
+    scores = [objective.score(epoch["metrics"][objective.name]) for epoch in history]
     if len(scores) > 1 and max(scores[:-1]) < scores[-1]:
-        text = f"still rising at the last epoch: macro F1 is best in epoch {len(scores)}, the last one"
+        text = (
+            f"still rising at the last epoch: {objective.label} is best in epoch {len(scores)}, the last one"
+        )
         return (Finding("still rising at the last epoch", len(scores), None, text),)
     return ()
 
 
-def findings(history: Sequence[Sequence[Mapping[str, Any]]], *, is_complete: bool) -> list[Finding]:
+def findings(
+    history: Sequence[Sequence[Mapping[str, Any]]], objective: Metric, *, is_complete: bool
+) -> list[Finding]:
     """Return what is wrong with the runs of a trial, seed by seed.
 
     Args:
         history: per epoch, per seed, what training recorded.
+        objective: what is tuned for.
         is_complete: whether the runs came to their end.
     """
     n_seeds = len(history[0]) if history else 0
-    found = [f for seed in range(n_seeds) for f in diagnose([epoch[seed] for epoch in history])]
+    found = [f for seed in range(n_seeds) for f in diagnose([epoch[seed] for epoch in history], objective)]
     # of a run that was cut short nobody asks whether it was still rising
     return found if is_complete else [f for f in found if not f.name.startswith("still rising")]
 

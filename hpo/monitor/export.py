@@ -22,7 +22,6 @@ from hpo.errors import InputError, install
 from hpo.monitor.results import attempt_state
 from hpo.planning.decisions import best_epoch, epochs_of, test_epochs_of
 from hpo.planning.plan import CONTROL_SLOT, Plan
-from hpo.space.parameters import PARAMETERS
 from hpo.storage.trials import ATTEMPT_KEY
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ Record = dict[str, Any]
 
 
 def export(plan: Plan) -> list[Record]:
-    """Return one record a trial; `macro_f1` is its value, the best epoch's mean over seeds on validation."""
+    """Return one record a trial; the objective's column holds its value, the best epoch's mean over seeds."""
     return [
         {
             **_identity(name, trial),
@@ -41,12 +40,12 @@ def export(plan: Plan) -> list[Record]:
             "point": attrs.get("point"),
             "attempt": attrs.get("attempt"),
             "seeds": " ".join(map(str, attrs.get("seeds", []))),
-            "macro_f1": trial.value,
-            "best_epoch": best_epoch(trial),
+            plan.objective.name: trial.value,
+            "best_epoch": best_epoch(trial, plan.objective),
             "epochs_trained": len(trial.intermediate_values),
             "start": _iso(trial.datetime_start),
             "complete": _iso(trial.datetime_complete),
-            **_params(attrs),
+            **_params(plan, attrs),
         }
         for name, trial, attrs in _trials(plan)
     ]
@@ -55,7 +54,8 @@ def export(plan: Plan) -> list[Record]:
 def export_epochs(plan: Plan) -> list[Record]:
     """Return one record a trial, epoch and seed: what training recorded, gradients and dead units by layer.
 
-    Records of the final stage hold test metrics as well, `test_accuracy`, `test_loss` and `test_macro_f1`.
+    Metrics on validation are `valid_NAME`. Records of the final stage hold those on the test set as well,
+    `test_NAME`.
     """
     records = []
     for name, trial, attrs in _trials(plan):
@@ -67,7 +67,8 @@ def export_epochs(plan: Plan) -> list[Record]:
                     {
                         **_identity(name, trial),
                         "epoch": number,
-                        **{key: value for key, value in seed.items() if key != "layers"},
+                        **{key: value for key, value in seed.items() if key not in ("layers", "metrics")},
+                        **{f"valid_{metric}": value for metric, value in seed["metrics"].items()},
                         **{
                             f"{layer}_{metric}": value
                             for layer, health in seed["layers"].items()
@@ -78,7 +79,7 @@ def export_epochs(plan: Plan) -> list[Record]:
                             for metric, value in tested.get(seed["seed"], {}).items()
                             if metric != "seed"
                         },
-                        **_params(attrs),
+                        **_params(plan, attrs),
                     }
                 )
     return records
@@ -166,9 +167,9 @@ def _identity(name: str, trial: FrozenTrial) -> Record:
     return {"study": name, "trial": trial.number, "state": attempt_state(trial)}
 
 
-def _params(attrs: Mapping[str, Any]) -> Record:
+def _params(plan: Plan, attrs: Mapping[str, Any]) -> Record:
     config = attrs.get("config", {})
-    return {name: config.get(name) for name in PARAMETERS}
+    return {name: config.get(name) for name in plan.schema.parameters}
 
 
 def _iso(time: datetime | None) -> str | None:

@@ -12,17 +12,15 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo._text import percentage
 from hpo.errors import InputError, MissingError
 from hpo.monitor.diagnostics import Finding, findings
 from hpo.planning.decisions import best_epoch, epochs_of
 from hpo.planning.inheritance import best_decided
+from hpo.planning.metrics import Metric
 from hpo.planning.plan import FINAL, FINAL_SLOT, Plan
 from hpo.planning.studies import lineage
 from hpo.space.parameters import ParamValue
 from hpo.storage.queue import Slots, reason_of, slot_of
-
-METRICS = ("macro_f1", "accuracy", "loss")
 
 
 @dataclass(frozen=True)
@@ -41,17 +39,16 @@ class TrialRow:
     attempt: int
     epochs: int
     best_epoch: int | None
-    macro_f1: float | None
-    accuracy: float | None
-    loss: float | None
+    metrics: Mapping[str, float | None]
+    inactive: Sequence[str]
+    """Names of the parameters that mean nothing in its configuration."""
     seconds: float
     history: Sequence[Sequence[Mapping[str, Any]]]
     """Per epoch, per seed, what training recorded."""
-
-    @property
-    def findings(self) -> list[Finding]:
-        """What is wrong with the runs of the point, seed by seed."""
-        return findings(self.history, is_complete=self.state == "complete")
+    findings: Sequence[Finding]
+    """What is wrong with the runs of the point, seed by seed."""
+    traceback: str = ""
+    """Of an error in training."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as `hpo show --json` prints it."""
@@ -79,24 +76,25 @@ def rows(plan: Plan, name: str, trials: Sequence[FrozenTrial] | None = None) -> 
         plan.with_ancestors([name])
     slots = Slots.of(plan.trials(name) if trials is None else trials)
     chosen = map(slots.accepted_or_latest, slots.attempts)
-    return [_row(trial, slots) for trial in sorted(chosen, key=lambda t: t.user_attrs["index"])]
+    return [_row(plan, trial, slots) for trial in sorted(chosen, key=lambda t: t.user_attrs["index"])]
 
 
-def _row(trial: FrozenTrial, slots: Slots) -> TrialRow:
+def _row(plan: Plan, trial: FrozenTrial, slots: Slots) -> TrialRow:
     history = epochs_of(trial.user_attrs)
-    epoch = best_epoch(trial)
-    metrics: dict[str, float | None] = dict.fromkeys(METRICS)
+    epoch = best_epoch(trial, plan.objective)
+    metrics: dict[str, float | None] = dict.fromkeys(plan.recipe.metrics)
     if epoch is not None:
-        metrics = {
-            metric: fmean(seed[f"valid_{metric}"] for seed in history[epoch - 1]) for metric in METRICS
-        }
+        seeds = history[epoch - 1]
+        metrics = {metric: fmean(seed["metrics"][metric] for seed in seeds) for metric in metrics}
     slot = slot_of(trial)
+    state = slots.state(slot).value
     return TrialRow(
         trial=trial.number,
         point=slot.point,
         params=trial.params,
-        state=slots.state(slot).value,
+        state=state,
         reason=trial.user_attrs.get("reason", ""),
+        traceback=trial.user_attrs.get("traceback", ""),
         earlier=[
             f"trial {each.number}{_by(each)}: {each.user_attrs['reason']}, "
             f"epochs finished: {len(each.intermediate_values)}; now trial {trial.number}"
@@ -113,7 +111,9 @@ def _row(trial: FrozenTrial, slots: Slots) -> TrialRow:
         best_epoch=epoch,
         seconds=sum(seed["seconds"] for records in history for seed in records),
         history=history,
-        **metrics,
+        metrics=metrics,
+        inactive=trial.user_attrs.get("inactive", []),
+        findings=findings(history, plan.objective, is_complete=state == "complete"),
     )
 
 
@@ -166,10 +166,10 @@ def final_result(plan: Plan) -> dict[str, Any]:
     return result
 
 
-def answer_text(result: Mapping[str, Any]) -> str:
+def answer_text(result: Mapping[str, Any], objective: Metric) -> str:
     """Return the result of the final stage in words."""
-    macro_f1 = percentage(result["test"]["macro_f1"], result["std"]["macro_f1"])
-    return f"test macro F1 {macro_f1}, at epoch {result['selected_epoch']}"
+    value = objective.with_unit(result["test"][objective.name], result["std"][objective.name])
+    return f"test {objective.label} {value}, at epoch {result['selected_epoch']}"
 
 
 def best(plan: Plan) -> dict[str, Any]:

@@ -8,12 +8,14 @@ from typing import Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo._text import show_value
 from hpo.monitor.results import answer_text, own_params
-from hpo.planning.decisions import Decision, Inherited
+from hpo.planning.decisions import Decision
+from hpo.planning.inheritance import context_of
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.plan import FINAL, FINAL_SLOT, Plan
 from hpo.planning.scheduler import study_jobs
-from hpo.storage.queue import Slot, Slots, SlotState
+from hpo.storage.queue import Slots, SlotState
 from hpo.storage.trials import id_of
 
 StudyState = Literal["pending", "running", "done", "failed"]
@@ -76,10 +78,12 @@ def study_status(plan: Plan, name: str, record: StudyRecord, trials: Sequence[Fr
     """
     slots = Slots.of(trials)
     decision, inherited = record.decision, record.inherited
-    states = [slots.state(slot) for slot in _all_slots(plan, name, inherited, slots)]
+    states = _states(plan, name, record, slots)
     points = {state.value: states.count(state) for state in SlotState}
     complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
-    best = max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
+    best = max(
+        complete, key=lambda trial: (plan.objective.score(trial.value or 0.0), -trial.number), default=None
+    )
     best_trial = plan.storage.trial(id_of(best)) if best else None
     final = best_trial.user_attrs.get("final") if best_trial else None
     return StudyStatus(
@@ -101,7 +105,7 @@ def study_status(plan: Plan, name: str, record: StudyRecord, trials: Sequence[Fr
             "trial": inherited.source.trial if inherited.source else None,
             "params": inherited.params,
         },
-        decision=decision.text if decision else (answer_text(final) if final else ""),
+        decision=decision.text if decision else (answer_text(final, plan.objective) if final else ""),
     )
 
 
@@ -116,27 +120,25 @@ def _state(name: str, states: Sequence[SlotState], slots: Slots, decision: Decis
     return "running" if slots.attempts else "pending"
 
 
-def _all_slots(plan: Plan, name: str, inherited: Inherited | None, slots: Slots) -> list[Slot]:
-    """Return the slots of a study: those with attempts, and those that are still to be queued."""
+def _states(plan: Plan, name: str, record: StudyRecord, slots: Slots) -> list[SlotState]:
+    """Return the states of a study's points: those with attempts, and those that are still to be queued."""
     if name == FINAL:
-        return [FINAL_SLOT]
-    planned = [job.slot for job in study_jobs(plan, name, inherited)]
-    return list(dict.fromkeys([*planned, *slots.attempts]))
+        return [slots.state(FINAL_SLOT)]
+    begun = [slots.state(slot) for slot in slots.attempts]
+    n_points = record.n_points
+    if n_points is None:  # as far as is known before it begins
+        n_points = len(study_jobs(plan, name, record.inherited))
+    return [*begun, *[SlotState.WAITING] * (n_points - len(begun))]
 
 
 def remarks(plan: Plan) -> list[str]:
-    """Return what the options make of the studies without anybody having asked for it."""
-    epochs = plan.options.epochs
-    if epochs is None:
-        return []
-    late = {
-        name: [first for first in study.search["mixup_first_epoch"].values() if first > epochs]  # type: ignore[operator]
-        for name, study in plan.specs.items()
-        if "mixup_first_epoch" in study.search and study.is_grid
-    }
-    return [
-        f"{name}: mixup_first_epoch {', '.join(map(str, first))} never comes with --epochs {epochs}: "
-        "that is training without mixup"
-        for name, first in late.items()
-        if first
-    ]
+    """Return which values of grids change nothing, as the recipe says; none where it is not at hand."""
+    texts = []
+    for name, study in plan.specs.items():
+        if study.is_grid:
+            idle = study.idle_values(context_of(plan, name, None))
+            texts += [
+                f"{name}: {param} {', '.join(map(show_value, values))} has no effect beside the others"
+                for param, values in idle.items()
+            ]
+    return texts

@@ -22,6 +22,7 @@ from hpo.monitor.status import StudyStatus, study_status
 from hpo.planning.decisions import Decision, best_epoch, epochs_of
 from hpo.planning.inheritance import best_decided
 from hpo.planning.manifest import StudyRecord
+from hpo.planning.metrics import Metric
 from hpo.planning.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
 from hpo.planning.scheduler import is_orphaned
 from hpo.space.parameters import ParamValue
@@ -63,7 +64,7 @@ class Running:
     epochs: int
     """That it is going to have; 0 while it is being prepared."""
     curve: Sequence[float]
-    """Validation macro F1 of each epoch so far, mean over seeds."""
+    """The objective after each epoch so far, mean over seeds."""
     seconds_per_epoch: float | None
     """All seeds together; None before the first epoch."""
     host: str
@@ -92,12 +93,12 @@ class Best:
     """What it searched."""
     config: Mapping[str, ParamValue]
     value: float
-    """Validation macro F1, mean over seeds."""
+    """The objective, mean over seeds."""
     deviation: float | None
     """Over seeds; None with one."""
     n_seeds: int
     curve: Sequence[float]
-    """Validation macro F1 of each epoch."""
+    """The objective after each epoch."""
     seconds_per_epoch: float
     """All seeds together."""
 
@@ -123,6 +124,7 @@ class StudyProgress:
 class Progress:
     """What one look found."""
 
+    objective: Metric
     studies: Sequence[StudyProgress]
     current: int
     """Which of `studies` is being worked on; else the first that is not over, or the last."""
@@ -190,6 +192,7 @@ class Watch:
         busy = {each.study for each in running} | {studies[current].status.name}
         studies = [self._with_flags(study) if study.status.name in busy else study for study in studies]
         return Progress(
+            objective=self._plan.objective,
             studies=studies,
             current=current,
             running=running,
@@ -260,7 +263,7 @@ class Watch:
         recorded = self._attributes_of(todo)
         for trial in todo:
             epochs = epochs_of(recorded[id_of(trial)])
-            flags = _flags(epochs, is_complete=trial.state == TrialState.COMPLETE)
+            flags = _flags(epochs, self._plan.objective, is_complete=trial.state == TrialState.COMPLETE)
             if reason_of(trial) == Reason.DIVERGED:
                 flags.append("diverged")
             examined[id_of(trial)] = _Examined(trial.number, flags, sum(_seconds(epochs)))
@@ -329,10 +332,10 @@ class Watch:
         ]
         if not found:
             return None
-        name, best = max(found, key=lambda each: each[1]["value"])
+        name, best = max(found, key=lambda each: self._plan.objective.score(each[1]["value"]))
         trial_id = next(id_of(trial) for trial in self._trials[name] if trial.number == best["trial"])
         if self._best is None or self._best[0] != trial_id:
-            self._best = trial_id, _best_trial(name, self._plan.storage.trial(trial_id))
+            self._best = trial_id, _best_trial(self._plan, name, self._plan.storage.trial(trial_id))
         return self._best[1]
 
     def _test_result(self) -> Mapping[str, Any] | None:
@@ -353,8 +356,10 @@ def _reasons(slots: Slots) -> dict[str, Counter[str]]:
     return reasons
 
 
-def _flags(epochs: Sequence[Sequence[Mapping[str, Any]]], *, is_complete: bool) -> list[str]:
-    return list(dict.fromkeys(found.name for found in findings(epochs, is_complete=is_complete)))
+def _flags(
+    epochs: Sequence[Sequence[Mapping[str, Any]]], objective: Metric, *, is_complete: bool
+) -> list[str]:
+    return list(dict.fromkeys(found.name for found in findings(epochs, objective, is_complete=is_complete)))
 
 
 def _running_trial(
@@ -373,19 +378,19 @@ def _running_trial(
         point=outline.user_attrs["point"],
         params={axis: config[axis] for axis in searched if axis in config},
         epochs=config.get("epochs", 0),
-        curve=[f1 for _, f1 in sorted(outline.intermediate_values.items())][: len(epochs)],
+        curve=[value for _, value in sorted(outline.intermediate_values.items())][: len(epochs)],
         seconds_per_epoch=fmean(_seconds(epochs)) if epochs else None,
         host=owner["host"],
         pid=owner["pid"],
         is_local=owner["host"] == this_process()["host"],
         silent_seconds=silent_seconds,
-        flags=_flags(epochs, is_complete=False),
+        flags=_flags(epochs, plan.objective, is_complete=False),
     )
 
 
-def _best_trial(name: str, trial: FrozenTrial) -> Best:
-    epochs, epoch = epochs_of(trial.user_attrs), best_epoch(trial)
-    seeds = [seed["valid_macro_f1"] for seed in epochs[epoch - 1]] if epoch else []
+def _best_trial(plan: Plan, name: str, trial: FrozenTrial) -> Best:
+    epochs, epoch = epochs_of(trial.user_attrs), best_epoch(trial, plan.objective)
+    seeds = [seed["metrics"][plan.objective.name] for seed in epochs[epoch - 1]] if epoch else []
     return Best(
         study=name,
         trial=trial.number,
@@ -394,7 +399,7 @@ def _best_trial(name: str, trial: FrozenTrial) -> Best:
         value=trial.value or 0.0,
         deviation=stdev(seeds) if len(seeds) > 1 else None,
         n_seeds=len(seeds),
-        curve=[f1 for _, f1 in sorted(trial.intermediate_values.items())],
+        curve=[value for _, value in sorted(trial.intermediate_values.items())],
         seconds_per_epoch=fmean(_seconds(epochs)) if epochs else 0.0,
     )
 
@@ -446,14 +451,14 @@ class _StudyEvents:
 
     def _end(self, state: SlotState, outline: FrozenTrial) -> Event:
         trial = self._plan.storage.trial(id_of(outline))
-        epoch = best_epoch(trial)
+        epoch = best_epoch(trial, self._plan.objective)
         record = {
             "trial": trial.number,
             "point": trial.user_attrs["point"],
             "params": own_params(trial),
             "state": state.value,
             "reason": trial.user_attrs.get("reason", ""),
-            "macro_f1": trial.intermediate_values.get(epoch) if epoch else None,
+            self._plan.objective.name: trial.intermediate_values.get(epoch) if epoch else None,
             "best_epoch": epoch,
             "epochs": len(trial.intermediate_values),
         }

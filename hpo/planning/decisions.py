@@ -10,23 +10,28 @@ from statistics import fmean
 from typing import Annotated, Any
 
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SkipValidation
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SkipValidation, ValidationInfo
 
 from hpo._text import params_text, seeds_text
 from hpo.errors import InputError
-from hpo.space.parameters import PARAMETERS, ParamValue, TrialConfig
+from hpo.planning.metrics import Metric
+from hpo.space.parameters import ParamValue
+from hpo.space.schema import Schema
 
 MIN_SEEDS_TO_TEST = 3
 """With fewer seeds a difference has no deviation worth the name: the decision is marked *not tested*."""
 
 
-def _complete(params: dict[str, ParamValue]) -> dict[str, ParamValue]:
+def _complete(params: dict[str, ParamValue], info: ValidationInfo) -> dict[str, ParamValue]:
     """Check that parameters are a whole configuration: what is missing must not become a default unseen."""
-    missing = [name for name in PARAMETERS if name not in params]
+    schema: Schema | None = (info.context or {}).get("schema")
+    if schema is None:  # not read from a database
+        return params
+    missing = [name for name in schema.parameters if name not in params]
     if missing:
         raise ValueError(f"{missing[0]} is missing")
     try:
-        TrialConfig.from_params(params)
+        schema.complete(params)
     except InputError as error:
         raise ValueError(str(error)) from None
     return params
@@ -62,11 +67,6 @@ class Inherited(_Record):
     params: Configuration
     value: float | None = None
 
-    @property
-    def config(self) -> TrialConfig:
-        """The complete configuration."""
-        return TrialConfig.from_params(self.params)
-
 
 class Candidate(_Record):
     """A configuration with its pooled result over all seeds spent on it."""
@@ -76,9 +76,9 @@ class Candidate(_Record):
     params: Configuration
     searched: dict[str, ParamValue] = {}
     value: float
-    """Mean over seeds of the validation macro F1 at the best epoch of that mean."""
+    """Mean over seeds of the objective at the best epoch of that mean."""
     seeds: dict[int, float]
-    """Validation macro F1 of each seed at that epoch."""
+    """The objective of each seed at that epoch."""
 
 
 class Decision(_Record):
@@ -96,17 +96,12 @@ class Decision(_Record):
     """Of a paired two-sided t-test over seeds, where tested: of the winner against the control, or where they
     are the same, of the best other point against it; times the number of points that it is the best of
     (Bonferroni), without which 11 % of studies of 16 points that differ by nothing have p < 0.05."""
-    params: Annotated[_Params, AfterValidator(lambda params: params and _complete(params))]
+    params: Annotated[_Params, AfterValidator(lambda params, info: params and _complete(params, info))]
     """The complete configuration that is carried on; empty where there is no result."""
     source: TrialRef | None
     value: float | None
     text: Annotated[str, Field(min_length=1)]
     """The decision in words."""
-
-
-def idle_params(params: Mapping[str, ParamValue]) -> tuple[str, ...]:
-    """Return the parameters that mean nothing in a configuration: mixup's epochs where there is no mixup."""
-    return () if params.get("mixup_alpha") else ("mixup_first_epoch", "mixup_last_epoch")
 
 
 def epochs_of(attrs: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
@@ -124,23 +119,23 @@ def _numbered(attrs: Mapping[str, Any], prefix: str) -> list[list[dict[str, Any]
     return [attrs[f"{prefix}{number}"] for number in numbers]
 
 
-def best_epoch(trial: FrozenTrial) -> int | None:
-    """Return the first epoch, from 1, of the highest mean validation macro F1; None before any report."""
+def best_epoch(trial: FrozenTrial, objective: Metric) -> int | None:
+    """Return the first epoch, from 1, of the best mean of the objective; None before any report."""
     # other databases than SQLite may show a report before the metrics that were written with it
-    reports = {n: f1 for n, f1 in trial.intermediate_values.items() if f"epoch:{n}" in trial.user_attrs}
-    return min(reports, key=lambda epoch: (-reports[epoch], epoch)) if reports else None
+    reports = trial.intermediate_values.items()
+    return objective.best_of({n: value for n, value in reports if f"epoch:{n}" in trial.user_attrs})
 
 
-def candidate(study: str, trials: Iterable[FrozenTrial]) -> Candidate | None:
+def candidate(study: str, trials: Iterable[FrozenTrial], objective: Metric) -> Candidate | None:
     """Pool the COMPLETE trials of one point; None when it has none."""
     done = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
     if not done:
         return None
     seeds: dict[int, float] = {}
     for trial in done:
-        epoch = best_epoch(trial)
+        epoch = best_epoch(trial, objective)
         for record in trial.user_attrs[f"epoch:{epoch}"]:
-            seeds[record["seed"]] = record["valid_macro_f1"]
+            seeds[record["seed"]] = record["metrics"][objective.name]
     return Candidate(
         source=TrialRef(study=study, trial=done[0].number),
         params=done[0].user_attrs["config"],
@@ -155,8 +150,11 @@ def decide(
     points: Iterable[Sequence[FrozenTrial]],
     inherited: Inherited | None,
     control: Candidate | None,
+    objective: Metric,
+    schema: Schema,
     *,
     always: bool,
+    remark: str = "",
 ) -> Decision:
     """Decide a study whose points all have ended.
 
@@ -165,22 +163,26 @@ def decide(
         points: the trials of each point, in the order of the points; of two equal values the first wins.
         inherited: the configuration that the study started from.
         control: that configuration's result at the same seeds.
+        objective: what is tuned for.
+        schema: of the recipe's parameters; says what means nothing in a configuration.
         always: adopt the winner even where it does not beat the control (`--adopt always`).
+        remark: what the decision's text is to say besides.
     """
-    pooled = [candidate(study, trials) for trials in points]
+    pooled = [candidate(study, trials, objective) for trials in points]
     candidates = [found for found in pooled if found is not None]
-    winner = max(candidates, key=lambda found: found.value, default=None)
+    winner = max(candidates, key=lambda found: objective.score(found.value), default=None)
     if winner is None:
         adopted = False
     elif control is None or always:
         adopted = True
     else:
-        adopted = winner.value > control.value
+        adopted = objective.gain(winner.value, control.value) > 0
     rival, p_value, n_tried = winner, None, 0
     if control is not None:
-        others = [found for found in candidates if found.params != control.params]
+        same = schema.effective(control.params)
+        others = [found for found in candidates if schema.effective(found.params) != same]
         if not adopted:  # the control may be a point itself, and then the best of them
-            rival = max(others, key=lambda found: found.value, default=None)
+            rival = max(others, key=lambda found: objective.score(found.value), default=None)
         # what was pruned or failed was tried as well
         n_tried = len(pooled) - (len(candidates) - len(others))
         p_value = _paired_p_value(rival, control, n_tried) if rival else None
@@ -195,11 +197,14 @@ def decide(
         params=params,
         source=carried.source if carried else (inherited.source if inherited else None),
         value=carried.value if carried else None,
-        text=_in_words(
+        text=(f"{remark}; " if remark else "")
+        + _in_words(
             candidates,
             winner,
             rival,
             control,
+            objective,
+            schema,
             is_first=inherited is None,
             adopted=adopted,
             p_value=p_value,
@@ -233,6 +238,8 @@ def _in_words(
     winner: Candidate | None,
     rival: Candidate | None,
     control: Candidate | None,
+    objective: Metric,
+    schema: Schema,
     *,
     is_first: bool,
     adopted: bool,
@@ -253,14 +260,15 @@ def _in_words(
         if rival is None:
             return f"kept what was inherited: nothing else has a result ({confidence})"
         changed = _differing(rival, control)
-        kept = _in_effect(control, changed)
-        lead = control.value - rival.value
-        verdict = f"is {_points(lead)} behind" if lead > 0 else "is not better"
+        kept = _in_effect(control, changed, schema)
+        lead = objective.gain(control.value, rival.value)
+        verdict = f"is {objective.distance(lead)} behind" if lead > 0 else "is not better"
         return f"kept {kept}: {params_text(changed)} {verdict} ({confidence})"
     changed = _differing(winner, control) or winner.searched
-    ahead = winner.value - control.value
-    way = f"{_points(ahead)} ahead of" if ahead >= 0 else f"although {_points(-ahead)} behind"
-    before = _in_effect(control, changed)
+    ahead = objective.gain(winner.value, control.value)
+    distance = objective.distance(abs(ahead))
+    way = f"{distance} ahead of" if ahead >= 0 else f"although {distance} behind"
+    before = _in_effect(control, changed, schema)
     return f"adopted {params_text(changed)}: {way} {before} ({confidence})"
 
 
@@ -268,13 +276,8 @@ def _differing(one: Candidate, other: Candidate) -> dict[str, ParamValue]:
     return {name: value for name, value in one.params.items() if other.params.get(name) != value}
 
 
-def _in_effect(candidate: Candidate, names: Iterable[str]) -> str:
-    """Return these of its parameters in words, without those that mean nothing."""
-    idle = idle_params(candidate.params)
+def _in_effect(candidate: Candidate, names: Iterable[str], schema: Schema) -> str:
+    """Return these of its parameters in words, without those that mean nothing in it."""
+    idle = schema.inactive(candidate.params)
     found = {name: candidate.params[name] for name in names}
     return params_text({name: value for name, value in found.items() if name not in idle} or found)
-
-
-def _points(difference: float) -> str:
-    # a lead that one decimal would round to nothing is still a lead
-    return f"{100 * difference:.{1 if abs(difference) >= 0.001 else 3}f} points"

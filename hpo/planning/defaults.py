@@ -15,12 +15,14 @@ Adopt = Literal["better", "always"]
 class Defaults:
     """By the names of the options; None: what the study files or the data say."""
 
+    recipe: str = "constrained-cnn"
     data: str = "cifar10"
     image_size: int | None = None
     seed: int = 0
     seeds: int = 1
     final_seeds: int = 5
     epochs: int | None = None
+    metric: str | None = None
     limit_train: int | None = None
     limit_valid: int | None = None
     precision: Precision = "auto"

@@ -7,7 +7,7 @@ from optuna.trial import FrozenTrial
 from hpo.planning.decisions import Inherited, TrialRef
 from hpo.planning.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
 from hpo.planning.studies import published_config
-from hpo.space.parameters import Params, ParamValue, TrialConfig
+from hpo.space.parameters import ParamValue, ParamValues
 
 
 def inherited_by(plan: Plan, name: str) -> Inherited | None:
@@ -20,7 +20,7 @@ def inherited_by(plan: Plan, name: str) -> Inherited | None:
     if parent is None:
         return None
     if plan.options.inherit == "published":
-        return Inherited(study=parent, source=None, params=published_config(plan.specs, parent).params())
+        return Inherited(study=parent, source=None, params=published_config(plan.specs, parent))
     decision = plan.decision(parent)
     if decision is None or not decision.params:
         return None
@@ -35,15 +35,17 @@ def context_of(plan: Plan, name: str, inherited: Inherited | None) -> dict[str, 
     return params
 
 
-def config_of(plan: Plan, name: str, inherited: Inherited | None, point: Params) -> TrialConfig:
+def config_of(
+    plan: Plan, name: str, inherited: Inherited | None, point: ParamValues
+) -> dict[str, ParamValue]:
     """Return the complete configuration of a point."""
-    return TrialConfig.from_params({**context_of(plan, name, inherited), **point})
+    return plan.schema.complete({**context_of(plan, name, inherited), **point})
 
 
-def control_config(plan: Plan, inherited: Inherited) -> TrialConfig:
+def control_config(plan: Plan, inherited: Inherited) -> dict[str, ParamValue]:
     """Return the inherited configuration as the study's control trains it: with `--epochs` applied."""
     epochs = plan.options.epochs
-    return inherited.config if epochs is None else inherited.config.replace(epochs=epochs)
+    return plan.schema.complete({**inherited.params, **({} if epochs is None else {"epochs": epochs})})
 
 
 def decided_trial(plan: Plan, source: TrialRef) -> FrozenTrial:
@@ -53,7 +55,7 @@ def decided_trial(plan: Plan, source: TrialRef) -> FrozenTrial:
     return trial
 
 
-def config_of_trial(plan: Plan, name: str, trial: FrozenTrial, params: Params) -> TrialConfig:
+def config_of_trial(plan: Plan, name: str, trial: FrozenTrial, params: ParamValues) -> dict[str, ParamValue]:
     """Return the configuration that a claimed trial trains."""
     inherited = plan.record(name).inherited
     if trial.user_attrs["point"] in (CONTROL_SLOT.point, FINAL_SLOT.point):
@@ -70,5 +72,5 @@ def best_decided(plan: Plan) -> Inherited | None:
     begun = records[FINAL].inherited
     if begun is not None or not decided:
         return begun
-    name, decision = max(decided, key=lambda pair: pair[1].value or 0.0)
+    name, decision = max(decided, key=lambda pair: plan.objective.score(pair[1].value or 0.0))
     return Inherited(study=name, source=decision.source, params=decision.params, value=decision.value)

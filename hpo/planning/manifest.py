@@ -6,20 +6,22 @@ refused in words that name database, study and key.
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from hpo.errors import InputError
+from hpo.errors import InputError, StudyFileError, did_you_mean
 from hpo.planning.decisions import Decision, Inherited
 from hpo.planning.defaults import Adopt, Defaults, Inherit, Precision
+from hpo.planning.metrics import Direction, Metric
 from hpo.planning.studies import check_study
-from hpo.space.parameters import demand
-from hpo.space.study_file import StudySpec
+from hpo.space.parameters import demand, explain
+from hpo.space.schema import Schema
+from hpo.space.study_file import PLAN_FILE, StudySpec
 from hpo.storage.storage import Storage
 
 M = TypeVar("M", bound=BaseModel)
@@ -32,12 +34,15 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
+    recipe: str = Defaults.recipe
     data: str = Defaults.data
     image_size: Annotated[int, Field(ge=4, le=1024)] | None = Defaults.image_size
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Defaults.seed
     seeds: Annotated[int, Field(ge=1, le=1000)] = Defaults.seeds
     final_seeds: Annotated[int, Field(ge=1, le=1000)] = Defaults.final_seeds
     epochs: Annotated[int, Field(ge=1, le=100_000)] | None = Defaults.epochs
+    metric: str | None = Defaults.metric
+    """The objective; None: the recipe's first metric."""
     limit_train: Annotated[int, Field(ge=1)] | None = Defaults.limit_train
     limit_valid: Annotated[int, Field(ge=1)] | None = Defaults.limit_valid
     precision: Precision = Defaults.precision
@@ -63,21 +68,93 @@ class Options(BaseModel):
             raise InputError(f"--{option} {first['input']}: {demand(first)}") from None
 
 
+def read_plan_file(folder: Path) -> dict[str, Any]:
+    """Return the options that a folder of study files gives; none where it has no such file.
+
+    Raises:
+        StudyFileError: the file cannot be read, or a key or value of it is not an option's.
+    """
+    file = folder / PLAN_FILE
+    if not file.is_file():
+        return {}
+    try:
+        given = tomllib.loads(file.read_text("utf-8-sig"))
+    except OSError as error:
+        raise StudyFileError(file, error.strerror or str(error)) from None
+    except RecursionError:
+        raise StudyFileError(file, "is nested too deeply") from None
+    except ValueError as error:
+        raise StudyFileError(file, f"is not valid TOML: {error}") from None
+    for key in given:
+        if key not in Options.model_fields:
+            raise StudyFileError(
+                file, f"{key} is not an option of a plan; {did_you_mean(key, Options.model_fields)}"
+            )
+    try:
+        return {key: getattr(Options.model_validate(given), key) for key in given}
+    except ValidationError as error:
+        raise StudyFileError(file, explain(error)) from None
+
+
 class Identity(BaseModel):
     """What was resolved when the plan was created, and must be the same wherever a trial of it runs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     fingerprint: str
-    """Of the data: content, labels, class order, split, limits."""
-    image_shape: tuple[int, int, int]
+    """Of the data: content, targets, class order, split, limits."""
+    input_shape: tuple[int, ...]
+    """Of one input as a network sees it: (c, h, w) of images, (features,) of a table."""
+    is_images: bool
     class_names: tuple[str, ...]
+    """Empty where targets are numbers."""
+    n_outputs: int
     n_train: int
     n_valid: int
     precision: Literal["fp32", "tf32", "bf16"]
     device: Literal["cpu", "cuda"]
     threads: Annotated[int, Field(ge=1)]
     """Threads per worker; sums on a CPU depend on it in the last bit."""
+
+    @property
+    def inputs_text(self) -> str:
+        """What the inputs are, in words."""
+        if not self.is_images:
+            return f"rows of {'×'.join(map(str, self.input_shape))} numbers"
+        channels, height, width = self.input_shape
+        return f"images of {height}×{width}×{channels}"
+
+    @property
+    def targets_text(self) -> str:
+        """What the targets are, in words."""
+        if self.class_names:
+            return f"{len(self.class_names)} classes"
+        return "one number" if self.n_outputs == 1 else f"{self.n_outputs} numbers"
+
+
+class RecipeRecord(BaseModel):
+    """What is stored of a recipe: all that showing a plan needs, so that nobody imports it for that."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    """As `--recipe` names it."""
+    sources: dict[str, str] = {}
+    """SHA-256 of a user's own source files, by module; empty for recipes that come with hpo."""
+    parameters: Schema
+    metrics: Annotated[dict[str, Direction], Field(min_length=1)]
+    """In the recipe's order; the first is the objective unless `metric` names another."""
+
+    def objective(self, metric: str | None) -> Metric:
+        """Return what a plan tunes for.
+
+        Raises:
+            InputError: the recipe has no such metric.
+        """
+        name = next(iter(self.metrics)) if metric is None else metric
+        if name not in self.metrics:
+            raise InputError(f"--metric {name}: {did_you_mean(name, self.metrics)}")
+        return Metric(name, self.metrics[name])
 
 
 def _with_all_majors(versions: dict[str, str]) -> dict[str, str]:
@@ -96,32 +173,30 @@ class StudyRecord(BaseModel):
     """As `StudySpec.to_json` wrote it; the final stage has none."""
     inherited: Inherited | None = None
     decision: Decision | None = None
+    n_points: int | None = None
+    """How many points it has, the control included; None before it begins. Only a recipe itself knows which
+    points of a grid are the same."""
 
 
 class PlanManifest(BaseModel):
     """What the final stage holds besides: written last, it says that the plan is whole."""
 
     plan: Annotated[list[str], Field(min_length=1)]
+    recipe: RecipeRecord
     options: Options
     identity: Identity
     versions: Annotated[dict[str, str], AfterValidator(_with_all_majors)]
 
 
-@cache
-def _parsed(definition: str) -> StudySpec:
-    study = StudySpec.from_json(definition)
-    check_study(study, Path("definition"))
-    return study
-
-
-def defined(storage: Storage, name: str, record: StudyRecord) -> StudySpec:
-    """Return the study that a record defines.
+def defined(storage: Storage, name: str, record: StudyRecord, schema: Schema) -> StudySpec:
+    """Return the study that a record defines, of a recipe with such parameters.
 
     Raises:
         InputError: it defines none that can be used here.
     """
     try:
-        study = _parsed(record.definition)
+        study = StudySpec.from_json(record.definition, schema)
+        check_study(study, Path("definition"))
         if study.name != name:
             raise InputError(f"definition.name = {study.name!r}: must be {name!r}")
     except InputError as error:
@@ -129,7 +204,9 @@ def defined(storage: Storage, name: str, record: StudyRecord) -> StudySpec:
     return study
 
 
-def checked(kind: type[M], storage: Storage, name: str, attrs: Mapping[str, Any]) -> M:
+def checked(
+    kind: type[M], storage: Storage, name: str, attrs: Mapping[str, Any], schema: Schema | None = None
+) -> M:
     """Return the attributes of a study as a record.
 
     Args:
@@ -137,6 +214,7 @@ def checked(kind: type[M], storage: Storage, name: str, attrs: Mapping[str, Any]
         storage: where they were read.
         name: of the study.
         attrs: as `Storage.study_attrs` has them.
+        schema: of the recipe's parameters, for records that hold configurations.
 
     Raises:
         InputError: they are no such record, or there is no such study.
@@ -144,7 +222,7 @@ def checked(kind: type[M], storage: Storage, name: str, attrs: Mapping[str, Any]
     if name not in attrs:
         raise unreadable(storage, name, "is gone")
     try:
-        return kind.model_validate(attrs[name])
+        return kind.model_validate(attrs[name], context={"schema": schema})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

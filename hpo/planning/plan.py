@@ -9,24 +9,27 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from importlib.metadata import version
 
 from optuna.trial import FrozenTrial
 
-from hpo.errors import MissingError
+from hpo.errors import InputError, MissingError
 from hpo.planning.decisions import Decision
 from hpo.planning.manifest import (
     Identity,
     Options,
     PlanManifest,
+    RecipeRecord,
     StudyRecord,
     checked,
     defined,
     unreadable,
 )
+from hpo.planning.metrics import Metric
 from hpo.planning.studies import with_ancestors
+from hpo.space.schema import Schema
 from hpo.space.study_file import RESERVED_NAME, StudySpec
 from hpo.storage.queue import Slot
 from hpo.storage.storage import Storage
@@ -34,7 +37,7 @@ from hpo.storage.storage import Storage
 FINAL = RESERVED_NAME
 FINAL_SLOT = Slot("final")
 CONTROL_SLOT = Slot("control")
-MODEL, WRONG_IMAGES = "model.pt", "most-confidently-wrong.png"
+MODEL, WRONG_IMAGES = "model.safetensors", "most-confidently-wrong.png"
 """The files that the final stage leaves in an output folder."""
 FINAL_SEED_OFFSET = 10_000
 """The final stage's seeds start so far above the search's that the two never meet."""
@@ -49,6 +52,7 @@ class Plan:
     """By name, parents before children."""
     options: Options
     identity: Identity
+    recipe: RecipeRecord
     created_with: Mapping[str, str]
     """Versions of what results depend on, when the plan was created."""
 
@@ -56,7 +60,12 @@ class Plan:
 
     @classmethod
     def create(
-        cls, storage: Storage, specs: Mapping[str, StudySpec], options: Options, identity: Identity
+        cls,
+        storage: Storage,
+        specs: Mapping[str, StudySpec],
+        options: Options,
+        identity: Identity,
+        recipe: RecipeRecord,
     ) -> Plan:
         """Write the plan: studies, definitions, options; no trials. Doing it twice does no harm.
 
@@ -65,12 +74,14 @@ class Plan:
         record = {
             "options": options.model_dump(),
             "identity": identity.model_dump(mode="json"),
+            "recipe": recipe.model_dump(mode="json"),
             "versions": versions(),
         }
+        direction = recipe.objective(options.metric).direction
         for name, study in specs.items():
-            storage.create_study(name, {"definition": study.to_json(), **record})
-        storage.create_study(FINAL, {**record, "plan": list(specs)})
-        return cls(storage, specs, options, identity, record["versions"])
+            storage.create_study(name, {"definition": study.to_json(), **record}, direction)
+        storage.create_study(FINAL, {**record, "plan": list(specs)}, direction)
+        return cls(storage, specs, options, identity, recipe, record["versions"])
 
     @classmethod
     def find(cls, storage: Storage) -> Plan | None:
@@ -82,15 +93,21 @@ class Plan:
         attrs = storage.study_attrs()
         if "plan" not in attrs.get(FINAL, {}):
             return None
+        if "recipe" not in attrs[FINAL]:
+            raise InputError(
+                f"{storage.name}: its plan was created by an hpo that had no recipes; finish it with that "
+                "version, or start anew with another --out"
+            )
         mark = checked(PlanManifest, storage, FINAL, attrs)
-        specs: dict[str, StudySpec] = {}
+        schema, specs = mark.recipe.parameters, dict[str, StudySpec]()
         for name in mark.plan:
-            study = defined(storage, name, checked(StudyRecord, storage, name, attrs))
+            record = checked(StudyRecord, storage, name, attrs, schema)
+            study = defined(storage, name, record, schema)
             if study.inherits is not None and study.inherits not in specs:
                 raise unreadable(storage, name, f"inherits = {study.inherits!r}: no study before it")
             specs[name] = study
-        checked(StudyRecord, storage, FINAL, attrs)
-        return cls(storage, specs, mark.options, mark.identity, mark.versions)
+        checked(StudyRecord, storage, FINAL, attrs, schema)
+        return cls(storage, specs, mark.options, mark.identity, mark.recipe, mark.versions)
 
     @classmethod
     def open(cls, storage: Storage) -> Plan:
@@ -103,6 +120,29 @@ class Plan:
         if plan is None:
             raise MissingError(f"{storage.name}: holds no plan; `hpo run` or `hpo create` writes one")
         return plan
+
+    def bound_to(self, schema: Schema) -> Plan:
+        """Return the plan with the schema of the recipe itself, which knows what means nothing in a point."""
+        return replace(
+            self,
+            recipe=self.recipe.model_copy(update={"parameters": schema}),
+            specs={name: study.bound_to(schema) for name, study in self.specs.items()},
+        )
+
+    @property
+    def schema(self) -> Schema:
+        """The recipe's parameters."""
+        return self.recipe.parameters
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The recipe's metrics, in its order."""
+        return tuple(Metric(name, direction) for name, direction in self.recipe.metrics.items())
+
+    @cached_property
+    def objective(self) -> Metric:
+        """The metric that the plan tunes for."""
+        return self.recipe.objective(self.options.metric)
 
     # --- names and seeds -----------------------------------------------------------------------------
 
@@ -142,17 +182,17 @@ class Plan:
         Raises:
             InputError: somebody has changed it by hand into something else.
         """
-        return checked(StudyRecord, self.storage, name, self.storage.study_attrs())
+        return checked(StudyRecord, self.storage, name, self.storage.study_attrs(), self.schema)
 
     def records(self) -> dict[str, StudyRecord]:
         """Return what `record` does, of every study, the final stage last."""
         attrs = self.storage.study_attrs()
-        return {name: checked(StudyRecord, self.storage, name, attrs) for name in self.all_names}
+        return {name: checked(StudyRecord, self.storage, name, attrs, self.schema) for name in self.all_names}
 
     def spec(self, name: str) -> StudySpec:
         """Return a study as the database has it now: more trials of a sampled one may have been asked for."""
         known = self.specs[name]
-        return known if known.is_grid else defined(self.storage, name, self.record(name))
+        return known if known.is_grid else defined(self.storage, name, self.record(name), self.schema)
 
     def decision(self, name: str) -> Decision | None:
         """Return what a study decided; None while it is open."""

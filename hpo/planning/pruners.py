@@ -26,6 +26,9 @@ class Runs:
 
     epochs: int
     n_classes: int
+    """0 where targets are numbers."""
+    is_share: bool = True
+    """Whether the objective is a share, as macro F1 and accuracy are."""
 
 
 def _none(runs: Runs) -> BasePruner:
@@ -123,8 +126,11 @@ def _chance(
     """Stop what is no better than chance, whose macro F1 is one divided by the number of classes.
 
     With few classes that is so much that a network which is slow to learn may be below it for a while: what
-    is above `at_most` goes on.
+    is above `at_most` goes on. For numbers, and for metrics that are no shares, it is not known what chance
+    reaches: nothing is stopped.
     """
+    if not (runs.n_classes and runs.is_share):
+        return optuna.pruners.NopPruner()
     lower = min(factor / runs.n_classes, at_most)
     return optuna.pruners.ThresholdPruner(lower, None, n_warmup_steps, interval_steps)
 
@@ -178,7 +184,9 @@ class TrialPruner:
         for epoch in range(self._n_judged + 1, min(n_epochs, self._last) + 1):
             trial = read()  # with what the pruner noted of the epoch before
             reports = trial.intermediate_values
-            trial.intermediate_values = {number: f1 for number, f1 in reports.items() if number <= epoch}
+            trial.intermediate_values = {
+                number: value for number, value in reports.items() if number <= epoch
+            }
             # of several at once any counts: what would have been stopped has not trained the others
             is_stopped = self._pruner.prune(self._study, trial) or is_stopped
             self._n_judged = epoch

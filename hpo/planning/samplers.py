@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,8 +25,7 @@ from optuna.trial import FrozenTrial
 from hpo.errors import RunError
 from hpo.planning._components import Count, Positive, build
 from hpo.space.axes import Axis, Choices
-from hpo.space.constraints import NUMBERS
-from hpo.space.parameters import Params, ParamValue
+from hpo.space.parameters import ParamValue, ParamValues
 from hpo.space.study_file import StudySpec
 from hpo.storage.optuna_views import IndexedQmcSampler, StudyOfPoints
 
@@ -34,6 +33,8 @@ MODEL_DRAWS = {"gp": 3}  # it proposes nearly the same optimum again, at a secon
 MODEL_DRAWS_ELSE = 100
 """How often a sampler is asked for a point that satisfies the constraints, before chance is."""
 MAX_DRAWS = 10_000
+MAX_REPEATS = 200
+"""After so many draws of points that were tried before, one of those that are left is taken."""
 QMC_POINTS = 10_007
 """Of a study with more, two may be the same. A prime, as multiples of a power of two would fall into one part
 of a Sobol sequence's space; no larger, as to skip a hundred million samples takes a second."""
@@ -93,17 +94,29 @@ def build_sampler(spec: StudySpec, place: Place) -> BaseSampler | None:
     return build("sampler", SAMPLERS, spec.sampler, place)
 
 
-def distribution(name: str, axis: Axis) -> BaseDistribution:
-    """Return the axis of a parameter in Optuna's terms; a list is categorical, its order means nothing."""
+def distributions(spec: StudySpec) -> dict[str, BaseDistribution]:
+    """Return the axes of a study in Optuna's terms; a list is categorical, its order means nothing."""
+    return {
+        name: _distribution(axis, spec.parameters.numbers.get(name)) for name, axis in spec.search.items()
+    }
+
+
+def _distribution(axis: Axis, kind: type | None) -> BaseDistribution:
     if isinstance(axis, Choices):
         return CategoricalDistribution(axis.choices)
-    if NUMBERS[name] is int:
+    if kind is int:
         return IntDistribution(int(axis.low), int(axis.high), axis.log, int(axis.step or 1))
     return FloatDistribution(axis.low, axis.high, axis.log, axis.step)
 
 
 def draw(
-    study: optuna.Study, trial: FrozenTrial, spec: StudySpec, known: Params, index: int, seed: int
+    study: optuna.Study,
+    trial: FrozenTrial,
+    spec: StudySpec,
+    known: ParamValues,
+    index: int,
+    seed: int,
+    tried: Collection[str] = (),
 ) -> dict[str, ParamValue]:
     """Draw one point of a sampled study that satisfies its constraints.
 
@@ -119,11 +132,14 @@ def draw(
         known: the complete configuration that the point is laid over, as from `StudySpec.context`.
         index: place of the point in its study, from 0 to `spec.trials` − 1.
         seed: the plan's seed.
+        tried: the points that are not to be drawn once more, by `StudySpec.key`.
 
     Raises:
-        RunError: 10,000 draws found no point that satisfies the constraints.
+        RunError: 10,000 draws found no new point that satisfies the constraints.
     """
-    space = {name: distribution(name, axis) for name, axis in spec.search.items()}
+    listed = spec.listed(known) if tried else None
+    left = [point for point in listed or () if spec.key(known, point) not in tried]
+    space = distributions(spec)
     free = {name: axis for name, axis in space.items() if not axis.single()}
     place = Place(index, _seed(seed, spec.name, index), _seed(seed, spec.name))
     sampler = build_sampler(spec, place)
@@ -131,6 +147,7 @@ def draw(
     chance = optuna.samplers.RandomSampler(seed=_seed(seed, spec.name, index, "chance"))
     shown = StudyOfPoints(study, free)
     model_draws = MODEL_DRAWS.get(spec.sampler.name, MODEL_DRAWS_ELSE)
+    n_repeats = 0
     for n in range(MAX_DRAWS):
         source = sampler if n < model_draws else chance
         values = source.sample_relative(shown, trial, free)
@@ -139,10 +156,14 @@ def draw(
                 values[name] = source.sample_independent(shown, trial, name, axis)
         point = {name: _value(axis, values.get(name)) for name, axis in space.items()}
         if spec.feasible({**known, **point}):
-            return point
+            if not tried or spec.key(known, point) not in tried:
+                return point
+            n_repeats += 1
+            if left and n_repeats >= MAX_REPEATS:  # chance may take long to hit the last ones
+                return left[_seed(seed, spec.name, index, "rest") % len(left)]
     raise RunError(
-        f"study {spec.name!r}: {MAX_DRAWS:,} draws found no point with {_demands(spec, known)}; "
-        "widen [search] or relax its constraints"
+        f"study {spec.name!r}: {MAX_DRAWS:,} draws found no new point{_demands(spec, known)}; "
+        "widen [search], relax its constraints, or ask for fewer trials"
     )
 
 
@@ -157,11 +178,11 @@ def _value(axis: BaseDistribution, value: Any) -> ParamValue:
     return type(axis.low)(min(max(value, axis.low), axis.high))
 
 
-def _demands(spec: StudySpec, known: Params) -> str:
+def _demands(spec: StudySpec, known: ParamValues) -> str:
     texts = [str(constraint) for constraint in spec.constraints]
     given = {name for constraint in spec.constraints for name in constraint.names} - spec.search.keys()
     texts += [f"{name} = {known[name]}" for name in sorted(given)]
-    return " and ".join(texts)
+    return f" with {' and '.join(texts)}" if texts else ""
 
 
 def _seed(*parts: object) -> int:

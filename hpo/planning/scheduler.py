@@ -17,7 +17,6 @@ from hpo.errors import PointsFailedError
 from hpo.planning.decisions import Candidate, Inherited, candidate, decide
 from hpo.planning.inheritance import (
     best_decided,
-    config_of,
     context_of,
     control_config,
     decided_trial,
@@ -25,8 +24,8 @@ from hpo.planning.inheritance import (
 )
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
-from hpo.planning.samplers import distribution
-from hpo.space.parameters import canonical_json
+from hpo.planning.samplers import distributions
+from hpo.space.parameters import ParamValues, canonical_json
 from hpo.space.study_file import StudySpec
 from hpo.storage.queue import Job, Queue, Slot, Slots, SlotState, slot_of
 from hpo.storage.trials import id_of
@@ -70,6 +69,8 @@ def _advance_study(plan: Plan, name: str, ended: Mapping[str, bool]) -> bool:
     jobs = study_jobs(plan, name, inherited)
     if not slots.attempts and inherited is not None:
         plan.storage.set_study_attr(queue.study_id, "inherited", inherited.model_dump(mode="json"))
+    if record.n_points != len(jobs):
+        plan.storage.set_study_attr(queue.study_id, "n_points", len(jobs))
     states = [slots.state(job.slot) for job in jobs]
     _enqueue(plan, queue, jobs, states, slots)
     if any(state.is_open for state in states):
@@ -80,7 +81,10 @@ def _advance_study(plan: Plan, name: str, ended: Mapping[str, bool]) -> bool:
         _whole(plan, points),
         inherited,
         _control(plan, name, inherited, slots),
+        plan.objective,
+        plan.schema,
         always=plan.options.adopt == "always",
+        remark=_exhausted(plan.spec(name), len(points)),
     )
     # unless somebody has asked for more trials or decided since
     return plan.storage.swap_study_attr(
@@ -104,10 +108,10 @@ def _control(plan: Plan, name: str, inherited: Inherited | None, slots: Slots) -
     if inherited is None:
         return None
     if inherited.source is not None:
-        return candidate(inherited.source.study, [decided_trial(plan, inherited.source)])
+        return candidate(inherited.source.study, [decided_trial(plan, inherited.source)], plan.objective)
     slot = _own_control(plan, name, inherited) or CONTROL_SLOT
     (trials,) = _whole(plan, [slots.attempts.get(slot, [])])
-    return candidate(name, trials)
+    return candidate(name, trials, plan.objective)
 
 
 def _whole(plan: Plan, points: Sequence[Sequence[FrozenTrial]]) -> Iterator[list[FrozenTrial]]:
@@ -136,7 +140,8 @@ def study_jobs(plan: Plan, name: str, inherited: Inherited | None) -> list[Job]:
     if study.is_grid:
         jobs = list(_grid_jobs(study, canonical_json(context_of(plan, name, inherited)), plan.seeds))
     else:
-        jobs = [Job(Slot(f"#{index}"), index, plan.seeds) for index in range(study.trials or 0)]
+        count = n_samples(study, context_of(plan, name, inherited))
+        jobs = [Job(Slot(f"#{index}"), index, plan.seeds) for index in range(count)]
     if inherited is not None and inherited.source is None and _own_control(plan, name, inherited) is None:
         jobs.insert(0, Job(CONTROL_SLOT, -1, plan.seeds))
     return jobs
@@ -145,23 +150,47 @@ def study_jobs(plan: Plan, name: str, inherited: Inherited | None) -> list[Job]:
 @lru_cache(maxsize=16)
 def _grid_jobs(study: StudySpec, known: str, seeds: tuple[int, ...]) -> tuple[Job, ...]:
     """Return the points of a grid over a context; every look asks for them, and 10,000 take 0.1 s."""
-    axes = {axis: distribution(axis, values) for axis, values in study.search.items()}
+    axes = distributions(study)
     points = enumerate(study.grid(json.loads(known)))
     return tuple(Job(Slot(canonical_json(point)), index, seeds, point, axes) for index, point in points)
+
+
+def n_samples(study: StudySpec, known: ParamValues) -> int:
+    """Return how many points a sampled study tries: no more than its space has."""
+    return _n_samples(study, canonical_json(known))
+
+
+@lru_cache(maxsize=16)
+def _n_samples(study: StudySpec, known: str) -> int:
+    listed = study.listed(json.loads(known))
+    return min(study.trials or 0, len(listed)) if listed is not None else study.trials or 0
+
+
+def _exhausted(study: StudySpec, n_points: int) -> str:
+    """Return what is to be said where a space had fewer points than the study was to try."""
+    if study.trials is None or n_points >= study.trials:
+        return ""
+    if n_points == 0:
+        return "nothing in the space satisfies the constraints"
+    return f"the space has {n_points} points, all tried"
 
 
 def _own_control(plan: Plan, name: str, inherited: Inherited) -> Slot | None:
     """Return the grid point that is exactly the inherited configuration."""
     study = plan.specs[name]
-    point = {axis: inherited.params[axis] for axis in study.search}
     if not study.is_grid:
         return None
-    jobs = _grid_jobs(study, canonical_json(context_of(plan, name, inherited)), plan.seeds)
-    # first whether it is a point at all: what is fixed and what is inherited may contradict each other
-    if not any(job.params == point for job in jobs):
-        return None
-    same = config_of(plan, name, inherited, point) == control_config(plan, inherited)
-    return Slot(canonical_json(point)) if same else None
+    control = canonical_json(plan.schema.effective(control_config(plan, inherited)))
+    return _grid_slot(study, canonical_json(context_of(plan, name, inherited)), control)
+
+
+@lru_cache(maxsize=16)
+def _grid_slot(study: StudySpec, known: str, key: str) -> Slot | None:
+    """Return the point of a grid that trains what a key says, as `StudySpec.key` has it."""
+    context = json.loads(known)
+    found = (point for point in study.grid(context) if study.key(context, point) == key)
+    point = next(found, None)
+    return None if point is None else Slot(canonical_json(point))
 
 
 def fail_stale_trials(plan: Plan, names: Sequence[str] | None = None) -> list[str]:

@@ -6,19 +6,25 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from hpo.errors import InputError, StudyFileError, did_you_mean
+from hpo.planning.metrics import Metric
 from hpo.planning.pruners import Runs, build_pruner
 from hpo.planning.samplers import Place, build_sampler
-from hpo.space.parameters import TrialConfig
+from hpo.space.parameters import ParamValue
+from hpo.space.schema import Schema
 from hpo.space.study_file import StudySpec, load_studies
 
 
-def read_studies(folder: Path) -> dict[str, StudySpec]:
+def read_studies(folder: Path, schema: Schema) -> dict[str, StudySpec]:
     """Read and check a folder of study files, samplers and pruners included; parents before children.
+
+    Args:
+        folder: that holds them.
+        schema: of the recipe's parameters.
 
     Raises:
         StudyFileError: file, key, value, and what would be right.
     """
-    specs = load_studies(folder)
+    specs = load_studies(folder, schema)
     for name, study in specs.items():
         check_study(study, folder / f"{name}.toml")
     return specs
@@ -35,6 +41,27 @@ def check_study(spec: StudySpec, file: Path) -> None:
         build_pruner(spec, Runs(epochs=1, n_classes=2))
     except InputError as error:
         raise StudyFileError(file, str(error)) from None
+
+
+def check_pruners(specs: Mapping[str, StudySpec], objective: Metric, n_classes: int) -> None:
+    """Check that what pruners take for granted is so.
+
+    Raises:
+        StudyFileError: one judges by chance, and the objective is no share of classes.
+    """
+    for name, study in specs.items():
+        names = {study.pruner.name, (study.pruner.options.get("wrapped") or {}).get("name")}
+        if "chance" in names and not (objective.is_share and n_classes):
+            raise StudyFileError(
+                f"{name}.toml",
+                f"pruner.name = 'chance': knows the chance level of macro F1 and accuracy, not of "
+                f"{objective.name}; choose another pruner, as 'median'",
+            )
+
+
+def root_configs(specs: Mapping[str, StudySpec]) -> list[dict[str, ParamValue]]:
+    """Return what the studies that inherit nothing lay their points over, as complete configurations."""
+    return [study.context() for study in specs.values() if study.inherits is None]
 
 
 def with_ancestors(specs: Mapping[str, StudySpec], names: Iterable[str], inherit: str) -> list[str]:
@@ -59,19 +86,19 @@ def lineage(specs: Mapping[str, StudySpec], name: str) -> list[StudySpec]:
     return chain
 
 
-def published_config(specs: Mapping[str, StudySpec], name: str) -> TrialConfig:
+def published_config(specs: Mapping[str, StudySpec], name: str) -> dict[str, ParamValue]:
     """Return what the original carried on after a study: its own choices and those before it.
 
     Raises:
         InputError: a study on the way has no published choice.
     """
     chain = lineage(specs, name)
-    params = {**TrialConfig().params(), **chain[0].base}
+    params = {**chain[0].parameters.defaults, **chain[0].base}
     for study in chain:
         if study.published is None or not study.published.choice:
             raise StudyFileError(f"{study.name}.toml", "has no published.choice for --inherit published")
         params.update(study.published.choice)
-    return TrialConfig.from_params(params)
+    return chain[0].parameters.complete(params)
 
 
 def check_epochs(specs: Mapping[str, StudySpec], epochs: int | None) -> None:

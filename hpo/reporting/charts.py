@@ -123,7 +123,7 @@ class Bars:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A table of numbers in percent, coloured by size."""
+    """A table of numbers, coloured by size."""
 
     rows: Sequence[str]
     columns: Sequence[str]
@@ -132,9 +132,53 @@ class Matrix:
     row_axis: str
     column_axis: str
     digits: int
+    unit: str = ""
+    is_less_better: bool = False
+    """Whether small values are the bright ones."""
 
 
-Chart = Curves | Bars | Matrix
+@dataclass(frozen=True)
+class Effect:
+    """What a parameter does: a value for each of its levels."""
+
+    name: str
+    levels: Sequence[str]
+    values: Sequence[float]
+
+    @property
+    def extent(self) -> float:
+        """How far apart its values are."""
+        return max(self.values) - min(self.values)
+
+
+@dataclass(frozen=True)
+class Effects:
+    """Effects side by side, on one scale."""
+
+    effects: Sequence[Effect]
+    axis: str
+    reference: float
+    """A dashed line across all panels."""
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Pairs of numbers, with the line on which both are equal."""
+
+    pairs: Sequence[tuple[float, float]]
+    x_axis: str
+    y_axis: str
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Of both axes, with a little room."""
+        numbers = [number for pair in self.pairs for number in pair]
+        low, high = min(numbers), max(numbers)
+        room = 0.05 * (high - low) or 1.0
+        return low - room, high + room
+
+
+Chart = Curves | Bars | Matrix | Effects | Scatter
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from hpo.monitor.results import TrialRow, attempt_state, final_trial, rows
 from hpo.monitor.status import StudyStatus, remarks, status
 from hpo.planning.decisions import Decision, Inherited, TrialRef, test_epochs_of
 from hpo.planning.inheritance import best_decided, context_of, inherited_by
-from hpo.planning.manifest import Identity, Options
+from hpo.planning.manifest import Identity, Options, RecipeRecord
+from hpo.planning.metrics import Metric
 from hpo.planning.plan import FINAL, Plan
 from hpo.planning.studies import published_config
-from hpo.space.parameters import ParamValue, TrialConfig
+from hpo.space.parameters import ParamValue
 from hpo.space.study_file import StudySpec
 from hpo.storage.database import sqlite_file
 from hpo.storage.queue import Reason, reason_of
@@ -59,6 +60,8 @@ class Point:
     study: str
     row: TrialRow
     config: Mapping[str, ParamValue]
+    value: float | None = None
+    """The objective at the best epoch, mean over seeds."""
     seeds: tuple[int, ...] = ()
     findings: tuple[str, ...] = ()
     """What `diagnose` names, one line each."""
@@ -100,9 +103,9 @@ class Point:
         """Whether its training ended by itself or by the pruner."""
         return self.row.state in ("complete", "pruned") and bool(self.row.history)
 
-    def curve(self, key: str) -> list[float]:
-        """Return a metric of every epoch, mean over seeds; `key` as epochs are stored (`valid_loss`)."""
-        return [fmean(seed[key] for seed in epoch) for epoch in self.row.history]
+    def curve(self, metric: str) -> list[float]:
+        """Return a metric on validation of every epoch, mean over seeds."""
+        return [fmean(seed["metrics"][metric] for seed in epoch) for epoch in self.row.history]
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ class Section:
     """One study with what it found."""
 
     spec: StudySpec
+    objective: Metric
     status: StudyStatus
     points: Sequence[Point]
     decision: Decision | None
@@ -142,8 +146,8 @@ class Section:
     @cached_property
     def ranked(self) -> list[Point]:
         """The points with a result, the best first; of equal ones the earlier."""
-        done = [p for p in self.points if p.has_result and p.row.macro_f1 is not None]
-        return sorted(done, key=lambda p: (p.row.state != "complete", -(p.row.macro_f1 or 0.0)))
+        done = [p for p in self.points if p.has_result and p.value is not None]
+        return sorted(done, key=lambda p: (p.row.state != "complete", -self.objective.score(p.value or 0.0)))
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,10 @@ class ReportData:
     options: Options
     """A folder of images by its name."""
     identity: Identity
+    recipe: RecipeRecord
+    objective: Metric
+    metrics: Sequence[Metric]
+    """The recipe's metrics, in its order."""
     versions: Mapping[str, str]
     """Of what results depend on, when the plan was created."""
     storage: str
@@ -218,14 +226,33 @@ class ReportData:
     def final_origins(self) -> list[tuple[str, ParamValue, Origin]]:
         """The parameters of the final configuration, with where each value comes from."""
         carried = self.chain[-1].carried
-        config = self.final["config"] if self.final else {}
+        config = self.told(self.final["config"]) if self.final else {}
         return [(name, value, carried.get(name, DEFAULT)) for name, value in config.items()]
 
     @property
-    def is_cifar10(self) -> bool:
-        """Whether the images are the original's, by their classes and shape."""
-        identity = self.identity
-        return frozenset(identity.class_names) == CIFAR10_CLASSES and identity.image_shape == (32, 32, 3)
+    def final_inactive(self) -> Sequence[str]:
+        """The parameters that mean nothing in the final configuration."""
+        return self.final_point.row.inactive if self.final_point else ()
+
+    @property
+    def has_published(self) -> bool:
+        """Whether a study file says what the original printed."""
+        return any(section.spec.published and section.spec.published.results for section in self.sections)
+
+    @property
+    def is_original_data(self) -> bool:
+        """Whether the images are those of the original, CIFAR-10, by their classes and shape."""
+        classes, shape = frozenset(self.identity.class_names), self.identity.input_shape
+        return self.has_published and classes == CIFAR10_CLASSES and shape == (3, 32, 32)
+
+    @property
+    def examples(self) -> str:
+        """What the data are made of, in a word."""
+        return "images" if self.identity.is_images else "rows"
+
+    def told(self, config: Mapping[str, ParamValue]) -> dict[str, ParamValue]:
+        """Return a configuration as sentences and tables tell it."""
+        return self.recipe.parameters.told(config)
 
 
 def read(plan: Plan) -> ReportData:
@@ -244,6 +271,7 @@ def read(plan: Plan) -> ReportData:
         control = decision.control.source if decision and decision.control else None
         sections[name] = Section(
             spec=spec,
+            objective=plan.objective,
             status=statuses[name],
             points=points[name],
             decision=decision,
@@ -264,6 +292,9 @@ def read(plan: Plan) -> ReportData:
     return ReportData(
         options=plan.options.model_copy(update={"data": without_folders(plan.options.data)}),
         identity=plan.identity,
+        recipe=plan.recipe,
+        objective=plan.objective,
+        metrics=plan.metrics,
         versions=plan.created_with,
         storage=f"sqlite:///{file.name}" if file else plan.storage.name,
         sections=list(sections.values()),
@@ -288,6 +319,7 @@ def _points(plan: Plan, name: str, trials: Sequence[FrozenTrial]) -> list[Point]
                 study=name,
                 row=row,
                 config=attrs.get("config", {}),
+                value=row.metrics[plan.objective.name],
                 seeds=tuple(attrs["seeds"]),
                 findings=tuple(dict.fromkeys(finding.text for finding in findings)),
                 n_dying=sum(finding.name == "dying ReLU" for finding in findings),
@@ -299,12 +331,12 @@ def _points(plan: Plan, name: str, trials: Sequence[FrozenTrial]) -> list[Point]
 def _inherited_origins(plan: Plan, name: str, sections: Mapping[str, Section]) -> dict[str, Origin]:
     """Return where the values of the configuration come from that a study starts with."""
     spec = plan.specs[name]
-    defaults = TrialConfig().params()
+    defaults = plan.schema.defaults
     if spec.inherits is None:
         return dict.fromkeys(defaults, DEFAULT) | dict.fromkeys(spec.base, Origin(f"base of {name}"))
     if plan.options.inherit == "winners":
         return dict(sections[spec.inherits].carried)
-    published = published_config(plan.specs, spec.inherits).params()
+    published = published_config(plan.specs, spec.inherits)
     return {
         param: DEFAULT if value == defaults[param] else Origin("published choice")
         for param, value in published.items()

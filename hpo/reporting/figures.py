@@ -6,16 +6,19 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from hpo._text import duration, show_value
-from hpo.reporting.charts import Bar, Bars, Curves, Figure, Line, Matrix, Panel
+from hpo.planning.metrics import Metric
+from hpo.planning.samplers import distributions
+from hpo.reporting.charts import Bar, Bars, Curves, Effect, Effects, Figure, Line, Matrix, Panel, Scatter
 from hpo.reporting.data import Point, ReportData, Section
-from hpo.reporting.metrics import METRICS, OBJECTIVE, Metric
 from hpo.reporting.palette import BLUE, GREEN, GREY, ORANGE, RED, SKY, Colour, series
-from hpo.space.parameters import ParamValue
+from hpo.reporting.prose import in_words
+from hpo.space.parameters import ParamValue, canonical_json
 
 T = TypeVar("T")
 
@@ -27,8 +30,13 @@ MAX_CLASSES = 30
 """So many classes have a bar, the worst."""
 MAX_ROWS, MAX_COLUMNS = 16, 12
 """Of the matrix of a grid."""
+MAX_EFFECTS = 4
+"""So many axes of a grid have a panel, those with the largest effects."""
+MAX_PANELS = 4
 MAX_WORKERS = 40
-MIN_IMPORTANCE_POINTS = 8
+MIN_GRID_POINTS = 8
+MIN_SAMPLED_POINTS = 20
+"""PED-ANOVA looks at the best tenth of the points, of which there must be two at least."""
 MAX_LEVELS = 8
 """So many values, or ranges of values, of a parameter are told apart when its importance is judged."""
 NO_GRADIENT = 1e-10
@@ -49,6 +57,18 @@ class Entry:
     """Its id there; empty where the dashboard has such a figure itself, or no room."""
     picture: str = ""
     """The name of its PNG at the trial of the final stage; empty: it has none."""
+    is_of_metric: bool = False
+    """Whether there is one for every metric that is shown; its names hold `{metric}`."""
+
+    def of(self, metric: Metric, *, dashboard_has_it: bool) -> Entry:
+        """Return the line of one metric."""
+        name, dashboard, picture = (
+            text.replace("{metric}", metric.slug) for text in (self.name, self.dashboard, self.picture)
+        )
+        if dashboard_has_it:
+            dashboard = ""
+        describe = partial(self.describe, metric=metric)
+        return Entry(name, self.place, describe, dashboard, picture)
 
 
 @dataclass(frozen=True)
@@ -68,7 +88,7 @@ class Placed:
 
 def figures(report: ReportData) -> Iterator[Placed]:
     """Yield every figure that there is something to see on."""
-    for entry in FIGURES:
+    for entry in entries(report):
         if entry.place != "study":
             if (figure := entry.describe(report)) is not None:
                 yield Placed(entry, figure)
@@ -78,44 +98,79 @@ def figures(report: ReportData) -> Iterator[Placed]:
                 yield Placed(entry, figure, section.name)
 
 
+def entries(report: ReportData) -> Iterator[Entry]:
+    """Yield the lines of the table as they are for a plan's metrics."""
+    for entry in FIGURES:
+        if not entry.is_of_metric:
+            yield entry
+            continue
+        for metric in shown_metrics(report):
+            # of the objective on validation, the dashboard has curves of its own
+            is_known = metric == report.objective and entry.place == "study"
+            yield entry.of(metric, dashboard_has_it=is_known)
+
+
+def shown_metrics(report: ReportData) -> list[Metric]:
+    """Return the metrics that have curves: two at least, where the recipe has as many.
+
+    Tables say enough of the objective where there are two others to be seen beside it.
+    """
+    others = [metric for metric in report.metrics if metric != report.objective]
+    return others if len(others) > 1 else list(report.metrics)
+
+
 # --- the answer ------------------------------------------------------------------------------------------
 
 
 def waterfall(report: ReportData) -> Figure | None:
     """Describe what each study gained on validation, down to the test set."""
-    bars = []
+    objective, bars = report.objective, list[Bar]()
     for section in report.chain:
         decision = section.decision
         if decision is None or decision.value is None:
             continue
-        after = 100 * decision.value
+        after = objective.scale * decision.value
         if decision.control is None:
-            bars.append(Bar(section.label, after, after, f"{after:.1f} %"))
+            bars.append(Bar(section.label, after, after, objective.with_unit(decision.value)))
         elif not decision.adopted:
             bars.append(Bar(section.label, after, after, "kept", colour=GREY))
         else:
-            bars.append(_gain(section.label, 100 * decision.control.value, after))
+            bars.append(_gain(objective, section.label, objective.scale * decision.control.value, after))
     if not bars:
         return None
-    caption = f"{OBJECTIVE.title} on validation, carried from study to study"
+    caption = f"{objective.title} on validation, carried from study to study"
     if report.final is not None:
-        fresh = 100 * report.final[f"fresh_{OBJECTIVE.name}"]
-        test, deviation = (100 * (report.final[key][OBJECTIVE.name] or 0.0) for key in ("test", "std"))
-        label = f"{test:.1f}{f' ± {deviation:.1f}' if deviation else ''} %"
-        bars.append(_gain("fresh seeds", bars[-1].end, fresh, SKY))
-        bars.append(Bar("test set", test, fresh, label, colour=SKY, deviation=deviation))
+        fresh = objective.scale * report.final["fresh_value"]
+        test, deviation = report.final["test"][objective.name], report.final["std"][objective.name]
+        bars.append(_gain(objective, "fresh seeds", bars[-1].end, fresh, SKY))
+        bars.append(
+            Bar(
+                "test set",
+                objective.scale * test,
+                fresh,
+                objective.with_unit(test, deviation or None),
+                colour=SKY,
+                deviation=objective.scale * (deviation or 0.0),
+            )
+        )
         caption += "; then at fresh seeds and on the test set (whisker: one standard deviation)"
+    if not objective.is_maximized:
+        caption += ". Less is better"
     ends = [bar.end + sign * bar.deviation for bar in bars for sign in (-1, 1)]
-    spread = max(max(ends) - min(ends), 1.0)
+    # one point of a share; of another metric a hundredth of what it is
+    least = 1.0 if objective.is_share else max(map(abs, ends)) / 100 or 1.0
+    spread = max(max(ends) - min(ends), least)
     limits = min(ends) - 0.1 * spread, max(ends) + 0.32 * spread
-    return Figure("What each study gained", f"{caption}.", Bars(bars, OBJECTIVE.axis, limits, is_chain=True))
+    return Figure("What each study gained", f"{caption}.", Bars(bars, objective.axis, limits, is_chain=True))
 
 
-def _gain(name: str, before: float, after: float, colour: Colour | None = None) -> Bar:
-    points = after - before
-    # a gain that one decimal would round to nothing is still a gain
-    label = f"{points:+.{1 if abs(points) >= 0.05 else 3}f}"
-    return Bar(name, after, before, label, colour=colour or (GREEN if points > 0 else RED))
+def _gain(metric: Metric, name: str, before: float, after: float, colour: Colour | None = None) -> Bar:
+    step = after - before
+    label = metric.gap(step / metric.scale)
+    if step and not label.strip("+-0."):  # a gain that is rounded to nothing is still a gain
+        label = f"{step:+.1g}"
+    better = metric.gain(after, before) > 0
+    return Bar(name, after, before, label, colour=colour or (GREEN if better else RED))
 
 
 # --- a study ---------------------------------------------------------------------------------------------
@@ -127,10 +182,10 @@ def curves(report: ReportData, section: Section, metric: Metric) -> Figure | Non
     if not points:
         return None
     few = len(points) <= MAX_SERIES
-    without_norm = _without_norm_of(section, report.sections) if few else []
-    lines = _series(section, points, without_norm, metric) if few else _crowd(section, points, metric)
+    other, counterparts = _counterparts(section, report.sections) if few else ("", [])
+    lines = _series(section, points, counterparts, metric) if few else _crowd(section, points, metric)
     some = f" ({MAX_LINES} of {len(points):,} runs, evenly by rank)" if len(points) > MAX_LINES else ""
-    dashed = " Dashed: the same without batch norm." if without_norm else ""
+    dashed = f" Dashed: the same with {other}." if counterparts else ""
     return Figure(
         f"{metric.title} per epoch",
         f"Validation {metric.label} of every run of {section.name}{some}; means over seeds.{dashed}",
@@ -144,7 +199,7 @@ def curves(report: ReportData, section: Section, metric: Metric) -> Figure | Non
 
 
 def _series(
-    section: Section, points: Sequence[Point], without_norm: Sequence[Point], metric: Metric
+    section: Section, points: Sequence[Point], counterparts: Sequence[Point], metric: Metric
 ) -> list[Line]:
     """Return each run in its own colour, the control or the counterparts dashed."""
     best = section.ranked[0] if section.ranked else None
@@ -154,11 +209,11 @@ def _series(
         # the legend's title says which parameters these are
         values = ", ".join(show_value(params[axis]) for axis in section.spec.search if axis in params)
         lines.append(_run(point, metric, series(i), label=values or "control", is_best=point is best))
-        for other in without_norm:
+        for other in counterparts:
             if all(other.config.get(axis) == value for axis, value in params.items()):
                 lines.append(_run(other, metric, series(i), name=other.name, is_dashed=True, has_marks=False))
     control = section.control
-    if control and all(control.config != point.config for point in points) and not without_norm:
+    if control and all(control.config != point.config for point in points) and not counterparts:
         lines.append(
             _run(
                 control,
@@ -176,7 +231,7 @@ def _series(
 def _crowd(section: Section, points: Sequence[Point], metric: Metric) -> list[Line]:
     """Return faint lines, and the best and the worst run."""
     best, *others = [*section.ranked, *[point for point in points if not point.has_result]]
-    others.sort(key=lambda point: (point.has_result, -(point.row.macro_f1 or 0.0)))
+    others.sort(key=lambda point: (point.has_result, -section.objective.score(point.value or 0.0)))
     drawn = evenly([best, *others], MAX_LINES)
     lines = [_run(point, metric, GREY, weight="faint", has_marks=False) for point in drawn]
     if section.ranked:
@@ -192,7 +247,7 @@ def _run(
 ) -> Line:
     name = name or f"{point.row.trial}{' (best)' if is_best else ''}"
     return Line(
-        [metric.scale * value for value in point.curve(metric.valid)],
+        [metric.scale * value for value in point.curve(metric.name)],
         colour,
         name=name,
         text=f"trial {name}: {point.text}",
@@ -212,51 +267,204 @@ def evenly(things: Sequence[T], most: int) -> list[T]:
     return [things[round(i * (len(things) - 1) / (most - 1))] for i in range(most)]
 
 
-def _without_norm_of(section: Section, sections: Sequence[Section]) -> list[Point]:
-    """Return, for a study of batch norm, the runs of another study of the same axes without it."""
-    if section.spec.fixed.get("batch_norm") is not True:
-        return []
+def _counterparts(section: Section, sections: Sequence[Section]) -> tuple[str, list[Point]]:
+    """Return, for a study that fixed one thing on or off, the runs of the same axes with it the other way.
+
+    Returns:
+        What is other, in words, and the runs.
+    """
+    fixed = [(name, value) for name, value in section.spec.fixed.items() if isinstance(value, bool)]
+    if len(fixed) != 1:
+        return "", []
+    name, value = fixed[0]
     axes = section.spec.search.keys()
     same = [s for s in sections if s.spec.search.keys() == axes and s is not section]
-    return [p for s in same for p in s.points if p.row.history and p.config.get("batch_norm") is False]
+    found = [p for s in same for p in s.points if p.row.history and p.config.get(name) is (not value)]
+    return f"{_words(name)} {show_value(not value)}", found
 
 
-def channels_by_kernels(_report: ReportData, section: Section) -> Figure | None:
-    """Describe the objective over channels and kernels, for a grid over both."""
-    sides = [[name for name in section.spec.search if name.endswith(end)] for end in ("_channels", "_kernel")]
-    if not all(sides) or not section.spec.is_grid or not section.ranked:
+# --- a grid ----------------------------------------------------------------------------------------------
+
+
+def heat_map(_report: ReportData, section: Section) -> Figure | None:
+    """Describe the objective at every point of a grid: some of its axes down, the others across."""
+    sides = _sides(list(_varied(section)))
+    if not section.spec.is_grid or not all(sides) or not section.ranked:
         return None
     found = {
-        tuple(tuple(point.config[name] for name in side) for side in sides): point for point in section.ranked
+        tuple(tuple(point.config[name] for name in side) for side in sides): point
+        for point in section.ranked[::-1]
     }
-    rows, columns = (sorted({key[side] for key in found}) for side in (0, 1))
-    if len(rows) > MAX_ROWS or len(columns) > MAX_COLUMNS or {*sides[0], *sides[1]} != {*section.spec.search}:
+    rows, columns = (_in_order(section, side, [key[i] for key in found]) for i, side in enumerate(sides))
+    if len(rows) > MAX_ROWS or len(columns) > MAX_COLUMNS:
         return None
-    n_pruned = sum(point.row.state == "pruned" for point in section.ranked)
-    pruned = (
-        f" {n_pruned} of the {len(section.ranked)} were pruned: theirs is of fewer epochs."
-        if n_pruned
-        else ""
-    )
+    values = [
+        [found[row, column].value if (row, column) in found else None for column in columns] for row in rows
+    ]
+    objective, best = section.objective, section.ranked[0]
+    down, across = (in_words([_words(name) for name in side]) for side in sides)
     return Figure(
-        "Channels and kernels",
-        f"{OBJECTIVE.title} in % on validation by channels and kernels; the best is "
-        f"{OBJECTIVE.text(section.ranked[0].row.macro_f1)} %.{pruned}",
-        Matrix(
-            [" → ".join(map(str, row)) for row in rows],
-            [" → ".join(f"{kernel}×{kernel}" for kernel in column) for column in columns],
-            [
-                [
-                    100 * (found[row, column].row.macro_f1 or 0.0) if (row, column) in found else math.nan
-                    for column in columns
-                ]
-                for row in rows
-            ],
-            "channels, C1 → C2",
-            "kernels, C1 → C2",
-            digits=1,
+        "Every point of the grid",
+        f"{objective.title}{' in %' if objective.is_share else ''} on validation by {down} (down) and "
+        f"{across} (across), brighter is better; the best is {objective.with_unit(best.value)}."
+        f"{_pruned_text(section)}",
+        _matrix(objective, sides, rows, columns, values),
+    )
+
+
+def _sides(axes: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return which axes lie along which side of a matrix; nothing where they are too few or too many.
+
+    Axes of one kind, by the last word of their names, lie along one side; else the first half of them does.
+    """
+    kinds: dict[str, list[str]] = {}
+    for axis in axes:
+        kinds.setdefault(_kind(axis), []).append(axis)
+    if not 2 <= len(axes) <= 4:
+        return [], []
+    if len(kinds) == 2:
+        first, second = kinds.values()
+        return first, second
+    return list(axes[: len(axes) // 2]), list(axes[len(axes) // 2 :])
+
+
+def main_effects(_report: ReportData, section: Section) -> Figure | None:
+    """Describe the mean of the objective at each value of every axis of a grid."""
+    axes = _varied(section)
+    if not section.spec.is_grid or len(axes) < 2 or len(section.ranked) < MIN_GRID_POINTS:
+        return None
+    objective = section.objective
+    effects = [
+        Effect(
+            _words(name),
+            [show_value(value) for value in values],
+            [objective.scale * _mean(section, {name: value}) for value in values],
+        )
+        for name, values in axes.items()
+        if len(values) <= MAX_LEVELS
+    ]
+    largest = sorted(effects, key=lambda effect: -effect.extent)[:MAX_EFFECTS]
+    if not largest:
+        return None
+    shown = [effect for effect in effects if effect in largest]
+    some = f" The {len(shown)} of {len(axes)} with the largest effects." if len(shown) < len(axes) else ""
+    return Figure(
+        "Effect of each parameter",
+        f"Mean {objective.label} on validation of all points with a value, whatever the others are; "
+        f"dashed: the mean of all.{some}{_pruned_text(section)}",
+        Effects(shown, objective.axis, objective.scale * _mean(section, {})),
+    )
+
+
+def joint_effects(_report: ReportData, section: Section) -> Figure | None:
+    """Describe the mean of the objective by the two axes of a grid that together explain most."""
+    varied, points = _varied(section), section.ranked
+    axes = {name: values for name, values in varied.items() if len(values) <= MAX_COLUMNS}
+    if not section.spec.is_grid or len(varied) < 3 or len(axes) < 2 or len(points) < MIN_GRID_POINTS:
+        return None
+    scores = np.array([point.value for point in points], dtype=float)
+    if scores.max() == scores.min():
+        return None
+
+    def explained(pair: tuple[str, str]) -> float:
+        return main_effect([canonical_json({n: p.config[n] for n in pair}) for p in points], scores)
+
+    one, other = max(combinations(axes, 2), key=explained)
+    if explained((one, other)) <= 0:
+        return None
+    objective = section.objective
+    values = [[_mean(section, {one: a, other: b}) for b in axes[other]] for a in axes[one]]
+    return Figure(
+        "Two parameters together",
+        f"Mean {objective.label}{' in %' if objective.is_share else ''} on validation by {_words(one)} and "
+        f"{_words(other)}, whatever the others are; brighter is better. No other two explain more of the "
+        f"differences.{_pruned_text(section)}",
+        _matrix(
+            objective,
+            ([one], [other]),
+            [(value,) for value in axes[one]],
+            [(value,) for value in axes[other]],
+            values,
         ),
     )
+
+
+Key = tuple[ParamValue, ...]
+
+
+def _varied(section: Section) -> dict[str, list[ParamValue]]:
+    """Return the axes of two values or more, each with those that points with a result have, in order."""
+    found = {}
+    for name, axis in section.spec.search.items():
+        if axis.size is None:
+            continue
+        there = {point.config[name] for point in section.ranked}
+        found[name] = [value for value in axis.values() if value in there]
+    return {name: values for name, values in found.items() if len(values) > 1}
+
+
+def _in_order(section: Section, side: Sequence[str], keys: Sequence[Key]) -> list[Key]:
+    """Return the different keys, in the order that the study's axes have."""
+    orders = [section.spec.search[name].values() for name in side]
+    return sorted(
+        set(keys), key=lambda key: [order.index(value) for order, value in zip(orders, key, strict=True)]
+    )
+
+
+def _mean(section: Section, values: Mapping[str, ParamValue]) -> float:
+    """Return the mean of the objective of all points with these values; NaN where there are none."""
+    found = [
+        point.value or 0.0
+        for point in section.ranked
+        if all(point.config[name] == value for name, value in values.items())
+    ]
+    return float(np.mean(found)) if found else math.nan
+
+
+def _matrix(
+    metric: Metric,
+    sides: tuple[Sequence[str], Sequence[str]],
+    rows: Sequence[Key],
+    columns: Sequence[Key],
+    values: Sequence[Sequence[float | None]],
+) -> Matrix:
+    # axes of one kind follow each other, as the widths of layers do
+    down, across = (" → " if len({_kind(name) for name in side}) == 1 else ", " for side in sides)
+    scaled = [[math.nan if value is None else metric.scale * value for value in row] for row in values]
+    return Matrix(
+        [down.join(map(show_value, row)) for row in rows],
+        [across.join(map(show_value, column)) for column in columns],
+        scaled,
+        down.join(map(_words, sides[0])),
+        across.join(map(_words, sides[1])),
+        digits=1 if metric.is_share else _digits([value for row in scaled for value in row]),
+        unit=" %" if metric.is_share else "",
+        is_less_better=not metric.is_maximized,
+    )
+
+
+def _digits(values: Sequence[float]) -> int:
+    """Return how many decimals show three digits of the largest of some numbers."""
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    return min(4, max(0, 2 - math.floor(math.log10(largest)))) if largest else 0
+
+
+def _pruned_text(section: Section) -> str:
+    n_pruned = sum(point.row.state == "pruned" for point in section.ranked)
+    if not n_pruned:
+        return ""
+    return f" {n_pruned} of the {len(section.ranked)} were pruned: theirs is of fewer epochs."
+
+
+def _kind(axis: str) -> str:
+    return axis.rpartition("_")[2]
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+# --- layers and importance -------------------------------------------------------------------------------
 
 
 def layers(_report: ReportData, section: Section, key: str, title: str) -> Figure | None:
@@ -268,16 +476,21 @@ def layers(_report: ReportData, section: Section, key: str, title: str) -> Figur
         return None
     best, *rest = section.ranked
     worst = max(rest, key=lambda point: (point.n_dying, float(point.config["learning_rate"])))
+    watched = worst.row.history[0][0].get("layers", {})
+    if not watched:
+        return None
     is_share = key == "dead_share"
     panels = []
     for point, word in ((worst, "died" if worst.n_dying else "other"), (best, "best")):
         lines = []
-        for i, layer in enumerate(worst.row.history[0][0]["layers"]):
-            values = [epoch[0]["layers"].get(layer, {}).get(key) for epoch in point.row.history]
+        for i, layer in enumerate(watched):
+            values = [epoch[0].get("layers", {}).get(layer, {}).get(key) for epoch in point.row.history]
             if any(value is not None for value in values):
                 scaled = [None if value is None else 100 * value if is_share else value for value in values]
                 lines.append(Line(scaled, series(i), label=layer))
         panels.append(Panel(lines, f"{word}: learning rate {point.config['learning_rate']:.3g}"))
+    if not any(panel.lines for panel in panels):
+        return None
     which = "a run that died" if worst.n_dying else "the run of the highest other rate"
     return Figure(
         title,
@@ -293,24 +506,51 @@ def layers(_report: ReportData, section: Section, key: str, title: str) -> Figur
 
 
 def importance(_report: ReportData, section: Section) -> Figure | None:
-    """Describe how much of the differences each searched parameter explains by itself."""
+    """Describe how much each searched parameter matters for the objective."""
     points = [point for point in section.ranked if point.row.state == "complete" and point.row.params]
-    scores = np.array([point.row.macro_f1 for point in points], dtype=float)
-    if len(section.spec.search) < 2 or len(points) < MIN_IMPORTANCE_POINTS or scores.max() == scores.min():
+    scores = np.array([point.value for point in points], dtype=float)
+    least = MIN_GRID_POINTS if section.spec.is_grid else MIN_SAMPLED_POINTS
+    if len(section.spec.search) < 2 or len(points) < least or scores.max() == scores.min():
         return None
-    shares = {
-        name: 100 * main_effect([point.row.params[name] for point in points], scores)
-        for name in section.spec.search
-    }
+    label, n_points = section.objective.label, f"{len(points):,} complete points of {section.name}"
+    if section.spec.is_grid:
+        shares = {
+            name: 100 * main_effect([point.row.params[name] for point in points], scores)
+            for name in section.spec.search
+        }
+        axis = "share of the variance explained, %"
+        caption = (
+            f"How much of the variance of {label} between {n_points} each parameter explains by itself; the "
+            "rest is how they act together, and noise."
+        )
+    else:
+        shares = {name: 100 * share for name, share in _ped_anova(section, points).items()}
+        axis = "share of the importance, %"
+        caption = (
+            f"How much each parameter has to do with whether one of {n_points} is among the best tenth by "
+            f"{label} (PED-ANOVA)."
+        )
     if not any(shares.values()):
         return None
     ranked = sorted(shares.items(), key=lambda item: -item[1])
-    bars = [Bar(name, share, label=f"{share:.0f} %") for name, share in ranked]
+    bars = [Bar(_words(name), share, label=f"{share:.0f} %") for name, share in ranked]
     return Figure(
-        "Importance of the parameters",
-        f"How much of the variance of {OBJECTIVE.label} between {len(points):,} complete points of "
-        f"{section.name} each parameter explains by itself; the rest is how they act together, and noise.",
-        Bars(bars, "share of the variance explained, %", (0, min(112, 1.15 * bars[0].end + 5))),
+        "Importance of the parameters", caption, Bars(bars, axis, (0, min(112, 1.15 * bars[0].end + 5)))
+    )
+
+
+def _ped_anova(section: Section, points: Sequence[Point]) -> dict[str, float]:
+    """Return Optuna's PED-ANOVA importances, which add up to 1; nothing where it can tell nothing."""
+    import optuna  # most plans are grids and have no use for it here
+
+    study = optuna.create_study(direction=section.objective.direction)
+    space = distributions(section.spec)
+    study.add_trials(
+        optuna.trial.create_trial(params=dict(point.row.params), distributions=space, value=point.value)
+        for point in points
+    )
+    return optuna.importance.get_param_importances(
+        study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
     )
 
 
@@ -350,7 +590,7 @@ def test_curves(report: ReportData, metric: Metric) -> Figure | None:
     band = seeds.min(axis=1).tolist(), seeds.max(axis=1).tolist()
     lines = [Line(seeds.mean(axis=1).tolist(), BLUE, label="test", weight="strong", band=band)]
     if report.final_point is not None:
-        valid = [metric.scale * value for value in report.final_point.curve(metric.valid)]
+        valid = [metric.scale * value for value in report.final_point.curve(metric.name)]
         lines.append(Line(valid, ORANGE, label="validation", is_dashed=True))
     return Figure(
         f"{metric.title} on the test set",
@@ -361,7 +601,7 @@ def test_curves(report: ReportData, metric: Metric) -> Figure | None:
 
 def per_class(report: ReportData) -> Figure | None:
     """Describe test F1 per class, the best first."""
-    if report.final is None:
+    if report.final is None or "per_class" not in report.final:
         return None
     scores = {name: 100 * each["f1"] for name, each in report.final["per_class"].items()}
     ranked = sorted(scores, key=lambda name: -scores[name])
@@ -374,22 +614,40 @@ def per_class(report: ReportData) -> Figure | None:
             [Bar(name, scores[name], label=f"{scores[name]:.1f}") for name in shown],
             "test F1, %",
             (0, 108),
-            reference=100 * report.final["test"]["macro_f1"],
+            reference=sum(scores.values()) / len(scores),
         ),
     )
 
 
 def confusion(report: ReportData) -> Figure | None:
     """Describe the confusion matrix in percent of the true class."""
-    if report.final is None:
+    if report.final is None or "confusion_matrix" not in report.final:
         return None
     counts = np.array(report.final["confusion_matrix"], dtype=float)
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-9)
     names = list(report.final["per_class"])
     return Figure(
         "Confusion matrix",
-        "Of the test images of each class (a row), the share in % that was taken for each class (a column).",
-        Matrix(names, names, shares.tolist(), "true class", "predicted class", digits=0),
+        f"Of the test {report.examples} of each class (a row), the share in % that was taken for each class "
+        "(a column).",
+        Matrix(names, names, shares.tolist(), "true class", "predicted class", digits=0, unit=" %"),
+    )
+
+
+def predictions(report: ReportData) -> Figure | None:
+    """Describe the numbers that were predicted on the test set against the true ones."""
+    pairs = [
+        (float(true), float(predicted))
+        for true, predicted in (report.final or {}).get("predictions", ())
+        if true is not None and predicted is not None and math.isfinite(true) and math.isfinite(predicted)
+    ]
+    if not pairs:
+        return None
+    return Figure(
+        "Predicted against true",
+        f"{len(pairs):,} numbers of the test set, predicted by the network of one seed: on the dashed line "
+        "they would be exact.",
+        Scatter(pairs, "true", "predicted"),
     )
 
 
@@ -430,28 +688,31 @@ def time_line(report: ReportData) -> Figure | None:
 # --- a trial ---------------------------------------------------------------------------------------------
 
 
-def trial_curves(point: Point) -> Figure:
+def trial_curves(report: ReportData, point: Point) -> Figure:
     """Describe the metrics of a run per epoch, a line a seed: the picture that its trial carries."""
     panels = [
         Panel(
             [
-                Line([metric.scale * epoch[seed][metric.valid] for epoch in point.row.history], series(seed))
+                Line(
+                    [metric.scale * epoch[seed]["metrics"][metric.name] for epoch in point.row.history],
+                    series(seed),
+                )
                 for seed in range(len(point.seeds))
             ],
             f"validation {metric.axis}",
         )
-        for metric in METRICS
+        for metric in report.metrics[:MAX_PANELS]
     ]
     caption = "Validation metrics per epoch, a line a seed."
     return Figure(point.name, caption, Curves(panels, has_one_scale=False))
 
 
-SHOWN = [metric for metric in METRICS if metric is not OBJECTIVE]
-"""The dashboard draws the objective itself, and a report says it in tables."""
 FIGURES: Sequence[Entry] = (
     Entry("waterfall", "answer", waterfall, "hpo-waterfall"),
-    *(Entry(m.slug, "study", partial(curves, metric=m), f"hpo-{m.slug}") for m in SHOWN),
-    Entry("channels-kernels", "study", channels_by_kernels, "hpo-channels-kernels"),
+    Entry("{metric}", "study", curves, "hpo-{metric}", is_of_metric=True),
+    Entry("heat-map", "study", heat_map, "hpo-heat-map"),
+    Entry("main-effects", "study", main_effects, "hpo-main-effects"),
+    Entry("joint-effects", "study", joint_effects, "hpo-joint-effects"),
     Entry(
         "gradients-weights",
         "study",
@@ -461,17 +722,11 @@ FIGURES: Sequence[Entry] = (
     Entry("gradients-biases", "study", partial(layers, key="bias_gradient", title="Gradients of the biases")),
     Entry("dead-units", "study", partial(layers, key="dead_share", title="Dead units"), "hpo-dead-units"),
     Entry("importance", "study", importance),
-    *(
-        Entry(
-            f"final-{m.slug}",
-            "final",
-            partial(test_curves, metric=m),
-            f"hpo-test-{m.slug}",
-            f"test-{m.slug}.png",
-        )
-        for m in SHOWN
+    Entry(
+        "final-{metric}", "final", test_curves, "hpo-test-{metric}", "test-{metric}.png", is_of_metric=True
     ),
     Entry("per-class", "final", per_class, "hpo-per-class", "f1-per-class.png"),
     Entry("confusion-matrix", "final", confusion, "hpo-confusion", "confusion-matrix.png"),
+    Entry("predictions", "final", predictions, "hpo-predictions", "predictions.png"),
     Entry("time-line", "provenance", time_line, "hpo-time-line"),
 )

@@ -18,8 +18,9 @@ from hpo._files import write_whole
 from hpo._text import params_text, printable
 from hpo.errors import RunError
 from hpo.planning.plan import WRONG_IMAGES, Plan
-from hpo.reporting import conclusions, prose, published, tables
+from hpo.reporting import prose, published, tables
 from hpo.reporting.data import ReportData, read
+from hpo.reporting.evidence import conclusions
 from hpo.reporting.figures import Placed, figures
 from hpo.reporting.render.matplotlib import Drawing, draw
 
@@ -50,7 +51,7 @@ def write_report(plan: Plan, out: Path) -> Path:
     try:
         for name in ("tables", "figures"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        for table in [*context["tables"].values(), tables.epochs_table(report.points)]:
+        for table in [*context["tables"].values(), tables.epochs_table(report)]:
             write_whole(folder / "tables" / f"{table.name}.csv", table.csv().encode())
         for placed, drawing in drawings:
             write_whole(folder / "figures" / f"{placed.name}.svg", drawing.svg)
@@ -67,13 +68,12 @@ def write_report(plan: Plan, out: Path) -> Path:
 def _context(report: ReportData, drawings: Sequence[tuple[Placed, Drawing]], out: Path) -> dict[str, Any]:
     """Return what both templates know; they call `prose` for what a study says of itself."""
     comparisons = tables.published_table(published.comparisons(report), report)
-    # a plan of somebody's own has nothing to do with the original's claims
-    judged = conclusions.conclusions(report) if comparisons.rows else {}
+    judged = conclusions(report)
     all_tables = [
-        *map(tables.points_table, report.sections),
+        *[tables.points_table(report, section) for section in report.sections],
         *tables.final_tables(report),
-        comparisons,
-        tables.conclusions_table(judged),
+        *([comparisons] if comparisons.rows else []),
+        *([tables.conclusions_table(judged.evidence)] if judged else []),
         tables.provenance_table(report, version("hpo-studies")),
     ]
     return {
@@ -83,9 +83,9 @@ def _context(report: ReportData, drawings: Sequence[tuple[Placed, Drawing]], out
         "answer": prose.answer(report),
         "source": printable(report.options.data),
         "warnings": [printable(text) for text in prose.warnings(report)],
-        "conclusions": judged,
-        "noise": conclusions.noise_text(report),
-        "limits": conclusions.not_the_originals(report),
+        "conclusions": judged.evidence if judged else {},
+        "noise": judged.noise if judged else "",
+        "limits": judged.limits if judged else (),
         "marks": VERDICT_MARKS,
         "tables": {table.name: table for table in all_tables},
         "drawings": drawings,

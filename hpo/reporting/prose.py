@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from hpo._text import params_text, percent, percentage, printable, show_value
-from hpo.planning.decisions import MIN_SEEDS_TO_TEST, idle_params
-from hpo.reporting.contrasts import ALPHA
+from hpo._text import params_text, printable, show_value
+from hpo.planning.decisions import MIN_SEEDS_TO_TEST
 from hpo.reporting.data import Origin, ReportData, Section
 from hpo.space.axes import Choices, Range
 from hpo.space.parameters import ParamValue
 
+ALPHA = 0.05
+"""A p-value below it is taken for more than chance."""
 SMALL_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
@@ -26,7 +27,7 @@ class Answer:
 def answer(report: ReportData) -> Answer:
     """Return what came out, or how far the plan is."""
     final = report.final
-    data = data_text(report)
+    data, objective = data_text(report), report.objective
     if final is not None:
         test, deviation, n_seeds = final["test"], final["std"], len(final["seeds"])
         seeds = (
@@ -34,26 +35,32 @@ def answer(report: ReportData) -> Answer:
             if n_seeds == 1
             else f"mean and deviation over {count_text(n_seeds)} fresh seeds"
         )
-        macro_f1 = percentage(test["macro_f1"], deviation["macro_f1"])
+        reached = objective.with_unit(test[objective.name], deviation[objective.name])
+        others = [
+            f"{metric.label} {metric.with_unit(test[metric.name])}"
+            for metric in report.metrics
+            if metric != objective
+        ]
+        metrics = in_words([f"{objective.label} {reached}", *others])
         return Answer(
-            f"Test macro F1 {macro_f1}",
-            f"The configuration that the studies chose reaches a macro F1 of {macro_f1}, an accuracy of "
-            f"{percent(test['accuracy'])} % and a loss of {test['loss']:.3f} on the test set: {seeds}, at "
+            f"Test {objective.label} {reached}",
+            f"On the test set, the configuration that the studies chose has {metrics}: {seeds}, at "
             f"epoch {final['selected_epoch']}, which validation chose. Data: {data}.",
         )
     decided = [s.decision for s in report.sections if s.decision and s.decision.params]
     if report.final_inherited is not None and report.final_inherited.value is not None:
-        best = percent(report.final_inherited.value)
+        best = objective.with_unit(report.final_inherited.value)
         ended = report.final_point.row.reason if report.final_point else ""
         state = "Every study has decided; " + (
             f"the final stage has no result: {ended}" if ended else "the test set has not been opened"
         )
         return Answer(
-            f"Validation macro F1 {best} %, no test result yet",
-            f"{state}. On validation the best configuration reaches a macro F1 of {best} %, on {data}.",
+            f"Validation {objective.label} {best}, no test result yet",
+            f"{state}. On validation, the best configuration has {objective.label} {best}. Data: {data}.",
         )
     values = [decision.value for decision in decided if decision.value is not None]
-    best_so_far = f" The best so far reaches {percent(max(values))} % on validation." if values else ""
+    best = objective.with_unit(max(values, key=objective.score)) if values else ""
+    best_so_far = f" The best so far has {objective.label} {best} on validation." if values else ""
     how_many = count_text(len(decided)).capitalize() if decided else "None"
     return Answer(
         "No answer yet",
@@ -65,16 +72,15 @@ def answer(report: ReportData) -> Answer:
 def data_text(report: ReportData) -> str:
     """Return the data set at hand in words."""
     identity = report.identity
-    height, width, channels = identity.image_shape
     source = report.options.data
-    known = f"CIFAR-10 ({source})" if report.is_cifar10 and not source.startswith("cifar10") else source
-    parts = f"{identity.n_train:,} training and {identity.n_valid:,} validation images"
-    if report.final:
+    known = f"CIFAR-10 ({source})" if report.is_original_data and not source.startswith("cifar10") else source
+    parts = f"{identity.n_train:,} training and {identity.n_valid:,} validation"
+    if report.final and "confusion_matrix" in report.final:
         n_test = round(sum(map(sum, report.final["confusion_matrix"])))
-        parts = f"{identity.n_train:,} training, {identity.n_valid:,} validation and {n_test:,} test images"
-    return printable(
-        f"{known}: {parts} of {height}×{width}×{channels} in {len(identity.class_names)} classes"
-    )
+        parts = f"{identity.n_train:,} training, {identity.n_valid:,} validation and {n_test:,} test"
+    targets = identity.targets_text
+    what = f" in {targets}" if identity.class_names else f", each with {targets} to predict"
+    return printable(f"{known}: {parts} {identity.inputs_text}{what}")
 
 
 def warnings(report: ReportData) -> list[str]:
@@ -95,9 +101,10 @@ def warnings(report: ReportData) -> list[str]:
             )
         decision = section.decision
         if decision and decision.adopted and decision.winner and decision.control:
-            lead = decision.winner.value - decision.control.value
-            if 0 < lead < 1 / report.identity.n_valid:
-                found.append(f"{section.name}: the winner's lead is less than one validation image.")
+            lead = report.objective.gain(decision.winner.value, decision.control.value)
+            if report.objective.is_share and 0 < lead < 1 / report.identity.n_valid:
+                one = report.examples.removesuffix("s")
+                found.append(f"{section.name}: the winner's lead is less than one validation {one}.")
         if decision and decision.adopted and decision.p_value is not None and decision.p_value >= ALPHA:
             found.append(
                 f"{section.name}: the winner was adopted although seeds alone may explain its lead "
@@ -106,9 +113,26 @@ def warnings(report: ReportData) -> list[str]:
     if report.options.limit_train or report.options.limit_valid:
         identity = report.identity
         found.append(
-            f"The data were cut to {identity.n_train:,} training and {identity.n_valid:,} validation images."
+            f"The data were cut to {identity.n_train:,} training and {identity.n_valid:,} validation "
+            f"{report.examples}."
         )
-    return [*found, *[f"{remark[0].upper()}{remark[1:]}." for remark in report.remarks]]
+    remarks = dict.fromkeys([*report.remarks, *_without_effect(report)])
+    return [*found, *[f"{remark[0].upper()}{remark[1:]}." for remark in remarks]]
+
+
+def _without_effect(report: ReportData) -> Iterator[str]:
+    """Yield which values of the search meant nothing at any point that has them, as workers noted there."""
+    for section in report.sections:
+        for name in section.spec.search:
+            seen: dict[ParamValue, bool] = {}
+            for point in section.points:
+                if name in point.row.params and point.config:
+                    value = point.row.params[name]
+                    seen[value] = seen.get(value, True) and name in point.row.inactive
+            idle = [show_value(value) for value, is_idle in seen.items() if is_idle]
+            if idle and section.spec.is_grid:
+                what = f"{section.name}: {name} {', '.join(idle)}"
+                yield f"{what} has no effect with the rest of the configuration"
 
 
 def _edges(report: ReportData) -> Iterator[str]:
@@ -153,9 +177,9 @@ def question(section: Section) -> str:
     """Return what a study asks, in a sentence."""
     spec = section.spec
     axes = [f"{name.replace('_', ' ')} ({_values(axis)})" for name, axis in spec.search.items()]
-    which = " and ".join([", ".join(axes[:-1]), axes[-1]] if len(axes) > 1 else axes)
     with_ = f", with {params_text(spec.fixed)}," if spec.fixed else ""
-    return f"Which {which}{with_} gives the highest macro F1 on validation?"
+    objective = section.objective
+    return f"Which {in_words(axes)}{with_} gives the {objective.best_word} {objective.label} on validation?"
 
 
 def _values(axis: Choices | Range) -> str:
@@ -189,14 +213,19 @@ def decision_text(section: Section) -> str:
     if control is None:
         return text
     rule = "a winner replaces what was inherited only where it beats it at the same seeds"
-    return f"{text} The control, trial {control.source.name}, reaches {percent(control.value)} %; {rule}."
+    return (
+        f"{text} The control, trial {control.source.name}, has {section.objective.label} "
+        f"{section.objective.with_unit(control.value)}; {rule}."
+    )
 
 
-def grouped_origins(section: Section) -> list[tuple[Origin, dict[str, ParamValue]]]:
+def grouped_origins(report: ReportData, section: Section) -> list[tuple[Origin, dict[str, ParamValue]]]:
     """Return the values that a study did not search, by where they come from; defaults last."""
     groups: dict[Origin, dict[str, ParamValue]] = {}
-    for name, value in section.context.items():
-        if name not in section.spec.search and name not in idle_params(section.context):
+    inactive = [set(point.row.inactive) for point in section.points]
+    nowhere = set.intersection(*inactive) if inactive else set()
+    for name, value in report.told(section.context).items():
+        if name not in section.spec.search and name not in nowhere:
             groups.setdefault(section.origins[name], {})[name] = value
     return sorted(groups.items(), key=lambda group: group[0].text == "default")
 
@@ -204,15 +233,25 @@ def grouped_origins(section: Section) -> list[tuple[Origin, dict[str, ParamValue
 def shrinkage(report: ReportData) -> str:
     """Return how search, fresh seeds and test set compare."""
     final = report.final
-    if final is None or final["search_macro_f1"] is None:
+    if final is None or final["search_value"] is None:
         return ""
-    return (
-        f"Macro F1 of this configuration: {percent(final['search_macro_f1'])} % on validation in the search, "
-        f"{percent(final['fresh_macro_f1'])} % on validation at fresh seeds, "
-        f"{percent(final['test']['macro_f1'])} % on the test set. The first step "
-        "takes away the luck of the search's own seeds, the second that configuration and epoch were chosen "
-        "on the validation images; chance is in both."
+    objective = report.objective
+    search, fresh, test = (
+        objective.with_unit(value)
+        for value in (final["search_value"], final["fresh_value"], final["test"][objective.name])
     )
+    return (
+        f"{objective.title} of this configuration: {search} on validation in the search, {fresh} on "
+        f"validation at fresh seeds, {test} on the test set. The first step takes away the luck of the "
+        "search's own seeds, the second that configuration and epoch were chosen on the validation "
+        f"{report.examples}; chance is in both."
+    )
+
+
+def in_words(things: Sequence[str]) -> str:
+    """Return things as a sentence lists them."""
+    *some, last = things
+    return f"{', '.join(some)} and {last}" if some else last
 
 
 def count_text(number: int) -> str:

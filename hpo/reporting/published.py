@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from hpo._text import params_text
+from hpo.planning.metrics import Metric
 from hpo.planning.plan import FINAL
 from hpo.reporting.data import Point, ReportData, Section
-from hpo.reporting.metrics import METRICS, Metric
 from hpo.space.parameters import ParamValue
 from hpo.space.study_file import PublishedResult
 
@@ -58,7 +58,7 @@ def _compare(report: ReportData, section: Section, result: PublishedResult) -> l
     is_test = result.on == "test"
     finished = report.final_point if report.final else None
     point = finished if is_test else _same(section, result.params)
-    values = [(metric, getattr(result, metric.name)) for metric in METRICS]
+    values = [(metric, getattr(result, metric.name, None)) for metric in report.metrics]
     none: list[tuple[Metric | None, None]] = [(None, None)]
     printed = [(metric, value) for metric, value in values if value is not None] or none
     return [
@@ -89,7 +89,7 @@ def _ours(report: ReportData, point: Point | None, metric: Metric, result: Publi
     if result.on == "test":
         curve = [fmean(seed[metric.name] for seed in epoch) for epoch in report.test_epochs]
     else:
-        curve = point.curve(metric.valid) if point else []
+        curve = point.curve(metric.name) if point else []
     if not curve:
         return None
-    return curve[-1] if result.epoch == "last" else metric.best(curve)
+    return curve[-1] if result.epoch == "last" else max(curve, key=metric.score)

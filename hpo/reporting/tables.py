@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpo._text import duration, harmless_cell, percent, printable, show_value
-from hpo.planning.decisions import idle_params
 from hpo.planning.manifest import Options
-from hpo.reporting.conclusions import Evidence
+from hpo.planning.metrics import Metric
 from hpo.reporting.data import Origin, Point, ReportData, Section
-from hpo.reporting.metrics import METRICS, OBJECTIVE, Metric
+from hpo.reporting.evidence import Evidence
 from hpo.reporting.prose import count_text, data_text
 from hpo.reporting.published import Comparison
 from hpo.space.parameters import ParamValue
@@ -114,13 +113,14 @@ def _metric(metric: Metric) -> Callable[[Mapping[str, float | None]], Cell]:
     return lambda each: Cell(metric.text(each[metric.name]), each[metric.name])
 
 
-METRIC_COLUMNS: Columns = [(Column(metric.head, metric.name), _metric(metric)) for metric in METRICS]
+def _metric_columns(metrics: Iterable[Metric]) -> Columns:
+    return [(Column(metric.head, metric.name), _metric(metric)) for metric in metrics]
 
 
 # --- a study ---------------------------------------------------------------------------------------------
 
 
-def points_table(section: Section) -> Table:
+def points_table(report: ReportData, section: Section) -> Table:
     """Return all points of a study; the control too, where an earlier study trained it."""
     control = section.control
     fixed = [
@@ -132,7 +132,7 @@ def points_table(section: Section) -> Table:
     columns = [
         Column("trial"),
         *[Column(axis.replace("_", " "), axis) for axis in axes],
-        *[column for column, _ in METRIC_COLUMNS],
+        *[column for column, _ in _metric_columns(report.metrics)],
         Column("best epoch", "best_epoch"),
         Column("epochs"),
         Column("time s", "seconds"),
@@ -140,12 +140,12 @@ def points_table(section: Section) -> Table:
         _words("remarks"),
     ]
     points = [control] if control is not None and control not in section.points else []
-    rows = [_point_row(section, point, axes) for point in [*points, *section.points]]
+    rows = [_point_row(report.metrics, section, point, axes) for point in [*points, *section.points]]
     caption = f"All points of {section.name}; metrics of the best epoch on validation, means over seeds."
     return Table(f"points-{section.name}", caption, columns, rows)
 
 
-def _point_row(section: Section, point: Point, axes: Sequence[str]) -> Row:
+def _point_row(metrics: Sequence[Metric], section: Section, point: Point, axes: Sequence[str]) -> Row:
     decision, row = section.decision, point.row
     is_best = bool(decision and decision.winner and decision.winner.source == point.ref)
     is_carried = bool(decision and decision.source == point.ref)
@@ -156,7 +156,7 @@ def _point_row(section: Section, point: Point, axes: Sequence[str]) -> Row:
         [
             Cell(str(row.trial)) if is_ours else Cell(point.name, link=point.anchor),
             *[_param_cell(_param(point, axis)) for axis in axes],
-            *[show(vars(row)) for _, show in METRIC_COLUMNS],
+            *[show(row.metrics) for _, show in _metric_columns(metrics)],
             _cell(row.best_epoch),
             _cell(row.epochs),
             Cell(f"{row.seconds:.1f}", round(row.seconds, 3)),
@@ -170,8 +170,7 @@ def _point_row(section: Section, point: Point, axes: Sequence[str]) -> Row:
 
 def _param(point: Point, name: str) -> ParamValue | None:
     """Return a parameter of a point; None for one that means nothing there."""
-    is_idle = name in idle_params(point.config)
-    return None if is_idle else point.row.params.get(name, point.config.get(name))
+    return None if name in point.row.inactive else point.row.params.get(name, point.config.get(name))
 
 
 def _remarks(point: Point) -> list[str]:
@@ -203,12 +202,20 @@ def notes(section: Section) -> list[str]:
     return [printable(text) for text in found]
 
 
-def epochs_table(points: Iterable[Point]) -> Table:
+def epochs_table(report: ReportData) -> Table:
     """Return every epoch of every seed, for those who want to draw figures of their own."""
-    keys = ("train_loss", *[metric.valid for metric in METRICS[::-1]], "seconds")
+    keys = ("train_loss", *[f"valid_{metric.name}" for metric in report.metrics], "seconds")
     records = (
-        {**seed, "study": point.study, "trial": point.row.trial, "epoch": number}
-        for point in points
+        {
+            **{f"valid_{name}": value for name, value in seed["metrics"].items()},
+            "train_loss": seed.get("train_loss"),
+            "seconds": seed.get("seconds"),
+            "seed": seed["seed"],
+            "study": point.study,
+            "trial": point.row.trial,
+            "epoch": number,
+        }
+        for point in report.points
         for number, epoch in enumerate(point.row.history, start=1)
         for seed in epoch
     )
@@ -225,8 +232,7 @@ def final_tables(report: ReportData) -> list[Table]:
         return []
     final, epoch = report.final, report.final["selected_epoch"]
     chosen = next((each for each in final["per_epoch"] if each["epoch"] == epoch), None)
-    classes = [{"class": name, **each} for name, each in final["per_class"].items()]
-    counts = list(zip(final["per_class"], final["confusion_matrix"], strict=True))
+    metrics = _metric_columns(report.metrics)
     return [
         _table(
             "final-configuration",
@@ -234,7 +240,10 @@ def final_tables(report: ReportData) -> list[Table]:
             report.final_origins,
             [
                 (_words("parameter"), lambda each: Cell(each[0])),
-                (Column("value"), lambda each: _param_cell(each[1])),
+                (
+                    Column("value"),
+                    lambda each: _param_cell(None if each[0] in report.final_inactive else each[1]),
+                ),
                 (_words("from", "origin"), lambda each: _origin_cell(each[2])),
             ],
         ),
@@ -242,15 +251,27 @@ def final_tables(report: ReportData) -> list[Table]:
             "final-epochs",
             f"Test metrics per epoch, means over seeds; validation chose epoch {epoch}.",
             final["per_epoch"],
-            [(Column("epoch"), _number("epoch")), *METRIC_COLUMNS],
+            [(Column("epoch"), _number("epoch")), *metrics],
             chosen,
         ),
         _table(
             "final-seeds",
             f"Test metrics per seed at epoch {epoch}.",
             final["per_seed"],
-            [(Column("seed"), _number("seed")), *METRIC_COLUMNS],
+            [(Column("seed"), _number("seed")), *metrics],
         ),
+        *_class_tables(report, final),
+    ]
+
+
+def _class_tables(report: ReportData, final: Mapping[str, Any]) -> list[Table]:
+    """Return what there is to say of single classes; nothing where targets are none."""
+    if "per_class" not in final:
+        return []
+    classes = [{"class": name, **each} for name, each in final["per_class"].items()]
+    counts = list(zip(final["per_class"], final["confusion_matrix"], strict=True))
+    examples = report.examples
+    return [
         _table(
             "per-class",
             "Test F1 per class, means over seeds.",
@@ -259,16 +280,16 @@ def final_tables(report: ReportData) -> list[Table]:
         ),
         Table(
             "confusion-matrix",
-            "Test images by true class (rows) and predicted class (columns), means over seeds.",
+            f"Test {examples} by true class (rows) and predicted class (columns), means over seeds.",
             [_words("is ↓ taken for →", "class"), *[Column(printable(name)) for name, _ in counts]],
             [Row([Cell(printable(name)), *[Cell(f"{n:.1f}", n) for n in row]]) for name, row in counts],
         ),
         _table(
             "most-confidently-wrong",
-            "Images by their place in the test set, the most confident first.",
+            f"{examples.capitalize()} by their place in the test set, the most confident first.",
             final["most_confidently_wrong"],
             [
-                (Column("image"), _number("image")),
+                (Column(examples.removesuffix("s"), "image"), _number("image")),
                 (_words("is", "label"), _text("label")),
                 (_words("taken for", "predicted"), _text("predicted")),
                 (Column("with %", "probability"), _share("probability")),
@@ -288,17 +309,17 @@ def published_table(comparisons: Sequence[Comparison], report: ReportData) -> Ta
     """Return what the original printed beside what was found here."""
 
     def number(each: Comparison, value: float | None) -> Cell:
-        return Cell((each.metric or OBJECTIVE).text(value), value)
+        return Cell((each.metric or report.objective).text(value), value)
 
     def gap(each: Comparison) -> Cell:
-        value = each.difference if report.is_cifar10 else None
-        return Cell((each.metric or OBJECTIVE).gap(value), value)
+        value = each.difference if report.is_original_data else None
+        return Cell((each.metric or report.objective).gap(value), value)
 
     caption = (
         "Published: CIFAR-10, 40,000 training and 10,000 validation images, one seed. "
         f"Ours: {data_text(report)}. Each metric is of its own best epoch (the highest accuracy, the lowest "
         "loss), as the original printed it, or of the last epoch where it says so."
-        f"{'' if report.is_cifar10 else ' On other data a difference means nothing, and is left out.'}"
+        f"{'' if report.is_original_data else ' On other data a difference means nothing, and is left out.'}"
     )
     columns: Columns = [
         (_words("study"), lambda each: Cell(printable(f"{each.section} {each.study}".strip()), each.study)),
@@ -352,6 +373,11 @@ def provenance_table(report: ReportData, version: str) -> Table:
     lines: list[tuple[str, object]] = [
         ("data", data_text(report)),
         ("data fingerprint", identity.fingerprint),
+        ("recipe", report.recipe.name),
+        (
+            "source files of the recipe",
+            ", ".join(f"{module}.py {digest[:12]}" for module, digest in report.recipe.sources.items()),
+        ),
         ("classes", ", ".join(identity.class_names)),
         ("seed of the search" if options.seeds == 1 else "seeds of the search", search_seeds),
         ("seeds of the final stage", final_seeds),

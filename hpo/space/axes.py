@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from typing import Any
 
 from hpo.errors import InputError, did_you_mean
-from hpo.space.constraints import NUMBERS, Bounds
-from hpo.space.parameters import PARAMETERS, ParamValue, as_written, check_param
+from hpo.space.constraints import Bounds
+from hpo.space.parameters import ParamValue, as_written
+from hpo.space.schema import Schema
 
 _MAX_STEPS = 2**31
 
@@ -27,6 +28,11 @@ class Choices:
     def values(self) -> tuple[ParamValue, ...]:
         """Return all values, in the file's order."""
         return self.choices
+
+    @property
+    def finite(self) -> Choices:
+        """The axis itself, as it has so many values only."""
+        return self
 
     @property
     def bounds(self) -> Bounds:
@@ -62,6 +68,13 @@ class Range:
         return tuple(kind(low + i * step) for i in range(self.size or 0))
 
     @property
+    def finite(self) -> Range | None:
+        """The axis with a step, where it has so many values only: whole numbers go by one."""
+        if self.step is None and isinstance(self.low, int) and isinstance(self.high, int):
+            return replace(self, step=1, log=False)
+        return self if self.step is not None else None
+
+    @property
     def bounds(self) -> Bounds:
         """Its least and greatest value."""
         return self.low, self.high
@@ -74,7 +87,7 @@ class Range:
 Axis = Choices | Range
 
 
-def read_params(where: str, table: Any) -> Any:
+def read_params(schema: Schema, where: str, table: Any) -> Any:
     """Check a table of parameter values, and sort it: order means nothing. What is no table comes back as is.
 
     Raises:
@@ -82,34 +95,32 @@ def read_params(where: str, table: Any) -> Any:
     """
     if not isinstance(table, dict):
         return table
-    return {name: read_param(where, name, table[name]) for name in sorted(table)}
+    return {name: read_param(schema, where, name, table[name]) for name in sorted(table)}
 
 
-def read_param(where: str, name: str, value: object) -> ParamValue:
+def read_param(schema: Schema, where: str, name: str, value: object) -> ParamValue:
     """Check one value of the table `where`; return it in the parameter's own type (1 → 1.0).
 
     Raises:
         InputError: an unknown parameter, or a value out of its domain; names table, parameter and value.
     """
-    if name not in PARAMETERS:
-        raise InputError(f"{where}.{name} is not a parameter; {did_you_mean(name, PARAMETERS)}")
+    schema.check_name(name, f"{where}.")
     try:
-        return check_param(name, value)
+        return schema.check(name, value)
     except InputError as error:
         raise InputError(f"{where}.{error}") from None
 
 
-def read_axis(name: str, axis: object) -> Axis:
+def read_axis(schema: Schema, name: str, axis: object) -> Axis:
     """Check one entry of [search].
 
     Raises:
         InputError: an unknown parameter, no list and no range, or values that the parameter cannot take.
     """
     where = f"search.{name}"
-    if name not in PARAMETERS:
-        raise InputError(f"{where} is not a parameter; {did_you_mean(name, PARAMETERS)}")
+    schema.check_name(name, "search.")
     if isinstance(axis, dict):
-        return _range(name, axis)
+        return _range(schema, name, axis)
     if not isinstance(axis, list):
         raise InputError(
             f"{where} = {axis!r}: must be a list of values or a range {{low = …, high = …}}; "
@@ -117,16 +128,16 @@ def read_axis(name: str, axis: object) -> Axis:
         )
     if not axis:
         raise InputError(f"{where} is empty; give at least one value")
-    choices = tuple(read_param("search", name, value) for value in axis)
+    choices = tuple(read_param(schema, "search", name, value) for value in axis)
     for i, choice in enumerate(choices):
         if choice in choices[:i]:
             raise InputError(f"{where} repeats {as_written(choice)}; each value once")
     return Choices(choices)
 
 
-def _range(name: str, table: dict[str, Any]) -> Range:
+def _range(schema: Schema, name: str, table: dict[str, Any]) -> Range:
     where = f"search.{name}"
-    if name not in NUMBERS:
+    if name not in schema.numbers:
         raise InputError(f"{where}: only a number can have a range; give a list of values")
     for key in table:
         if key not in Range.__dataclass_fields__:
@@ -135,7 +146,7 @@ def _range(name: str, table: dict[str, Any]) -> Range:
     for key in ("low", "high"):
         if key not in table:
             raise InputError(f"{where}.{key} is missing; a range needs low and high")
-    low, high = (_number(name, key, table[key]) for key in ("low", "high"))
+    low, high = (_number(schema, name, key, table[key]) for key in ("low", "high"))
     step, log = table.get("step"), table.get("log", False)
     if not isinstance(log, bool):
         raise InputError(f"{where}.log = {log!r}: must be true or false")
@@ -146,25 +157,26 @@ def _range(name: str, table: dict[str, Any]) -> Range:
     if log and step is not None:
         raise InputError(f"{where}: log and step exclude each other; give a list of values instead")
     if step is not None:
-        step = _step(name, low, high, step)
-    if NUMBERS[name] is int:
+        step = _step(name, schema.numbers[name], low, high, step)
+    if schema.numbers[name] is int:
         # together with low and high it shows every value: domains are intervals, some of odd numbers only
-        _number(name, "low + step", low + (step or 1))
+        _number(schema, name, "low + step", low + (step or 1))
     return Range(low, high, step, log)
 
 
-def _number(name: str, key: str, value: object) -> int | float:
+def _number(schema: Schema, name: str, key: str, value: object) -> int | float:
     try:
-        number = check_param(name, value)
+        number = schema.check(name, value)
     except InputError as error:
         raise InputError(f"search.{name}.{key}{str(error).removeprefix(name)}") from None
     assert isinstance(number, int | float)
     return number
 
 
-def _step(name: str, low: int | float, high: int | float, step: object) -> int | float:
+def _step(
+    name: str, kind: type[int] | type[float], low: int | float, high: int | float, step: object
+) -> int | float:
     where = f"search.{name}.step = {as_written(step)}"
-    kind = NUMBERS[name]
     if isinstance(step, bool) or not isinstance(step, int if kind is int else int | float) or step <= 0:
         raise InputError(f"{where}: must be {'a whole' if kind is int else 'a'} number above 0")
     if (high - low) / step > _MAX_STEPS:

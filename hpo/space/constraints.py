@@ -5,20 +5,12 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from hpo.errors import InputError, did_you_mean
-from hpo.space.parameters import PARAMETERS, NetworkConfig, Params, TrainingConfig
-
-NUMBERS: dict[str, type[int] | type[float]] = {
-    name: int if field.annotation is int else float
-    for part in (NetworkConfig, TrainingConfig)
-    for name, field in part.model_fields.items()
-    if field.annotation in (int, float)
-}
-"""The parameters that are numbers, each with its type."""
+from hpo.space.parameters import ParamValues
 
 Number = int | float
 Bounds = tuple[Number, Number]
@@ -45,15 +37,20 @@ _COMPARISON = re.compile(rf"\s*{_TERM}\s*({'|'.join(_HOLDS)})\s*{_TERM}\s*")
 
 @dataclass(frozen=True)
 class Constraint:
-    """One comparison, as `conv1_channels <= conv2_channels`; a term is a parameter's name or a number."""
+    """One comparison, as `batch_size <= 64`; a term is a parameter's name or a number."""
 
     left: str | Number
     comparison: str
     right: str | Number
 
     @classmethod
-    def parse(cls, text: object) -> Constraint:
+    def parse(cls, text: object, numbers: Collection[str], parameters: Collection[str]) -> Constraint:
         """Read a comparison.
+
+        Args:
+            text: as `width <= 64`.
+            numbers: the names of all parameters that are numbers.
+            parameters: the names of all parameters.
 
         Raises:
             InputError: the text is not a comparison, or names something that is not a numeric parameter.
@@ -61,11 +58,11 @@ class Constraint:
         match = _COMPARISON.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             raise InputError(
-                f"constraints: {text!r} is not a comparison of parameters and numbers, "
-                "as 'conv1_channels <= conv2_channels'"
+                f"constraints: {text!r} is not a comparison of parameters and numbers, as 'batch_size <= 64'"
             )
         left, comparison, right = match.groups()
-        constraint = cls(_term(left, match.string), comparison, _term(right, match.string))
+        terms = [_term(term, match.string, numbers, parameters) for term in (left, right)]
+        constraint = cls(terms[0], comparison, terms[1])
         if not constraint.names:
             raise InputError(f"constraints: {text!r} names no parameter")
         return constraint
@@ -75,7 +72,7 @@ class Constraint:
         """The parameters that it compares."""
         return frozenset(term for term in (self.left, self.right) if isinstance(term, str))
 
-    def holds(self, params: Params) -> bool:
+    def holds(self, params: ParamValues) -> bool:
         """Return whether it is true; `params` must hold every parameter that it names."""
         left, right = (params[t] if isinstance(t, str) else t for t in (self.left, self.right))
         return _HOLDS[self.comparison](left, right)
@@ -89,16 +86,16 @@ class Constraint:
         return f"{self.left} {self.comparison} {self.right}"
 
 
-def _term(text: str, constraint: str) -> str | Number:
-    if text in NUMBERS:
+def _term(text: str, constraint: str, numbers: Collection[str], parameters: Collection[str]) -> str | Number:
+    if text in numbers:
         return text
-    if text in PARAMETERS:
+    if text in parameters:
         raise InputError(
             f"constraints: {text} in {constraint!r} is not a number; a list in [search] can limit it"
         )
     if text[0].isalpha() or text[0] == "_":
         raise InputError(
-            f"constraints: {text} in {constraint!r} is not a parameter; {did_you_mean(text, NUMBERS)}"
+            f"constraints: {text} in {constraint!r} is not a parameter; {did_you_mean(text, numbers)}"
         )
     number = float(text)
     if not math.isfinite(number):

@@ -1,8 +1,8 @@
-"""`TrialConfig`: everything that one training run depends on besides data and seeds.
+"""The parameters that recipes have in common, and how values and mistakes are written.
 
-A configuration is frozen, complete and checked once, when it is made. It has two parts, because a
-network brings its own parameters and training brings its own; files, Optuna and tables see one flat
-mapping with one name per parameter (`TrialConfig.params`, `TrialConfig.from_params`).
+A recipe's parameters are a frozen pydantic model: a subclass of `Params`, or of `LoopParams` where the recipe
+brings a training loop of its own. Files, Optuna and tables see one flat mapping with one name per parameter;
+its domains as data are a `hpo.space.schema.Schema`.
 """
 
 from __future__ import annotations
@@ -10,133 +10,69 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from hpo.errors import InputError, did_you_mean
+from hpo.errors import did_you_mean
 
 ParamValue = bool | int | float | str
-Params = Mapping[str, ParamValue]
+ParamValues = Mapping[str, ParamValue]
 
 
-def _odd(value: int) -> int:
-    if value % 2 == 0:
-        raise ValueError("must be odd, so that 'same' padding is symmetric")
-    return value
+class LoopParams(BaseModel):
+    """What every recipe has: the number of epochs. Base of the parameters of a recipe with its own loop."""
 
-
-Channels = Annotated[int, Field(ge=1, le=4096)]
-Kernel = Annotated[int, Field(ge=1, le=31), AfterValidator(_odd)]
-
-
-class _Part(BaseModel):
     # strict: "20" is no number and true is no count; an int is accepted where a float is meant
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-
-class NetworkConfig(_Part):
-    """The constrained CNN of the original: two convolutions and one hidden linear layer."""
-
-    conv1_channels: Channels = 32
-    conv1_kernel: Kernel = 3
-    conv2_channels: Channels = 128
-    conv2_kernel: Kernel = 5
-    hidden_units: Annotated[int, Field(ge=1, le=65536)] = 128
-    batch_norm: bool = False
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = 11
 
 
-class TrainingConfig(_Part):
-    """How a network is trained. Epochs count from 1; both ends of the mixup range are included."""
+class Params(LoopParams):
+    """What every PyTorch recipe has; a recipe's own parameters are added by a subclass.
+
+    A subclass may change defaults and narrow domains, but neither rename a parameter nor change its type.
+    From `momentum` on all are off by default.
+    """
 
     learning_rate: Annotated[float, Field(gt=0, le=100)] = 1e-3
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 20
     l2: Annotated[float, Field(ge=0, le=100)] = 0.0
     """Added to the gradient (penalty l2/2·‖w‖², biases included); decoupled decay with `adamw`."""
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Of `sgd` and `rmsprop`."""
+    schedule: Literal["constant", "cosine", "one-cycle"] = "constant"
+    """How the learning rate changes over training; see `hpo.training.schedules`."""
+    warmup_epochs: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """In so many epochs the rate rises to its value; `one-cycle` has a rise of its own."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+    """`balanced`: each class weighs in the loss as if all were equally frequent."""
+    flip: bool = False
+    """Mirror half of the images, left to right."""
+    shift: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Move images by up to so many pixels in each direction."""
+    cutout: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Blank a square of so many pixels a side, anywhere in an image."""
     mixup_alpha: Annotated[float, Field(ge=0, le=1000)] = 0.0
-    """Parameter of the Beta distribution; 0 = no mixup."""
-    mixup_first_epoch: Annotated[int, Field(ge=1, le=100_000)] = 1
-    mixup_last_epoch: Annotated[int, Field(ge=1, le=100_000)] = 10
-    epochs: Annotated[int, Field(ge=1, le=100_000)] = 11
-
-    @model_validator(mode="after")
-    def _range_in_order(self) -> Self:
-        if self.mixup_first_epoch > self.mixup_last_epoch:
-            raise ValueError(
-                f"mixup_first_epoch {self.mixup_first_epoch} comes after "
-                f"mixup_last_epoch {self.mixup_last_epoch}"
-            )
-        return self
+    """Train on weighted pairs; parameter of the Beta distribution of their weights; 0 = no mixup."""
 
 
-class TrialConfig(_Part):
-    """One complete configuration. Equal configurations train to equal bits (same data, seed, machine)."""
-
-    network: NetworkConfig = NetworkConfig()
-    training: TrainingConfig = TrainingConfig()
-
-    @classmethod
-    def from_params(cls, params: Params) -> TrialConfig:
-        """Build a configuration from flat parameters; what is not given keeps the original's default.
-
-        Raises:
-            InputError: an unknown parameter, or a value out of its domain.
-        """
-        for name in params:
-            if name not in PARAMETERS:
-                raise InputError(f"{name} is not a parameter; {did_you_mean(name, PARAMETERS)}")
-        network = {name: value for name, value in params.items() if name in NetworkConfig.model_fields}
-        training = {name: value for name, value in params.items() if name in TrainingConfig.model_fields}
-        try:
-            return cls(network=NetworkConfig(**network), training=TrainingConfig(**training))  # type: ignore[arg-type]
-        except ValidationError as error:
-            raise InputError(explain(error)) from None
-
-    def params(self) -> dict[str, ParamValue]:
-        """Return all parameters as one flat mapping, in the order of `PARAMETERS`."""
-        return {**self.network.model_dump(), **self.training.model_dump()}
-
-    def replace(self, **params: ParamValue) -> TrialConfig:
-        """Return a copy with some parameters changed.
-
-        Raises:
-            InputError: an unknown parameter, or a value out of its domain.
-        """
-        return TrialConfig.from_params({**self.params(), **params})
-
-
-PARAMETERS: dict[str, TypeAdapter[Any]] = {
-    name: TypeAdapter(
-        Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation,  # type: ignore[arg-type]
-        config=ConfigDict(strict=True, allow_inf_nan=False),
-    )
-    for part in (NetworkConfig, TrainingConfig)
-    for name, field in part.model_fields.items()
-}
-"""Every parameter by its one name, with the check of a single value."""
-
-
-def check_param(name: str, value: object) -> ParamValue:
-    """Check one value against the domain of a known parameter and return it in its own type (1 → 1.0).
-
-    Raises:
-        InputError: the value is of the wrong type or out of range; the text names parameter and value.
-    """
-    try:
-        checked: ParamValue = PARAMETERS[name].validate_python(value)
-    except ValidationError as error:
-        raise InputError(f"{name} = {as_written(value)}: {demand(error.errors()[0])}") from None
-    return checked
+EXTRAS = (
+    "momentum",
+    "schedule",
+    "warmup_epochs",
+    "label_smoothing",
+    "class_weights",
+    "flip",
+    "shift",
+    "cutout",
+    "mixup_alpha",
+)
+"""The parameters of `Params` that are off by default, and not worth a word then."""
 
 
 def explain(error: ValidationError) -> str:

@@ -1,13 +1,13 @@
 """`StudySpec`: one study file, read by tomllib, validated by pydantic, frozen.
 
     inherits = "batch-size"                           # the study whose winner this one starts from
-    constraints = ["conv1_channels <= conv2_channels"]
+    constraints = ["batch_size <= 64"]
     trials = 30                                       # exactly where the study is no grid
 
     [search]
     l2 = [1e-2, 1e-3]                                 # a list: these values
     learning_rate = {low = 1e-5, high = 1e-2, log = true}
-    hidden_units = {low = 64, high = 256, step = 64}  # a range with a step can be enumerated
+    batch_size = {low = 20, high = 80, step = 20}     # a range with a step can be enumerated
 
 `[base]` (over the original's defaults), `[fixed]`, `[sampler]`, `[pruner]` and `[published]` are explained
 in the shipped files. Which samplers and pruners there are, `hpo.planning` knows and checks.
@@ -22,7 +22,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -31,7 +31,9 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    PrivateAttr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
@@ -39,13 +41,16 @@ from pydantic import (
 
 from hpo.errors import InputError, StudyFileError, did_you_mean
 from hpo.space.axes import Choices, Range, read_axis, read_params
-from hpo.space.constraints import NUMBERS, Constraint
-from hpo.space.parameters import Params, ParamValue, TrialConfig, explain
+from hpo.space.constraints import Constraint
+from hpo.space.parameters import ParamValue, ParamValues, canonical_json, explain
+from hpo.space.schema import Schema
 
 MAX_GRID_POINTS = 100_000
+MAX_LISTED_POINTS = 10_000
+"""Of a sampled space with more, it is not listed which points are left."""
 RESERVED_NAME = "final"
-IMPLIED = (Constraint.parse("mixup_first_epoch <= mixup_last_epoch"),)
-"""What `TrialConfig` demands between parameters: holds in every study, written in the file or not."""
+PLAN_FILE = "plan.toml"
+"""In a folder of study files: options of the plan, as `hpo run` would take them. It is no study."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -92,8 +97,8 @@ class PublishedResult(_Model):
 
     @field_validator("params", mode="before")
     @classmethod
-    def _check_params(cls, table: Any) -> Any:
-        return read_params("published.results.params", table)
+    def _check_params(cls, table: Any, info: ValidationInfo) -> Any:
+        return read_params(_schema_of(info), "published.results.params", table)
 
 
 class Published(_Model):
@@ -104,8 +109,8 @@ class Published(_Model):
 
     @field_validator("choice", mode="before")
     @classmethod
-    def _check_choice(cls, table: Any) -> Any:
-        return read_params("published.choice", table)
+    def _check_choice(cls, table: Any, info: ValidationInfo) -> Any:
+        return read_params(_schema_of(info), "published.choice", table)
 
 
 class StudySpec(_Model):
@@ -128,15 +133,36 @@ class StudySpec(_Model):
     """How many points to sample; None for a grid."""
     published: Published | None = None
 
+    _schema: Schema = PrivateAttr()
+
+    def model_post_init(self, context: Any) -> None:
+        """Keep the schema that the study was checked against."""
+        self._schema = context["schema"]
+
+    @property
+    def parameters(self) -> Schema:
+        """The parameters of the recipe that it was written for."""
+        return self._schema
+
+    def bound_to(self, schema: Schema) -> StudySpec:
+        """Return the same study with another form of the same schema."""
+        bound = self.model_copy()
+        bound._schema = schema
+        return bound
+
     @classmethod
-    def from_json(cls, text: str) -> StudySpec:
+    def from_json(cls, text: str, schema: Schema) -> StudySpec:
         """Read what `to_json` wrote.
+
+        Args:
+            text: as stored.
+            schema: of the plan's recipe.
 
         Raises:
             InputError: the text is no study.
         """
         try:
-            return cls.model_validate(json.loads(text))
+            return cls.model_validate(json.loads(text), context={"schema": schema})
         except ValidationError as error:
             raise InputError(_explain(error)) from None
         except ValueError as error:
@@ -158,38 +184,85 @@ class StudySpec(_Model):
         """Whether the points are enumerated rather than sampled."""
         return self.sampler.name == "grid"
 
-    def context(self, inherited: Params | None = None) -> dict[str, ParamValue]:
+    def context(self, inherited: ParamValues | None = None) -> dict[str, ParamValue]:
         """Return the configuration that a point is laid over: defaults, base or inherited, then fixed."""
-        return {**TrialConfig().params(), **self.base, **(inherited or {}), **self.fixed}
+        return {**self.parameters.defaults, **self.base, **(inherited or {}), **self.fixed}
 
-    def feasible(self, params: Params) -> bool:
+    def feasible(self, params: ParamValues) -> bool:
         """Return whether a complete configuration satisfies every constraint."""
-        return all(constraint.holds(params) for constraint in (*IMPLIED, *self.constraints))
+        return all(
+            constraint.holds(params)
+            for constraint in (*self.parameters.parsed_constraints, *self.constraints)
+        )
 
-    def grid(self, known: Params) -> list[dict[str, ParamValue]]:
+    def grid(self, known: ParamValues) -> list[dict[str, ParamValue]]:
         """Return the points of a grid that satisfy the constraints: what is searched, last axis fastest.
+
+        Of points that differ only in what means nothing there, the first.
 
         Args:
             known: values of the parameters that are not searched, as from `context`. A constraint on a
                 parameter that is neither known nor fixed nor searched is not applied.
         """
-        return list(self._points(known))
+        return list(self._distinct(known, self.search))
 
-    def n_points(self, known: Params) -> int:
-        """Return how many points the study has."""
-        return self.trials if self.trials is not None else len(self.grid(known))
+    def key(self, known: ParamValues, point: ParamValues) -> str:
+        """Return a text that is equal exactly for points that train the same."""
+        return canonical_json(self.parameters.effective({**known, **self.fixed, **point}))
 
-    def _points(self, known: Params) -> Iterator[dict[str, ParamValue]]:
+    def listed(self, known: ParamValues) -> list[dict[str, ParamValue]] | None:
+        """Return the points of a space that has few; None where it has many, or an axis of real numbers.
+
+        Args:
+            known: as of `grid`.
+        """
+        axes = {name: axis.finite for name, axis in self.search.items()}
+        finite = {name: axis for name, axis in axes.items() if axis is not None}
+        if (
+            len(finite) < len(axes)
+            or math.prod(axis.size or 0 for axis in finite.values()) > MAX_LISTED_POINTS
+        ):
+            return None
+        return list(self._distinct(known, finite))
+
+    def idle_values(self, known: ParamValues) -> dict[str, list[ParamValue]]:
+        """Return the searched values that change nothing: beside them their parameter means nothing."""
+        idle: dict[tuple[str, ParamValue], bool] = {}
+        for point in self._points(known, self.search):
+            names = self.parameters.inactive({**known, **self.fixed, **point})
+            for name, value in point.items():
+                idle[name, value] = idle.get((name, value), True) and name in names
+        found: dict[str, list[ParamValue]] = {}
+        for (name, value), is_idle in idle.items():
+            if is_idle:
+                found.setdefault(name, []).append(value)
+        return found
+
+    def _distinct(
+        self, known: ParamValues, axes: Mapping[str, Choices | Range]
+    ) -> Iterable[dict[str, ParamValue]]:
+        points: dict[str, dict[str, ParamValue]] = {}
+        for point in self._points(known, axes):
+            points.setdefault(self.key(known, point), point)
+        return points.values()
+
+    def _points(
+        self, known: ParamValues, axes: Mapping[str, Choices | Range]
+    ) -> Iterator[dict[str, ParamValue]]:
         context = {**known, **self.fixed}
         constraints = self._constraints_on(context)
-        for values in itertools.product(*(axis.values() for axis in self.search.values())):
-            point = dict(zip(self.search, values, strict=True))
+        for values in itertools.product(*(axis.values() for axis in axes.values())):
+            point = dict(zip(axes, values, strict=True))
             if all(constraint.holds({**context, **point}) for constraint in constraints):
                 yield point
 
-    def _constraints_on(self, context: Params) -> list[Constraint]:
+    def _constraints_on(self, context: ParamValues) -> list[Constraint]:
         names = context.keys() | self.search.keys()
-        return [constraint for constraint in (*IMPLIED, *self.constraints) if constraint.names <= names]
+        return [
+            constraint
+            for constraint in (*self.parameters.parsed_constraints, *self.constraints)
+            if constraint.names <= names
+        ]
 
     # Validation. What fails raises InputError, which pydantic lets through.
 
@@ -216,26 +289,25 @@ class StudySpec(_Model):
 
     @field_validator("base", "fixed", mode="before")
     @classmethod
-    def _check_params(cls, table: Any, info: Any) -> Any:
-        return read_params(info.field_name, table)
+    def _check_params(cls, table: Any, info: ValidationInfo) -> Any:
+        return read_params(_schema_of(info), str(info.field_name), table)
 
     @field_validator("search", mode="before")
     @classmethod
-    def _check_search(cls, table: Any) -> Any:
+    def _check_search(cls, table: Any, info: ValidationInfo) -> Any:
         if not isinstance(table, dict):
             return table
         if not table:
             raise InputError("search is empty; give at least one parameter, as l2 = [0.01, 0.001]")
-        return {name: read_axis(name, axis) for name, axis in table.items()}
+        return {name: read_axis(_schema_of(info), name, axis) for name, axis in table.items()}
 
     @field_validator("constraints", mode="before")
     @classmethod
-    def _check_constraints(cls, texts: Any) -> Any:
+    def _check_constraints(cls, texts: Any, info: ValidationInfo) -> Any:
         if not isinstance(texts, list | tuple):
-            raise InputError(
-                f"constraints = {texts!r}: must be a list, as ['conv1_channels <= conv2_channels']"
-            )
-        return tuple(Constraint.parse(text) for text in texts)
+            raise InputError(f"constraints = {texts!r}: must be a list, as ['batch_size <= 64']")
+        schema = _schema_of(info)
+        return tuple(Constraint.parse(text, schema.numbers, schema.parameters) for text in texts)
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -276,17 +348,27 @@ class StudySpec(_Model):
     def _check_a_point_is_left(self) -> None:
         known = dict(self.fixed) if self.inherits else self.context()
         bounds = {name: (value, value) for name, value in known.items() if isinstance(value, int | float)}
-        bounds |= {name: axis.bounds for name, axis in self.search.items() if name in NUMBERS}
+        bounds |= {name: axis.bounds for name, axis in self.search.items() if name in self.parameters.numbers}
         size = self._size()
         wrong = [constraint for constraint in self._constraints_on(known) if not constraint.possible(bounds)]
-        if not wrong and size is not None and size <= MAX_GRID_POINTS and not any(self._points(known)):
-            wrong = list(self.constraints or IMPLIED)
+        if (
+            not wrong
+            and size is not None
+            and size <= MAX_GRID_POINTS
+            and not any(self._points(known, self.search))
+        ):
+            wrong = list(self.constraints or self.parameters.parsed_constraints)
         if wrong:
             texts = " and ".join(str(constraint) for constraint in wrong)
             raise InputError(f"constraints leave no point: nothing in the search space satisfies {texts}")
 
 
-def load_study(path: Path) -> StudySpec:
+def _schema_of(info: ValidationInfo) -> Schema:
+    schema: Schema = (info.context or {})["schema"]
+    return schema
+
+
+def load_study(path: Path, schema: Schema) -> StudySpec:
     """Read one study file; the study is named by it.
 
     Raises:
@@ -297,7 +379,7 @@ def load_study(path: Path) -> StudySpec:
         _check_leaves(document)
         if "name" in document:
             raise InputError("name is not a key of a study file; a study is named by its file")
-        return StudySpec.model_validate({**document, "name": path.stem})
+        return StudySpec.model_validate({**document, "name": path.stem}, context={"schema": schema})
     except OSError as error:
         raise StudyFileError(path, error.strerror or str(error)) from None
     except RecursionError:
@@ -310,7 +392,7 @@ def load_study(path: Path) -> StudySpec:
         raise StudyFileError(path, f"is not valid TOML: {error}") from None
 
 
-def load_studies(folder: Path) -> dict[str, StudySpec]:
+def load_studies(folder: Path, schema: Schema) -> dict[str, StudySpec]:
     """Read all study files of a folder, parents before children, else by section and name.
 
     Raises:
@@ -318,10 +400,14 @@ def load_studies(folder: Path) -> dict[str, StudySpec]:
     """
     if not folder.is_dir():
         raise StudyFileError(folder, "no such folder")
-    files = {file.stem: file for file in sorted(folder.glob("*.toml")) if not file.name.startswith(".")}
+    files = {
+        file.stem: file
+        for file in sorted(folder.glob("*.toml"))
+        if file.name != PLAN_FILE and not file.name.startswith(".")
+    }
     if not files:
         raise StudyFileError(folder, "holds no study files (*.toml)")
-    specs = {name: load_study(file) for name, file in files.items()}
+    specs = {name: load_study(file, schema) for name, file in files.items()}
     for name, spec in specs.items():
         if spec.inherits is not None and spec.inherits not in specs:
             hint = did_you_mean(spec.inherits, [other for other in specs if other != name])

@@ -15,7 +15,7 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import optuna
 import sqlalchemy
@@ -100,10 +100,13 @@ class Storage:
 
     # --- studies -------------------------------------------------------------------------------
 
-    def create_study(self, name: str, attrs: Mapping[str, Any]) -> None:
-        """Create a study that maximises, or find it; its attributes are written either way."""
+    def create_study(
+        self, name: str, attrs: Mapping[str, Any], direction: Literal["maximize", "minimize"]
+    ) -> None:
+        """Create a study, or find it; its attributes are written either way."""
+        directions = [StudyDirection[direction.upper()]]
         try:
-            study_id = self.retry(lambda: self._cached.create_new_study([StudyDirection.MAXIMIZE], name))
+            study_id = self.retry(lambda: self._cached.create_new_study(directions, name))
         except optuna.exceptions.DuplicatedStudyError:
             study_id = self.study_id(name)
             ours = "options" in self.study_attrs()[name]

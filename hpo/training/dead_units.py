@@ -1,42 +1,48 @@
-"""Units that are zero on every image: dying ReLU (Lu et al. 2019, arXiv:1903.06733)."""
+"""Units that are zero on every input: dying ReLU (Lu et al. 2019, arXiv:1903.06733)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from hpo.recipes.constrained_cnn.network import Network
+from hpo.training.recipe import Layer
 
 
-def logits_and_dead_shares(
-    network: Network, batches: Iterable[Tensor], n_watched: int
-) -> tuple[list[Tensor], dict[str, float]]:
-    """Return logits, and the share of units of each ReLU layer that the first images leave at zero.
+class _Watch:
+    """Which units of a layer were ever above zero, on the first inputs."""
 
-    A unit is a channel of a convolution or a unit of a linear layer; it is dead if it is zero on all those
-    images and at all positions (dying ReLU). Where pooling follows the
-    ReLU, what it discards is not looked at.
+    def __init__(self, n_watched: int) -> None:
+        self._n_left = n_watched
+        self.alive: Tensor | None = None
 
-    Args:
-        network: in evaluation mode, in the batches' dtype.
-        batches: each (n, c, h, w), normalised; one at least.
-        n_watched: on how many images units are watched.
+    def see(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        """Look at an output (n, units, …)."""
+        if self._n_left > 0:
+            positions = [dim for dim in range(output.dim()) if dim != 1]
+            active = output[: self._n_left].amax(positions) > 0
+            self.alive = active if self.alive is None else self.alive | active
+            self._n_left -= len(output)
 
-    Returns:
-        By batch (n, n_classes) float32, and the shares by layer.
+
+@contextmanager
+def watching(layers: Mapping[str, Layer], n_watched: int) -> Iterator[Mapping[str, float]]:
+    """Watch activations while the context lasts; afterwards the mapping has the share of dead units by layer.
+
+    A unit is a channel of a convolution or a unit of a linear layer; it is dead if it is zero on all of the
+    first `n_watched` inputs and at all positions. Where pooling follows the ReLU, what it discards is not
+    looked at.
     """
-    logits: list[Tensor] = []
-    alive: dict[str, Tensor] = {}
-    n_seen = 0
-    for images in batches:
-        for name, output in network.layer_outputs(images):
-            if name == network.layer_names[-1]:
-                logits.append(output.float())
-            elif n_seen < n_watched:
-                positions = [dim for dim in range(output.dim()) if dim != 1]
-                active = output[: n_watched - n_seen].amax(positions) > 0
-                alive[name] = alive[name] | active if name in alive else active
-        n_seen += len(images)
-    dead = {name: 1 - active.double().mean().item() for name, active in alive.items()}
-    return logits, dead
+    watches = {name: _Watch(n_watched) for name, layer in layers.items() if layer.activation is not None}
+    dead: dict[str, float] = {}
+    with ExitStack() as hooks:
+        for name, watch in watches.items():
+            activation = layers[name].activation
+            assert activation is not None
+            hooks.callback(activation.register_forward_hook(watch.see).remove)
+        yield dead
+    for name, watch in watches.items():
+        if watch.alive is not None:
+            dead[name] = 1 - watch.alive.double().mean().item()

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import math
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,9 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from hpo.data.dataset import DataInfo
 from hpo.errors import InputError, did_you_mean
-from hpo.recipes.constrained_cnn.network import ImageShape, Network
 
 PREDICT_BATCH, PREDICT_BATCH_ON_GPU = 250, 2000
 PREDICT_PIXELS = 32 * 32
@@ -103,6 +105,15 @@ def as_tensor(array: NDArray[np.generic], device: str) -> Tensor:
     return torch.from_numpy(array).to(device)
 
 
+def targets_tensor(array: NDArray[np.generic], device: str) -> Tensor:
+    """Return targets on a device as losses and metrics get them: classes (n,), numbers (n, n_outputs).
+
+    Numbers have the shape of outputs: (n,) beside (n, 1) would broadcast to (n, n), and nobody would be told.
+    """
+    targets = as_tensor(array, device)
+    return targets.unsqueeze(1) if targets.is_floating_point() and targets.dim() == 1 else targets
+
+
 class Normaliser:
     """Turns uint8 images (n, h, w, c) into float32 (n, c, h, w) in channels_last memory.
 
@@ -114,7 +125,7 @@ class Normaliser:
     """
 
     def __init__(
-        self, mean: NDArray[np.floating], std: NDArray[np.floating], image_shape: ImageShape, device: str
+        self, mean: NDArray[np.floating], std: NDArray[np.floating], image_shape: Sequence[int], device: str
     ) -> None:
         # spelt out to (h, w, c): broadcasting over 3 channels would make loops of length 3
         self._scale = torch.as_tensor(1 / (255 * std), dtype=torch.float32).repeat(*image_shape[:2], 1)
@@ -126,19 +137,56 @@ class Normaliser:
         return torch.addcmul(self._shift, images, self._scale).permute(0, 3, 1, 2)
 
 
-def bf16_copy(network: Network) -> Network:
+class Standardiser:
+    """Turns float32 inputs (n, …) into ones of mean 0 and deviation 1.
+
+    Args:
+        mean: (features,) of a table, else (1,).
+        std: likewise.
+        device: where the inputs are.
+    """
+
+    def __init__(self, mean: NDArray[np.floating], std: NDArray[np.floating], device: str) -> None:
+        self._mean = torch.as_tensor(mean, dtype=torch.float32, device=device)
+        self._std = torch.as_tensor(std, dtype=torch.float32, device=device)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Standardise; integers stay as they are."""
+        return (inputs - self._mean) / self._std if inputs.is_floating_point() else inputs
+
+
+Normalise = Callable[[Tensor], Tensor]
+"""Turns inputs as data have them into what a network sees."""
+
+
+def normaliser(
+    mean: NDArray[np.floating], std: NDArray[np.floating], info: DataInfo, device: str
+) -> Normalise:
+    """Return what prepares the inputs of such data on a device."""
+    if not info.is_images:
+        return Standardiser(mean, std, device)
+    channels, height, width = info.input_shape
+    return Normaliser(mean, std, (height, width, channels), device)
+
+
+def to_dtype(inputs: Tensor, precision: str) -> Tensor:
+    """Return inputs in the type of a precision; integers stay as they are."""
+    return inputs.to(DTYPES[precision]) if inputs.is_floating_point() else inputs
+
+
+def bf16_copy(network: nn.Module) -> nn.Module:
     """Return a copy with bf16 weights that shares the batch norms, whose statistics need fp32."""
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     low = copy.deepcopy(network, {id(norm): norm for norm in norms})
-    shared = {id(parameter) for norm in norms for parameter in norm.parameters()}
-    for parameter in low.parameters():
-        if id(parameter) not in shared:
-            parameter.data = parameter.data.to(torch.bfloat16)
+    of_norms = {id(tensor) for norm in norms for tensor in (*norm.parameters(), *norm.buffers())}
+    for tensor in (*low.parameters(), *low.buffers()):
+        if id(tensor) not in of_norms and tensor.is_floating_point():
+            tensor.data = tensor.data.to(torch.bfloat16)
     return low
 
 
 @contextmanager
-def evaluating(network: Network, precision: str) -> Iterator[Network]:
+def evaluating(network: nn.Module, precision: str) -> Iterator[nn.Module]:
     """Lend a network ready for evaluation in a precision: evaluation mode, no autograd."""
     was_training = network.training
     runner = bf16_copy(network) if precision == "bf16" else network
@@ -150,44 +198,37 @@ def evaluating(network: Network, precision: str) -> Iterator[Network]:
         network.train(was_training)
 
 
-def batches(images: Tensor, normalise: Normaliser, precision: str) -> Iterator[Tensor]:
-    """Yield batches of uint8 images (n, h, w, c) as a network of that precision wants them."""
-    most = PREDICT_BATCH_ON_GPU if images.is_cuda else PREDICT_BATCH
-    n_fitting = most * PREDICT_PIXELS // (images.shape[1] * images.shape[2])
-    for part in torch.split(images, max(1, min(most, n_fitting))):
-        yield normalise(part).to(DTYPES[precision])
+def batches(inputs: Tensor, normalise: Normalise, precision: str) -> Iterator[Tensor]:
+    """Yield batches of inputs (n, …), as data have them, as a network of that precision wants them."""
+    most = PREDICT_BATCH_ON_GPU if inputs.is_cuda else PREDICT_BATCH
+    n_fitting = most * PREDICT_PIXELS // math.prod(inputs.shape[1:-1])
+    for part in torch.split(inputs, max(1, min(most, n_fitting))):
+        yield to_dtype(normalise(part), precision)
 
 
-def predict_logits(
-    network: Network,
-    images: NDArray[np.uint8],
-    mean: NDArray[np.floating],
-    std: NDArray[np.floating],
+def predict(
+    network: nn.Module,
+    inputs: NDArray[np.generic],
+    normalise: Normalise,
     *,
     device: str = "cpu",
     precision: str = "fp32",
 ) -> Tensor:
-    """Return logits of any number of images, without autograd, batch norm in evaluation mode.
+    """Return the outputs of a network for any number of inputs, without autograd, in evaluation mode.
 
     Args:
         network: fp32, on the device; its mode is left as it was.
-        images: (n, h, w, c) uint8, n ≥ 1.
-        mean: (c,), of pixels scaled to 0..1.
-        std: (c,), likewise.
+        inputs: (n, …) as data have them, n ≥ 1.
+        normalise: as from `normaliser`.
         device: as `resolve_device` returns it.
         precision: of the arithmetic, as `resolve_precision` returns it.
 
     Returns:
-        (n, n_classes) float32 on the CPU.
+        (n, n_outputs) float32 on the CPU.
     """
-    normalise = Normaliser(mean, std, images.shape[1:], device)
     with evaluating(network, precision) as runner:
-        return all_logits(runner, as_tensor(images, device), normalise, precision).cpu()
-
-
-def all_logits(runner: Network, images: Tensor, normalise: Normaliser, precision: str) -> Tensor:
-    """Return logits (n, n_classes) float32 of uint8 images (n, h, w, c), by what `evaluating` lends."""
-    return torch.cat([runner(batch).float() for batch in batches(images, normalise, precision)])
+        parts = batches(as_tensor(inputs, device), normalise, precision)
+        return torch.cat([runner(part).float() for part in parts]).reshape(len(inputs), -1).cpu()
 
 
 def keep_freed_memory() -> None:

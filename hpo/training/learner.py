@@ -6,77 +6,145 @@ import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from hpo.recipes.constrained_cnn.network import ImageShape, build_network
-from hpo.space.parameters import TrialConfig
-from hpo.training.devices import DTYPES, bf16_copy
+from hpo.data.dataset import DataInfo
+from hpo.errors import InputError
+from hpo.training import losses
+from hpo.training.devices import bf16_copy, to_dtype
 from hpo.training.mixup import Mix
-from hpo.training.optimizers import OPTIMIZERS
+from hpo.training.randomness import seeded_alone
+from hpo.training.recipe import Recipe
+from hpo.training.schedules import is_constant
 
 
 class Learner:
     """One seed's network and optimizer.
 
     `network` is the fp32 network on the device, whatever the precision of the arithmetic.
+
+    Args:
+        recipe: what is trained.
+        params: a `Params` of it.
+        info: what the network is for.
+        seed: of the initialisation.
+        device: as `resolve_device` returns it.
+        precision: as `resolve_precision` returns it.
+        class_weights: (n_classes,) float32 on the device, where the recipe's loss is the default.
     """
 
     def __init__(
         self,
-        config: TrialConfig,
-        image_shape: ImageShape,
-        n_classes: int,
+        recipe: Recipe,
+        params: Any,
+        info: DataInfo,
         seed: int,
         *,
         device: str = "cpu",
         precision: str = "fp32",
+        class_weights: Tensor | None = None,
     ) -> None:
-        generator = generator_of(seed, 0, "init")
         self.seed = seed
-        self.network = build_network(config.network, image_shape, n_classes, generator).to(device)
-        self.optimizer = OPTIMIZERS[config.training.optimizer](
-            list(self.network.parameters()), config.training.learning_rate, config.training.l2
-        )
-        self._dtype = DTYPES[precision]
+        self._recipe, self._params, self._info = recipe, params, info
+        self.network = build(recipe, params, info, seed).to(device)
+        self.optimizer = recipe.optimizer(params, self.network)
+        self.is_scheduled = recipe.overrides("schedule") or not is_constant(params)
+        self._rates = [group["lr"] for group in self.optimizer.param_groups]
+        if self.is_scheduled and device != "cpu":
+            for group in self.optimizer.param_groups:  # a recorded step reads it from there
+                group["lr"] = torch.tensor(group["lr"], device=device)
+        self._precision = precision
+        self._class_weights = class_weights
         self._runner = bf16_copy(self.network) if precision == "bf16" else self.network
+        self.layers = recipe.layers(self.network)
         pairs = zip(self.network.parameters(), self._runner.parameters(), strict=True)
-        copies = [(master, low) for master, low in pairs if master is not low]
+        # frozen weights have no gradient, and stay what they are
+        copies = [(master, low) for master, low in pairs if master is not low and master.requires_grad]
         self._masters: list[Tensor] = [master for master, _ in copies]
         self._lows: list[Tensor] = [low for _, low in copies]
         for master in self._masters:
             master.grad = torch.zeros_like(master)
+        buffers = zip(self.network.buffers(), self._runner.buffers(), strict=True)
+        self._buffers = [(buffer, low) for buffer, low in buffers if buffer is not low]
 
-    def step(self, images: Tensor, labels: Tensor, mix: Mix | None = None) -> Tensor:
-        """Take one step on a batch of normalised images (n, c, h, w) float32; return the loss before it.
+    def step(
+        self, inputs: Tensor, targets: Any, mix: Mix | None = None, rate: float | Tensor | None = None
+    ) -> Tensor:
+        """Take one step on a batch; return the loss before it.
 
         The gradients stay on `network.parameters()` until the next step.
+
+        Args:
+            inputs: (n, …), normalised.
+            targets: (n,) or (n, …).
+            mix: how the batch is mixed, if it is.
+            rate: the factor of the learning rate, where there is a schedule.
         """
+        if rate is not None:
+            self._set_rate(rate)
         self._runner.zero_grad(set_to_none=True)
         if mix:
-            images = mix.images(images)
-        logits = self._runner(images.to(self._dtype)).float()
-        loss = mix.loss(logits, labels) if mix else F.cross_entropy(logits, labels)
+            inputs = mix.inputs(inputs)
+        outputs = self._outputs(inputs)
+        loss = (
+            mix.loss(lambda each: self._loss(outputs, each), targets) if mix else self._loss(outputs, targets)
+        )
         loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             if self._lows:  # a call for all of them is one kernel on a GPU
+                for master, low in zip(self._masters, self._lows, strict=True):
+                    if low.grad is None:  # not used by the network: then nothing decays it either
+                        master.grad = None
                 torch._foreach_copy_(_gradients(self._masters), _gradients(self._lows))
             self.optimizer.step()
+            for buffer, low in self._buffers:  # what the network keeps count of
+                buffer.copy_(low)
             self._refresh()
         return loss.detach()
+
+    def _outputs(self, inputs: Tensor) -> Tensor:
+        outputs = self._runner(to_dtype(inputs, self._precision))
+        check_outputs(outputs, len(inputs), self._info)
+        return outputs.float().reshape(len(inputs), -1)  # type: ignore[no-any-return]
+
+    def _loss(self, outputs: Tensor, targets: Any) -> Tensor:
+        if self._recipe.overrides("loss"):
+            loss = self._recipe.loss(self._params, outputs, targets)
+            if not isinstance(loss, Tensor) or loss.numel() != 1:
+                found = (
+                    f"shape {tuple(loss.shape)}"
+                    if isinstance(loss, Tensor)
+                    else f"type {type(loss).__name__}"
+                )
+                raise InputError(
+                    f"loss must return a tensor of one number, the mean of a batch; it is of {found}"
+                )
+            return loss
+        return losses.loss(outputs, targets, self._params.label_smoothing, self._class_weights)
+
+    def _set_rate(self, factor: float | Tensor) -> None:
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            if isinstance(factor, Tensor):
+                group["lr"].copy_(rate * factor)
+            else:
+                group["lr"] = rate * factor
 
     def _refresh(self) -> None:
         """Give the bf16 copy the values of the network."""
         if self._lows:
             torch._foreach_copy_(self._lows, self._masters)
+        for buffer, low in self._buffers:
+            low.copy_(buffer)
 
     def gradient_norms(self) -> Tensor:
-        """Return norms of the last step's gradients, (layers, 2): weight and bias of each layer."""
-        layers = map(self.network.weight_and_bias, self.network.layer_names)
-        norms = [torch.linalg.vector_norm(gradient) for pair in layers for gradient in _gradients(pair)]
-        return torch.stack(norms).view(-1, 2)
+        """Return norms of the last step's gradients, (layers, 2): weight and bias of each watched layer."""
+        norms = [
+            torch.linalg.vector_norm(gradient)
+            for layer in self.layers.values()
+            for gradient in _gradients([layer.weight, layer.bias])
+        ]
+        return torch.stack(norms).view(-1, 2) if norms else torch.empty(0, 2)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next epoch depends on; the tensors are the live ones, not copies."""
@@ -97,19 +165,38 @@ class Learner:
             self._refresh()
 
 
+def build(recipe: Recipe, params: Any, info: DataInfo, seed: int) -> nn.Module:
+    """Return a recipe's network, in fp32 on the CPU, in training mode, images in channels_last memory.
+
+    Raises:
+        InputError: the recipe returns no network, or refuses the data.
+    """
+    with seeded_alone(seed, 0, "init"):
+        network = recipe.build(params, info)
+    if not isinstance(network, nn.Module):
+        raise InputError(f"build must return a torch.nn.Module, returned {type(network).__name__}")
+    if info.is_images:
+        network.to(memory_format=torch.channels_last)
+    return network.train()
+
+
+def check_outputs(outputs: object, n_inputs: int, info: DataInfo) -> None:
+    """Check what a network returned for a batch.
+
+    Raises:
+        InputError: no tensor, or of another shape than the data's targets need.
+    """
+    if not isinstance(outputs, Tensor):
+        raise InputError(f"the network must return a tensor, returned {type(outputs).__name__}")
+    expected = (n_inputs, info.n_outputs)
+    allowed = [expected] if info.n_classes or info.n_outputs > 1 else [expected, (n_inputs,)]
+    if tuple(outputs.shape) not in allowed:
+        what = f"{info.n_classes} classes" if info.n_classes else f"{info.n_outputs} numbers to predict"
+        raise InputError(
+            f"the network returned outputs of shape {tuple(outputs.shape)} for {n_inputs} inputs; "
+            f"{what} need {expected}"
+        )
+
+
 def _gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
-
-
-_PURPOSES = {"init": 0, "order": 1, "mixup": 2}
-
-
-def entropy(seed: int, epoch: int, purpose: str) -> np.random.SeedSequence:
-    """Return what all randomness of a seed is derived from; purposes are init, order and mixup."""
-    return np.random.SeedSequence([seed, epoch, _PURPOSES[purpose]])
-
-
-def generator_of(seed: int, epoch: int, purpose: str) -> torch.Generator:
-    """Return PyTorch's generator on the CPU of that entropy."""
-    (state,) = entropy(seed, epoch, purpose).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state))

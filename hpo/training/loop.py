@@ -2,7 +2,7 @@
 
 All randomness is derived from (seed, epoch, purpose), so a resumed run needs weights and optimizer
 state only, and on one machine with one thread count it ends bit for bit like an undisturbed one. A
-seed shares nothing with its companions but the pixels it reads.
+seed shares nothing with its companions but the inputs it reads.
 """
 
 from __future__ import annotations
@@ -21,42 +21,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpo.errors import Diverged, Interrupted
-from hpo.space.parameters import TrainingConfig, TrialConfig
-from hpo.training.cuda import Backlog, CudaGraph, joining, on, prepare, streams
-from hpo.training.dead_units import logits_and_dead_shares
-from hpo.training.devices import (
-    Normaliser,
-    as_tensor,
-    batches,
-    evaluating,
-    predict_logits,
-    resolve_device,
-    resolve_precision,
-)
-from hpo.training.learner import Learner, entropy, generator_of
-from hpo.training.metrics import score
+from hpo.errors import Diverged, InputError, Interrupted, did_you_mean
+from hpo.training.augmentations import AUGMENTATIONS, active, check_possible
+from hpo.training.cuda import Backlog, CudaGraph, is_lost, is_out_of_memory, joining, on, prepare, streams
+from hpo.training.dead_units import watching
+from hpo.training.devices import as_tensor, batches, evaluating, normaliser, targets_tensor
+from hpo.training.learner import Learner, check_outputs
+from hpo.training.losses import balanced
 from hpo.training.mixup import Mix, draw_mixes
+from hpo.training.randomness import entropy, generator_of, seed_generators
+from hpo.training.recipe import Layer, Recipe
 from hpo.training.tensors import is_like
 
 if TYPE_CHECKING:
     from hpo.data import TrainingData
     from hpo.data.dataset import Split
 
-__all__ = [
-    "EpochResult",
-    "LayerHealth",
-    "SeedEpoch",
-    "check_state",
-    "predict_logits",
-    "resolve_device",
-    "resolve_precision",
-    "state_of",
-    "train",
-]
-
-HEALTH_IMAGES = 1000
-"""A unit counts as dead when it is zero on the first so many validation images."""
+HEALTH_INPUTS = 1000
+"""A unit counts as dead when it is zero on the first so many validation inputs."""
 CHUNK_STEPS = 16
 """So many steps are one launch on a GPU. Gradient norms are taken at the first of them, which costs less than
 1 % of the time."""
@@ -70,25 +52,25 @@ class LayerHealth:
     """L2 norm of the gradient of the loss without the L2 penalty, mean over the sampled steps."""
     bias_gradient: float
     dead_share: float | None
-    """Share of units (channels, in a convolution) that are zero on all of the first `HEALTH_IMAGES`
-    validation images, at all positions; None for the layer without ReLU."""
+    """Share of units (channels, in a convolution) that are zero on all of the first `HEALTH_INPUTS`
+    validation inputs, at all positions; None for a layer without ReLU."""
 
 
 @dataclass(frozen=True)
 class SeedEpoch:
-    """One seed's epoch. Losses are mean cross-entropies; `train_loss` is taken while training."""
+    """One seed's epoch."""
 
     seed: int
-    train_loss: float
-    valid_loss: float
-    valid_accuracy: float
-    valid_macro_f1: float
-    predicted_classes: int
-    """How many classes were predicted at all on the validation images."""
+    metrics: dict[str, float]
+    """On the validation part, by the names that the recipe declares."""
+    train_loss: float | None
+    """Mean over the training part, taken while training; None where a loop of one's own has told none."""
+    predicted_classes: int | None
+    """How many classes were predicted at all on the validation part; None where targets are numbers."""
     seconds: float
     """Training and validation together: the seed's share of the trial's time."""
     layers: dict[str, LayerHealth]
-    """From the input to the logits."""
+    """Of the layers that the recipe has watched, from the input to the output."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -105,27 +87,18 @@ class EpochResult:
     number: int
     """Counted from 1."""
     seeds: tuple[SeedEpoch, ...]
-    learners: tuple[Learner, ...]
+    learners: tuple[Learner, ...] = ()
+    """Empty where the recipe has a loop of its own."""
+    states: tuple[Mapping[str, Any] | None, ...] = ()
+    """What a loop of one's own yielded, by seed."""
+    resumable: bool = True
+    """Whether training can go on from them."""
+    notes: tuple[str, ...] = ()
+    """What is to be said of how it was trained."""
 
-    @property
-    def train_loss(self) -> float:
-        """Mean over the seeds."""
-        return fmean(seed.train_loss for seed in self.seeds)
-
-    @property
-    def valid_loss(self) -> float:
-        """Mean over the seeds."""
-        return fmean(seed.valid_loss for seed in self.seeds)
-
-    @property
-    def valid_accuracy(self) -> float:
-        """Mean over the seeds."""
-        return fmean(seed.valid_accuracy for seed in self.seeds)
-
-    @property
-    def valid_macro_f1(self) -> float:
-        """Mean over the seeds."""
-        return fmean(seed.valid_macro_f1 for seed in self.seeds)
+    def mean(self, metric: str) -> float:
+        """Return a metric, mean over the seeds."""
+        return fmean(seed.metrics[metric] for seed in self.seeds)
 
     @property
     def seconds(self) -> float:
@@ -134,7 +107,8 @@ class EpochResult:
 
 
 def train(
-    config: TrialConfig,
+    recipe: Recipe,
+    config: Mapping[str, Any],
     data: TrainingData,
     seeds: Sequence[int],
     *,
@@ -143,57 +117,81 @@ def train(
     resume: Mapping[str, Any] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[EpochResult]:
-    """Train one network per seed and yield after every epoch, up to `config.training.epochs`.
+    """Train one model per seed and yield after every epoch, up to `config["epochs"]`.
 
     Args:
-        config: what to train.
-        data: training and validation images.
-        seeds: non-negative, one network each; a seed's result does not depend on the others.
+        recipe: what to train.
+        config: all its parameters.
+        data: training and validation part.
+        seeds: non-negative, one model each; a seed's result does not depend on the others.
         device: as `resolve_device` returns it.
         precision: as `resolve_precision` returns it.
         resume: what `state_of` returned after an epoch; training goes on with the next one.
         should_stop: asked before every step; on a GPU before every chunk of steps.
 
     Raises:
-        InputError: the images are too small for the network.
-        Diverged: a training or validation loss of an epoch is not finite.
+        InputError: the recipe refuses the parameters or the data, or does not keep its contract.
+        Diverged: a training loss or a metric of an epoch is not finite.
         Interrupted: `should_stop` said so.
     """
-    learners = tuple(
-        Learner(config, data.image_shape, len(data.class_names), seed, device=device, precision=precision)
-        for seed in seeds
-    )
+    params = recipe.params_of(config)
+    if recipe.has_own_loop:
+        from hpo.training.own_loop import train_own
+
+        yield from train_own(
+            recipe,
+            params,
+            data,
+            seeds,
+            device=device,
+            precision=precision,
+            resume=resume,
+            should_stop=should_stop,
+        )
+        return
+    task = _Task(recipe, params, data, device, precision, should_stop)
+    learners = tuple(task.learner(seed) for seed in seeds)
     last_epoch = 0
     if resume is not None:
         last_epoch = resume["epoch"]
         for learner, state in zip(learners, resume["learners"], strict=True):
             learner.load_state_dict(state)
-    task = _Task(config.training, data, device, precision, should_stop)
-    lanes = [
-        _Lane(task, learner, stream)
-        for learner, stream in zip(learners, streams(device, len(learners)), strict=True)
-    ]
-    for number in range(last_epoch + 1, config.training.epochs + 1):
+    # of draws from the process's generators the order counts: one queue for all
+    n_queues = 0 if recipe.draws_in_training else len(learners)
+    queues = streams(device, n_queues) or [None] * len(learners)
+    lanes = [_Lane(task, learner, stream) for learner, stream in zip(learners, queues, strict=True)]
+    for number in range(last_epoch + 1, params.epochs + 1):
         start = time.perf_counter()
         for _ in zip(*[lane.training(number) for lane in lanes], strict=True):
             pass  # a chunk of each seed in turn
         results = [lane.result(number) for lane in lanes]
         seconds = (time.perf_counter() - start) / len(lanes)
-        yield EpochResult(number, tuple(replace(each, seconds=seconds) for each in results), learners)
+        yield EpochResult(
+            number,
+            tuple(replace(each, seconds=seconds) for each in results),
+            learners,
+            notes=tuple(dict.fromkeys(note for lane in lanes for note in lane.notes)),
+        )
 
 
-def state_of(epoch: EpochResult) -> dict[str, Any]:
+def state_of(epoch: EpochResult) -> dict[str, Any] | None:
     """Return what `train(resume=…)` needs to go on after this epoch: tensors and plain types.
 
-    The tensors are the live ones: store them before the next epoch begins.
+    The tensors are the live ones: store them before the next epoch begins. None: a loop of one's own keeps no
+    state, and a trial begins anew.
     """
-    return {"epoch": epoch.number, "learners": [learner.state_dict() for learner in epoch.learners]}
+    if epoch.learners:
+        return {"epoch": epoch.number, "learners": [learner.state_dict() for learner in epoch.learners]}
+    if not epoch.resumable or any(state is None for state in epoch.states):
+        return None
+    return {"epoch": epoch.number, "states": [dict(state or {}) for state in epoch.states]}
 
 
 def check_state(
     state: Mapping[str, Any],
     epochs: Mapping[int, Sequence[SeedEpoch]],
-    config: TrialConfig,
+    recipe: Recipe,
+    config: Mapping[str, Any],
     data: TrainingData,
     seeds: Sequence[int],
 ) -> None:
@@ -202,79 +200,168 @@ def check_state(
     Raises:
         ValueError: they are not what `state_of` and `train` return for this configuration and these seeds.
     """
-    blank = Learner(config, data.image_shape, len(data.class_names), 0)
-    for parameter in blank.network.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    blank.optimizer.step()  # before its first step an optimizer has no state
-    if not is_like(state, {"epoch": 1, "learners": [blank.state_dict()] * len(seeds)}):
-        raise ValueError("its networks or optimizers are not those of this configuration")
+    params = recipe.params_of(config)
+    layers: set[str] = set()
+    if recipe.has_own_loop:
+        if set(state) != {"epoch", "states"} or not isinstance(state["epoch"], int):
+            raise ValueError("it is no state of a training loop")
+        if len(state["states"]) != len(seeds):
+            raise ValueError("its seeds are others")
+    else:
+        blank = Learner(recipe, params, data.info, 0)
+        inputs = as_tensor(data.train.inputs[:2], "cpu")
+        # weights that nothing uses, or that are frozen, have no gradient and no optimizer's state
+        blank.network(normaliser(data.mean, data.std, data.info, "cpu")(inputs)).sum().backward()
+        blank.optimizer.step()  # before its first step an optimizer has no state
+        if not is_like(state, {"epoch": 1, "learners": [blank.state_dict()] * len(seeds)}):
+            raise ValueError("its networks or optimizers are not those of this configuration")
+        if [each["seed"] for each in state["learners"]] != list(seeds):
+            raise ValueError("its seeds are others")
+        layers = set(blank.layers)
+        all_epochs = [each for epoch in epochs.values() for each in epoch]
+        if any(each.train_loss is None for each in all_epochs):
+            raise ValueError("a training loss is missing")
+        if any((each.predicted_classes is None) == bool(data.n_classes) for each in all_epochs):
+            raise ValueError("it does not say how many classes were predicted")
     last = state["epoch"]
-    if not 1 <= last <= config.training.epochs or list(epochs) != list(range(1, last + 1)):
+    if not 1 <= last <= params.epochs or list(epochs) != list(range(1, last + 1)):
         raise ValueError(f"it is of epoch {last}, and does not have the epochs up to there")
-    trained = [[each["seed"] for each in state["learners"]]]
-    recorded = [[each.seed for each in epoch] for epoch in epochs.values()]
-    if any(each != list(seeds) for each in trained + recorded):
+    if any([each.seed for each in epoch] != list(seeds) for epoch in epochs.values()):
         raise ValueError("its seeds are others")
-    layers = set(blank.network.layer_names)
     if any(each.layers.keys() != layers for epoch in epochs.values() for each in epoch):
         raise ValueError("its layers are others")
+    if any(each.metrics.keys() != recipe.metrics.keys() for epoch in epochs.values() for each in epoch):
+        raise ValueError("its metrics are others")
+
+
+def graph_hindrance(recipe: Recipe) -> str | None:
+    """Return why a recipe's steps cannot be recorded as CUDA graphs; None where it can be tried."""
+    if recipe.overrides("augment"):
+        return "augment draws numbers at every step"
+    if recipe.draws_in_training:
+        return "training may draw random numbers; a recipe that draws none says draws_in_training = False"
+    return "the recipe has an optimizer of its own" if recipe.overrides("optimizer") else None
+
+
+def checked_metrics(recipe: Recipe, found: object, where: str) -> dict[str, float]:
+    """Return the metrics that a recipe declares, of what it returned.
+
+    Raises:
+        InputError: one is missing, or no number.
+    """
+    if not isinstance(found, Mapping):
+        raise InputError(f"{where} must return a mapping of metrics, returned {type(found).__name__}")
+    metrics = {}
+    for name in recipe.metrics:
+        if name not in found:
+            raise InputError(
+                f"{where} returned no {name!r}, which metrics declares; {did_you_mean(name, found)}"
+            )
+        try:
+            metrics[name] = float(found[name])
+        except (TypeError, ValueError, RuntimeError):
+            raise InputError(f"{where}: {name} = {found[name]!r}: must be a number") from None
+    return metrics
 
 
 class _Task:
-    """What all seeds of a trial share: images on the device, and how the steps of an epoch are taken."""
+    """What all seeds of a trial share: data on the device, and how the steps of an epoch are taken."""
 
     def __init__(
         self,
-        config: TrainingConfig,
+        recipe: Recipe,
+        params: Any,
         data: TrainingData,
         device: str,
         precision: str,
         should_stop: Callable[[], bool],
     ) -> None:
         prepare(device, precision)
-        self.config = config
-        self.n_classes = len(data.class_names)
+        check_possible(params, data.info.input_shape, is_images=data.info.is_images)
+        self.recipe, self.params, self.info = recipe, params, data.info
         self.device = device
         self.precision = precision
         self.should_stop = should_stop
-        self.images, self.labels = _resident(data.train, device)
-        self.valid_images, self.valid_labels = _resident(data.valid, device)
-        self.normalise = Normaliser(data.mean, data.std, data.image_shape, device)
+        self.inputs, self.targets = _resident(data.train, device)
+        self.valid_inputs, self.valid_targets = _resident(data.valid, device)
+        self.normalise = normaliser(data.mean, data.std, data.info, device)
+        if params.mixup_alpha and not (data.info.is_images or self.inputs.is_floating_point()):
+            raise InputError(
+                f"mixup_alpha = {params.mixup_alpha}: weighs inputs, and the inputs are integers"
+            )
+        self.class_weights = None
+        if params.class_weights == "balanced" and data.n_classes:
+            self.class_weights = balanced(data.train.targets, data.n_classes).to(device)
 
-    def is_mixing(self, epoch: int) -> bool:
-        """Return whether the images of that epoch are mixed."""
-        config = self.config
-        return config.mixup_alpha > 0 and config.mixup_first_epoch <= epoch <= config.mixup_last_epoch
+    def learner(self, seed: int) -> Learner:
+        """Return a new learner."""
+        return Learner(
+            self.recipe,
+            self.params,
+            self.info,
+            seed,
+            device=self.device,
+            precision=self.precision,
+            class_weights=self.class_weights,
+        )
+
+    @property
+    def n_steps(self) -> int:
+        """How many steps an epoch has."""
+        size: int = self.params.batch_size
+        return math.ceil(len(self.targets) / size)
 
     def steps(
-        self, learner: Learner, order: Tensor, partners: Tensor | None = None, weights: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Step on consecutive batches; mixed, if there are partners.
+        self, learner: Learner, epoch: int, chunk: int, names: Sequence[str], *drawn: Tensor
+    ) -> Outcome:
+        """Step on consecutive batches.
 
         Args:
             learner: takes the steps.
-            order: (images,) int64, numbers of images.
-            partners: (images,) int64, of each batch in turn.
-            weights: (batches,) float32.
+            epoch: counted from 1.
+            chunk: which stretch of the epoch it is, from 0.
+            names: of what was drawn: `order`; then augmentations, `partners` and `weights` of mixup, `rates`.
+            drawn: order (inputs,) int64; of augmentations a row an input; partners (inputs,) int64, of each
+                batch in turn; weights and rates (batches,) float32.
 
         Returns:
-            Losses summed over the images, () float64; gradient norms of the first step (layers, 2) float32.
+            Losses summed over the inputs, () float64; gradient norms of the first step (layers, 2) float32.
         """
-        size = self.config.batch_size
+        size, recipe = self.params.batch_size, self.recipe
+        at_epoch = recipe.at_epoch(self.params, epoch)
+        by_name = dict(zip(names, drawn, strict=True))
+        parts = {name: torch.split(by_name[name], size) for name in names if name not in PER_STEP}
+        own = generator_of(learner.seed, epoch, "augment", chunk) if recipe.overrides("augment") else None
+        if recipe.draws_in_training:
+            seed_generators(self.device, learner.seed, epoch, "training", chunk)
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         norms = None
-        for step, batch in enumerate(torch.split(order, size)):
+        for step, batch in enumerate(parts["order"]):
             if self.should_stop():
                 raise Interrupted(f"seed {learner.seed}")
+            inputs, targets = self.normalise(self.inputs[batch]), self.targets[batch]
+            for name in names:
+                if name in AUGMENTATIONS:
+                    inputs = AUGMENTATIONS[name].apply(at_epoch, inputs, parts[name][step])
+            if own is not None:
+                inputs, targets = recipe.augment(at_epoch, inputs, targets, epoch, own)
             mix = None
-            if partners is not None and weights is not None:
-                mix = Mix(weights[step], partners[step * size : (step + 1) * size])
-            images = self.normalise(self.images[batch])
-            loss_sum += learner.step(images, self.labels[batch], mix) * len(batch)
+            if "partners" in parts:
+                mix = Mix(by_name["weights"][step], parts["partners"][step])
+            rate: float | Tensor | None = None
+            if "rates" in by_name:
+                rate = by_name["rates"][step]
+                rate = rate.item() if self.device == "cpu" else rate
+            loss_sum += learner.step(inputs, targets, mix, rate) * len(batch)
             if norms is None:
                 norms = learner.gradient_norms()
         assert norms is not None
         return loss_sum, norms
+
+
+Outcome = tuple[Tensor, Tensor]
+PER_STEP = ("weights", "rates")
+"""What has one number a step; all else has one row an input."""
 
 
 class _Lane:
@@ -282,23 +369,31 @@ class _Lane:
 
     def __init__(self, task: _Task, learner: Learner, stream: torch.cuda.Stream | None) -> None:
         self._task, self._learner, self._stream = task, learner, stream
-        self._graphs: dict[tuple[bool, int], CudaGraph] = {}
+        self._graphs: dict[tuple[Any, ...], CudaGraph] = {}
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=task.device)
         self._norms: list[Tensor] = []
         self._backlog = Backlog(stream)
+        self._is_recorded = task.device != "cpu"
+        self.notes: list[str] = []
+        if self._is_recorded and (hindrance := graph_hindrance(task.recipe)):
+            self._take_plain_steps(hindrance)
+
+    def _take_plain_steps(self, why: str) -> None:
+        self._is_recorded = False
+        self.notes.append(f"steps are not recorded as CUDA graphs: {why}")
 
     def training(self, epoch: int) -> Iterator[None]:
         """Train an epoch; hand over after every chunk of steps."""
         # sums stay on the device: fetching each loss would stall a GPU at every step
         self._loss_sum.zero_()
         self._norms.clear()
-        inputs = self._inputs(epoch)
+        drawn = self._drawn(epoch)
         with joining(self._stream):
-            for chunk in zip(*inputs, strict=True):
+            for number, chunk in enumerate(zip(*drawn.values(), strict=True)):
                 if self._task.should_stop():  # no step asks when it is replayed
                     raise Interrupted(f"seed {self._learner.seed}")
                 with on(self._stream):
-                    loss, norm = self._steps(chunk)
+                    loss, norm = self._steps(epoch, number, tuple(drawn), chunk)
                     self._loss_sum += loss
                     self._norms.append(norm.clone())
                 self._backlog.add()
@@ -307,54 +402,88 @@ class _Lane:
     def result(self, epoch: int) -> SeedEpoch:
         """Evaluate after the training of an epoch; the time is not yet in it."""
         task, learner = self._task, self._learner
-        train_loss = self._loss_sum.item() / len(task.labels)
+        train_loss = self._loss_sum.item() / len(task.targets)
         gradients = torch.stack(self._norms).mean(dim=0).tolist()
+        if task.recipe.draws_in_training:
+            seed_generators(task.device, learner.seed, epoch, "evaluation")
         with evaluating(learner.network, task.precision) as runner:
-            images = batches(task.valid_images, task.normalise, task.precision)
-            logits, dead = logits_and_dead_shares(runner, images, HEALTH_IMAGES)
-        scores = score(torch.cat(logits), task.valid_labels, task.n_classes)
-        if not (math.isfinite(train_loss) and math.isfinite(scores.loss)):
-            losses = f"training loss {train_loss}, validation loss {scores.loss}"
-            raise Diverged(f"seed {learner.seed}, epoch {epoch}: {losses}")
-        layers = {
-            name: LayerHealth(weight_gradient, bias_gradient, dead.get(name))
-            for name, (weight_gradient, bias_gradient) in zip(
-                learner.network.layer_names, gradients, strict=True
-            )
-        }
+            layers: Mapping[str, Layer] = task.recipe.layers(runner) if learner.layers else {}
+            with watching(layers, HEALTH_INPUTS) as dead:
+                parts = batches(task.valid_inputs, task.normalise, task.precision)
+                outputs = torch.cat([runner(part).float() for part in parts])
+        check_outputs(outputs, len(task.valid_targets), task.info)
+        outputs = outputs.reshape(len(outputs), -1)
+        if not math.isfinite(train_loss) or outputs.isnan().any():
+            numbers = "" if not outputs.isnan().any() else ", and outputs that are no numbers"
+            raise Diverged(f"seed {learner.seed}, epoch {epoch}: training loss {train_loss}{numbers}")
+        metrics = checked_metrics(task.recipe, task.recipe.evaluate(outputs, task.valid_targets), "evaluate")
+        check_finite(metrics, train_loss, learner.seed, epoch)
         return SeedEpoch(
             seed=learner.seed,
+            metrics=metrics,
             train_loss=train_loss,
-            valid_loss=scores.loss,
-            valid_accuracy=scores.accuracy,
-            valid_macro_f1=scores.macro_f1,
-            predicted_classes=scores.predicted_classes,
+            predicted_classes=len(torch.unique(outputs.argmax(dim=1))) if task.info.n_classes else None,
             seconds=0.0,
-            layers=layers,
+            layers={
+                name: LayerHealth(weight_gradient, bias_gradient, dead.get(name))
+                for name, (weight_gradient, bias_gradient) in zip(learner.layers, gradients, strict=True)
+            },
         )
 
-    def _inputs(self, epoch: int) -> Sequence[Sequence[Tensor]]:
-        """Return what `_Task.steps` takes after the learner, each cut into chunks."""
+    def _drawn(self, epoch: int) -> dict[str, Sequence[Tensor]]:
+        """Return what `_Task.steps` takes by name, each cut into chunks."""
         task, seed = self._task, self._learner.seed
-        size = task.config.batch_size
-        order = torch.randperm(len(task.labels), generator=generator_of(seed, epoch, "order"))
-        inputs = [torch.split(order.to(task.device), CHUNK_STEPS * size)]
-        if task.is_mixing(epoch):
+        at_epoch = task.recipe.at_epoch(task.params, epoch)
+        size = task.params.batch_size
+        order = torch.randperm(len(task.targets), generator=generator_of(seed, epoch, "order"))
+        sizes = [len(each) for each in torch.split(order, size)]
+        drawn = {"order": order}
+        for name in active(at_epoch):
+            rng = np.random.default_rng(entropy(seed, epoch, name))
+            drawn[name] = AUGMENTATIONS[name].draw(at_epoch, sizes, task.info.input_shape, rng)
+        if at_epoch.mixup_alpha > 0:
             rng = np.random.default_rng(entropy(seed, epoch, "mixup"))
-            sizes = [len(each) for each in torch.split(order, size)]
-            weights, partners = draw_mixes(sizes, task.config.mixup_alpha, rng)
-            inputs.append(torch.split(partners.to(task.device), CHUNK_STEPS * size))
-            inputs.append(torch.split(weights.to(task.device), CHUNK_STEPS))
-        return inputs
+            drawn["weights"], drawn["partners"] = draw_mixes(sizes, at_epoch.mixup_alpha, rng)
+        if self._learner.is_scheduled:
+            done, all_steps = (epoch - 1) * task.n_steps, task.params.epochs * task.n_steps
+            rates = [
+                task.recipe.schedule(task.params, (done + step) / all_steps) for step in range(task.n_steps)
+            ]
+            drawn["rates"] = torch.tensor(
+                rates, dtype=torch.float64 if task.device == "cpu" else torch.float32
+            )
+        return {
+            name: torch.split(each.to(task.device), CHUNK_STEPS * (1 if name in PER_STEP else size))
+            for name, each in drawn.items()
+        }
 
-    def _steps(self, chunk: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _steps(self, epoch: int, number: int, names: tuple[str, ...], chunk: tuple[Tensor, ...]) -> Outcome:
         """Take `_Task.steps`, on a GPU as a graph; an epoch's last chunk and mixed ones have their own."""
-        call = partial(self._task.steps, self._learner)
-        if self._task.device == "cpu":
+        call = partial(self._task.steps, self._learner, epoch, number, names)
+        if not self._is_recorded:
             return call(*chunk)
-        is_mixing, n_images = len(chunk) > 1, len(chunk[0])
-        graph = self._graphs.setdefault((is_mixing, n_images), CudaGraph(call, self._task.device))
-        return graph(*chunk)
+        key = names, len(chunk[0]), self._task.recipe.at_epoch(self._task.params, epoch)
+        try:
+            loss, norms = self._graphs.setdefault(key, CudaGraph(call, self._task.device))(*chunk)
+        except Exception as error:
+            # what the recipe of somebody else does may not be recordable
+            if isinstance(error, Interrupted) or is_lost(error) or is_out_of_memory(error):
+                raise
+            self._take_plain_steps(str(error).splitlines()[0])
+            return call(*chunk)
+        return loss, norms
+
+
+def check_finite(metrics: Mapping[str, float], train_loss: float | None, seed: int, epoch: int) -> None:
+    """Check that an epoch ended with numbers.
+
+    Raises:
+        Diverged: a metric or the training loss is not finite.
+    """
+    values = dict(metrics) if train_loss is None else {"training loss": train_loss, **metrics}
+    if not all(map(math.isfinite, values.values())):
+        texts = ", ".join(f"{name} {value}" for name, value in values.items() if not math.isfinite(value))
+        raise Diverged(f"seed {seed}, epoch {epoch}: {texts}")
 
 
 _RESIDENTS: WeakKeyDictionary[Split, dict[str, tuple[Tensor, Tensor]]] = WeakKeyDictionary()
@@ -362,9 +491,9 @@ _RESIDENTS_LOCK = threading.Lock()
 
 
 def _resident(split: Split, device: str) -> tuple[Tensor, Tensor]:
-    """Return images and labels of a part on a device: there once, however many trials train on them."""
+    """Return inputs and targets of a part on a device: there once, however many trials train on them."""
     with _RESIDENTS_LOCK:
         there = _RESIDENTS.setdefault(split, {})
         if device not in there:
-            there[device] = as_tensor(split.images, device), as_tensor(split.labels, device)
+            there[device] = as_tensor(split.inputs, device), targets_tensor(split.targets, device)
         return there[device]

@@ -1,4 +1,4 @@
-"""Loss, accuracy and macro F1 of a set of predictions."""
+"""Metrics of a set of predictions: loss, accuracy and macro F1 of classes; errors of numbers."""
 
 from __future__ import annotations
 
@@ -48,3 +48,27 @@ def score(logits: Tensor, labels: Tensor, n_classes: int) -> Scores:
         confusion_matrix=confusion,
         per_class_f1=f1,
     )
+
+
+def default_metrics(outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    """Return what recipes are judged by that bring no `evaluate` of their own.
+
+    Args:
+        outputs: (n, n_classes) or (n, n_outputs) float32.
+        targets: (n,) int64, or (n, n_outputs) float32.
+
+    Returns:
+        Of classes `macro_f1`, `accuracy` and `loss`; of numbers `loss` (mean squared error), `mae` (mean
+        absolute error) and `r2` (coefficient of determination, mean over outputs).
+    """
+    if not targets.is_floating_point():
+        scores = score(outputs, targets, outputs.shape[1])
+        return {"macro_f1": scores.macro_f1, "accuracy": scores.accuracy, "loss": scores.loss}
+    errors = (outputs - targets).double()
+    spread = (targets - targets.mean(dim=0)).double()
+    unexplained = errors.square().sum(dim=0) / spread.square().sum(dim=0).clamp_min(1e-12)
+    return {
+        "loss": errors.square().mean().item(),
+        "mae": errors.abs().mean().item(),
+        "r2": 1 - unexplained.mean().item(),
+    }

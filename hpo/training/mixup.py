@@ -1,33 +1,32 @@
-"""Mixup (Zhang et al. 2018, arXiv:1710.09412): training on weighted pairs of images."""
+"""Mixup (Zhang et al. 2018, arXiv:1710.09412): training on weighted pairs of inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Mix:
-    """How one batch is mixed: image i becomes weight · image i + (1 - weight) · image partners[i]."""
+    """How one batch is mixed: input i becomes weight · input i + (1 - weight) · input partners[i]."""
 
     weight: Tensor
     """() float32, in 0..1."""
     partners: Tensor
     """(n,) int64, a permutation."""
 
-    def images(self, images: Tensor) -> Tensor:
-        """Mix float32 images (n, …)."""
-        return torch.lerp(images[self.partners], images, self.weight)
+    def inputs(self, inputs: Tensor) -> Tensor:
+        """Mix float32 inputs (n, …)."""
+        return torch.lerp(inputs[self.partners], inputs, self.weight)
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return cross-entropy against both labels of each pair, weighted like the images; a mean."""
-        own = F.cross_entropy(logits, labels)
-        other = F.cross_entropy(logits, labels[self.partners])
+    def loss(self, loss_of: Callable[[Tensor], Tensor], targets: Tensor) -> Tensor:
+        """Return the loss against both targets of each pair, weighted like the inputs."""
+        own = loss_of(targets)
+        other = loss_of(targets[self.partners])
         return self.weight * own + (1 - self.weight) * other
 
 

@@ -9,7 +9,9 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-OptimizerBuilder = Callable[[list[nn.Parameter], float, float], torch.optim.Optimizer]
+from hpo.space.parameters import Params
+
+OptimizerBuilder = Callable[[list[nn.Parameter], Params], torch.optim.Optimizer]
 T = TypeVar("T", bound=torch.optim.Optimizer)
 
 
@@ -26,14 +28,32 @@ def _uncompiled(kind: type[T]) -> type[T]:
 _Adam = _uncompiled(torch.optim.Adam)
 _AdamW = _uncompiled(torch.optim.AdamW)
 _Sgd = _uncompiled(torch.optim.SGD)
+_RmsProp = _uncompiled(torch.optim.RMSprop)
 
 OPTIMIZERS: dict[str, OptimizerBuilder] = {
-    "adam": lambda weights, rate, l2: _Adam(
-        weights, lr=rate, weight_decay=l2, fused=True, capturable=weights[0].is_cuda
+    "adam": lambda weights, params: _Adam(
+        weights,
+        lr=params.learning_rate,
+        weight_decay=params.l2,
+        fused=True,
+        capturable=weights[0].is_cuda,
     ),
-    "adamw": lambda weights, rate, l2: _AdamW(
-        weights, lr=rate, weight_decay=l2, fused=True, capturable=weights[0].is_cuda
+    "adamw": lambda weights, params: _AdamW(
+        weights,
+        lr=params.learning_rate,
+        weight_decay=params.l2,
+        fused=True,
+        capturable=weights[0].is_cuda,
     ),
-    "sgd": lambda weights, rate, l2: _Sgd(weights, lr=rate, weight_decay=l2, fused=True),
+    "sgd": lambda weights, params: _Sgd(
+        weights, lr=params.learning_rate, momentum=params.momentum, weight_decay=params.l2, fused=True
+    ),
+    "rmsprop": lambda weights, params: _RmsProp(
+        weights,
+        lr=params.learning_rate,
+        momentum=params.momentum,
+        weight_decay=params.l2,
+        capturable=weights[0].is_cuda,
+    ),
 }
-"""Name → optimizer of weights with a learning rate and an L2 factor, everything else as PyTorch has it."""
+"""Name → optimizer of weights with the parameters of a recipe, everything else as PyTorch has it."""

@@ -1,28 +1,35 @@
-"""A trained model in one file: weights, configuration, normalisation, class names."""
+"""A trained model in one file: weights in safetensors, and everything else as JSON in its header."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
+import safetensors.torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 
 from hpo._files import write_durably
+from hpo._imports import source_hashes
+from hpo.data.dataset import DataInfo
 from hpo.data.images import read_image
 from hpo.errors import InputError, MissingError
-from hpo.recipes.constrained_cnn.network import ImageShape, Network, build_network
-from hpo.space.parameters import TrialConfig
-from hpo.training.devices import predict_logits
-from hpo.training.tensors import dump, is_like, load
+from hpo.space.parameters import ParamValue, ParamValues, explain
+from hpo.training.devices import normaliser, predict
+from hpo.training.learner import build
+from hpo.training.registry import NamedRecipe, load_recipe
 
 if TYPE_CHECKING:
     from hpo.data import TrainingData
 
-_FORMAT = "hpo-model-1"
+FORMAT = "hpo-model-2"
+_KEY = "hpo"
 _BLOCK = 1000
 """So many pictures are held in memory at once."""
 
@@ -34,28 +41,54 @@ class Prediction:
     path: Path
     label: str
     probability: float
-    """Softmax of the logits; not calibrated."""
+    """Softmax of the outputs; not calibrated."""
+
+
+class _Header(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    format: Literal["hpo-model-2"]
+    recipe: str
+    sources: dict[str, str]
+    params: dict[str, Any]
+    input_shape: tuple[int, ...]
+    is_images: bool
+    class_names: tuple[str, ...]
+    n_outputs: int
+    mean: list[float]
+    std: list[float]
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A trained network and everything that is needed to show it a picture."""
+    """A trained network and everything that is needed to show it an input."""
 
-    network: Network
-    config: TrialConfig
-    image_shape: ImageShape
+    network: nn.Module
+    recipe: str
+    params: ParamValues
+    info: DataInfo
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
-    class_names: tuple[str, ...]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name for each class; empty where it predicts numbers."""
+        return self.info.class_names
+
+    def outputs(self, inputs: NDArray[np.generic]) -> Tensor:
+        """Return what the network makes of inputs (n, …) as the data had them: (n, n_outputs) float32."""
+        return predict(self.network, inputs, normaliser(self.mean, self.std, self.info, "cpu"))
 
     def classify(self, image_paths: Sequence[Path | str]) -> list[Prediction]:
         """Classify pictures of any size and mode, prepared as the training images were, in fp32.
 
         Raises:
             DataError: a file cannot be read as a picture.
-            InputError: the model was trained on images that are not square.
+            InputError: the model does not classify images, or was trained on images that are not square.
         """
-        height, width, channels = self.image_shape
+        if not (self.info.is_images and self.class_names):
+            raise InputError(f"the model of recipe {self.recipe} does not classify images")
+        channels, height, width = self.info.input_shape
         if height != width:
             raise InputError(
                 f"the model takes images of {height}×{width} pixels; pictures can only be scaled to a square"
@@ -64,8 +97,7 @@ class Model:
         for start in range(0, len(image_paths), _BLOCK):
             paths = image_paths[start : start + _BLOCK]
             images = np.stack([read_image(path, size=height, channels=channels) for path in paths])
-            logits = predict_logits(self.network, images, self.mean, self.std)
-            probabilities, classes = logits.softmax(dim=1).max(dim=1)
+            probabilities, classes = self.outputs(images).softmax(dim=1).max(dim=1)
             predictions += [
                 Prediction(Path(path), self.class_names[index], probability)
                 for path, index, probability in zip(
@@ -75,60 +107,99 @@ class Model:
         return predictions
 
 
-def save_model(path: Path, network: Network, config: TrialConfig, data: TrainingData) -> None:
+def save_model(
+    path: Path,
+    weights: Mapping[str, Tensor],
+    recipe: NamedRecipe,
+    params: Mapping[str, ParamValue],
+    data: TrainingData,
+) -> None:
     """Write a model file; an existing one is replaced in one go, or not at all.
 
     Args:
         path: the file; its folder exists.
-        network: trained, on any device.
-        config: what it was built and trained from.
-        data: what it was trained on; normalisation, image shape and class names are taken from it.
+        weights: the state of a trained network.
+        recipe: that built it.
+        params: all of the recipe's parameters that it was built and trained with.
+        data: what it was trained on; normalisation, shapes and class names are taken from it.
 
     Raises:
         OSError: the disk is full or not writable.
     """
-    content = {
-        "format": _FORMAT,
-        "params": config.params(),
-        "image_shape": list(data.image_shape),
-        "mean": torch.tensor(data.mean),
-        "std": torch.tensor(data.std),
-        "class_names": list(data.class_names),
-        "weights": {name: tensor.cpu() for name, tensor in network.state_dict().items()},
-    }
-    write_durably(path, dump(content))
+    header = _Header(
+        format=FORMAT,
+        recipe=recipe.name,
+        sources=dict(recipe.sources),
+        params=dict(params),
+        input_shape=data.info.input_shape,
+        is_images=data.info.is_images,
+        class_names=data.info.class_names,
+        n_outputs=data.info.n_outputs,
+        mean=data.mean.tolist(),
+        std=data.std.tolist(),
+    )
+    # contiguous and a copy each: the format knows neither strides nor tensors that share memory
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+    write_durably(path, memoryview(safetensors.torch.save(tensors, {_KEY: header.model_dump_json()})))
 
 
 def load_model(path: Path) -> Model:
-    """Read a model file, running no code from it.
+    """Read a model file. Code is run only of the recipe that it names, which must be the one that saved it.
 
     Raises:
         MissingError: there is no such file.
-        InputError: it is no model file, or damaged.
+        InputError: it is no model file, or damaged; or its recipe is not here.
     """
     if not path.is_file():
         raise MissingError(f"{path}: there is no such model file")
+    header, weights = _read(path)
+    _check_sources(path, header)
+    named = load_recipe(header.recipe)
+    info = DataInfo(header.input_shape, header.class_names, header.n_outputs, header.is_images)
     try:
-        content = load(path.read_bytes())
-        if content["format"] != _FORMAT:
-            raise InputError(f"{path}: of format {content['format']!r}; this version reads {_FORMAT!r}")
-        config = TrialConfig.from_params(content["params"])
-        height, width, channels = content["image_shape"]
-        class_names = tuple(content["class_names"])
-        if len(class_names) < 2:
-            raise ValueError("it has no two classes")
-        shape = (height, width, channels)
-        network = build_network(config.network, shape, len(class_names), torch.Generator())
-        network.load_state_dict(content["weights"])
+        params = named.recipe.schema.complete(header.params)
+        network = build(named.recipe, named.recipe.params_of(params), info, 0)
+        network.load_state_dict(weights)
         network.eval()
-        mean, std = content["mean"], content["std"]
-        example = torch.empty(channels, dtype=torch.float32)
-        if not (is_like(mean, example) and is_like(std, example) and bool((std > 0).all())):
-            raise ValueError("mean and deviation are not those of its images")
-        if not all(isinstance(name, str) for name in class_names):
-            raise ValueError("a class has no name")
-        if not all(bool(each.isfinite().all()) for each in (mean, std, *network.state_dict().values())):
+        mean, std = np.array(header.mean, dtype=np.float32), np.array(header.std, dtype=np.float32)
+        n_features = info.input_shape[0] if info.is_images or len(info.input_shape) == 1 else 1
+        if mean.shape != std.shape or mean.shape not in ((n_features,), (1,)) or not (std > 0).all():
+            raise ValueError("mean and deviation are not those of its inputs")
+        if info.class_names and len(info.class_names) != info.n_outputs:
+            raise ValueError("it has more or fewer outputs than classes")
+        if not all(bool(each.isfinite().all()) for each in network.state_dict().values()):
             raise ValueError("a weight is not finite")
-        return Model(network, config, shape, mean.numpy(), std.numpy(), class_names)
-    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, RuntimeError, InputError) as error:
+        raise InputError(f"{path}: not a model file that hpo saved, or damaged: {error}") from error
+    return Model(network, named.name, params, info, mean, std)
+
+
+def _check_sources(path: Path, header: _Header) -> None:
+    """Check that a user's recipe is the one that saved the model, before any of its code is run.
+
+    Raises:
+        InputError: its files are not here, or others.
+    """
+    if not header.recipe.startswith("python:"):
+        return
+    here = source_hashes(header.recipe.split(":")[1])
+    others = [f"{name}.py" for name, digest in header.sources.items() if here.get(name) != digest]
+    if here and (others or not header.sources):
+        raise InputError(f"{path}: was saved with another version of {', '.join(others) or header.recipe}")
+
+
+def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:
+    """Return the header and the weights of a model file, running no code from it."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            content = json.loads(metadata[_KEY])
+            if isinstance(content, dict) and content.get("format") != FORMAT:
+                raise InputError(
+                    f"{path}: of format {content.get('format')!r}; this version reads {FORMAT!r}"
+                )
+            return _Header.model_validate(content), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except ValidationError as error:
+        raise InputError(f"{path}: not a model file that hpo saved, or damaged: {explain(error)}") from error
+    except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
         raise InputError(f"{path}: not a model file that hpo saved, or damaged") from error

@@ -79,7 +79,7 @@ def test_a_killed_process_leaves_nothing_half_cached(root: Path, cache: Path, ki
     entry = prepare(f"folder:{root}", cache=cache)
 
     assert folders(cache) == [entry.name]
-    assert len(load_training(entry).train.labels) == 24
+    assert len(load_training(entry).train.targets) == 24
 
 
 # --- where it lies -------------------------------------------------------------------------------
@@ -99,9 +99,9 @@ def test_a_cache_that_cannot_be_written_to_is_named(root: Path, tmp_path: Path) 
 
 
 OTHER_FILES = {
-    "meta.json": "test_labels.npy",
-    "train_images.npy": "valid_images.npy",
-    "valid_labels.npy": "train_labels.npy",
+    "meta.json": "test_targets.npy",
+    "train_inputs.npy": "valid_inputs.npy",
+    "valid_targets.npy": "train_targets.npy",
 }
 
 
@@ -129,33 +129,33 @@ def test_training_data_open_without_the_test_part(entry: Path) -> None:
     for path in entry.glob("test_*"):
         path.unlink()
 
-    assert len(load_training(entry).train.labels) == 24
+    assert len(load_training(entry).train.targets) == 24
     with pytest.raises(DataError, match="damaged"):
         load_test(entry)
 
 
 def test_writing_to_an_image_changes_neither_the_cache_nor_others(entry: Path) -> None:
     first, second = load_training(entry), load_training(entry)
-    before = second.train.images.copy()
+    before = second.train.inputs.copy()
 
-    first.train.images[:] = 77
+    first.train.inputs[:] = 77
 
-    np.testing.assert_array_equal(second.train.images, before)
-    np.testing.assert_array_equal(load_training(entry).train.images, before)
+    np.testing.assert_array_equal(second.train.inputs, before)
+    np.testing.assert_array_equal(load_training(entry).train.inputs, before)
 
 
 def images_of(split: Split) -> list[bytes]:
-    return [image.tobytes() for image in split.images]
+    return [image.tobytes() for image in split.inputs]
 
 
 def test_limits_take_stratified_subsets(entry: Path) -> None:
     whole, some = load_training(entry), load_training(entry, limit_train=9, limit_valid=3)
 
-    assert np.bincount(some.train.labels).tolist() == [3, 3, 3]
-    assert np.bincount(some.valid.labels).tolist() == [1, 1, 1]
+    assert np.bincount(some.train.targets).tolist() == [3, 3, 3]
+    assert np.bincount(some.valid.targets).tolist() == [1, 1, 1]
     assert set(images_of(some.train)) < set(images_of(whole.train))
     assert set(images_of(some.valid)) < set(images_of(whole.valid))
-    mean, std = pixel_statistics(some.train.images)
+    mean, std = pixel_statistics(some.train.inputs)
     np.testing.assert_allclose(some.mean, mean, rtol=1e-6)
     np.testing.assert_allclose(some.std, std, rtol=1e-6)
 
@@ -163,8 +163,8 @@ def test_limits_take_stratified_subsets(entry: Path) -> None:
 @pytest.mark.parametrize(
     ("limits", "problem"),
     [
-        ({"limit_train": 25}, "limit_train = 25: the train part has 24 images"),
-        ({"limit_valid": 7}, "limit_valid = 7: the valid part has 6 images"),
+        ({"limit_train": 25}, "limit_train = 25: the train part has 24 examples"),
+        ({"limit_valid": 7}, "limit_valid = 7: the valid part has 6 examples"),
         ({"limit_train": 2}, "limit_train = 2: at least 3 are needed"),
         ({"limit_valid": 0}, "limit_valid = 0: at least 3 are needed"),
         ({"limit_train": -1}, "limit_train = -1: at least 3 are needed"),

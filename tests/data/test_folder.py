@@ -16,8 +16,8 @@ from tests.support.pictures import CLASSES, PARTS, write_folder
 
 
 def colours(split: Split) -> set[tuple[int, ...]]:
-    np.testing.assert_array_equal(split.images[:, 0, 0, 0], 10 * split.labels)
-    return {tuple(image[0, 0].tolist()) for image in split.images}
+    np.testing.assert_array_equal(split.inputs[:, 0, 0, 0], 10 * split.targets)
+    return {tuple(image[0, 0].tolist()) for image in split.inputs}
 
 
 def problems(root: Path, cache: Path) -> str:
@@ -31,7 +31,7 @@ def test_pictures_come_with_their_labels_and_each_in_one_part(root: Path, cache:
     entry = prepare(f"folder:{root}", cache=cache)
     data = load_training(entry)
 
-    assert data.image_shape == (32, 32, 3)
+    assert data.input_shape == (3, 32, 32)
     assert data.class_names == CLASSES
     assert len(colours(data.train)) == 24
     assert len(colours(data.valid)) == 6
@@ -51,7 +51,7 @@ def test_a_validation_folder_is_used(tmp_path: Path, cache: Path) -> None:
 def test_the_image_size_is_part_of_the_entry(root: Path, cache: Path) -> None:
     small = prepare(f"folder:{root}", image_size=5, cache=cache)
 
-    assert load_training(small).image_shape == (5, 5, 3)
+    assert load_training(small).input_shape == (3, 5, 5)
     assert small != prepare(f"folder:{root}", cache=cache)
     assert (
         load_training(small).fingerprint != load_training(prepare(f"folder:{root}", cache=cache)).fingerprint

@@ -188,17 +188,18 @@ def test_every_source_keeps_the_contract(source: str, tmp_path: Path) -> None:
 
     n_classes = len(data.class_names)
     for split in (data.train, data.valid, test):
-        assert isinstance(split.images, np.memmap)
-        assert split.images.dtype == np.uint8
-        assert split.images.shape[1:] == data.image_shape
-        assert split.labels.dtype == np.int64
-        assert split.labels.shape == (len(split.images),)
-        assert set(split.labels) == set(range(n_classes))
+        assert isinstance(split.inputs, np.memmap)
+        assert split.inputs.dtype == np.uint8
+        height, width, channels = split.inputs.shape[1:]
+        assert (channels, height, width) == data.input_shape
+        assert split.targets.dtype == np.int64
+        assert split.targets.shape == (len(split.inputs),)
+        assert set(split.targets) == set(range(n_classes))
     assert data.source == source
     assert len(data.fingerprint) == 16
-    n = len(data.train.labels) + len(data.valid.labels)
-    assert len(data.valid.labels) == pytest.approx(0.2 * n, abs=0.5 * n_classes)
-    scaled = data.train.images.astype(np.float64) / 255
+    n = len(data.train.targets) + len(data.valid.targets)
+    assert len(data.valid.targets) == pytest.approx(0.2 * n, abs=0.5 * n_classes)
+    scaled = data.train.inputs.astype(np.float64) / 255
     np.testing.assert_allclose(data.mean, scaled.mean(axis=(0, 1, 2)), rtol=1e-6)
     std = scaled.std(axis=(0, 1, 2))
     np.testing.assert_allclose(data.std, np.where(std == 0, 1, std), rtol=1e-6)
@@ -217,8 +218,8 @@ def test_every_source_keeps_the_contract(source: str, tmp_path: Path) -> None:
         ("digits:8", "takes no argument"),
         ("folder", "folder:PATH"),
         ("folder:", "folder:PATH"),
-        ("python", "python:module:function"),
-        ("python:module", "python:module:function"),
+        ("python", "must be python:module:object"),
+        ("python:module", "must be python:module:object"),
     ],
 )
 def test_a_source_that_cannot_be_asked_for(tmp_path: Path, text: str, problem: str) -> None:
@@ -245,13 +246,13 @@ def test_digits_are_all_there_once_scaled_to_bytes(tmp_path: Path) -> None:
     entry = prepare("digits", cache=tmp_path)
     data, test = load_training(entry), load_test(entry)
 
-    assert data.image_shape == (8, 8, 1)
-    images = np.concatenate([data.train.images, data.valid.images, test.images])
+    assert data.input_shape == (1, 8, 8)
+    images = np.concatenate([data.train.inputs, data.valid.inputs, test.inputs])
     assert len(images) == 1797
     assert (images.min(), images.max()) == (0, 255)
     assert len(np.unique(images)) == 17
     assert data.class_names == tuple("0123456789")
-    assert np.bincount(test.labels).min() >= 34
+    assert np.bincount(test.targets).min() >= 34
 
 
 # --- cifar10 -------------------------------------------------------------------------------------
@@ -261,8 +262,8 @@ def test_cifar10_pixels_are_in_place(small_cifar10: Path, tmp_path: Path) -> Non
     test = load_test(prepare(f"cifar10:{small_cifar10}", cache=tmp_path / "cache"))
 
     raw = pickle.loads((small_cifar10 / CIFAR10.base_folder / "test_batch").read_bytes())["data"]
-    np.testing.assert_array_equal(test.images[3, 2, 5], raw[3].reshape(3, 32, 32)[:, 2, 5])
-    assert test.labels.tolist() == list(range(10)) * 2
+    np.testing.assert_array_equal(test.inputs[3, 2, 5], raw[3].reshape(3, 32, 32)[:, 2, 5])
+    assert test.targets.tolist() == list(range(10)) * 2
 
 
 def test_cifar10_archive_and_its_unpacked_folder_hold_the_same(small_cifar10: Path, tmp_path: Path) -> None:
@@ -302,7 +303,7 @@ def test_cifar10_is_downloaded(
 ) -> None:
     data = load_training(prepare("cifar10", cache=tmp_path / "cache"))
 
-    assert (len(data.train.labels), len(data.valid.labels)) == (80, 20)
+    assert (len(data.train.targets), len(data.valid.targets)) == (80, 20)
     assert data.source == "cifar10"
     assert capsys.readouterr().out == ""
     assert not list((tmp_path / "cache").rglob("*.tar.gz"))
@@ -360,18 +361,18 @@ def test_where_pixels_lie_in_memory_means_nothing(own_module: str, tmp_path: Pat
 
     assert prepare(text, cache=tmp_path / "cache") == before
     assert np.array_equal(
-        load_training(prepare(text, cache=tmp_path / "new")).train.images, load_training(before).train.images
+        load_training(prepare(text, cache=tmp_path / "new")).train.inputs, load_training(before).train.inputs
     )
 
 
 @pytest.mark.parametrize(
     ("function", "problem"),
     [
-        ("laod", "has no such function; did you mean 'load'"),
-        ("number", "has no such function"),
+        ("laod", r"own_.*\.py has no 'laod'; did you mean 'load'"),
+        ("number", "must be a function, is int"),
         ("fail", "KeyError: 'pixels'"),
         ("leave", "SystemExit: 3"),
-        ("wrong", "must return hpo.ImageData, returned dict"),
+        ("wrong", "must return hpo.ImageData or hpo.ArrayData, returned dict"),
     ],
 )
 def test_an_own_function_that_fails_is_named(
@@ -385,7 +386,9 @@ def test_an_own_module_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own_broken.py").write_text("1 / 0")
 
-    with pytest.raises(DataError, match="python:own_broken:load: importing it failed: ZeroDivisionError"):
+    with pytest.raises(
+        DataError, match=rf"python:own_broken:load: {tmp_path}/own_broken\.py:1: ZeroDivisionError"
+    ):
         prepare("python:own_broken:load", cache=tmp_path)
     with pytest.raises(DataError, match=f"No module named 'own_absent'; looked in {tmp_path}"):
         prepare("python:own_absent:load", cache=tmp_path)

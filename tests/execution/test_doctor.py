@@ -118,7 +118,7 @@ def test_what_a_killed_doctor_left_is_removed_and_no_reader_stumbles_over_it(cli
     storage = Storage("sqlite:///hpo-out/hpo.db")
     young = f".doctor-{time.time():.0f}-beef"
     for name in (".doctor-1600000000-beef", young):
-        storage.create_study(name, {})
+        storage.create_study(name, {}, "maximize")
     assert [study["name"] for study in json.loads(cli("status", "--json").out)["studies"]] == [
         *("rate", "shape", "final")
     ]

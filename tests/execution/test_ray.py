@@ -17,6 +17,7 @@ import ray_nodes
 import hpo as library
 from hpo.errors import InputError
 from hpo.execution.backends.worker_spec import WorkerSpec
+from hpo.planning.plan import MODEL
 from hpo.storage.queue import Reason, Slots, reason_of
 from tests.support.command import Result, hpo
 from tests.support.plans import SMALL_RUN, accepted_epochs
@@ -42,7 +43,7 @@ def test_a_cluster_ends_where_local_workers_end(
     assert accepted_epochs(plan) == accepted_epochs(library.find_plan(finished))
     # as many workers as the cluster has room for
     assert {log.name for log in (out / "logs").iterdir()} == {"worker-1.log", "worker-2.log"}
-    assert (out / "model.pt").exists()
+    assert (out / MODEL).exists()
     assert "raylet" not in result.err + result.out
     said = [log.read_text() for log in (out / "logs").iterdir()]
     assert all("Traceback" not in text for text in said)

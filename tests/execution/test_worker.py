@@ -46,6 +46,7 @@ from hpo.training.tensors import dump, load
 from tests.support.checkpoints import signed
 from tests.support.plans import SMALL, made_plan
 from tests.support.queues import claim_first
+from tests.support.recipes import RECIPE, SCHEMA
 from tests.support.toml import toml
 
 PRUNER_OPTIONS: dict[str, dict[str, Any]] = {
@@ -224,7 +225,7 @@ def test_a_device_that_does_nothing_more_loses_the_trial_but_not_the_point(
 
     plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"}, epochs=1)
     trial, data = claimed_with_data(plan)
-    place = WorkerContext(data, "cpu", FailingStore(tmp_path / "checkpoints"), lambda: False)
+    place = WorkerContext(RECIPE, data, "cpu", FailingStore(tmp_path / "checkpoints"), lambda: False)
     with pytest.raises(DeviceLostError, match=f"^cpu: {str(error).splitlines()[0]}$"):
         run_trial(plan, "rate", trial, place, Failing())
     assert reason_of(plan.trials("rate")[0]) == "lost"
@@ -250,18 +251,18 @@ import psutil, resource, sys, threading
 from contextlib import suppress
 from pathlib import Path
 import optuna.samplers
-from hpo.training import learner
+from hpo.training import losses
 from hpo.storage.storage import Storage
 from hpo.execution.worker import work
 most = psutil.Process().memory_info().vms + 1000 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (most, most))
-loss, both = learner.F.cross_entropy, threading.Barrier(2)
+loss, both = losses.F.cross_entropy, threading.Barrier(2)
 def meet(*arguments, **named):
     # on a busy machine one might have ended before the other begins: here they go step by step together
     with suppress(threading.BrokenBarrierError):
         both.wait(5)
     return loss(*arguments, **named)
-learner.F.cross_entropy = meet
+losses.F.cross_entropy = meet
 work(Storage(sys.argv[1]), out=Path(sys.argv[2]), studies=["units"], trials_per_device=2)
 """
 
@@ -290,9 +291,9 @@ def test_k_seeds_train_in_lockstep_and_each_as_it_would_alone(tmp_path: Path) ->
     for epochs in zip(*records, strict=True):
         third, only = epochs[0][2], epochs[1][0]
         assert third["seed"] == only["seed"] == 2
-        for key in ("train_loss", "valid_loss", "valid_macro_f1", "layers"):
+        for key in ("train_loss", "metrics", "predicted_classes", "layers"):
             assert third[key] == only[key]
-    mean = sum(seed["valid_macro_f1"] for seed in records[0][0]) / 3
+    mean = sum(seed["metrics"]["macro_f1"] for seed in records[0][0]) / 3
     assert together.trials("rate")[0].intermediate_values[1] == pytest.approx(mean)
 
 
@@ -382,7 +383,7 @@ def test_a_trial_that_goes_on_from_another_machine_s_checkpoint_says_so(tmp_path
         stored = load(file.read_bytes()[32:])
         assert len(stored["state"]["trained_on"]) == 1
         stored["state"]["trained_on"] = ["Another CPU with torch 2.10.0"]
-        stored["state"]["epochs"][1][0]["valid_loss"] += 1e-6  # as another machine may have it
+        stored["state"]["epochs"][1][0]["metrics"]["loss"] += 1e-6  # as another machine may have it
         content = bytes(dump(stored))
         file.write_bytes(signed(content))
     work(plan.storage, out=tmp_path, studies=["rate"])
@@ -394,7 +395,7 @@ def test_a_trial_that_goes_on_from_another_machine_s_checkpoint_says_so(tmp_path
     assert verify(plan, "rate", first) is None
     difference = verify(plan, "rate", second)
     assert difference is not None
-    assert difference.startswith("epoch 1, seed 0 differs: valid_loss was ")
+    assert difference.startswith("epoch 1, seed 0 differs: metrics was ")
     assert "trained on Another CPU with torch 2.10.0, then " in difference
 
 
@@ -461,12 +462,13 @@ def stop_after_two_epochs(plan: Plan, out: Path, name: str = "rate") -> None:
     from hpo.execution.final_stage import TestSetCallback
     from hpo.training.blobs import open_blobs
 
+    torch.set_num_threads(plan.identity.threads)  # as every worker does
     trial, data = claimed_with_data(plan, name)
 
     def should_stop() -> bool:
         return len(epochs_of(plan.storage.trial(trial._trial_id).user_attrs)) == 2
 
-    place = WorkerContext(data, "cpu", open_blobs(out / "checkpoints"), should_stop)
+    place = WorkerContext(RECIPE, data, "cpu", open_blobs(out / "checkpoints"), should_stop)
     entry = prepare(plan.options.data)
     callback = TestSetCallback(plan, trial._trial_id, place, entry, out) if name == FINAL else TrialCallback()
     with pytest.raises(Interrupted):
@@ -486,7 +488,7 @@ def test_a_checkpoint_that_cannot_be_written_is_the_disk_s_fault_or_a_successor_
                 Queue(plan.storage, "rate").close(trial._trial_id, Reason.LOST)
             raise FileNotFoundError(name)
 
-    place = WorkerContext(data, "cpu", Cleared(tmp_path), lambda: False)
+    place = WorkerContext(RECIPE, data, "cpu", Cleared(tmp_path), lambda: False)
     with pytest.raises(TrialLost if is_lost else RunError):
         run_trial(plan, "rate", trial, place, TrialCallback())
     (ended,) = plan.trials("rate")
@@ -527,17 +529,35 @@ def test_a_point_retried_after_the_decision_survives_a_second_loss(tmp_path: Pat
 def test_a_space_without_a_feasible_point_fails_in_words_and_crashes_nobody(tmp_path: Path) -> None:
     study = (
         'constraints = ["conv1_channels > conv2_channels"]\ntrials = 2\n'
-        'inherits = "first"\n[search]\nconv1_channels = {low = 2, high = 4}\n[sampler]\nname = "random"'
+        'inherits = "first"\n[search]\nconv1_channels = {low = 2, high = 4}\n'
+        'learning_rate = {low = 1e-4, high = 1e-1}\n[sampler]\nname = "random"'
     )
     first = f"{SMALL}[search]\nbatch_size = [20]"
     plan = made_plan(tmp_path, {"first": first, "second": study}, epochs=1)
     assert work(plan.storage, out=tmp_path) is None
     rows = results.rows(plan, "second")
     assert {row.state for row in rows} == {"failed"}
-    assert all("draws found no point" in row.reason for row in rows)
+    assert all("draws found no new point" in row.reason for row in rows)
     decision = plan.decision("second")
     assert decision is not None
     assert not decision.adopted
+
+
+def test_a_finite_space_without_a_feasible_point_is_over_at_once_and_says_so(tmp_path: Path) -> None:
+    study = (
+        'constraints = ["conv1_channels > conv2_channels"]\ntrials = 2\n'
+        'inherits = "first"\n[search]\nconv1_channels = {low = 2, high = 4}\n[sampler]\nname = "random"'
+    )
+    first = f"{SMALL}[search]\nbatch_size = [20]"
+    plan = made_plan(tmp_path, {"first": first, "second": study}, epochs=1)
+    assert work(plan.storage, out=tmp_path) is None
+    assert results.rows(plan, "second") == []
+    decision = plan.decision("second")
+    assert decision is not None
+    assert not decision.adopted
+    assert decision.params["conv1_channels"] == 4
+    assert "nothing in the space satisfies the constraints" in decision.text
+    assert results.final_trial(plan) is not None
 
 
 def test_a_control_that_is_a_point_of_the_grid_is_never_pruned(tmp_path: Path) -> None:
@@ -599,7 +619,7 @@ def test_trials_are_raised_under_a_worker_until_the_study_decides(tmp_path: Path
     plan = made_plan(tmp_path, {"shape": f"trials = 2\n{SAMPLED}"})
     file = tmp_path / "studies" / "shape.toml"
     file.write_text(file.read_text().replace("trials = 2", "trials = 3"))
-    more = read_studies(file.parent)
+    more = read_studies(file.parent, SCHEMA)
     check_compatible(plan, {}, more, file.parent)
     with_more_trials(plan, more)
     # a worker that was there before: what it read then says two
@@ -610,7 +630,7 @@ def test_trials_are_raised_under_a_worker_until_the_study_decides(tmp_path: Path
 
     file.write_text(file.read_text().replace("trials = 3", "trials = 4"))
     with pytest.raises(ConflictError, match=r"trials = 4, .* until the study has decided; it is 3 in"):
-        check_compatible(Plan.open(plan.storage), {}, read_studies(file.parent), file.parent)
+        check_compatible(Plan.open(plan.storage), {}, read_studies(file.parent, SCHEMA), file.parent)
 
 
 def test_who_asks_for_more_trials_while_a_study_decides_is_told(tmp_path: Path) -> None:
@@ -620,7 +640,7 @@ def test_who_asks_for_more_trials_while_a_study_decides_is_told(tmp_path: Path) 
     work(plan.storage, out=tmp_path, studies=["shape"])
     assert plan.decision("shape") is not None
     with pytest.raises(ConflictError, match="decided"):
-        with_more_trials(plan, read_studies(file.parent))
+        with_more_trials(plan, read_studies(file.parent, SCHEMA))
     assert Plan.open(plan.storage).specs["shape"].trials == 1
 
 
@@ -659,7 +679,7 @@ def test_a_trial_that_is_closed_while_its_pruner_writes_is_lost_and_nothing_else
 
     monkeypatch.setitem(PRUNERS, "median", lambda epochs: _Broken(close))
     trial, data = claimed_with_data(plan, "s")
-    place = WorkerContext(data, "cpu", FolderBlobs(tmp_path / "checkpoints"), lambda: False)
+    place = WorkerContext(RECIPE, data, "cpu", FolderBlobs(tmp_path / "checkpoints"), lambda: False)
     with pytest.raises(TrialLost):
         run_trial(plan, "s", trial, place, TrialCallback())
     assert closed == [0]
@@ -736,7 +756,7 @@ def test_what_is_decided_after_the_final_stage_changes_no_answer(tmp_path: Path)
 def test_who_decides_late_overwrites_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = made_plan(tmp_path, {"s": f"{SMALL}[search]\nbatch_size = [20]"}, epochs=1)
     trial, data = claimed_with_data(plan, "s")
-    place = WorkerContext(data, "cpu", FolderBlobs(tmp_path / "checkpoints"), lambda: False)
+    place = WorkerContext(RECIPE, data, "cpu", FolderBlobs(tmp_path / "checkpoints"), lambda: False)
     assert run_trial(plan, "s", trial, place, TrialCallback()) == TrialState.COMPLETE
 
     def overtaken(*arguments: Any, **options: Any) -> Decision:

@@ -25,7 +25,7 @@ from hpo.errors import ConflictError, Diverged
 from hpo.execution.doctor import examine
 from hpo.execution.run import run
 from hpo.execution.worker import Limits, work
-from hpo.planning.plan import FINAL, Plan
+from hpo.planning.plan import FINAL, MODEL, WRONG_IMAGES, Plan
 from hpo.planning.scheduler import advance
 from hpo.storage.database import sqlite_file
 from hpo.storage.queue import Queue, Reason, Slots, SlotState, reason_of
@@ -431,12 +431,12 @@ def test_a_run_on_a_server_ends_like_one_on_sqlite(
     elsewhere = tmp_path / "elsewhere"
     result = cli("run", "--out", elsewhere, "--storage", url, "--checkpoints", checkpoints)
     assert result.code == 0, result.err
-    for name in ("model.pt", "most-confidently-wrong.png"):
+    for name in (MODEL, WRONG_IMAGES):
         assert (elsewhere / name).read_bytes() == (out / name).read_bytes()
     # and where they cannot, it is said who has them
     unshared = cli("run", "--out", tmp_path / "third", "--storage", url)
     assert "checkpoints stay in" in unshared.err
-    assert f"model.pt is on {socket.gethostname()}" in unshared.out
+    assert f"{MODEL} is on {socket.gethostname()}" in unshared.out
     assert "predict" not in unshared.out
 
 

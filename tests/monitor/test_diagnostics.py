@@ -6,11 +6,14 @@ import pytest
 import torch
 
 from hpo.monitor.diagnostics import diagnose
-from hpo.recipes.constrained_cnn.network import build_network
-from hpo.space.parameters import NetworkConfig, TrialConfig
-from hpo.training.dead_units import logits_and_dead_shares
+from hpo.planning.metrics import Metric
+from hpo.training.dead_units import watching
+from hpo.training.learner import build
 from hpo.training.loop import train
+from tests.support.recipes import RECIPE, SCHEMA
 from tests.support.toy_images import toy_data
+
+F1 = Metric("macro_f1", "maximize")
 
 
 def epoch(
@@ -26,7 +29,7 @@ def epoch(
             ("conv1", "conv2", "hidden", "output"), gradients, (*dead, None), strict=True
         )
     }
-    return {"valid_macro_f1": f1, "predicted_classes": predicted, "layers": layers}
+    return {"metrics": {"macro_f1": f1, "loss": 1 - f1}, "predicted_classes": predicted, "layers": layers}
 
 
 HEALTHY = epoch()
@@ -34,11 +37,11 @@ DEAD = epoch(f1=0.018, predicted=1, dead=(0.3, 1.0, 1.0), gradients=(0.0, 0.0, 0
 
 
 def names(history: list[dict[str, Any]]) -> list[str]:
-    return [finding.name for finding in diagnose(history)]
+    return [finding.name for finding in diagnose(history, F1)]
 
 
 def test_dying_relu_names_the_first_dead_layer_and_the_epoch() -> None:
-    (finding,) = diagnose([HEALTHY, DEAD, DEAD, DEAD])
+    (finding,) = diagnose([HEALTHY, DEAD, DEAD, DEAD], F1)
     assert (finding.name, finding.layer, finding.epoch) == ("dying ReLU", "conv2", 2)
     assert "conv2" in finding.text
     assert "epoch 2" in finding.text
@@ -46,7 +49,7 @@ def test_dying_relu_names_the_first_dead_layer_and_the_epoch() -> None:
 
 def test_a_layer_after_living_ones_may_be_the_dead_one() -> None:
     dead = epoch(predicted=1, dead=(0.1, 0.2, 0.99), gradients=(0.0, 0.0, 1e-9, 0.0))
-    (finding,) = diagnose([dead, dead])
+    (finding,) = diagnose([dead, dead], F1)
     assert (finding.layer, finding.epoch) == ("hidden", 1)
 
 
@@ -67,23 +70,26 @@ def test_nothing_is_found(history: list[dict[str, Any]]) -> None:
 
 
 def test_constant_prediction_without_dead_layers() -> None:
-    (finding,) = diagnose([epoch(), epoch(predicted=1), epoch(predicted=1)])
+    (finding,) = diagnose([epoch(), epoch(predicted=1), epoch(predicted=1)], F1)
     assert (finding.name, finding.epoch, finding.layer) == ("constant prediction", 2, None)
     assert names([epoch(predicted=1), epoch(f1=0.5), epoch(f1=0.4)]) == []
 
 
 def test_still_rising_at_the_last_epoch() -> None:
-    (finding,) = diagnose([epoch(f1=0.1), epoch(f1=0.3), epoch(f1=0.31)])
+    (finding,) = diagnose([epoch(f1=0.1), epoch(f1=0.3), epoch(f1=0.31)], F1)
     assert (finding.name, finding.epoch) == ("still rising at the last epoch", 3)
 
 
+def test_a_loss_that_is_still_falling_is_found_and_one_that_rises_is_not() -> None:
+    loss, falling = Metric("loss", "minimize"), [epoch(f1=0.1), epoch(f1=0.3), epoch(f1=0.31)]
+    (finding,) = diagnose(falling, loss)
+    assert (finding.name, finding.epoch) == ("still rising at the last epoch", 3)
+    assert diagnose(falling[::-1], loss) == ()
+
+
 def test_dead_shares_count_units_that_no_image_wakes_anywhere() -> None:
-    network = build_network(
-        NetworkConfig(conv1_channels=4, conv2_channels=8, hidden_units=10),
-        (8, 8, 1),
-        3,
-        torch.Generator().manual_seed(0),
-    )
+    params = RECIPE.params_of({"conv1_channels": 4, "conv2_channels": 8, "hidden_units": 10})
+    network: Any = build(RECIPE, params, toy_data().info, 0)
     (weight1, bias1), (_, bias2), (_, hidden_bias) = map(
         network.weight_and_bias, ("conv1", "conv2", "hidden")
     )
@@ -99,9 +105,11 @@ def test_dead_shares_count_units_that_no_image_wakes_anywhere() -> None:
 
     def dead(*batches: torch.Tensor, n_watched: int = 100) -> dict[str, float]:
         with torch.inference_mode():
-            logits, shares = logits_and_dead_shares(network, batches, n_watched)
-            assert all(torch.equal(part, network(batch)) for part, batch in zip(logits, batches, strict=True))
-        return shares
+            unwatched = [network(batch) for batch in batches]
+            with watching(RECIPE.layers(network), n_watched) as shares:
+                outputs = [network(batch) for batch in batches]
+        assert all(map(torch.equal, outputs, unwatched))
+        return dict(shares)
 
     assert dead(asleep) == {"conv1": 1.0, "conv2": 0.75, "hidden": 0.0}
     assert dead(asleep, awake, asleep)["conv1"] == 0.25
@@ -111,14 +119,15 @@ def test_dead_shares_count_units_that_no_image_wakes_anywhere() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_learning_rate_that_kills_a_network_is_recognised(precision: str) -> None:
-    config = TrialConfig.from_params(
+    config = SCHEMA.complete(
         {"conv1_channels": 4, "conv2_channels": 8, "hidden_units": 8, "batch_size": 8, "epochs": 4}
     )
     history = [
         copy.deepcopy(result.seeds[0].to_dict())
-        for result in train(config.replace(learning_rate=10.0), toy_data(), [3], precision=precision)
+        for result in train(RECIPE, {**config, "learning_rate": 10.0}, toy_data(), [3], precision=precision)
     ]
     assert names(history) == ["dying ReLU"]
     assert history[-1]["predicted_classes"] == 1
-    healthy = [result.seeds[0].to_dict() for result in train(config, toy_data(), [3], precision=precision)]
+    epochs = train(RECIPE, config, toy_data(), [3], precision=precision)
+    healthy = [result.seeds[0].to_dict() for result in epochs]
     assert "dying ReLU" not in names(healthy)

@@ -16,8 +16,8 @@ from hpo.execution.run import find_or_create_plan
 from hpo.monitor.export import write_csv
 from hpo.planning.decisions import epochs_of
 from hpo.planning.plan import Plan
-from hpo.space.parameters import PARAMETERS
 from tests.support.fixtures import Cli
+from tests.support.recipes import SCHEMA
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +28,13 @@ def plan(finished: Path) -> Plan:
 def test_a_frame_of_trials_has_a_row_each_and_the_parameters_by_name(plan: Plan) -> None:
     frame = library.trials_frame(plan)
     assert list(frame["study"]) == ["rate"] * 2 + ["shape"] * 3 + ["final"]
-    assert list(frame.columns[-len(PARAMETERS) :]) == list(PARAMETERS)
+    assert list(frame.columns[-len(SCHEMA.parameters) :]) == list(SCHEMA.parameters)
     for name in plan.all_names:
         of_study = frame[frame["study"] == name].set_index("trial")
         for trial in plan.trials(name):
             row = of_study.loc[trial.number]
             assert row["macro_f1"] == trial.value
-            assert {key: row[key] for key in PARAMETERS} == trial.user_attrs["config"]
+            assert {key: row[key] for key in SCHEMA.parameters} == trial.user_attrs["config"]
     assert (frame["complete"] >= frame["start"]).all()
 
 
@@ -46,7 +46,8 @@ def test_a_frame_of_epochs_has_a_row_a_seed(plan: Plan) -> None:
     for number, seeds in enumerate(epochs_of(final.user_attrs), start=1):
         for seed in seeds:
             ((_, row),) = rows[(rows["epoch"] == number) & (rows["seed"] == seed["seed"])].iterrows()
-            assert row["valid_loss"] == seed["valid_loss"]
+            assert {metric: row[f"valid_{metric}"] for metric in plan.recipe.metrics} == seed["metrics"]
+            assert row["train_loss"] == seed["train_loss"]
             assert row["hidden_dead_share"] == seed["layers"]["hidden"]["dead_share"]
     result = library.final_result(plan)
     assert rows[rows["epoch"] == result["selected_epoch"]]["test_macro_f1"].mean() == pytest.approx(

@@ -161,7 +161,7 @@ def test_a_study_that_was_given_more_trials_is_shown_so(tmp_path: Path) -> None:
     eyes = watch(plan)
     assert eyes.look().studies[0].status.n_points == 2
     (tmp_path / "studies" / "sampled.toml").write_text(text.replace("trials = 2", "trials = 3"))
-    with_more_trials(plan, read_studies(tmp_path / "studies"))
+    with_more_trials(plan, read_studies(tmp_path / "studies", plan.schema))
     assert eyes.look().studies[0].status.n_points == 3
 
 
@@ -215,7 +215,7 @@ def test_a_trial_is_followed_from_its_claim_on(plan: Plan, worker: Worker) -> No
     (running,) = eyes.look().running
     assert (running.epochs, running.curve, running.seconds_per_epoch) == (0, [], None)
     config = config_of_trial(plan, "setup", trial, trial.params)
-    plan.storage.write(trial._trial_id, attrs={"config": config.params()})
+    plan.storage.write(trial._trial_id, attrs={"config": config})
     (running,) = eyes.look().running
     assert (running.epochs, running.params) == (EPOCHS, {"conv1_channels": 4})
     worker.report(trial, [0.1])

@@ -15,16 +15,19 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from scipy.stats import qmc
 
 from hpo.errors import RunError, StudyFileError
+from hpo.execution import worker
+from hpo.execution.plan_recipe import with_recipe
 from hpo.planning.pruners import PRUNERS, Runs, build_pruner
-from hpo.planning.samplers import QMC_POINTS, SAMPLERS, _seed, distribution, draw
+from hpo.planning.samplers import QMC_POINTS, SAMPLERS, _seed, distributions, draw
 from hpo.planning.studies import check_study, read_studies
-from hpo.space.axes import Choices, Range
-from hpo.space.parameters import TrialConfig, check_param
 from hpo.space.study_file import StudySpec, shipped_studies
+from tests.support.plans import made_plan
+from tests.support.recipes import SCHEMA
+from tests.support.studies import spec_of
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
-KNOWN = TrialConfig().params()
+KNOWN = SCHEMA.defaults
 SAMPLED = [name for name in SAMPLERS if name != "grid"]
 SPACE: dict[str, Any] = {
     "conv1_channels": [16, 32, 64],
@@ -41,14 +44,12 @@ SMALL_SPACE = {name: SPACE[name] for name in ("conv1_channels", "conv2_channels"
 
 
 def joint(sampler: str, *constraints: str, search: dict[str, Any] = SPACE, **options: object) -> StudySpec:
-    return StudySpec.model_validate(
-        {
-            "name": "joint",
-            "trials": 30,
-            "search": search,
-            "constraints": list(constraints),
-            "sampler": {"name": sampler, **options},
-        }
+    return spec_of(
+        "joint",
+        trials=30,
+        search=search,
+        constraints=list(constraints),
+        sampler={"name": sampler, **options},
     )
 
 
@@ -82,7 +83,7 @@ def work(
         point = draw(study, trial, spec, KNOWN, index, seed=1)
         points.append(point)
         for name, drawn in point.items():
-            axis = distribution(name, spec.search[name])
+            axis = distributions(spec)[name]
             study._storage.set_trial_param(trial._trial_id, name, axis.to_internal_repr(drawn), axis)
         if value is not None:
             study._storage.set_trial_state_values(trial._trial_id, TrialState.COMPLETE, [value(point)])
@@ -103,24 +104,31 @@ def add_odd_trials(study: optuna.Study) -> None:
 # --- axes ----------------------------------------------------------------------------------------------
 
 
+def axis_of(name: str, axis: object) -> BaseDistribution:
+    (found,) = distributions(spec_of(trials=1, sampler={"name": "random"}, search={name: axis})).values()
+    return found
+
+
 def test_axes_in_optunas_terms() -> None:
-    assert distribution("l2", Choices((0.1, 0.2))) == CategoricalDistribution((0.1, 0.2))
-    assert distribution("l2", Range(0.0, 1.0)) == FloatDistribution(0, 1)
-    assert distribution("l2", Range(0.1, 1.0, log=True)) == FloatDistribution(0.1, 1, log=True)
-    assert distribution("l2", Range(0.0, 1.0, 0.1)) == FloatDistribution(0, 1, step=0.1)
-    assert distribution("epochs", Range(1, 9)) == IntDistribution(1, 9)
-    assert distribution("epochs", Range(1, 9, log=True)) == IntDistribution(1, 9, log=True)
-    assert distribution("epochs", Range(1, 9, 2)) == IntDistribution(1, 9, step=2)
+    assert axis_of("l2", [0.1, 0.2]) == CategoricalDistribution((0.1, 0.2))
+    assert axis_of("l2", {"low": 0, "high": 1}) == FloatDistribution(0, 1)
+    assert axis_of("l2", {"low": 0.1, "high": 1, "log": True}) == FloatDistribution(0.1, 1, log=True)
+    assert axis_of("l2", {"low": 0, "high": 1, "step": 0.1}) == FloatDistribution(0, 1, step=0.1)
+    assert axis_of("epochs", {"low": 1, "high": 9}) == IntDistribution(1, 9)
+    assert axis_of("epochs", {"low": 1, "high": 9, "log": True}) == IntDistribution(1, 9, log=True)
+    assert axis_of("epochs", {"low": 1, "high": 9, "step": 2}) == IntDistribution(1, 9, step=2)
 
 
 @given(low=st.integers(0, 50), step=st.integers(1, 50), n=st.integers(1, 60), digits=st.integers(1, 6))
 def test_every_point_of_a_grid_can_be_queued(low: int, step: int, n: int, digits: int) -> None:
     low_, high, step_ = (float(f"{number}e-{digits}") for number in (low, low + n * step, step))
-    axis = Range(low_, high, step_)
-    distributions = {"l2": distribution("l2", axis)}  # warns where high is not low + n·step
-    for value in axis.values():
+    if high > 100:
+        return
+    spec = spec_of(search={"l2": {"low": low_, "high": high, "step": step_}})
+    axes = distributions(spec)  # warns where high is not low + n·step
+    for value in spec.search["l2"].values():
         # refuses what its axis does not contain
-        trial = create_trial(state=TrialState.WAITING, params={"l2": value}, distributions=distributions)
+        trial = create_trial(state=TrialState.WAITING, params={"l2": value}, distributions=axes)
         assert trial.params == {"l2": value}
 
 
@@ -205,9 +213,8 @@ REFUSED = [
 
 @pytest.mark.parametrize(("kind", "table", "said"), REFUSED)
 def test_refused_with_key_value_and_what_would_be_right(kind: str, table: dict[str, Any], said: str) -> None:
-    spec = StudySpec.model_validate(
-        {"name": "x", "trials": 1, "search": SPACE, "sampler": {"name": "tpe"}, kind: table}
-    )
+    document: dict[str, Any] = {"trials": 1, "search": SPACE, "sampler": {"name": "tpe"}, kind: table}
+    spec = spec_of(**document)
     with pytest.raises(StudyFileError) as caught:
         check_study(spec, Path("x.toml"))
     assert str(caught.value).startswith(f"x.toml: {said}")
@@ -229,9 +236,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_is_accepted_with_and_without_options(name: str) -> None:
     def check(**options: Any) -> None:
-        trials = {} if name == "grid" else {"trials": 3}
+        trials: dict[str, Any] = {} if name == "grid" else {"trials": 3}
         sampler = {"name": name, **options}
-        spec = StudySpec.model_validate({"name": "x", "search": {"l2": [0.1]}, "sampler": sampler, **trials})
+        spec = spec_of(search={"l2": [0.1]}, sampler=sampler, **trials)
         check_study(spec, Path("x.toml"))
 
     check()
@@ -267,9 +274,9 @@ def test_every_point_is_in_the_space_and_satisfies_the_constraints(
         assert {**KNOWN, **point}["hidden_units"] > point["batch_size"]
         assert point["batch_norm"] is True
         for parameter, drawn in point.items():
-            axis = distribution(parameter, spec.search[parameter])
+            axis = distributions(spec)[parameter]
             assert axis._contains(axis.to_internal_repr(drawn))
-            assert check_param(parameter, drawn) == drawn
+            assert SCHEMA.check(parameter, drawn) == drawn
     assert len({tuple(point.values()) for point in points}) == len(points)
 
 
@@ -359,9 +366,81 @@ def test_a_point_that_is_never_hit_ends_with_what_was_asked_for() -> None:
     with pytest.raises(RunError) as caught:
         draw(study, claim(study), spec, KNOWN, 0, seed=1)
     assert str(caught.value) == (
-        "study 'joint': 10,000 draws found no point with l2 == learning_rate and l2 <= epochs "
-        "and epochs = 11 and learning_rate = 0.001; widen [search] or relax its constraints"
+        "study 'joint': 10,000 draws found no new point with l2 == learning_rate and l2 <= epochs "
+        "and epochs = 11 and learning_rate = 0.001; widen [search], relax its constraints, or ask for fewer "
+        "trials"
     )
+
+
+THREE: list[dict[str, Any]] = [
+    {"optimizer": ["adam", "sgd"], "momentum": [0.0, 0.9]},  # with adam momentum means nothing
+    {"batch_size": {"low": 8, "high": 10}},
+    {"batch_norm": [True, False], "conv1_channels": [8, 4], "conv2_channels": [4, 8]},
+]
+
+
+@pytest.mark.parametrize("search", THREE, ids=lambda search: "-".join(search))
+@pytest.mark.parametrize("name", SAMPLED)
+def test_law_no_point_is_drawn_twice(name: str, search: dict[str, Any]) -> None:
+    constraints = ["conv1_channels == conv2_channels", "conv1_channels < 8"] if len(search) == 3 else []
+    spec = joint(name, *constraints, search=search)
+    study, keys = new_study(), set[str]()
+    left = spec.listed(KNOWN)
+    assert left is not None
+    assert len(left) == (2 if constraints else 3)
+    for index in range(len(left)):
+        trial = claim(study)
+        point = draw(study, trial, spec, KNOWN, index, seed=1, tried=keys)
+        assert spec.feasible({**KNOWN, **point})
+        assert spec.key(KNOWN, point) not in keys
+        keys.add(spec.key(KNOWN, point))
+        for parameter, axis in distributions(spec).items():
+            drawn = axis.to_internal_repr(point[parameter])
+            study._storage.set_trial_param(trial._trial_id, parameter, drawn, axis)
+        study._storage.set_trial_state_values(trial._trial_id, TrialState.COMPLETE, [0.5])
+    assert keys == {spec.key(KNOWN, point) for point in left}
+
+
+def test_where_every_point_was_tried_there_is_none_to_draw() -> None:
+    spec = joint("random", search={"batch_norm": [True, False]})
+    keys = {spec.key(KNOWN, point) for point in spec.listed(KNOWN) or []}
+    study = new_study()
+    with pytest.raises(RunError, match=r"found no new point; widen .search., .* or ask for fewer trials"):
+        draw(study, claim(study), spec, KNOWN, 2, seed=1, tried=keys)
+
+
+def test_only_small_spaces_are_listed() -> None:
+    assert joint("tpe", search={"l2": {"low": 0.0, "high": 1.0}}).listed(KNOWN) is None
+    steps = {"low": 0.0, "high": 1.0, "step": 0.25}
+    assert joint("tpe", search={"l2": steps}).listed(KNOWN) == [{"l2": n / 4} for n in range(5)]
+    whole = {"low": 1, "high": 101}
+    wide = {"conv1_channels": whole, "conv2_channels": whole}
+    assert joint("tpe", search=wide).listed(KNOWN) is None
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_a_study_of_few_points_trains_each_once_and_ends_early(name: str, tmp_path: Path) -> None:
+    text = f"""
+        trials = 30
+        [fixed]
+        conv1_channels = 4
+        conv2_channels = 4
+        hidden_units = 8
+        [search]
+        optimizer = ["adam", "sgd"]
+        momentum = [0.0, 0.9]
+        [sampler]
+        name = "{name}"
+    """
+    plan = made_plan(tmp_path, {"few": text}, epochs=1, limit_train=40, limit_valid=20)
+    bound = with_recipe(plan)
+    assert worker.work(plan.storage, out=tmp_path) is None
+    trials = [trial for trial in plan.trials("few") if trial.state == TrialState.COMPLETE]
+    keys = [bound.spec("few").key(bound.spec("few").context(), trial.params) for trial in trials]
+    assert len(keys) == len(set(keys)) == 3
+    decision = plan.decision("few")
+    assert decision is not None
+    assert decision.text.startswith("the space has 3 points, all tried; ")
 
 
 # --- pruners ---------------------------------------------------------------------------------------------
@@ -383,7 +462,7 @@ def first_pruned(study: optuna.Study, pruner: optuna.pruners.BasePruner, values:
 
 
 def pruner(table: dict[str, Any], epochs: int = 11) -> optuna.pruners.BasePruner:
-    spec = StudySpec.model_validate({"name": "x", "search": {"l2": [0.1]}, "pruner": table})
+    spec = spec_of(search={"l2": [0.1]}, pruner=table)
     check_study(spec, Path("x.toml"))
     return build_pruner(spec, Runs(epochs, 10))
 
@@ -412,7 +491,7 @@ def test_every_pruner_judges_runs_beside_a_control(name: str, epochs: int) -> No
 
 @pytest.mark.parametrize("name", ["learning-rate", "batch-size", "l2", "batch-norm", "mixup"])
 def test_the_other_shipped_studies_stop_networks_at_chance_level_from_epoch_3_on(name: str) -> None:
-    shipped = read_studies(shipped_studies())[name]
+    shipped = read_studies(shipped_studies(), SCHEMA)[name]
 
     def stopped(n_classes: int, values: list[float]) -> int | None:
         return first_pruned(new_study(), build_pruner(shipped, Runs(11, n_classes)), values)
@@ -424,8 +503,15 @@ def test_the_other_shipped_studies_stop_networks_at_chance_level_from_epoch_3_on
     assert stopped(2, [0.33] * 11) is None  # on two classes who has yet to learn looks the same
 
 
+@pytest.mark.parametrize(("n_classes", "is_share"), [(0, False), (0, True), (10, False)])
+def test_what_has_no_chance_level_is_not_stopped_there(n_classes: int, is_share: bool) -> None:
+    shipped = read_studies(shipped_studies(), SCHEMA)["l2"]
+    pruner = build_pruner(shipped, Runs(11, n_classes, is_share))
+    assert first_pruned(new_study(), pruner, [0.01] * 11) is None  # of a loss that is very good
+
+
 def test_the_shipped_halving_judges_after_epochs_2_and_6() -> None:
-    shipped = read_studies(shipped_studies())["network-setup"]
+    shipped = read_studies(shipped_studies(), SCHEMA)["network-setup"]
 
     def halving() -> optuna.pruners.BasePruner:
         return build_pruner(shipped, Runs(11, 10))

@@ -25,6 +25,7 @@ from optuna.artifacts import upload_artifact
 import hpo as library
 from hpo.monitor.results import final_trial
 from hpo.planning.inheritance import inherited_by
+from hpo.planning.metrics import Metric
 from hpo.planning.plan import FINAL, Plan
 from hpo.planning.scheduler import advance
 from hpo.reporting import figures
@@ -35,7 +36,6 @@ from hpo.reporting.dashboard.publish import ArtifactFolder
 from hpo.reporting.dashboard.server import address
 from hpo.reporting.data import Section
 from hpo.reporting.data import read as read_report
-from hpo.reporting.metrics import ACCURACY, LOSS
 from hpo.reporting.render import plotly
 from hpo.storage.storage import Storage
 from tests.support.command import start_hpo
@@ -181,7 +181,7 @@ def test_figures_say_what_the_database_says(out: Path, served: Served) -> None:
     lines = {trace["name"].split()[0]: trace["y"] for trace in rate["hpo-accuracy"]["data"]}
     trials = plan.trials("rate")
     for trial in trials:
-        values = [100 * trial.user_attrs[f"epoch:{n}"][0]["valid_accuracy"] for n in (1, 2, 3)]
+        values = [100 * trial.user_attrs[f"epoch:{n}"][0]["metrics"]["accuracy"] for n in (1, 2, 3)]
         assert lines[str(trial.number)] == pytest.approx(values, rel=1e-3)
     best = max(trials, key=lambda trial: trial.value or 0.0)
     top = rate["hpo-accuracy"]["data"][-1]  # drawn last, named first
@@ -199,7 +199,7 @@ def test_figures_say_what_the_database_says(out: Path, served: Served) -> None:
     (steps,) = answer["hpo-waterfall"]["data"]
     assert steps["y"][0] == "test set"  # the first is below
     assert steps["base"][0] + steps["x"][0] == pytest.approx(100 * final["test"]["macro_f1"], abs=0.1)
-    assert steps["base"][0] == pytest.approx(100 * final["fresh_macro_f1"], abs=0.1)
+    assert steps["base"][0] == pytest.approx(100 * final["fresh_value"], abs=0.1)
     (took,) = (trace for trace in answer["hpo-time-line"]["data"] if trace["name"] == "shape")
     seconds = [
         (trial.datetime_complete - trial.datetime_start).total_seconds()
@@ -218,21 +218,25 @@ def drawn(figure: Figure | None) -> list[dict[str, Any]]:
 def test_large_and_odd_figures(finished: Path) -> None:
     report = read_report(library.find_plan(finished))
     section = report.sections[0]
+    accuracy, loss = Metric("accuracy", "maximize"), Metric("loss", "minimize")
 
     def with_rows(**changes: Any) -> Section:
         points = [replace(point, row=replace(point.row, **changes)) for point in section.points]
         return replace(section, points=points)
 
     history = [epoch for _ in range(100) for epoch in section.points[0].row.history]
-    for metric in (ACCURACY, LOSS):
+    for metric in (accuracy, loss):
         for trace in drawn(figures.curves(report, with_rows(history=history), metric)):
             assert (trace["x"][0], trace["x"][-1], len(trace["x"]), len(trace["y"])) == (1, 300, 100, 100)
         failed = drawn(figures.curves(report, with_rows(state="failed"), metric))
         assert len(failed) == len(section.points)
         assert not any("best" in trace["name"] for trace in failed)  # none has a result
         assert figures.curves(report, with_rows(history=[]), metric) is None
-    odd = [[{**seed, "valid_loss": math.inf} for seed in epoch] for epoch in section.points[0].row.history]
-    assert drawn(figures.curves(report, with_rows(history=odd), LOSS))[0]["y"] == [None] * 3
+    odd = [
+        [{**seed, "metrics": {**seed["metrics"], "loss": math.inf}} for seed in epoch]
+        for epoch in section.points[0].row.history
+    ]
+    assert drawn(figures.curves(report, with_rows(history=odd), loss))[0]["y"] == [None] * 3
     names = [f"{'n' * 100} {i}" for i in range(figures.MAX_CLASSES + 30)]
     final = {
         "per_class": {name: {"f1": i / 100} for i, name in enumerate(names)},
@@ -262,7 +266,8 @@ def test_a_note_links_to_the_trial_that_it_names(tmp_path: Path) -> None:
     for value in (0.2, 0.6):
         worker.finish(worker.claim("setup"), [value])
     advance(plan)
-    note = study_note(read_report(plan).sections[0], {"setup": 7, "rate": 8})
+    report = read_report(plan)
+    note = study_note(report, report.sections[0], {"setup": 7, "rate": 8})
     assert "Carried on: setup/1 ([show](/dashboard/studies/7/trials?numbers=1))." in note
 
 
@@ -347,7 +352,7 @@ def test_notes_follow_a_plan_and_do_not_disturb_it(tmp_path: Path, small_studies
 def test_notes_and_figures_on_a_server(database_url: str, finished: Path) -> None:
     source = library.find_plan(finished)
     storage = Storage(database_url, create=True)
-    plan = Plan.create(storage, source.specs, source.options, source.identity)
+    plan = Plan.create(storage, source.specs, source.options, source.identity, source.recipe)
     id_ = storage.study_id("rate")
     text = "ä" * 5000
     attrs = {f"dashboard:plot_data:hpo-x:{i}": text for i in range(1200)}

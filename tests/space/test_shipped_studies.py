@@ -9,15 +9,15 @@ import pytest
 from hpo.planning.pruners import PRUNERS
 from hpo.planning.samplers import SAMPLERS
 from hpo.planning.studies import check_study
-from hpo.space.parameters import TrialConfig
 from hpo.space.study_file import StudySpec, load_studies, shipped_studies
+from tests.support.recipes import SCHEMA
 
 CHAIN = ["network-setup", "learning-rate", "batch-size", "l2", "batch-norm", "mixup"]
 
 
 @pytest.fixture(scope="module")
 def specs() -> dict[str, StudySpec]:
-    return load_studies(shipped_studies())
+    return load_studies(shipped_studies(), SCHEMA)
 
 
 def test_each_section_inherits_from_the_one_before(specs: dict[str, StudySpec]) -> None:
@@ -28,7 +28,7 @@ def test_each_section_inherits_from_the_one_before(specs: dict[str, StudySpec]) 
 
 
 def test_points_are_those_of_the_report(specs: dict[str, StudySpec]) -> None:
-    known = TrialConfig().params()
+    known = SCHEMA.defaults
     points = {name: spec.grid(known) for name, spec in specs.items()}
     assert {name: len(p) for name, p in points.items()} == dict(zip(CHAIN, (16, 3, 3, 4, 3, 2), strict=True))
     assert [p["learning_rate"] for p in points["learning-rate"]] == [0.01, 0.001, 0.0001]
@@ -44,8 +44,8 @@ def test_published_choices_make_one_configuration_after_the_other(specs: dict[st
     for spec in specs.values():
         assert spec.published is not None
         params = {**params, **spec.fixed, **spec.published.choice}
-        assert spec.feasible(TrialConfig.from_params(params).params())
-    assert TrialConfig.from_params(params) == TrialConfig.from_params(
+        assert spec.feasible(SCHEMA.complete(params))
+    assert SCHEMA.complete(params) == SCHEMA.complete(
         {
             "conv1_channels": 32,
             "conv1_kernel": 3,
@@ -94,10 +94,10 @@ def test_samplers_and_pruners_are_known(specs: dict[str, StudySpec], name: str) 
 
 
 def test_constraint_bites_on_wider_axes() -> None:
-    spec = load_studies(shipped_studies())["network-setup"]
+    spec = load_studies(shipped_studies(), SCHEMA)["network-setup"]
     document = spec.model_dump()
     document["search"] |= {"conv1_channels": [32, 64, 128], "conv1_kernel": [3, 5, 7]}
-    wider = StudySpec.model_validate(document)
+    wider = StudySpec.model_validate(document, context={"schema": SCHEMA})
     # of 3 × 2 pairs of channels 5 are left, of 3 × 2 pairs of kernels 5
     assert len(wider.grid(wider.context())) == 25
     assert {

@@ -12,13 +12,27 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpo.errors import InputError, StudyFileError
+from hpo.space import study_file
 from hpo.space.axes import Choices, Range
-from hpo.space.constraints import NUMBERS, Constraint
-from hpo.space.parameters import PARAMETERS, TrialConfig
-from hpo.space.study_file import MAX_GRID_POINTS, StudySpec, load_studies, load_study
+from hpo.space.constraints import Constraint
+from hpo.space.study_file import MAX_GRID_POINTS, StudySpec, load_studies
+from tests.support.recipes import SCHEMA
+from tests.support.studies import spec_of, stored
 from tests.support.toml import toml
 
-DEFAULTS = TrialConfig().params()
+DEFAULTS = SCHEMA.defaults
+
+
+def load_study(file: Path) -> StudySpec:
+    return study_file.load_study(file, SCHEMA)
+
+
+def load(folder: Path) -> dict[str, StudySpec]:
+    return load_studies(folder, SCHEMA)
+
+
+def parse(text: object) -> Constraint:
+    return Constraint.parse(text, SCHEMA.numbers, SCHEMA.parameters)
 
 
 def write(folder: Path, text: str, name: str = "lr") -> Path:
@@ -46,7 +60,7 @@ def test_the_smallest_file_is_a_grid_over_the_defaults(tmp_path: Path) -> None:
     assert spec.is_grid
     assert spec.trials is None
     assert spec.context() == DEFAULTS
-    assert spec.n_points(DEFAULTS) == 2
+    assert spec.grid(DEFAULTS) == [{"learning_rate": 0.1}, {"learning_rate": 1.0}]
 
 
 def test_every_key(tmp_path: Path) -> None:
@@ -85,10 +99,10 @@ def test_every_key(tmp_path: Path) -> None:
     assert spec.pruner.options == {"patience": 3, "wrapped": {"name": "median"}}
     assert spec.published is not None
     assert spec.published.results[0].accuracy == 0.5
-    assert (spec.is_grid, spec.n_points({})) == (False, 30)
+    assert (spec.is_grid, spec.trials) == (False, 30)
     inherited = {**DEFAULTS, "l2": 0.5}
     assert spec.context(inherited) == {**inherited, "batch_norm": True}
-    assert StudySpec.from_json(spec.to_json()) == spec
+    assert stored(spec) == spec
 
 
 def test_the_sampler_is_a_grid_exactly_where_all_axes_can_be_enumerated(tmp_path: Path) -> None:
@@ -126,10 +140,12 @@ def test_constraints_on_inherited_values_are_applied_when_they_are_known(tmp_pat
 def test_mixup_that_ends_before_it_begins_is_no_point(tmp_path: Path) -> None:
     text = "search.mixup_first_epoch = [1, 5, 9]\nsearch.mixup_last_epoch = [4, 8]"
     spec = load_study(write(tmp_path, text))
-    points = spec.grid(DEFAULTS)
+    points = spec.grid({**DEFAULTS, "mixup_alpha": 0.2})
     assert len(points) == 3
     for point in points:
-        TrialConfig.from_params(point)
+        SCHEMA.complete(point)
+    with pytest.raises(InputError, match="mixup_first_epoch = 9, mixup_last_epoch = 8: must satisfy"):
+        SCHEMA.complete({"mixup_first_epoch": 9, "mixup_last_epoch": 8})
     assert not spec.feasible({**DEFAULTS, "mixup_first_epoch": 9, "mixup_last_epoch": 8})
 
 
@@ -183,7 +199,7 @@ REFUSED: list[tuple[str, str]] = [
     (f"fixed.conv1_kernel = 4\n{L2}", "fixed.conv1_kernel = 4: must be odd"),
     (
         "search.optimizer = ['adam', 'lion']",
-        "search.optimizer = 'lion': is not known; known: adam, adamw, sgd",
+        "search.optimizer = 'lion': is not known; known: adam, adamw, sgd, rmsprop",
     ),
     # axes
     ("[search]", "search is empty; give at least one parameter"),
@@ -294,7 +310,7 @@ VALUES = st.recursive(
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
         st.dictionaries(
-            st.sampled_from(["low", "high", "step", "log", "name", *PARAMETERS]), inner, max_size=4
+            st.sampled_from(["low", "high", "step", "log", "name", *SCHEMA.parameters]), inner, max_size=4
         ),
     ),
     max_leaves=12,
@@ -313,7 +329,7 @@ def test_no_file_raises_anything_else(tmp_path: Path, document: dict[str, Any], 
     except StudyFileError as error:
         assert str(error).startswith(f"{file}: ")  # noqa: PT017 - most examples raise nothing
     else:
-        assert StudySpec.from_json(spec.to_json()) == spec
+        assert stored(spec) == spec
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -341,10 +357,9 @@ GRIDS = st.dictionaries(st.sampled_from(list(AXES)), st.none(), min_size=1).flat
 def test_a_grid_is_the_product_of_its_axes_less_what_constraints_exclude(
     search: dict[str, list[Any]],
 ) -> None:
-    free = StudySpec.model_validate({"name": "x", "search": search})
+    free = spec_of(search=search)
     product = [dict(zip(search, values, strict=True)) for values in itertools.product(*search.values())]
     assert free.grid(DEFAULTS) == product
-    assert free.n_points(DEFAULTS) == len(product)
     text = "conv1_channels <= conv2_channels"
     allowed = [
         point for point in product if operator.le(*({**DEFAULTS, **point}[n] for n in text.split(" <= ")))
@@ -352,9 +367,9 @@ def test_a_grid_is_the_product_of_its_axes_less_what_constraints_exclude(
     document = {"name": "x", "search": search, "constraints": [text]}
     if not allowed:
         with pytest.raises(InputError, match="leave no point"):
-            StudySpec.model_validate(document)
+            StudySpec.model_validate(document, context={"schema": SCHEMA})
         return
-    spec = StudySpec.model_validate(document)
+    spec = StudySpec.model_validate(document, context={"schema": SCHEMA})
     assert spec.grid(DEFAULTS) == allowed
     assert all(spec.feasible({**DEFAULTS, **point}) for point in allowed)
 
@@ -368,7 +383,7 @@ def test_a_range_with_a_step_has_no_rounding_errors(low: int, step: int, n: int,
     if shifted(high) > 100:
         return
     axis = {"low": shifted(low), "high": shifted(high), "step": shifted(step)}
-    spec = StudySpec.model_validate({"name": "x", "search": {"l2": axis}})
+    spec = spec_of(search={"l2": axis})
     assert spec.search["l2"].values() == tuple(shifted(low + i * step) for i in range(n + 1))
     assert spec.search["l2"].size == n + 1
 
@@ -376,10 +391,10 @@ def test_a_range_with_a_step_has_no_rounding_errors(low: int, step: int, n: int,
 def test_a_grid_of_the_largest_size_is_accepted_and_one_above_refused() -> None:
     n = MAX_GRID_POINTS // 10
     search = {"batch_size": {"low": 1, "high": n, "step": 1}, "epochs": list(range(1, 11))}
-    assert len(StudySpec.model_validate({"name": "x", "search": search}).grid({})) == MAX_GRID_POINTS
+    assert len(spec_of(search=search).grid({})) == MAX_GRID_POINTS
     search = {"batch_size": {"low": 1, "high": 9091, "step": 1}, "epochs": list(range(1, 12))}
     with pytest.raises(InputError, match="100,001 points"):
-        StudySpec.model_validate({"name": "x", "search": search})
+        spec_of(search=search)
 
 
 # --- constraints -----------------------------------------------------------------------------------------
@@ -405,11 +420,11 @@ def test_a_constraint_means_what_python_would(
     comparison: str, number: float, value: int, space: str, swap: bool
 ) -> None:
     sides = [str(number), "epochs"] if swap else ["epochs", str(number)]
-    constraint = Constraint.parse(space + f"{space}{comparison}{space}".join(sides) + space)
+    constraint = parse(space + f"{space}{comparison}{space}".join(sides) + space)
     values = [number, value] if swap else [value, number]
     assert constraint.holds({"epochs": value}) == COMPARISONS[comparison](*values)
     assert constraint.possible({"epochs": (value, value)}) == constraint.holds({"epochs": value})
-    assert Constraint.parse(str(constraint)) == constraint
+    assert parse(str(constraint)) == constraint
     assert constraint.names == {"epochs"}
 
 
@@ -421,7 +436,7 @@ def test_a_constraint_means_what_python_would(
 def test_a_constraint_that_holds_somewhere_is_possible(
     comparison: str, values: tuple[int, int], spans: tuple[int, int]
 ) -> None:
-    constraint = Constraint.parse(f"epochs {comparison} batch_size")
+    constraint = parse(f"epochs {comparison} batch_size")
     bounds = [(value, value + span) for value, span in zip(values, spans, strict=True)]
     corners = itertools.product(*(range(low, high + 1) for low, high in bounds))
     holds = any(constraint.holds({"epochs": a, "batch_size": b}) for a, b in corners)
@@ -455,17 +470,17 @@ def test_a_constraint_that_holds_somewhere_is_possible(
 )
 def test_no_comparison(text: object) -> None:
     with pytest.raises(InputError, match=r"^constraints: "):
-        Constraint.parse(text)
+        parse(text)
 
 
 @given(text=st.text(max_size=20) | st.from_regex(r"[a-z_0-9]+ ?[<>=!]{1,2} ?[-+.eE0-9a-z_]+", fullmatch=True))
 def test_parsing_raises_nothing_else(text: str) -> None:
     try:
-        constraint = Constraint.parse(text)
+        constraint = parse(text)
     except InputError:
         return
-    assert constraint.names <= NUMBERS.keys()
-    assert Constraint.parse(str(constraint)) == constraint
+    assert constraint.names <= SCHEMA.numbers.keys()
+    assert parse(str(constraint)) == constraint
 
 
 # --- canonical JSON --------------------------------------------------------------------------------------
@@ -482,7 +497,7 @@ def test_json_forgets_only_orders_that_mean_nothing(tmp_path: Path) -> None:
     pruner = "pruner = {{name = 'median', {}, {}}}\nsearch.l2 = [0.1]"
     options = ("n_min_trials = 1", "n_warmup_steps = 2")
     assert spec(pruner.format(*options)) == spec(pruner.format(*reversed(options)))
-    assert hash(a) == hash(StudySpec.from_json(a.to_json()))
+    assert hash(a) == hash(stored(a))
     assert a != spec("fixed.epochs = 1\nfixed.l2 = 0\nsearch.hidden_units = [3]\nsearch.batch_size = [1, 2]")
     assert a != spec("fixed.epochs = 1\nfixed.l2 = 0\nsearch.batch_size = [2, 1]\nsearch.hidden_units = [3]")
 
@@ -490,7 +505,7 @@ def test_json_forgets_only_orders_that_mean_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": "x"}', '{"name":"x","search":{"lr":[1]}}'])
 def test_what_is_no_stored_study_is_an_input_error(text: str) -> None:
     with pytest.raises(InputError):
-        StudySpec.from_json(text)
+        StudySpec.from_json(text, SCHEMA)
 
 
 # --- folders ---------------------------------------------------------------------------------------------
@@ -515,12 +530,12 @@ def test_parents_come_first_then_sections_by_number_then_names(tmp_path: Path) -
     )
     (tmp_path / ".#lock.toml").write_text("not a study")
     (tmp_path / "notes.md").write_text("not a study")
-    assert list(load_studies(tmp_path)) == ["y", "c", "z", "d", "e", "b", "a"]
+    assert list(load(tmp_path)) == ["y", "c", "z", "d", "e", "b", "a"]
 
 
 def test_a_chain_of_any_depth(tmp_path: Path) -> None:
     tree(tmp_path, **{f"s{i}": ("", f"s{i + 1}") for i in range(60)}, s60=("", None))
-    assert list(load_studies(tmp_path)) == [f"s{i}" for i in reversed(range(61))]
+    assert list(load(tmp_path)) == [f"s{i}" for i in reversed(range(61))]
 
 
 def test_unknown_parents_and_cycles_are_refused(tmp_path: Path) -> None:
@@ -528,20 +543,20 @@ def test_unknown_parents_and_cycles_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         StudyFileError, match=r"child.toml: inherits = 'parnet' is not in this folder; did you mean 'parent'"
     ):
-        load_studies(tmp_path)
+        load(tmp_path)
     tree(tmp_path, child=("", "b"), b=("", "c"), c=("", "b"))
     with pytest.raises(StudyFileError, match=r"[bc].toml: inherits from itself: (b → c → b|c → b → c)"):
-        load_studies(tmp_path)
+        load(tmp_path)
     tree(tmp_path, child=("", "child"), b=("", None))
     with pytest.raises(StudyFileError, match="child → child"):
-        load_studies(tmp_path)
+        load(tmp_path)
 
 
 def test_folders_without_studies_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StudyFileError, match="no such folder"):
-        load_studies(tmp_path / "none")
+        load(tmp_path / "none")
     with pytest.raises(StudyFileError, match="holds no study files"):
-        load_studies(tmp_path)
+        load(tmp_path)
 
 
 def test_importing_the_module_is_light() -> None:

@@ -87,7 +87,7 @@ def test_a_lock_that_is_never_given_back_is_told(tmp_path: Path, monkeypatch: py
 def test_who_reads_does_not_wait_for_who_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "SQLITE_BUSY_SECONDS", 1)
     storage = Storage(f"sqlite:///{tmp_path / 'hpo.db'}", create=True)
-    storage.create_study("s", {})
+    storage.create_study("s", {}, "maximize")
     study_id = storage.study_id("s")
     writer = sqlite3.connect(tmp_path / "hpo.db", isolation_level=None)
     with contextlib.closing(writer):
@@ -123,7 +123,7 @@ def test_only_one_process_at_a_time_is_exclusive(database_url: str) -> None:
 
 
 def test_tables_of_an_older_optuna_are_upgraded_by_a_writer_alone(database_url: str) -> None:
-    Storage(database_url, create=True).create_study("s", {"a": 1})
+    Storage(database_url, create=True).create_study("s", {"a": 1}, "maximize")
     rdb = RDBStorage(database_url)
     older = sorted(rdb.get_all_versions())[-2]
     with rdb.engine.begin() as connection:
@@ -138,7 +138,7 @@ def test_tables_of_an_older_optuna_are_upgraded_by_a_writer_alone(database_url: 
 def running_trial(url: str) -> tuple[Storage, int]:
     """A trial that this process has claimed."""
     storage = Storage(url, create=True)
-    storage.create_study("s", {})
+    storage.create_study("s", {}, "maximize")
     queue = Queue(storage, "s")
     queue.enqueue([Job(Slot("a"), 0, (0,))], Slots({}))
     trial = claim_first(queue)

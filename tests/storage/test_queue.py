@@ -39,7 +39,7 @@ PROCESSES.set_forkserver_preload(["hpo.storage.queue", "hpo.storage.storage", "p
 @pytest.fixture
 def storage(database_url: str) -> Iterator[Storage]:
     storage = Storage(database_url, create=True)
-    storage.create_study("s", {})
+    storage.create_study("s", {}, "maximize")
     yield storage
     storage._rdb.engine.dispose()
 
@@ -99,7 +99,7 @@ def test_processes_that_enqueue_and_claim_at_once_get_each_point_once(storage: S
 
 def create_study(url: str, results: multiprocessing.Queue[int]) -> None:
     storage = Storage(url, create=True)
-    storage.create_study("s", {"k": 1})
+    storage.create_study("s", {"k": 1}, "maximize")
     results.put(storage.study_attrs()["s"]["k"])
 
 

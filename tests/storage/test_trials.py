@@ -13,15 +13,15 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.planning.pruners import PRUNERS, Runs, TrialPruner, build_pruner
-from hpo.planning.samplers import distribution, draw
+from hpo.planning.samplers import distributions, draw
 from hpo.planning.scheduler import advance
 from hpo.planning.studies import read_studies
-from hpo.space.parameters import TrialConfig
 from hpo.space.study_file import StudySpec
 from hpo.storage.queue import Job, Queue, Reason, Slot, Slots, this_process
 from hpo.storage.storage import Storage
 from tests.support.plans import made_plan
 from tests.support.queues import claim_first
+from tests.support.recipes import SCHEMA
 
 AXES = {
     "learning_rate": FloatDistribution(1e-4, 1e-1, log=True),
@@ -34,13 +34,13 @@ PARAMS = {"learning_rate": 0.003, "batch_size": 20, "optimizer": "sgd"}
 @pytest.fixture
 def storage(database_url: str) -> Storage:
     storage = Storage(database_url, create=True)
-    storage.create_study("s", {})
+    storage.create_study("s", {}, "maximize")
     return storage
 
 
 def made_storage(folder: Path) -> Storage:
     storage = Storage(f"sqlite:///{folder / 'hpo.db'}", create=True)
-    storage.create_study("s", {})
+    storage.create_study("s", {}, "maximize")
     return storage
 
 
@@ -76,7 +76,7 @@ class Chance:
     def report(self) -> None:
         if self.running:
             epoch, value = self.random.randint(1, 3), self.random.choice([0.1, 0.5, float("inf")])
-            attrs = {f"epoch:{epoch}": [{"seed": 0, "valid_macro_f1": 0.5}]}
+            attrs = {f"epoch:{epoch}": [{"seed": 0, "metrics": {"macro_f1": 0.5}}]}
             trial = self.random.choice(self.running)
             self.storage.write(trial._trial_id, attrs=attrs, reports={epoch: value})
 
@@ -171,11 +171,11 @@ learning_rate = {low = 1e-4, high = 1e-1, log = true}
 def learnt(tmp_path: Path, sampler: str) -> tuple[Storage, StudySpec, FrozenTrial]:
     """A sampled study with results, pruned trials, one at work, and one that is to be drawn."""
     (tmp_path / "s.toml").write_text(f'{SAMPLED}[sampler]\nname = "{sampler}"\n')
-    (spec,) = read_studies(tmp_path).values()
+    (spec,) = read_studies(tmp_path, SCHEMA).values()
     storage = Storage(f"sqlite:///{tmp_path / 'hpo.db'}", create=True)
-    storage.create_study("s", {})
-    queue, known, chance = Queue(storage, "s"), TrialConfig().params(), random.Random(0)
-    axes = {name: distribution(name, axis) for name, axis in spec.search.items()}
+    storage.create_study("s", {}, "maximize")
+    queue, known, chance = Queue(storage, "s"), SCHEMA.defaults, random.Random(0)
+    axes = distributions(spec)
     queue.enqueue([Job(Slot(f"#{n}"), n, (0,)) for n in range(20)], Slots({}))
     for index in range(18):
         trial = claim_first(queue)
@@ -200,7 +200,7 @@ def learnt(tmp_path: Path, sampler: str) -> tuple[Storage, StudySpec, FrozenTria
 def test_samplers_draw_from_histories_what_they_draw_from_whole_trials(sampler: str, tmp_path: Path) -> None:
     storage, spec, trial = learnt(tmp_path, sampler)
     theirs = optuna.load_study(study_name="s", storage=storage._rdb)
-    known = TrialConfig().params()
+    known = SCHEMA.defaults
     for index in (18, 19):
         drawn = [draw(each, trial, spec, known, index, 7) for each in (storage.study("s"), theirs)]
         assert drawn[0] == drawn[1]
@@ -225,7 +225,7 @@ def test_pruners_judge_by_histories_as_by_whole_trials(pruner: str, tmp_path: Pa
         storage, _, trial = learnt(folder, "random")
         text = f'[search]\nbatch_size = [10]\n[pruner]\nname = "{pruner}"\n{PRUNER_OPTIONS.get(pruner, "")}'
         (folder / "s.toml").write_text(text)
-        judge = build_pruner(read_studies(folder)["s"], Runs(4, 2))
+        judge = build_pruner(read_studies(folder, SCHEMA)["s"], Runs(4, 2))
         theirs = optuna.load_study(study_name="s", storage=storage._rdb)
         verdicts.append([])
         for epoch, value in enumerate((0.3, 0.2, 0.1, 0.01), start=1):
@@ -249,7 +249,7 @@ def verdicts(folder: Path, pruner: str, seed: int, *, is_disturbed: bool) -> lis
     folder.mkdir()
     text = f'[search]\nbatch_size = [10]\n[pruner]\nname = "{pruner}"\n{PRUNER_OPTIONS.get(pruner, "")}'
     (folder / "s.toml").write_text(text)
-    spec, storage, chance = read_studies(folder)["s"], made_storage(folder), random.Random(seed)
+    spec, storage, chance = read_studies(folder, SCHEMA)["s"], made_storage(folder), random.Random(seed)
     queue, said = Queue(storage, "s"), list[list[bool]]()
     for number in range(N_TRIALS):
         # better and better: an early one must not keep out later ones by what it reached later itself
@@ -302,7 +302,7 @@ def test_epochs_that_arrive_together_are_judged_as_if_they_had_come_one_by_one(
         folder = tmp_path / name
         folder.mkdir()
         (folder / "s.toml").write_text(text)
-        spec, storage = read_studies(folder)["s"], made_storage(folder)
+        spec, storage = read_studies(folder, SCHEMA)["s"], made_storage(folder)
         queue = Queue(storage, "s")
         slots = [Slot(f"p {number}") for number in range(8)]
         queue.enqueue([Job(slot, n, (0,), PARAMS, AXES) for n, slot in enumerate(slots)], queue.slots())
@@ -334,7 +334,7 @@ def test_a_sampled_point_that_is_lost_keeps_what_was_drawn_for_it(tmp_path: Path
     plan = made_plan(tmp_path, {"s": SAMPLED})
     advance(plan, ["s"])
     queue = Queue(plan.storage, "s")
-    axes = {name: distribution(name, axis) for name, axis in plan.specs["s"].search.items()}
+    axes = distributions(plan.specs["s"])
     drawn = {"conv1_channels": 3, "conv2_channels": 5, "learning_rate": 0.01}
     first = claim_first(queue)
     assert first is not None

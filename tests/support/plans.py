@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from hpo.execution.identity import identify
+from hpo.execution.plan_recipe import read_folder, record_of
 from hpo.execution.run import find_or_create_plan
 from hpo.execution.worker import work
 from hpo.planning.decisions import epochs_of
-from hpo.planning.manifest import Options
 from hpo.planning.plan import Plan
-from hpo.planning.studies import read_studies
+from hpo.planning.studies import root_configs
 from hpo.storage.queue import Slots
 from hpo.storage.storage import Storage
 
@@ -77,8 +77,8 @@ def made_plan(folder: Path, studies: dict[str, str], url: str | None = None, **o
     for name, text in studies.items():
         (folder / "studies" / f"{name}.toml").write_text(text)
     storage = Storage(url or f"sqlite:///{folder / 'hpo.db'}", create=True)
-    chosen = Options(**{**TINY_SIZES, **options})
-    return Plan.create(storage, read_studies(folder / "studies"), chosen, identify(chosen, 1))
+    chosen, named, specs = read_folder(folder / "studies", {**TINY_SIZES, **options})
+    return Plan.create(storage, specs, chosen, identify(chosen, 1, root_configs(specs)), record_of(named))
 
 
 def train(out: Path, *names: str, studies: Path | None = None, **given: Any) -> Plan:

@@ -56,7 +56,7 @@ class Worker:
             assert self.plan.storage.claim(trial_id, owner)
             trial = self.plan.storage.trial(trial_id)
         config = config_of_trial(self.plan, study, trial, trial.params)
-        self.plan.storage.write(trial._trial_id, attrs={"config": config.params()})
+        self.plan.storage.write(trial._trial_id, attrs={"config": config})
         return trial
 
     def report(self, trial: FrozenTrial, curve: Sequence[float], *, dead: bool = False) -> None:
@@ -69,7 +69,14 @@ class Worker:
         offsets = {seed: 0.01 * (-1) ** place if len(seeds) > 1 else 0.0 for place, seed in enumerate(seeds)}
         epochs = {
             f"epoch:{n}": [
-                SeedEpoch(seed, 1.0, 1.0, f1, f1 + offset, 5, SECONDS / len(seeds), layers).to_dict()
+                SeedEpoch(
+                    seed,
+                    {"macro_f1": f1 + offset, "accuracy": f1, "loss": 1.0},
+                    1.0,
+                    5,
+                    SECONDS / len(seeds),
+                    layers,
+                ).to_dict()
                 for seed, offset in offsets.items()
             ]
             for n, f1 in enumerate(curve, start=1)

@@ -1,9 +1,11 @@
 """Small image data that a network can learn in a second."""
 
+from __future__ import annotations
+
 import numpy as np
 import torch
 
-from hpo.data.dataset import Split, TrainingData
+from hpo.data.dataset import DataInfo, Split, TrainingData
 
 torch.set_num_threads(1)  # tensors this small only make a second thread wait, for long on a busy machine
 
@@ -11,7 +13,7 @@ torch.set_num_threads(1)  # tensors this small only make a second thread wait, f
 def toy_data(
     n_train: int = 96, n_valid: int = 60, shape: tuple[int, int, int] = (8, 8, 1), n_classes: int = 3
 ) -> TrainingData:
-    """Each class is a fixed random picture under noise."""
+    """Each class is a fixed random picture (h, w, c) under noise."""
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (n_classes, *shape))
 
@@ -21,13 +23,13 @@ def toy_data(
         return Split(images.astype(np.uint8), labels.astype(np.int64))
 
     train, valid = split(n_train), split(n_valid)
-    pixels = (train.images / 255).reshape(-1, shape[2])
+    pixels = (train.inputs / 255).reshape(-1, shape[2])
     return TrainingData(
         train=train,
         valid=valid,
         mean=pixels.mean(axis=0).astype(np.float32),
         std=pixels.std(axis=0).astype(np.float32),
-        class_names=tuple(f"class {k}" for k in range(n_classes)),
+        info=DataInfo((shape[2], *shape[:2]), tuple(f"class {k}" for k in range(n_classes)), n_classes),
         source="toy",
         fingerprint="0" * 16,
     )

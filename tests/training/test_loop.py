@@ -2,7 +2,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,36 +15,56 @@ from torch import Tensor
 
 from hpo.data.dataset import Split, TrainingData
 from hpo.errors import Diverged, InputError, Interrupted
-from hpo.space.parameters import TrainingConfig, TrialConfig
+from hpo.space.parameters import Params
+from hpo.training import loop
 from hpo.training.blobs import FolderBlobs
 from hpo.training.checkpoints import Checkpoints
 from hpo.training.cuda import CudaGraph
-from hpo.training.devices import DTYPES, Normaliser, batches
+from hpo.training.devices import (
+    DTYPES,
+    Normaliser,
+    batches,
+    normaliser,
+    predict,
+    resolve_device,
+    resolve_precision,
+)
 from hpo.training.learner import Learner
 from hpo.training.loop import (
     CHUNK_STEPS,
+    EpochResult,
     SeedEpoch,
-    predict_logits,
-    resolve_device,
-    resolve_precision,
     state_of,
-    train,
 )
 from hpo.training.metrics import score
 from hpo.training.optimizers import OPTIMIZERS
+from tests.support.recipes import RECIPE, SCHEMA, SMALL_CNN
 from tests.support.toy_images import toy_data
 
 DATA = toy_data()
 PRECISIONS = ["fp32", "bf16"]
 
 
-def config(**params: Any) -> TrialConfig:
-    small = {"conv1_channels": 4, "conv2_channels": 8, "hidden_units": 16, "batch_size": 8, "epochs": 4}
-    return TrialConfig.from_params({**small, "learning_rate": 3e-3, **params})
+def config(**params: Any) -> dict[str, Any]:
+    return SCHEMA.complete({**SMALL_CNN, "epochs": 4, "learning_rate": 3e-3, **params})
+
+
+def train(
+    trial: dict[str, Any], data: TrainingData, seeds: Sequence[int], **options: Any
+) -> Iterator[EpochResult]:
+    return loop.train(RECIPE, trial, data, seeds, **options)
+
+
+def new_learner(seed: int = 0, precision: str = "fp32", **params: Any) -> Learner:
+    return Learner(RECIPE, RECIPE.params_of(config(**params)), DATA.info, seed, precision=precision)
+
+
+def logits_of(network: Any, images: Any, precision: str = "fp32") -> Tensor:
+    return predict(network, images, normaliser(DATA.mean, DATA.std, DATA.info, "cpu"), precision=precision)
 
 
 def run(
-    trial: TrialConfig, seeds: Sequence[int] = (0,), data: TrainingData = DATA, **options: Any
+    trial: dict[str, Any], seeds: Sequence[int] = (0,), data: TrainingData = DATA, **options: Any
 ) -> tuple[list[list[SeedEpoch]], dict[int, dict[str, Any]]]:
     """All epochs: the results without the clock, and a copy of each learner's final state."""
     epochs = []
@@ -72,10 +92,12 @@ def same(first: dict[str, Any], second: dict[str, Any]) -> bool:
 def test_a_network_learns(precision: str, batch_norm: bool) -> None:
     epochs, _ = run(config(batch_norm=batch_norm, epochs=12), precision=precision)
     (first,), (last,) = epochs[0], epochs[-1]
-    assert last.valid_macro_f1 > 0.95
-    assert last.valid_accuracy > 0.95
+    assert last.metrics["macro_f1"] > 0.95
+    assert last.metrics["accuracy"] > 0.95
     assert last.predicted_classes == 3
-    assert last.valid_loss < first.valid_loss
+    assert last.metrics["loss"] < first.metrics["loss"]
+    assert last.train_loss is not None
+    assert first.train_loss is not None
     assert last.train_loss < first.train_loss
 
 
@@ -89,7 +111,7 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(
     epochs, states = run(trial, [0, 5], precision=precision)
     checkpoints = Checkpoints(FolderBlobs(tmp_path), "study", "point", 0, {})
     for result in train(trial, DATA, [0, 5], precision=precision):
-        checkpoints.save(0, result.number, state_of(result))
+        checkpoints.save(0, result.number, state_of(result) or {})
         if result.number == 2:
             break
     resumed_epochs, resumed_states = run(trial, [0, 5], precision=precision, resume=checkpoints.latest(dict))
@@ -123,9 +145,9 @@ def test_every_image_is_seen_once_an_epoch(batch_size: int) -> None:
     # with a rate this small the weights stand still, and the training loss is that of the first weights
     trial = config(optimizer="sgd", learning_rate=1e-30, batch_size=batch_size, epochs=2)
     (result, *_) = train(trial, DATA, [0])
-    logits = predict_logits(result.learners[0].network, DATA.train.images, DATA.mean, DATA.std)
-    expected = score(logits, torch.from_numpy(DATA.train.labels), 3).loss
-    assert result.train_loss == pytest.approx(expected, rel=1e-5)
+    logits = logits_of(result.learners[0].network, DATA.train.inputs)
+    expected = score(logits, torch.from_numpy(DATA.train.targets), 3).loss
+    assert result.seeds[0].train_loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_order_of_images_changes_from_epoch_to_epoch() -> None:
@@ -167,8 +189,8 @@ def test_mixup_begins_and_ends_with_its_epochs() -> None:
 
 
 def test_every_seed_starts_with_weights_of_its_own() -> None:
-    zero, again, one = (Learner(config(), (8, 8, 1), 3, seed).network for seed in (0, 0, 1))
-    weight, same_weight, other_weight = (each.weight_and_bias("hidden")[0] for each in (zero, again, one))
+    zero, again, one = (new_learner(seed).network for seed in (0, 0, 1))
+    weight, same_weight, other_weight = (RECIPE.layers(each)["hidden"].weight for each in (zero, again, one))
     assert torch.equal(weight, same_weight)
     assert not torch.equal(weight, other_weight)
 
@@ -183,9 +205,7 @@ def test_l2_is_added_to_the_gradient_biases_included_but_decoupled_with_adamw(
     labels = torch.arange(6) % 3
     steps: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
     for optimizer in ("sgd", "adam", "adamw"):
-        learner = Learner(
-            config(optimizer=optimizer, l2=l2, learning_rate=rate), (8, 8, 1), 3, 0, precision=precision
-        )
+        learner = new_learner(0, precision, optimizer=optimizer, l2=l2, learning_rate=rate)
         before = [parameter.detach().clone() for parameter in learner.network.parameters()]
         learner.step(images, labels)
         steps[optimizer] = []
@@ -202,16 +222,26 @@ def test_l2_is_added_to_the_gradient_biases_included_but_decoupled_with_adamw(
 
 
 def test_the_optimizers_are_those_that_a_configuration_may_name() -> None:
-    assert get_args(TrainingConfig.model_fields["optimizer"].annotation) == tuple(OPTIMIZERS)
+    assert get_args(Params.model_fields["optimizer"].annotation) == tuple(OPTIMIZERS)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizer_is_the_one_that_pytorch_has_by_that_name(name: str) -> None:
-    original = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[name]
+    originals: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        "adam": partial(torch.optim.Adam, fused=True),
+        "adamw": partial(torch.optim.AdamW, fused=True),
+        "sgd": partial(torch.optim.SGD, momentum=0.5, fused=True),
+        "rmsprop": partial(torch.optim.RMSprop, momentum=0.5),
+    }
+    params = Params(learning_rate=0.01, l2=0.1, momentum=0.5)
     ends = []
-    for build in (OPTIMIZERS[name], lambda w, rate, l2: original(w, lr=rate, weight_decay=l2, fused=True)):
+    builders: tuple[Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer], ...] = (
+        lambda weights: OPTIMIZERS[name](weights, params),
+        lambda weights: originals[name](weights, lr=0.01, weight_decay=0.1),
+    )
+    for build in builders:
         weights = [torch.nn.Parameter(torch.linspace(-1, 1, 50)), torch.nn.Parameter(torch.ones(3))]
-        optimizer = build(weights, 0.01, 0.1)
+        optimizer = build(weights)
         for step in range(3):
             for weight in weights:
                 weight.grad = weight.detach() * step + 0.5
@@ -223,12 +253,14 @@ def test_an_optimizer_is_the_one_that_pytorch_has_by_that_name(name: str) -> Non
 
 def test_training_does_not_import_the_compiler() -> None:
     code = (
-        "import sys, torch; from hpo.space.parameters import TrialConfig\n"
+        "import sys, torch\n"
         "from tests.support.toy_images import toy_data\n"
         "from hpo.training.loop import state_of, train\n"
-        "config = TrialConfig.from_params({'epochs': 2, 'conv2_channels': 64})\n"
-        "first = state_of(next(train(config, toy_data(), [0])))\n"
-        "next(train(config, toy_data(), [0], resume=first))\n"
+        "from hpo.training.registry import load_recipe\n"
+        "recipe = load_recipe('constrained-cnn').recipe\n"
+        "config = recipe.schema.complete({'epochs': 2, 'conv2_channels': 64})\n"
+        "first = state_of(next(train(recipe, config, toy_data(), [0])))\n"
+        "next(train(recipe, config, toy_data(), [0], resume=first))\n"
         "sys.exit(bool({'torch._dynamo', 'sympy'} & sys.modules.keys()))"
     )
     root = Path(__file__).parents[2]
@@ -238,8 +270,8 @@ def test_training_does_not_import_the_compiler() -> None:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_gradient_norms_are_those_of_autograd(precision: str) -> None:
-    learner = Learner(config(batch_norm=True), (8, 8, 1), 3, 0, precision=precision)
-    reference = Learner(config(batch_norm=True), (8, 8, 1), 3, 0).network
+    learner = new_learner(0, precision, batch_norm=True)
+    reference = new_learner(batch_norm=True).network
     images = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(6) % 3
     learner.step(images, labels)
@@ -247,9 +279,9 @@ def test_gradient_norms_are_those_of_autograd(precision: str) -> None:
     wanted = [
         [
             gradient.norm().item()
-            for gradient in torch.autograd.grad(loss, reference.weight_and_bias(layer), retain_graph=True)
+            for gradient in torch.autograd.grad(loss, (layer.weight, layer.bias), retain_graph=True)
         ]
-        for layer in reference.layer_names
+        for layer in RECIPE.layers(reference).values()
     ]
     torch.testing.assert_close(
         learner.gradient_norms(),
@@ -263,8 +295,8 @@ def test_results_are_means_over_seeds_and_plain_json() -> None:
     (result,) = train(config(epochs=1), DATA, [0, 1])
     one, two = result.seeds
     assert result.number == 1
-    for name in ("train_loss", "valid_loss", "valid_accuracy", "valid_macro_f1"):
-        assert getattr(result, name) == pytest.approx((getattr(one, name) + getattr(two, name)) / 2)
+    for name in ("macro_f1", "accuracy", "loss"):
+        assert result.mean(name) == pytest.approx((one.metrics[name] + two.metrics[name]) / 2)
     assert result.seconds == one.seconds + two.seconds > 0
     assert list(one.layers) == ["conv1", "conv2", "hidden", "output"]
     assert one.layers["output"].dead_share is None
@@ -275,9 +307,9 @@ def test_results_are_means_over_seeds_and_plain_json() -> None:
 def test_validation_figures_are_those_of_the_predictions(precision: str) -> None:
     (result,) = train(config(epochs=1, batch_norm=True), DATA, [0], precision=precision)
     network = result.learners[0].network
-    logits = predict_logits(network, DATA.valid.images, DATA.mean, DATA.std, precision=precision)
-    scores = score(logits, torch.from_numpy(DATA.valid.labels), 3)
-    assert (result.valid_loss, result.valid_macro_f1) == (scores.loss, scores.macro_f1)
+    logits = logits_of(network, DATA.valid.inputs, precision)
+    scores = score(logits, torch.from_numpy(DATA.valid.targets), 3)
+    assert (result.mean("loss"), result.mean("macro_f1")) == (scores.loss, scores.macro_f1)
     assert network.training  # as it was
 
 
@@ -292,10 +324,10 @@ def test_images_are_normalised_by_channel_and_lie_channels_last() -> None:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_predictions_do_not_depend_on_the_images_beside_them(precision: str) -> None:
-    network = Learner(config(batch_norm=True), (8, 8, 1), 3, 0).network
+    network = new_learner(batch_norm=True).network
     images = np.random.default_rng(0).integers(0, 256, (600, 8, 8, 1), dtype=np.uint8)
-    everything = predict_logits(network, images, DATA.mean, DATA.std, precision=precision)
-    last = predict_logits(network, images[-1:], DATA.mean, DATA.std, precision=precision)
+    everything = logits_of(network, images, precision)
+    last = logits_of(network, images[-1:], precision)
     assert everything.dtype == torch.float32
     torch.testing.assert_close(everything[-1:], last)
 
@@ -329,8 +361,8 @@ def test_a_constant_network_is_dead_where_its_images_are() -> None:
     (result,) = train(config(epochs=1), replace(DATA, valid=dark), [0])
     (seed,) = result.seeds
     assert seed.predicted_classes == 1
-    assert seed.valid_accuracy == pytest.approx(1 / 3)
-    assert math.isfinite(seed.valid_loss)
+    assert seed.metrics["accuracy"] == pytest.approx(1 / 3)
+    assert math.isfinite(seed.metrics["loss"])
 
 
 def test_devices_are_named_exactly() -> None:

@@ -8,10 +8,12 @@ from hpo.training.mixup import Mix, draw_mixes
 
 def test_images_and_losses_are_weighted_alike() -> None:
     mix = Mix(torch.tensor(0.75), torch.tensor([1, 2, 0]))
-    assert mix.images(torch.tensor([[0.0], [4.0], [8.0]])).tolist() == [[1.0], [5.0], [6.0]]
+    assert mix.inputs(torch.tensor([[0.0], [4.0], [8.0]])).tolist() == [[1.0], [5.0], [6.0]]
     logits, labels = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2])
     soft = 0.75 * F.one_hot(labels, 4) + 0.25 * F.one_hot(labels[[1, 2, 0]], 4)
-    torch.testing.assert_close(mix.loss(logits, labels), F.cross_entropy(logits, soft))
+    torch.testing.assert_close(
+        mix.loss(lambda each: F.cross_entropy(logits, each), labels), F.cross_entropy(logits, soft)
+    )
 
 
 @pytest.mark.parametrize("alpha", [1e-6, 0.2, 1.0, 50.0])

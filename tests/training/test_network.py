@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -5,55 +6,71 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hpo.data.dataset import DataInfo
 from hpo.errors import InputError
-from hpo.recipes.constrained_cnn.network import NETWORKS, ConstrainedCnn, ImageShape, build_network
-from hpo.space.parameters import NetworkConfig
+from hpo.training.learner import build
+from tests.support.recipes import RECIPE
+
+Shape = tuple[int, int, int]
+"""(c, h, w)"""
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def network_of(shape: Shape, n_classes: int, seed: int = 0, **params: Any) -> Any:
+    """The shipped recipe's network, as training builds it."""
+    info = DataInfo(shape, tuple(f"class {k}" for k in range(n_classes)), n_classes)
+    return build(RECIPE, RECIPE.params_of(RECIPE.schema.complete(params)), info, seed)
 
 
-def small(**params: Any) -> NetworkConfig:
-    return NetworkConfig(**{"conv1_channels": 4, "conv2_channels": 6, "hidden_units": 5, **params})
+def small(shape: Shape, n_classes: int, seed: int = 0, **params: Any) -> Any:
+    sizes = {"conv1_channels": 4, "conv2_channels": 6, "hidden_units": 5}
+    return network_of(shape, n_classes, seed, **{**sizes, **params})
 
 
-def images(n: int, shape: ImageShape) -> Tensor:
-    height, width, channels = shape
-    return torch.randn(n, channels, height, width, generator=generator(1))
+def images(n: int, shape: Shape) -> Tensor:
+    return torch.randn(n, *shape, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("config_type", NETWORKS)
+def outputs_of(network: Any, inputs: Tensor) -> dict[str, Tensor]:
+    """What every watched layer puts out, in the order in which it does."""
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda module, given, output: found.update({name: output})
+
+    for name, layer in RECIPE.layers(network).items():
+        module = layer.activation or network.get_submodule(name)
+        module.register_forward_hook(keep(name))
+    network(inputs)
+    return found
+
+
 @pytest.mark.parametrize("batch_norm", [False, True])
-@pytest.mark.parametrize("shape", [(4, 4, 1), (8, 8, 1), (9, 7, 4), (32, 32, 3)])
-def test_every_network_maps_any_image_shape_to_logits_layer_by_layer(
-    config_type: type[NetworkConfig], batch_norm: bool, shape: ImageShape
-) -> None:
-    network = build_network(config_type(batch_norm=batch_norm), shape, 7, generator())
-    outputs = dict(network.layer_outputs(images(2, shape)))
-    assert tuple(outputs) == network.layer_names
+@pytest.mark.parametrize("shape", [(1, 4, 4), (1, 8, 8), (4, 9, 7), (3, 32, 32)])
+def test_the_network_maps_any_image_shape_to_logits_layer_by_layer(batch_norm: bool, shape: Shape) -> None:
+    network = network_of(shape, 7, batch_norm=batch_norm)
+    outputs = outputs_of(network, images(2, shape))
+    assert list(outputs) == list(RECIPE.layers(network)) == ["conv1", "conv2", "hidden", "output"]
     *hidden, logits = outputs.values()
     assert logits.shape == (2, 7)
+    assert [output.shape[1] for output in hidden] == [32, 128, 128]
     assert all((output >= 0).all() and (output > 0).any() for output in hidden)
-    weights = [network.weight_and_bias(name) for name in network.layer_names]
-    assert all(bias.shape == weight.shape[:1] for weight, bias in weights)
+    assert [layer.activation is None for layer in RECIPE.layers(network).values()] == [False] * 3 + [True]
+    assert all(layer.bias.shape == layer.weight.shape[:1] for layer in RECIPE.layers(network).values())
 
 
 @pytest.mark.parametrize(("batch_norm", "parameters"), [(False, 1_153_418), (True, 1_153_578)])
 def test_the_reports_network_has_the_parameters_of_the_documented_formula(
     batch_norm: bool, parameters: int
 ) -> None:
-    config = NetworkConfig(batch_norm=batch_norm)
-    network = build_network(config, (32, 32, 3), 10, generator())
+    network = network_of((3, 32, 32), 10, batch_norm=batch_norm)
     formula = (3 * 3 * 3 + 1) * 32 + (5 * 5 * 32 + 1) * 128 + (8 * 8 * 128 + 1) * 128 + (128 + 1) * 10
     assert sum(parameter.numel() for parameter in network.parameters()) == parameters
     assert parameters == formula + (32 + 128) * batch_norm
 
 
 def test_pooling_before_the_relu_changes_neither_values_nor_gradients() -> None:
-    network = build_network(small(batch_norm=True), (9, 8, 2), 3, generator())
-    assert isinstance(network, ConstrainedCnn)
-    pictures = images(5, (9, 8, 2))
+    network = small((2, 9, 8), 3, batch_norm=True)
+    pictures = images(5, (2, 9, 8))
 
     def textbook(x: Tensor) -> Tensor:
         x = F.max_pool2d(F.relu(network.norm1(network.conv1(x))), 2)
@@ -69,16 +86,18 @@ def test_pooling_before_the_relu_changes_neither_values_nor_gradients() -> None:
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
-def test_weights_come_from_the_generator_alone() -> None:
-    before = torch.get_rng_state()
-    first, again, other = (build_network(small(), (8, 8, 1), 3, generator(seed)) for seed in (0, 0, 1))
-    assert torch.equal(torch.get_rng_state(), before)
+def test_weights_come_from_the_seed_alone() -> None:
+    networks: list[nn.Module] = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(len(networks))
+        networks.append(small((1, 8, 8), 3, seed))
+    first, again, other = networks
     assert all(map(torch.equal, first.parameters(), again.parameters()))
     assert not any(map(torch.equal, first.parameters(), other.parameters()))
 
 
 def test_weights_start_as_torchs_own_layers_do() -> None:
-    network = build_network(NetworkConfig(), (32, 32, 3), 10, generator())
+    network = network_of((3, 32, 32), 10)
     for ours, theirs in (
         (network.conv2, nn.Conv2d(32, 128, 5)),
         (network.hidden, nn.Linear(8192, 128)),
@@ -89,7 +108,17 @@ def test_weights_start_as_torchs_own_layers_do() -> None:
             torch.testing.assert_close(got.std(), wanted.std(), rtol=0.2, atol=0)
 
 
-@pytest.mark.parametrize("shape", [(3, 8, 1), (8, 3, 3)])
-def test_images_of_which_pooling_leaves_nothing_are_refused(shape: ImageShape) -> None:
-    with pytest.raises(InputError, match=f"{shape[0]}×{shape[1]} pixels are too small.*4×4"):
-        build_network(small(), shape, 3, generator())
+@pytest.mark.parametrize("shape", [(1, 3, 8), (3, 8, 3)])
+def test_images_of_which_pooling_leaves_nothing_are_refused(shape: Shape) -> None:
+    with pytest.raises(InputError, match=f"{shape[1]}×{shape[2]} pixels are too small.*4×4"):
+        small(shape, 3)
+
+
+@pytest.mark.parametrize(
+    "info",
+    [DataInfo((5,), ("a", "b"), 2, is_images=False), DataInfo((3, 8, 8), (), 1)],
+    ids=["table", "numbers"],
+)
+def test_what_is_no_image_of_a_class_is_refused(info: DataInfo) -> None:
+    with pytest.raises(InputError, match="constrained-cnn takes images of classes; give another --recipe"):
+        build(RECIPE, RECIPE.params_of(RECIPE.schema.defaults), info, 0)

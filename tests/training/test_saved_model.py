@@ -1,27 +1,37 @@
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
+from safetensors import safe_open
 
 from hpo.data.dataset import TrainingData
 from hpo.errors import DataError, InputError, MissingError
-from hpo.recipes.constrained_cnn.network import Network
-from hpo.space.parameters import TrialConfig
-from hpo.training.loop import predict_logits, train
+from hpo.planning.plan import MODEL
+from hpo.training.devices import normaliser, predict
+from hpo.training.loop import train
+from hpo.training.registry import NamedRecipe, load_recipe
 from hpo.training.saved_model import load_model, save_model
+from tests.support.recipes import CNN, SCHEMA, SMALL_CNN
 from tests.support.toy_images import toy_data
+from tests.support.toy_tables import toy_table
 
-SMALL = {"conv1_channels": 4, "conv2_channels": 8, "hidden_units": 16, "batch_size": 8}
+
+def weights_of(named: NamedRecipe, config: dict[str, Any], data: TrainingData) -> dict[str, torch.Tensor]:
+    *_, last = train(named.recipe, config, data, [0])
+    return last.learners[0].network.state_dict()
 
 
-def trained(data: TrainingData, **params: Any) -> tuple[Network, TrialConfig]:
-    config = TrialConfig.from_params({**SMALL, "learning_rate": 3e-3, "epochs": 10, **params})
-    *_, last = train(config, data, [0])
-    return last.learners[0].network, config
+def save_cnn(path: Path, data: TrainingData, **params: Any) -> dict[str, Any]:
+    """Train the shipped recipe, and save it; its parameters."""
+    config = SCHEMA.complete({**SMALL_CNN, "learning_rate": 3e-3, "epochs": 10, **params})
+    save_model(path, weights_of(CNN, config, data), CNN, config, data)
+    return config
 
 
 @pytest.fixture(scope="module")
@@ -31,30 +41,93 @@ def data() -> TrainingData:
 
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory: pytest.TempPathFactory, data: TrainingData) -> Path:
-    path = tmp_path_factory.mktemp("model") / "model.pt"
-    save_model(path, *trained(data, batch_norm=True), data)
+    path = tmp_path_factory.mktemp("model") / MODEL
+    save_cnn(path, data, batch_norm=True)
     return path
 
 
 def test_a_saved_model_is_the_trained_one(tmp_path: Path, data: TrainingData) -> None:
-    network, config = trained(data, batch_norm=True, epochs=1)
-    save_model(tmp_path / "model.pt", network, config, data)
-    model = load_model(tmp_path / "model.pt")
-    assert (model.config, model.image_shape, model.class_names) == (config, (8, 8, 3), data.class_names)
-    before, after = (
-        predict_logits(one, data.valid.images, data.mean, data.std) for one in (network, model.network)
-    )
-    assert torch.equal(before, after)
+    config = save_cnn(tmp_path / MODEL, data, batch_norm=True, epochs=1)
+    *_, last = train(CNN.recipe, config, data, [0])
+    model = load_model(tmp_path / MODEL)
+    assert (model.recipe, model.params, model.info) == ("constrained-cnn", config, data.info)
+    assert model.class_names == data.class_names
+    normalise = normaliser(data.mean, data.std, data.info, "cpu")
+    before = predict(last.learners[0].network, data.valid.inputs, normalise)
+    assert torch.equal(before, model.outputs(data.valid.inputs))
     assert np.array_equal(model.mean, data.mean)
-    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+    assert np.array_equal(model.std, data.std)
+    assert [path.name for path in tmp_path.iterdir()] == [MODEL]
+
+
+OWN_RECIPE = """
+import math
+import hpo
+from torch import nn
+from own_sizes_{name} import DEFAULT
+
+class Sizes(hpo.Params):
+    width: int = hpo.Field(DEFAULT, ge=1)
+
+class Mlp(hpo.Recipe):
+    Params = Sizes
+    metrics = {{"loss": "minimize"}}
+    def build(self, params, data):
+        first = nn.Linear(math.prod(data.input_shape), params.width)
+        last = nn.Linear(params.width, data.n_outputs)
+        return nn.Sequential(first, nn.BatchNorm1d(params.width), nn.ReLU(), last)
+"""
+
+
+@pytest.fixture
+def own_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NamedRecipe:
+    """A recipe of the user's, in the current folder, with a module beside it."""
+    name = tmp_path.name
+    (tmp_path / f"own_sizes_{name}.py").write_text("DEFAULT = 8")
+    (tmp_path / f"own_mlp_{name}.py").write_text(OWN_RECIPE.format(name=name))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return load_recipe(f"python:own_mlp_{name}:Mlp")
+
+
+@pytest.mark.parametrize("kind", [{"n_classes": 3}, {"n_outputs": 1}, {"n_outputs": 2}], ids=str)
+def test_a_saved_model_of_a_table_by_an_own_recipe_is_the_trained_one(
+    tmp_path: Path, own_recipe: NamedRecipe, kind: dict[str, int]
+) -> None:
+    data = toy_table(**kind)
+    config = own_recipe.recipe.schema.complete({"width": 4, "epochs": 2})
+    weights = weights_of(own_recipe, config, data)
+    save_model(tmp_path / MODEL, weights, own_recipe, config, data)
+    model = load_model(tmp_path / MODEL)
+    assert (model.recipe, model.params, model.info) == (own_recipe.name, config, data.info)
+    assert model.network.state_dict().keys() == weights.keys()
+    assert all(torch.equal(value, weights[name]) for name, value in model.network.state_dict().items())
+    standard = torch.from_numpy((data.valid.inputs - data.mean) / data.std)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.outputs(data.valid.inputs), model.network(standard))
+    with pytest.raises(InputError, match=f"the model of recipe {own_recipe.name} does not classify images"):
+        model.classify([tmp_path / "any.png"])
+
+
+@pytest.mark.parametrize("module", ["own_mlp", "own_sizes"])
+def test_a_model_of_another_version_of_its_recipe_is_refused(
+    tmp_path: Path, own_recipe: NamedRecipe, module: str
+) -> None:
+    data, config = toy_table(), own_recipe.recipe.schema.complete({"epochs": 1})
+    save_model(tmp_path / MODEL, weights_of(own_recipe, config, data), own_recipe, config, data)
+    source = tmp_path / f"{module}_{tmp_path.name}.py"
+    source.write_text(source.read_text() + "# changed\n")
+    load_recipe.cache_clear()  # as another process would
+    with pytest.raises(InputError, match=f"was saved with another version of .*{module}_"):
+        load_model(tmp_path / MODEL)
 
 
 def test_pictures_of_any_size_and_mode_are_classified(
     tmp_path: Path, data: TrainingData, model_file: Path
 ) -> None:
     paths = []
-    for index, label in enumerate(data.valid.labels[:6]):
-        picture = Image.fromarray(data.valid.images[index])
+    for index, label in enumerate(data.valid.targets[:6]):
+        picture = Image.fromarray(data.valid.inputs[index])
         picture = picture.resize((8 * (index + 1),) * 2, Image.Resampling.NEAREST)
         paths.append(tmp_path / f"{label}-{index}.png")
         (picture.convert("RGBA") if index % 2 else picture).save(paths[-1])
@@ -76,9 +149,9 @@ def test_what_is_no_picture_is_named(tmp_path: Path, model_file: Path) -> None:
 
 def test_a_model_of_images_that_are_not_square_refuses_pictures(tmp_path: Path) -> None:
     data = toy_data(shape=(8, 12, 3))
-    save_model(tmp_path / "model.pt", *trained(data, epochs=1), data)
+    save_cnn(tmp_path / MODEL, data, epochs=1)
     with pytest.raises(InputError, match="8×12"):
-        load_model(tmp_path / "model.pt").classify([tmp_path / "any.png"])
+        load_model(tmp_path / MODEL).classify([tmp_path / "any.png"])
 
 
 class Bomb:
@@ -88,49 +161,102 @@ class Bomb:
 
 def test_what_is_no_model_is_refused(tmp_path: Path, model_file: Path) -> None:
     whole = model_file.read_bytes()
-    path = tmp_path / "model.pt"
-    with pytest.raises(MissingError, match=r"model\.pt"):
+    path = tmp_path / MODEL
+    with pytest.raises(MissingError, match=r"model\.safetensors: there is no such model file"):
         load_model(path)
-    for content in (b"", b"text", whole[:-50], whole[: len(whole) // 2]):
+    for content in (b"", b"text", whole[:-50], whole[: len(whole) // 2], whole + b"more", b"\xff" * 100):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"model\.pt: not a model file"):
+        with pytest.raises(InputError, match=r"model\.safetensors: not a model file"):
             load_model(path)
     others: tuple[object, ...] = ({"weights": {}}, [1], Bomb())
     for other in others:
         torch.save(other, path)
         with pytest.raises(InputError, match="not a model file"):
             load_model(path)
-    torch.save({**torch.load(model_file, weights_only=True), "format": "hpo-model-9"}, path)
-    with pytest.raises(InputError, match="'hpo-model-9'; this version reads 'hpo-model-1'"):
+    tensors = safetensors.torch.load_file(model_file)
+    for metadata in (None, {}, {"hpo": "text"}, {"hpo": "[]"}, {"hpo": "{}"}):
+        safetensors.torch.save_file(tensors, path, metadata)
+        with pytest.raises(InputError, match=r"model\.safetensors: (not a model file|of format None)"):
+            load_model(path)
+    write_changed(model_file, path, {"format": "hpo-model-9"})
+    with pytest.raises(InputError, match="of format 'hpo-model-9'; this version reads 'hpo-model-2'"):
         load_model(path)
 
 
-NAN = torch.tensor([math.nan])
+def write_changed(
+    model_file: Path,
+    path: Path,
+    header: dict[str, Any],
+    weights: dict[str, torch.Tensor | None] | None = None,
+) -> None:
+    """Write a model file with other entries in its header and other weights; None: without them."""
+    with safe_open(model_file, framework="pt") as file:
+        content = {**json.loads(file.metadata()["hpo"]), **header}
+    content = {key: value for key, value in content.items() if value is not None}
+    tensors = {**safetensors.torch.load_file(model_file), **(weights or {})}
+    kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    safetensors.torch.save_file(kept, path, {"hpo": json.dumps(content)})
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"mean": [0.5] * 3},
-        {"mean": torch.zeros(2)},
-        {"mean": torch.zeros(3, 3)},
-        {"mean": torch.zeros(3, dtype=torch.bool)},
-        {"mean": NAN.repeat(3)},
-        {"std": torch.zeros(3)},
+        {"mean": 0.5},
+        {"mean": None},
+        {"mean": ["a", "b", "c"]},
+        {"mean": [0.5] * 2},
+        {"mean": [[0.5] * 3] * 3},
+        {"mean": [math.nan] * 3},
+        {"std": [0.0] * 3},
+        {"std": [-1.0] * 3},
         {"class_names": [1, 2, 3]},
         {"class_names": []},
+        {"class_names": ["a", "b"]},
+        {"n_outputs": 4},
+        {"input_shape": [3, 8]},
+        {"input_shape": [1, 8, 8]},
+        {"input_shape": [3, 2, 2]},
+        {"params": {"conv1_channels": 5}},
+        {"params": {"width": 5}},
+        {"params": {"conv1_channels": "4"}},
+        {"params": None},
+        {"more": 1},
     ],
     ids=str,
 )
 def test_a_model_whose_parts_do_not_fit_is_refused(
     tmp_path: Path, model_file: Path, change: dict[str, Any]
 ) -> None:
-    path = tmp_path / "model.pt"
-    content = torch.load(model_file, weights_only=True)
-    torch.save({**content, **change}, path)
-    with pytest.raises(InputError, match="not a model file"):
-        load_model(path)
-    content["weights"]["output.bias"] += math.nan
-    torch.save(content, path)
-    with pytest.raises(InputError, match="not a model file"):
-        load_model(path)
+    write_changed(model_file, tmp_path / MODEL, change)
+    with pytest.raises(InputError, match=r"model\.safetensors: not a model file"):
+        load_model(tmp_path / MODEL)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"output.bias": torch.full((3,), math.nan)},
+        {"norm1.running_mean": torch.full((4,), math.inf)},
+        {"output.bias": torch.zeros(4)},
+        {"output.bias": None},
+        {"more": torch.zeros(1)},
+    ],
+    ids=lambda weights: next(iter(weights)),
+)
+def test_weights_that_are_not_the_networks_are_refused(
+    tmp_path: Path, model_file: Path, weights: dict[str, torch.Tensor | None]
+) -> None:
+    write_changed(model_file, tmp_path / MODEL, {}, weights)
+    with pytest.raises(InputError, match=r"model\.safetensors: not a model file"):
+        load_model(tmp_path / MODEL)
+
+
+def test_a_model_of_a_recipe_that_is_not_here_says_which(tmp_path: Path, model_file: Path) -> None:
+    write_changed(model_file, tmp_path / MODEL, {"recipe": "python:own_absent:Mlp"})
+    with pytest.raises(InputError, match="python:own_absent:Mlp: No module named 'own_absent'"):
+        load_model(tmp_path / MODEL)
+    write_changed(model_file, tmp_path / MODEL, {"recipe": "constrained"})
+    with pytest.raises(
+        InputError, match="recipe = 'constrained' is not known; did you mean 'constrained-cnn'"
+    ):
+        load_model(tmp_path / MODEL)

@@ -1,1 +1,80 @@
 """The recipe of the original: a CNN of two convolutions, kept within bounds, with mixup."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from hpo.errors import InputError
+from hpo.space.parameters import Params
+from hpo.training.recipe import Layer, Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hpo.data.dataset import DataInfo
+
+
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError("must be odd, so that 'same' padding is symmetric")
+    return value
+
+
+Channels = Annotated[int, Field(ge=1, le=4096)]
+Kernel = Annotated[int, Field(ge=1, le=31), AfterValidator(_odd)]
+
+
+class ConstrainedCnnParams(Params):
+    """Two convolutions, one hidden linear layer, and when mixup is used: both ends are included."""
+
+    conv1_channels: Channels = 32
+    conv1_kernel: Kernel = 3
+    conv2_channels: Channels = 128
+    conv2_kernel: Kernel = 5
+    hidden_units: Annotated[int, Field(ge=1, le=65536)] = 128
+    batch_norm: bool = False
+    mixup_first_epoch: Annotated[int, Field(ge=1, le=100_000)] = 1
+    mixup_last_epoch: Annotated[int, Field(ge=1, le=100_000)] = 10
+
+
+class ConstrainedCnn(Recipe):
+    """The original's network and training."""
+
+    Params = ConstrainedCnnParams
+    constraints = ("mixup_first_epoch <= mixup_last_epoch",)
+    draws_in_training = False
+
+    def build(self, params: ConstrainedCnnParams, data: DataInfo) -> nn.Module:
+        """Return the network; see `hpo.recipes.constrained_cnn.network.ConstrainedCnnNetwork`.
+
+        Raises:
+            InputError: inputs are no images, or so small that pooling leaves nothing of them.
+        """
+        from hpo.recipes.constrained_cnn.network import ConstrainedCnnNetwork
+
+        if not data.is_images or not data.n_classes:
+            raise InputError("the recipe constrained-cnn takes images of classes; give another --recipe")
+        return ConstrainedCnnNetwork(params, data.input_shape, data.n_classes)
+
+    def layers(self, model: Any) -> Mapping[str, Layer]:
+        """Return all four layers with weights."""
+        return {
+            name: Layer(weight, bias, model.activation(name))
+            for name in model.LAYERS
+            for weight, bias in [model.weight_and_bias(name)]
+        }
+
+    def at_epoch(self, params: ConstrainedCnnParams, epoch: int) -> ConstrainedCnnParams:
+        """Return parameters without mixup outside of its epochs."""
+        if params.mixup_first_epoch <= epoch <= params.mixup_last_epoch:
+            return params
+        return params.model_copy(update={"mixup_alpha": 0.0})
+
+    def inactive(self, params: ConstrainedCnnParams) -> Iterable[str]:
+        """Return when mixup begins and ends, where there is none; all of mixup, where it never begins."""
+        if params.mixup_first_epoch > params.epochs:
+            return ("mixup_alpha", "mixup_first_epoch", "mixup_last_epoch")
+        return () if params.mixup_alpha else ("mixup_first_epoch", "mixup_last_epoch")

@@ -1,55 +1,19 @@
-"""Networks: from the network part of a configuration to an `nn.Module`.
-
-To add one: a subclass of `Network`, a line in `NETWORKS`, and its parameters in `hpo.space.parameters`, where
-`TrialConfig` and `PARAMETERS` know one family so far.
-"""
+"""The network of the original."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from typing import ClassVar
+from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpo.errors import InputError
-from hpo.space.parameters import NetworkConfig
 
-ImageShape = tuple[int, int, int]
-"""Height, width, channels."""
-
-
-class Network(nn.Module, ABC):
-    """A classifier whose layers can be watched one by one."""
-
-    layer_names: ClassVar[tuple[str, ...]]
-    """Every layer with weights, from the input to the logits; all but the last end in a ReLU."""
-
-    @abstractmethod
-    def layer_outputs(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Yield name and output of each layer in turn; the last output is the logits.
-
-        Args:
-            images: (n, c, h, w), normalised, in the weights' dtype, best in channels_last memory.
-
-        Yields:
-            (n, channels, h', w') or (n, units), after the ReLU; at last (n, n_classes).
-        """
-
-    @abstractmethod
-    def weight_and_bias(self, layer: str) -> tuple[nn.Parameter, nn.Parameter]:
-        """Return the weight of a layer, and what is added after it: its bias, or its batch norm's shift."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Compute logits (n, n_classes) of images (n, c, h, w)."""
-        for _, output in self.layer_outputs(images):
-            logits = output
-        return logits
+if TYPE_CHECKING:
+    from hpo.recipes.constrained_cnn import ConstrainedCnnParams
 
 
-class ConstrainedCnn(Network):
+class ConstrainedCnnNetwork(nn.Module):
     """The original's network: two convolutions and one hidden linear layer.
 
     For images of h × w pixels and c channels, k classes, C1 and C2 channels with kernels K1 and K2,
@@ -69,60 +33,61 @@ class ConstrainedCnn(Network):
     value or a gradient, and the ReLU then has a quarter of the elements.
 
     Weights and biases start as `nn.Conv2d` and `nn.Linear` do (uniform in ±1/√fan_in), but drawn from
-    the generator alone.
+    nothing else than PyTorch's default generator.
 
     Args:
-        config: the sizes.
-        image_shape: (h, w, c).
+        sizes: the recipe's parameters.
+        input_shape: (c, h, w).
         n_classes: k.
-        generator: a CPU generator, the only source of randomness.
 
     Raises:
         InputError: the image is so small that pooling leaves nothing of it.
     """
 
-    layer_names = ("conv1", "conv2", "hidden", "output")
+    LAYERS = ("conv1", "conv2", "hidden", "output")
+    """Every layer with weights, from the input to the logits; all but the last end in a ReLU."""
 
-    def __init__(
-        self, config: NetworkConfig, image_shape: ImageShape, n_classes: int, generator: torch.Generator
-    ) -> None:
+    def __init__(self, sizes: ConstrainedCnnParams, input_shape: tuple[int, ...], n_classes: int) -> None:
         super().__init__()
-        height, width, channels = image_shape
+        channels, height, width = input_shape
         if min(height, width) < 4:
             raise InputError(
                 f"images of {height}×{width} pixels are too small: two poolings need at least 4×4; "
                 "give a larger image size"
             )
-        features = config.conv2_channels * (height // 4) * (width // 4)
-        bias = not config.batch_norm  # the norm would cancel it, and brings a shift of its own
+        features = sizes.conv2_channels * (height // 4) * (width // 4)
+        bias = not sizes.batch_norm  # the norm would cancel it, and brings a shift of its own
         # on "meta" the layers draw no numbers of their own; `_initialise` gives them their tensors
-        self.conv1 = _conv(channels, config.conv1_channels, config.conv1_kernel, bias)
-        self.conv2 = _conv(config.conv1_channels, config.conv2_channels, config.conv2_kernel, bias)
-        self.hidden = nn.Linear(features, config.hidden_units, device="meta")
-        self.output = nn.Linear(config.hidden_units, n_classes, device="meta")
+        self.conv1 = _conv(channels, sizes.conv1_channels, sizes.conv1_kernel, bias)
+        self.conv2 = _conv(sizes.conv1_channels, sizes.conv2_channels, sizes.conv2_kernel, bias)
+        self.hidden = nn.Linear(features, sizes.hidden_units, device="meta")
+        self.output = nn.Linear(sizes.hidden_units, n_classes, device="meta")
         for layer in (self.conv1, self.conv2, self.hidden, self.output):
-            _initialise(layer, generator)
-        self.norm1 = nn.BatchNorm2d(config.conv1_channels) if config.batch_norm else nn.Identity()
-        self.norm2 = nn.BatchNorm2d(config.conv2_channels) if config.batch_norm else nn.Identity()
-        self.to(memory_format=torch.channels_last)
+            _initialise(layer)
+        self.norm1 = nn.BatchNorm2d(sizes.conv1_channels) if sizes.batch_norm else nn.Identity()
+        self.norm2 = nn.BatchNorm2d(sizes.conv2_channels) if sizes.batch_norm else nn.Identity()
+        self.pool = nn.MaxPool2d(2)
+        self.relu1, self.relu2, self.relu_hidden = nn.ReLU(), nn.ReLU(), nn.ReLU()
 
-    def layer_outputs(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Yield what `Network.layer_outputs` says."""
-        x = F.relu(F.max_pool2d(self.norm1(self.conv1(images)), 2))
-        yield "conv1", x
-        x = F.relu(F.max_pool2d(self.norm2(self.conv2(x)), 2))
-        yield "conv2", x
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute logits (n, n_classes) of images (n, c, h, w)."""
+        x = self.relu1(self.pool(self.norm1(self.conv1(images))))
+        x = self.relu2(self.pool(self.norm2(self.conv2(x))))
         x = x.permute(0, 2, 3, 1).flatten(1)  # the order in memory: costs no copy
-        x = F.relu(self.hidden(x))
-        yield "hidden", x
-        yield "output", self.output(x)
+        x = self.relu_hidden(self.hidden(x))
+        logits: Tensor = self.output(x)
+        return logits
 
     def weight_and_bias(self, layer: str) -> tuple[nn.Parameter, nn.Parameter]:
-        """Return what `Network.weight_and_bias` says."""
+        """Return the weight of a layer, and what is added after it: its bias, or its batch norm's shift."""
         module = self.get_submodule(layer)
         norm = {"conv1": self.norm1, "conv2": self.norm2}.get(layer)
         shift = norm if isinstance(norm, nn.BatchNorm2d) else module
         return module.get_parameter("weight"), shift.get_parameter("bias")
+
+    def activation(self, layer: str) -> nn.Module | None:
+        """Return the ReLU that ends a layer; None for the last."""
+        return {"conv1": self.relu1, "conv2": self.relu2, "hidden": self.relu_hidden}.get(layer)
 
 
 def _conv(inputs: int, outputs: int, kernel: int, bias: bool) -> nn.Conv2d:
@@ -130,25 +95,8 @@ def _conv(inputs: int, outputs: int, kernel: int, bias: bool) -> nn.Conv2d:
 
 
 @torch.no_grad()
-def _initialise(layer: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
+def _initialise(layer: nn.Conv2d | nn.Linear) -> None:
     bound = layer.weight[0].numel() ** -0.5
     for name, meta in list(layer.named_parameters()):
         # `Module.to_empty` would do, but imports sympy for 0.4 s
-        values = torch.empty(meta.shape).uniform_(-bound, bound, generator=generator)
-        setattr(layer, name, nn.Parameter(values))
-
-
-Builder = Callable[[NetworkConfig, ImageShape, int, torch.Generator], Network]
-
-NETWORKS: dict[type[NetworkConfig], Builder] = {NetworkConfig: ConstrainedCnn}
-
-
-def build_network(
-    config: NetworkConfig, image_shape: ImageShape, n_classes: int, generator: torch.Generator
-) -> Network:
-    """Return the network that belongs to a config part, in fp32 on the CPU, in training mode.
-
-    Raises:
-        InputError: the images are too small for the network.
-    """
-    return NETWORKS[type(config)](config, image_shape, n_classes, generator)
+        setattr(layer, name, nn.Parameter(torch.empty(meta.shape).uniform_(-bound, bound)))

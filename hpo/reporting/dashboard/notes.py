@@ -18,7 +18,7 @@ StudyIds = Mapping[str, int]
 MAX_REMARKS = 20
 
 
-def study_note(section: Section, ids: StudyIds) -> str:
+def study_note(report: ReportData, section: Section, ids: StudyIds) -> str:
     """Return a study's section of the report in short."""
     source = section.decision.source if section.decision else None
     carried = f" Carried on: {_trial(source, ids)}." if source else ""
@@ -30,7 +30,7 @@ def study_note(section: Section, ids: StudyIds) -> str:
     ]
     origins = [
         (name, value, origin)
-        for origin, values in prose.grouped_origins(section)
+        for origin, values in prose.grouped_origins(report, section)
         for name, value in values.items()
     ]
     if origins:
@@ -47,7 +47,8 @@ def final_note(report: ReportData, ids: StudyIds) -> str:
     answer = prose.answer(report)
     parts = [f"# {md(answer.headline)}", md(answer.sentence)]
     if report.final is not None:
-        parts += [md(prose.shrinkage(report)), _origins("configuration", report.final_origins, ids)]
+        origins = [each for each in report.final_origins if each[0] not in report.final_inactive]
+        parts += [md(prose.shrinkage(report)), _origins("configuration", origins, ids)]
     decided = [section for section in report.sections if section.decision]
     if decided:
         lines = [f"- {_linked(s.label, s.name, 'note', ids)}: {md(prose.decision_text(s))}" for s in decided]
@@ -60,7 +61,7 @@ def final_note(report: ReportData, ids: StudyIds) -> str:
 
 def notes(report: ReportData, ids: StudyIds) -> dict[str, str]:
     """Return the note of every study, the final stage's last."""
-    found = {section.name: study_note(section, ids) for section in report.sections}
+    found = {section.name: study_note(report, section, ids) for section in report.sections}
     return {**found, FINAL: final_note(report, ids)}
 
 

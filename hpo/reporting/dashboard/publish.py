@@ -28,12 +28,12 @@ from optuna.trial import FrozenTrial
 
 from hpo._files import write_durably
 from hpo.monitor.results import final_trial
+from hpo.planning.metrics import Metric
 from hpo.planning.plan import FINAL, WRONG_IMAGES, Plan
 from hpo.reporting.charts import Figure
 from hpo.reporting.dashboard.notes import notes
 from hpo.reporting.data import ReportData, read
 from hpo.reporting.figures import Placed, figures, trial_curves
-from hpo.reporting.metrics import OBJECTIVE
 from hpo.reporting.render import matplotlib, plotly
 from hpo.storage.storage import Storage
 from hpo.storage.trials import id_of
@@ -119,7 +119,7 @@ class Publisher:
         for name, id_ in self._ids.items():
             there = self._storage.system_attrs(id_)
             ours = [each for each in placed if (each.study or FINAL) == name]
-            wanted = _system_attrs(there, bodies[name], ours)
+            wanted = _system_attrs(there, bodies[name], ours, report.objective)
             if wanted != {key: value for key, value in there.items() if key.startswith(OWNED)}:
                 self._storage.replace_system_attrs(id_, OWNED, wanted)
         self._published, self._report = state, report
@@ -169,23 +169,25 @@ def _pictures(report: ReportData) -> Iterator[Picture]:
                 yield Picture(FINAL, report.final_point.row.trial, each.entry.picture, each.figure)
     for section in report.sections:
         for point in section.ranked[:MAX_PICTURES]:
-            yield Picture(section.name, point.row.trial, "curves.png", trial_curves(point))
+            yield Picture(section.name, point.row.trial, "curves.png", trial_curves(report, point))
 
 
-def _system_attrs(there: Mapping[str, Any], body: str, placed: Iterable[Placed]) -> dict[str, Any]:
+def _system_attrs(
+    there: Mapping[str, Any], body: str, placed: Iterable[Placed], objective: Metric
+) -> dict[str, Any]:
     """Return the attributes that Optuna and its dashboard would write for a study.
 
     A note that somebody has edited is theirs from then on.
     """
     storage = InMemoryStorage()
-    study = optuna.create_study(storage=storage, direction="maximize")
+    study = optuna.create_study(storage=storage, direction=objective.direction)
     study_id = storage.get_study_id_from_name(study.study_name)
     for key, value in there.items():
         if key.startswith((NOTE, OUR_NOTE)):
             storage.set_study_system_attr(study_id, key, value)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names([f"validation {OBJECTIVE.label}"])
+        study.set_metric_names([f"validation {objective.label}"])
     old = optuna_dashboard.get_note(study)
     is_ours = not old or there.get(OUR_NOTE) == _digest(old)
     if is_ours and old != body:

@@ -28,8 +28,19 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from hpo._text import printable
 from hpo.reporting import palette
-from hpo.reporting.charts import Bar, Bars, Chart, Curves, Figure, Line, Matrix, short_name
-from hpo.reporting.palette import GREY, SERIES, Colour
+from hpo.reporting.charts import (
+    Bar,
+    Bars,
+    Chart,
+    Curves,
+    Effects,
+    Figure,
+    Line,
+    Matrix,
+    Scatter,
+    short_name,
+)
+from hpo.reporting.palette import BLUE, GREY, SERIES, Colour
 
 INK, FAINT, GRID, PAPER = (each.light for each in (palette.INK, palette.FAINT, palette.GRID, palette.PAPER))
 DASHED, DOTTED = (0, (3, 2)), (0, (1, 2))
@@ -144,6 +155,10 @@ def _drawn(chart: Chart) -> Canvas:
             return _bars(chart)
         case Matrix():
             return _matrix(chart)
+        case Effects():
+            return _effects(chart)
+        case Scatter():
+            return _scatter(chart)
     assert_never(chart)
 
 
@@ -282,13 +297,16 @@ def _matrix(chart: Matrix) -> Canvas:
     axes = drawing.subplots()
     values = np.array(chart.values, dtype=float)
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    axes.imshow(values, cmap="cividis", aspect="auto", interpolation="none")
+    colours = "cividis_r" if chart.is_less_better else "cividis"
+    axes.imshow(values, cmap=colours, aspect="auto", interpolation="none")
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     for (row, column), value in np.ndenumerate(values):
         if math.isfinite(value) and not is_dense:
             # not the paper's white: that one turns dark with the page, these shades do not
-            colour = "#fefefe" if value < low + 0.55 * (high - low) else "#010101"
+            shade = (value - low) / (high - low) if high > low else 0.0
+            is_dark = (1 - shade if chart.is_less_better else shade) < 0.55
+            colour = "#fefefe" if is_dark else "#010101"
             axes.text(
                 column, row, f"{value:.{chart.digits}f}", ha="center", va="center", color=colour, fontsize=8
             )
@@ -301,6 +319,51 @@ def _matrix(chart: Matrix) -> Canvas:
         axes.set_yticks(range(n_rows), rows, fontsize=size)
     axes.set_xlabel(chart.column_axis)
     axes.set_ylabel(chart.row_axis)
+    return drawing
+
+
+def _effects(chart: Effects) -> Canvas:
+    n_panels = len(chart.effects)
+    n_rows = math.ceil(n_panels / 2)  # two beside each other stay readable
+    drawing = canvas(0.6 + 2.0 * n_rows)
+    parts = drawing.subplots(n_rows, min(n_panels, 2), sharey=True, squeeze=False).flatten()
+    for axes in parts[n_panels:]:
+        axes.set_visible(False)
+    for axes, effect in zip(parts, chart.effects, strict=False):
+        places = range(len(effect.levels))
+        axes.axhline(chart.reference, color=FAINT, linewidth=1, linestyle=DASHED)
+        axes.plot(places, effect.values, color=BLUE.light, marker="o", markersize=5.5)
+        longest = max(map(len, effect.levels))
+        tilt: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(
+            places,
+            [short_name(level, TICK_LENGTH) for level in effect.levels],
+            **(tilt if longest * len(places) > 20 else {}),
+        )
+        axes.set_xlim(-0.4, len(places) - 0.6)
+        axes.grid(visible=False, axis="x")
+        axes.set_title(short_name(effect.name, LABEL_LENGTH), fontsize=9)
+    drawing.suptitle(chart.axis, x=0.01, ha="left", color=FAINT, fontsize=9, fontweight="normal")
+    return drawing
+
+
+def _scatter(chart: Scatter) -> Canvas:
+    drawing = canvas(4.2)
+    axes = drawing.subplots()
+    x, y = zip(*chart.pairs, strict=True)
+    axes.plot(chart.limits, chart.limits, color=INK, linewidth=1, linestyle=DASHED)
+    axes.plot(
+        x,
+        y,
+        "o",
+        color=BLUE.light,
+        alpha=0.55,
+        markeredgewidth=0,
+        markersize=5,
+        rasterized=len(x) > MAX_PATHS,
+    )
+    axes.set(xlim=chart.limits, ylim=chart.limits, xlabel=chart.x_axis, ylabel=chart.y_axis)
+    axes.set_box_aspect(1)
     return drawing
 
 

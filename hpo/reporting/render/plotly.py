@@ -15,7 +15,7 @@ from typing import Any, assert_never
 
 from hpo._text import finite
 from hpo.reporting import palette
-from hpo.reporting.charts import Bar, Bars, Curves, Figure, Line, Matrix, short_name
+from hpo.reporting.charts import Bar, Bars, Curves, Effects, Figure, Line, Matrix, Scatter, short_name
 from hpo.reporting.figures import evenly
 
 INK, GRID = palette.INK.middle, palette.GRID.middle
@@ -87,6 +87,10 @@ def _drawn(figure: Figure) -> Drawn:
             return _bars(chart)
         case Matrix() as chart:
             return _matrix(chart)
+        case Effects() as chart:
+            return _effects(chart)
+        case Scatter() as chart:
+            return _scatter(chart)
     assert_never(figure.chart)
 
 
@@ -244,14 +248,67 @@ def _matrix(chart: Matrix) -> Drawn:
         "y": _distinct(chart.rows),
         "z": [[round(value, chart.digits) for value in row] for row in chart.values],
         "colorscale": SHADES,
-        "hovertemplate": f"{chart.row_axis} %{{y}}<br>{chart.column_axis} %{{x}}<br>%{{z}} %<extra></extra>",
+        "reversescale": chart.is_less_better,
+        "hovertemplate": (
+            f"{shown(chart.row_axis)} %{{y}}<br>{shown(chart.column_axis)} %{{x}}<br>"
+            f"%{{z}}{chart.unit}<extra></extra>"
+        ),
         "colorbar": {"outlinewidth": 0, "thickness": 14},
     }
     if len(chart.rows) * len(chart.columns) <= MAX_NUMBERS:
         trace["texttemplate"] = "%{z}"
     return [trace], {
-        "xaxis": _axis(chart.column_axis, type="category"),
-        "yaxis": _axis(chart.row_axis, type="category", autorange="reversed"),
+        "xaxis": _axis(shown(chart.column_axis), type="category"),
+        "yaxis": _axis(shown(chart.row_axis), type="category", autorange="reversed"),
+    }
+
+
+def _effects(chart: Effects) -> Drawn:
+    layout: dict[str, Any] = {
+        "showlegend": False,
+        "grid": {"rows": 1, "columns": len(chart.effects), "pattern": "independent"},
+    }
+    traces = []
+    for i, effect in enumerate(chart.effects):
+        number = str(i + 1) if i else ""
+        levels = _distinct(effect.levels)
+        layout[f"xaxis{number}"] = _axis(shown(effect.name), type="category")
+        layout[f"yaxis{number}"] = _axis(matches="y") if i else _axis(chart.axis)
+        place = {"xaxis": f"x{number}", "yaxis": f"y{number}", "type": "scatter"}
+        whole: dict[str, Any] = {"x": [levels[0], levels[-1]], "y": [_short(chart.reference)] * 2}
+        dashed = {"color": INK, "width": 1, "dash": "dash"}
+        traces += [
+            {**place, **whole, "mode": "lines", "line": dashed, "hoverinfo": "skip"},
+            {
+                **place,
+                "mode": "lines+markers",
+                "x": levels,
+                "y": [_short(value) for value in effect.values],
+                "line": {"color": palette.BLUE.middle, "width": 2},
+                "marker": {"size": 8},
+                "hovertemplate": "%{x}: %{y}<extra></extra>",
+            },
+        ]
+    return traces, layout
+
+
+def _scatter(chart: Scatter) -> Drawn:
+    x, y = zip(*chart.pairs, strict=True)
+    low, high = map(_short, chart.limits)
+    trace = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [_short(value) for value in x],
+        "y": [_short(value) for value in y],
+        "marker": {"color": palette.BLUE.middle, "opacity": 0.55, "size": 7},
+        "hovertemplate": f"{chart.x_axis} %{{x}}<br>{chart.y_axis} %{{y}}<extra></extra>",
+    }
+    exact = {"color": INK, "width": 1, "dash": "dash"}
+    return [trace], {
+        "xaxis": _axis(chart.x_axis, range=[low, high]),
+        "yaxis": _axis(chart.y_axis, range=[low, high]),
+        "showlegend": False,
+        "shapes": [{"type": "line", "x0": low, "y0": low, "x1": high, "y1": high, "line": exact}],
     }
 
 

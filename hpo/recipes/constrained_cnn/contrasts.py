@@ -10,20 +10,18 @@ digits 1.1 points after two epochs and 0.2 after eight.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from statistics import fmean
-from typing import Literal
 
-from hpo.planning.decisions import idle_params
 from hpo.reporting.data import Point
+from hpo.reporting.evidence import Verdict
+from hpo.reporting.prose import ALPHA
 from hpo.space.parameters import ParamValue, canonical_json
 
-Verdict = Literal["confirmed", "denied", "open"]
 Block = list[tuple[int, Point]]
 """Cells with the signs that their macro F1 has in a difference."""
-ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class Cells:
         self._cells: dict[str, Point] = {}
         for point in points:
             if point.has_result:
-                key = canonical_json(_effective(point.config))
+                key = canonical_json(_effective(point))
                 rival = self._cells.get(key)
                 if rival is None or _rank(point) > _rank(rival):
                     self._cells[key] = point
@@ -84,7 +82,7 @@ class Cells:
         """Return cells that differ in nothing but these parameters; groups of two or more."""
         groups: dict[str, list[Point]] = {}
         for point in self._cells.values():
-            rest = {k: v for k, v in _effective(point.config).items() if k not in params}
+            rest = {k: v for k, v in _effective(point).items() if k not in params}
             groups.setdefault(canonical_json(rest), []).append(point)
         return [group for group in groups.values() if len(group) > 1]
 
@@ -125,12 +123,12 @@ def seed_noise(points: Iterable[Point], epochs: int | None = None) -> Noise:
         # networks that answer the same to everything agree perfectly, which says nothing of the others
         if not point.has_result or len(point.seeds) < 2 or point.has_collapsed:
             continue
-        runs = canonical_json(_effective(point.config)), point.seeds
+        runs = canonical_json(_effective(point)), point.seeds
         if runs in counted:  # in another study the same runs again say nothing new
             continue
         counted.add(runs)
-        means = point.curve("valid_macro_f1")[:epochs]
-        seeds = [seed["valid_macro_f1"] for seed in point.row.history[means.index(max(means))]]
+        means = point.curve("macro_f1")[:epochs]
+        seeds = [seed["metrics"]["macro_f1"] for seed in point.row.history[means.index(max(means))]]
         squares += sum((value - fmean(seeds)) ** 2 for value in seeds)
         df += len(seeds) - 1
     return Noise(math.sqrt(squares / df) if df else None, df)
@@ -138,7 +136,7 @@ def seed_noise(points: Iterable[Point], epochs: int | None = None) -> Noise:
 
 def best_f1(point: Point, epochs: int) -> float:
     """Return the best macro F1, mean over seeds, of the first so many epochs."""
-    return max(point.curve("valid_macro_f1")[:epochs])
+    return max(point.curve("macro_f1")[:epochs])
 
 
 def widest_interaction(group: Sequence[Point], outer: str, inner: str) -> list[Block]:
@@ -168,10 +166,9 @@ def low_high_pairs(group: Sequence[Point], axis: str) -> list[tuple[Point, Point
 # --- helpers ---------------------------------------------------------------------------------------------
 
 
-def _effective(config: Mapping[str, ParamValue]) -> dict[str, ParamValue]:
-    """Return a configuration without what means nothing in it."""
-    idle = idle_params(config)
-    return {name: value for name, value in config.items() if name not in idle}
+def _effective(point: Point) -> dict[str, ParamValue]:
+    """Return a point's configuration without what means nothing in it."""
+    return {name: value for name, value in point.config.items() if name not in point.row.inactive}
 
 
 def _rank(point: Point) -> tuple[bool, int]:

@@ -1,43 +1,34 @@
 """The original's seven conclusions, each confirmed, denied or open, with the numbers that say so.
 
-Open is the default. A claim is judged by contrasts (`hpo.reporting.contrasts`): cells that differ in nothing
+Open is the default. A claim is judged by contrasts (in the module `contrasts`): cells that differ in nothing
 but what the claim is about.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import fmean
 
 from hpo._text import show_value
 from hpo.monitor.diagnostics import DEAD_SHARE
-from hpo.reporting.contrasts import (
+from hpo.recipes.constrained_cnn.contrasts import (
     Block,
     Cells,
-    Verdict,
     best_f1,
     low_high_pairs,
     seed_noise,
     widest_interaction,
 )
 from hpo.reporting.data import Point, ReportData
+from hpo.reporting.evidence import Conclusions, Evidence, Verdict
 
 TOO_FEW_CHANNELS = 16
 """What the original names as too few; its own study does not have it."""
 ORIGINAL_EPOCHS = 11
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What the cells say about a claim."""
-
-    verdict: Verdict
-    text: str
-    points: tuple[Point, ...] = ()
-
-
-def conclusions(report: ReportData) -> dict[str, Evidence]:
+def conclusions(report: ReportData) -> Conclusions:
     """Return the seven claims, judged on what the plan has trained so far."""
     limits = not_the_originals(report)
     cells = Cells(report.points, report.trained, len(report.identity.class_names))
@@ -48,7 +39,7 @@ def conclusions(report: ReportData) -> dict[str, Evidence]:
             text = f"{evidence.text} Here that would be {evidence.verdict}, but {' and '.join(limits)}."
             evidence = replace(evidence, verdict="open", text=text)
         found[claim] = evidence
-    return found
+    return Conclusions(found, noise_text(report), limits)
 
 
 def noise_text(report: ReportData) -> str:
@@ -67,7 +58,7 @@ def noise_text(report: ReportData) -> str:
 def not_the_originals(report: ReportData) -> list[str]:
     """Return why the runs here say nothing about the original's claims; empty where they do."""
     options, reasons = report.options, []
-    if not report.is_cifar10:
+    if not report.is_original_data:
         reasons.append("the data are not the original's CIFAR-10")
     elif options.limit_train or options.limit_valid:
         identity = report.identity

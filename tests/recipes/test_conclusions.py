@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from hpo.monitor.results import TrialRow
-from hpo.reporting.conclusions import CLAIMS, Evidence
-from hpo.reporting.contrasts import Cells, seed_noise
+from hpo.recipes.constrained_cnn import ConstrainedCnn
+from hpo.recipes.constrained_cnn.conclusions import CLAIMS
+from hpo.recipes.constrained_cnn.contrasts import Cells, seed_noise
 from hpo.reporting.data import Point
-from hpo.space.parameters import TrialConfig
+from hpo.reporting.evidence import Evidence
 
 NUMBERS = itertools.count()
+SCHEMA = ConstrainedCnn().schema
 
 
 def point(f1: float | list[float], *, dead: float = 0.1, died: bool = False, **config: Any) -> Point:
@@ -22,10 +24,10 @@ def point(f1: float | list[float], *, dead: float = 0.1, died: bool = False, **c
     epochs = f1 if isinstance(f1, list) else [f1 / 2, f1]
     layers = {"conv1": {"weight_gradient": 1.0, "bias_gradient": 1.0, "dead_share": dead}}
     history = [
-        [{"seed": s, "valid_macro_f1": value + 0.01 * (s - 1), "layers": layers} for s in range(3)]
+        [{"seed": s, "metrics": {"macro_f1": value + 0.01 * (s - 1)}, "layers": layers} for s in range(3)]
         for value in epochs
     ]
-    params = TrialConfig().replace(**config).params()
+    params = SCHEMA.complete(config)
     row = TrialRow(
         trial=next(NUMBERS),
         point="",
@@ -37,13 +39,13 @@ def point(f1: float | list[float], *, dead: float = 0.1, died: bool = False, **c
         attempt=1,
         epochs=len(epochs),
         best_epoch=len(epochs),
-        macro_f1=max(epochs),
-        accuracy=max(epochs),
-        loss=1.0,
+        metrics={"macro_f1": max(epochs)},
+        inactive=sorted(SCHEMA.inactive(params)),
         seconds=1.0,
         history=history,
+        findings=(),
     )
-    return Point("study", row, params, (0, 1, 2), (), 3 if died else 0)
+    return Point("study", row, params, max(epochs), (0, 1, 2), (), 3 if died else 0)
 
 
 def judge(claim: str, *points: Point) -> Evidence:
@@ -88,7 +90,7 @@ def test_what_was_pruned_is_judged_by_how_far_apart_seeds_are_by_then() -> None:
     def early(f1: float, **params: Any) -> Point:
         """Seeds that are ten times as far apart after the first epoch as after the second."""
         whole = point(f1, **params)
-        spread = [{"seed": s, "valid_macro_f1": f1 - 0.1 + 0.1 * (s - 1)} for s in range(3)]
+        spread = [{"seed": s, "metrics": {"macro_f1": f1 - 0.1 + 0.1 * (s - 1)}} for s in range(3)]
         return replace(whole, row=replace(whole.row, epochs=2, history=[spread, whole.row.history[-1]]))
 
     def pruned(each: Point) -> Point:

@@ -1,0 +1,117 @@
+"""Objects of the user's own modules, by name: `module:object`."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+import sysconfig
+import traceback
+from pathlib import Path
+from typing import Any
+
+from hpo.errors import InputError, did_you_mean
+
+_STANDARD_LIBRARY = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
+"""Not `sys.prefix`: where that is /usr, so is the /usr/src/app of many a container."""
+
+
+def load_object(name: str, error: type[InputError] = InputError) -> Any:
+    """Return what `python:module:object` names; the module is looked for in the current directory, too.
+
+    Args:
+        name: as the user gave it.
+        error: what is raised.
+
+    Raises:
+        InputError: there is no such module or object, or importing it fails; the text says file and line.
+    """
+    module_name, _, object_name = name.removeprefix("python:").partition(":")
+    if not module_name or not object_name:
+        raise error(f"{name!r}: must be python:module:object")
+    here = _look_here()
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as problem:
+        raise error(f"{name}: {problem}; looked in {here} and the environment") from problem
+    except (Exception, SystemExit) as problem:
+        place = place_in_user_code(problem) or module_name
+        raise error(f"{name}: {place}: {type(problem).__name__}: {problem}") from problem
+    if not hasattr(module, object_name):
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise error(f"{name}: {module.__file__} has no {object_name!r}; {did_you_mean(object_name, known)}")
+    return getattr(module, object_name)
+
+
+def _look_here() -> str:
+    """Have modules looked for in the current directory, and return it."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)  # and it stays: what is loaded may import its neighbours later
+    return here
+
+
+def place_in_user_code(problem: BaseException) -> str:
+    """Return file and line where code of the user was when it failed; empty where none was running.
+
+    What is neither hpo's nor installed is the user's.
+    """
+    # with the separator: hpo_mine.py beside the package is the user's
+    others = [f"{folder}{os.sep}" for folder in (Path(__file__).parent, *_STANDARD_LIBRARY)]
+    if isinstance(problem, SyntaxError) and problem.filename:
+        return f"{problem.filename}:{problem.lineno}"
+    places = [
+        f"{frame.filename}:{frame.lineno}"
+        for frame in traceback.extract_tb(problem.__traceback__)
+        if not frame.filename.startswith((*others, "<"))
+        and not {"site-packages", "dist-packages"}.intersection(Path(frame.filename).parts)
+    ]
+    return places[-1] if places else ""
+
+
+def place_of_class(kind: type) -> str:
+    """Return file and line where a class of the user's begins; empty for those of hpo."""
+    if kind.__module__.partition(".")[0] == __package__:
+        return ""
+    return f"{inspect.getfile(kind)}:{inspect.getsourcelines(kind)[1]}"
+
+
+def source_hashes(module_name: str) -> dict[str, str]:
+    """Return SHA-256 of a module's file and of those beside it that it imports, by name of module.
+
+    The module itself is not run; empty where there is none, or it has no file.
+    """
+    _look_here()
+    try:
+        spec = importlib.util.find_spec(module_name)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.origin is None or not spec.has_location:
+        return {}
+    file = Path(spec.origin)
+    hashes: dict[str, str] = {}
+    open_ = {module_name.rpartition(".")[2]: file}
+    while open_:
+        name, path = open_.popitem()
+        content = path.read_bytes()
+        hashes[name] = hashlib.sha256(content).hexdigest()[:16]
+        for other in _imported(content):
+            beside = file.parent / f"{other}.py"
+            if other not in hashes and beside.is_file():
+                open_[other] = beside
+    return dict(sorted(hashes.items()))
+
+
+def _imported(source: bytes) -> set[str]:
+    """Return the last names of all modules that a source imports, wherever it does."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.rpartition(".")[2] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {(node.module or "").rpartition(".")[2], *(alias.name for alias in node.names)}
+    return names - {""}

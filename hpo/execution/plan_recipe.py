@@ -1,0 +1,84 @@
+"""The recipe of a plan as this process has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hpo.errors import ConflictError, InputError, StudyFileError
+from hpo.planning.manifest import Options, RecipeRecord, read_plan_file
+from hpo.planning.plan import Plan
+from hpo.planning.studies import read_studies
+from hpo.space.study_file import StudySpec, shipped_studies
+from hpo.training.registry import DEFAULT_RECIPE, NamedRecipe, load_recipe
+
+
+def read_folder(
+    studies: Path | None, given: Mapping[str, Any]
+) -> tuple[Options, NamedRecipe, dict[str, StudySpec]]:
+    """Read the options and the study files of a plan that is to be written, by its recipe.
+
+    Args:
+        studies: folder of study files; None: the shipped ones.
+        given: the options that the user gave; the folder's own `plan.toml` has the others.
+
+    Raises:
+        InputError: an option, the recipe or a study file cannot be used.
+    """
+    options = Options.from_given({**(read_plan_file(studies) if studies is not None else {}), **given})
+    named = load_recipe(options.recipe)
+    schema = named.recipe.schema
+    if studies is not None:
+        return options, named, read_studies(studies, schema)
+    try:
+        return options, named, read_studies(shipped_studies(), schema)
+    except StudyFileError as error:
+        if named.name == DEFAULT_RECIPE:
+            raise
+        raise InputError(
+            f"--recipe {named.name}: the shipped studies are for {DEFAULT_RECIPE} ({error.problem}); write a "
+            "study file that searches parameters of your recipe "
+            f"({', '.join(list(schema.parameters)[:4])}, …), and give its folder: --studies DIR"
+        ) from None
+
+
+def record_of(named: NamedRecipe) -> RecipeRecord:
+    """Return what is stored of a recipe."""
+    recipe = named.recipe
+    return RecipeRecord(
+        name=named.name, sources=dict(named.sources), parameters=recipe.schema, metrics=dict(recipe.metrics)
+    )
+
+
+def recipe_of(plan: Plan) -> NamedRecipe:
+    """Return the plan's recipe, and check that it is the one that the plan was created with.
+
+    Raises:
+        ConflictError: its source files or its parameters are others; both sides are named.
+        InputError: it cannot be loaded here.
+    """
+    named, stored = load_recipe(plan.recipe.name), plan.recipe
+    for module in sorted(stored.sources.keys() | named.sources.keys()):
+        theirs, ours = stored.sources.get(module, "missing"), named.sources.get(module, "missing")
+        if theirs != ours:
+            raise ConflictError(
+                f"recipe {stored.name}: {module}.py is not the file that the plan in {plan.storage.name} was "
+                f"created with (here {ours}, there {theirs}); put the file back to go on, or start anew with "
+                "another --out"
+            )
+    if record_of(named).model_dump_json() != stored.model_dump_json():
+        raise ConflictError(
+            f"recipe {stored.name}: its parameters or metrics are not those of the plan in "
+            f"{plan.storage.name}; use the version of hpo that created it"
+        )
+    return named
+
+
+def with_recipe(plan: Plan) -> Plan:
+    """Return the plan bound to its recipe, which knows which points are the same.
+
+    Raises:
+        InputError: as from `recipe_of`.
+    """
+    return plan.bound_to(recipe_of(plan).recipe.schema)

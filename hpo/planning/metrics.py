@@ -1,0 +1,125 @@
+"""Metrics: what a plan tunes for and what is shown beside it; their directions, names and writing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from hpo._text import percent, percentage
+
+Direction = Literal["maximize", "minimize"]
+
+_SHARES = {"macro_f1": ("macro F1", "F1"), "accuracy": ("accuracy", "acc.")}
+"""Label and short name of the metrics that are shares, written in percent; all others are plain numbers."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that says how good a model is, and its direction."""
+
+    name: str
+    """In records: `macro_f1`."""
+    direction: Direction
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is a fraction that people read in percent."""
+        return self.name in _SHARES
+
+    @property
+    def label(self) -> str:
+        """Its name in a sentence."""
+        return _SHARES[self.name][0] if self.is_share else self.name.replace("_", " ")
+
+    @property
+    def title(self) -> str:
+        """Its label at the beginning of a sentence."""
+        return f"{self.label[0].upper()}{self.label[1:]}"
+
+    @property
+    def short(self) -> str:
+        """Its name where there is little room."""
+        return _SHARES[self.name][1] if self.is_share else self.label
+
+    @property
+    def head(self) -> str:
+        """Its short name with the unit, as a table's column."""
+        return f"{self.short} %" if self.is_share else self.short
+
+    @property
+    def slug(self) -> str:
+        """Its name in those of files and figures."""
+        return self.name.replace("_", "-")
+
+    @property
+    def axis(self) -> str:
+        """Its label with the unit."""
+        return f"{self.label}, %" if self.is_share else self.label
+
+    @property
+    def scale(self) -> int:
+        """Times so much it has the unit that people read."""
+        return 100 if self.is_share else 1
+
+    # --- what is better ------------------------------------------------------------------------------
+
+    @property
+    def is_maximized(self) -> bool:
+        """Whether more is better."""
+        return self.direction == "maximize"
+
+    @property
+    def best_word(self) -> str:
+        """As in "the highest macro F1"."""
+        return "highest" if self.is_maximized else "lowest"
+
+    def score(self, value: float) -> float:
+        """Return a number that is the higher the better the value."""
+        return value if self.is_maximized else -value
+
+    def gain(self, value: float, over: float) -> float:
+        """Return by how much a value is better than another; negative where it is worse."""
+        return self.score(value) - self.score(over)
+
+    def best_of(self, values: Mapping[int, float]) -> int | None:
+        """Return the first key, in ascending order, of the best value; None where there are none."""
+        return min(values, key=lambda key: (-self.score(values[key]), key)) if values else None
+
+    # --- how it is written ---------------------------------------------------------------------------
+
+    def text(self, value: float | None) -> str:
+        """Return a value as tables write it; the unit stands in the column's head."""
+        if value is None or self.is_share:
+            return percent(value)
+        return _number(value)
+
+    def with_unit(self, value: float | None, deviation: float | None = None) -> str:
+        """Return a value as sentences write it, as "70.5 ± 0.4 %"."""
+        if value is None:
+            return "–"
+        if self.is_share:
+            return percentage(value, deviation)
+        spread = "" if deviation is None else f" ± {_number(deviation, beside=value)}"
+        return f"{_number(value)}{spread}"
+
+    def gap(self, difference: float | None) -> str:
+        """Return a difference with its sign, as tables write it."""
+        if difference is None:
+            return "–"
+        return f"{100 * difference:+.1f}" if self.is_share else _number(difference, sign="+")
+
+    def distance(self, difference: float) -> str:
+        """Return a difference as sentences write it."""
+        if self.is_share:
+            # a lead that one decimal would round to nothing is still a lead
+            return f"{100 * difference:.{1 if abs(difference) >= 0.001 else 3}f} points"
+        return f"{difference:.3g}"
+
+
+def _number(value: float, *, beside: float | None = None, sign: str = "") -> str:
+    """Return a number that is no share, rounded as that beside it is: 0.305, 48.250, 279.8, 7,483."""
+    size = abs(value if beside is None else beside)
+    if 0 < size < 0.01 or size >= 1e6:
+        return f"{value:{sign}.4g}"
+    return f"{value:{sign},.{3 if size < 100 else 1 if size < 1000 else 0}f}"

@@ -1,0 +1,260 @@
+"""The schema of a recipe's parameters: names, types, defaults and domains as data.
+
+A study file is checked against it, and it is stored with the plan: what shows a plan never imports a recipe.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from hpo.errors import InputError, did_you_mean
+from hpo.space.constraints import Constraint
+from hpo.space.parameters import EXTRAS, LoopParams, Params, ParamValue, ParamValues, as_written, demand
+
+Kind = Literal["int", "float", "bool", "text"]
+Inactive = Callable[[ParamValues], Iterable[str]]
+"""Names of the parameters that mean nothing in a complete configuration."""
+
+_TYPES: dict[str, type] = {"int": int, "float": float, "bool": bool, "text": str}
+_BOUNDS = ("ge", "gt", "le", "lt")
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class Parameter(BaseModel):
+    """One parameter as data."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind
+    default: ParamValue
+    ge: int | float | None = None
+    gt: int | float | None = None
+    le: int | float | None = None
+    lt: int | float | None = None
+    choices: tuple[str, ...] = ()
+    """Of a text: all that it can be; empty: anything."""
+
+    @property
+    def domain(self) -> str:
+        """What it can be, in words."""
+        if self.choices:
+            return ", ".join(self.choices)
+        signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+        bounds = {key: value for key in _BOUNDS if (value := getattr(self, key)) is not None}
+        any_ = {"bool": "on, off"}.get(self.kind, "any")
+        return ", ".join(f"{signs[key]} {value:,.15g}" for key, value in bounds.items()) or any_
+
+    def adapter(self) -> TypeAdapter[Any]:
+        """Return the check of a single value."""
+        if self.choices:
+            literal: Any = Literal[self.choices]
+            return TypeAdapter(literal, config=_STRICT)
+        bounds = {key: value for key in _BOUNDS if (value := getattr(self, key)) is not None}
+        kind: Any = _TYPES[self.kind]
+        return TypeAdapter(Annotated[kind, Field(**bounds)] if bounds else kind, config=_STRICT)
+
+
+class Schema(BaseModel):
+    """The parameters of a recipe, and what must hold between them.
+
+    One made by `of` checks values by the recipe's own class, validators included; one that was read from a
+    database checks types and bounds, and knows of no parameter that it means nothing.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
+
+    parameters: dict[str, Parameter]
+    """By name, the recipe's own first."""
+    constraints: tuple[str, ...] = ()
+    """Comparisons that hold in every study, written in its file or not."""
+
+    _adapters: dict[str, TypeAdapter[Any]] = PrivateAttr(default_factory=dict)
+    _inactive: Inactive | None = PrivateAttr(default=None)
+
+    @classmethod
+    def of(
+        cls, params: type[LoopParams], constraints: Iterable[str] = (), inactive: Inactive | None = None
+    ) -> Self:
+        """Return the schema of a class of parameters.
+
+        Args:
+            params: a recipe's class.
+            constraints: of the recipe.
+            inactive: of the recipe, for complete flat configurations.
+
+        Raises:
+            InputError: a parameter has no default, a type that cannot be searched, or hides one that every
+                recipe has.
+        """
+        fields = {name: params.model_fields[name] for name in _in_order(params)}
+        schema = cls(
+            parameters={name: _parameter(params, name, field) for name, field in fields.items()},
+            constraints=tuple(constraints),
+        )
+        for name, field in fields.items():
+            annotation: Any = (
+                Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+            )
+            schema._adapters[name] = TypeAdapter(annotation, config=_STRICT)
+        schema._inactive = inactive
+        for constraint in schema.parsed_constraints:
+            if not constraint.holds(schema.defaults):
+                raise InputError(f"{params.__name__}: its defaults break the constraint {constraint}")
+        return schema
+
+    @property
+    def defaults(self) -> dict[str, ParamValue]:
+        """Every parameter's default."""
+        return {name: parameter.default for name, parameter in self.parameters.items()}
+
+    @cached_property
+    def numbers(self) -> dict[str, type[int] | type[float]]:
+        """The parameters that are numbers, each with its type."""
+        types_ = {"int": int, "float": float}
+        return {name: types_[p.kind] for name, p in self.parameters.items() if p.kind in types_}
+
+    @cached_property
+    def parsed_constraints(self) -> tuple[Constraint, ...]:
+        """The constraints between parameters.
+
+        Raises:
+            InputError: one is not a comparison of numeric parameters.
+        """
+        return tuple(Constraint.parse(text, self.numbers, self.parameters) for text in self.constraints)
+
+    def inactive(self, params: ParamValues) -> frozenset[str]:
+        """Return the parameters that mean nothing in a complete configuration.
+
+        Raises:
+            InputError: the recipe names something that is not a parameter.
+        """
+        if self._inactive is None:
+            return frozenset()
+        names = frozenset(self._inactive(params))
+        for name in names:
+            if name not in self.parameters:
+                hint = did_you_mean(name, self.parameters)
+                raise InputError(f"inactive() names {name!r}, which is not a parameter; {hint}")
+        return names
+
+    def effective(self, params: ParamValues) -> dict[str, ParamValue]:
+        """Return a complete configuration with what means nothing in it at its default.
+
+        Configurations that train the same are equal so.
+        """
+        if self._inactive is None:
+            return dict(params)
+        idle = self.inactive(params)
+        return {
+            name: self.parameters[name].default if name in idle else value for name, value in params.items()
+        }
+
+    def told(self, params: ParamValues) -> dict[str, ParamValue]:
+        """Return a configuration as sentences and tables tell it: without extras of training that are off."""
+        return {
+            name: value
+            for name, value in params.items()
+            if name not in EXTRAS or name not in self.parameters or value != self.parameters[name].default
+        }
+
+    def check_name(self, name: str, where: str = "") -> None:
+        """Check that there is such a parameter.
+
+        Raises:
+            InputError: there is none; the text says what is near.
+        """
+        if name not in self.parameters:
+            raise InputError(f"{where}{name} is not a parameter; {did_you_mean(name, self.parameters)}")
+
+    def check(self, name: str, value: object) -> ParamValue:
+        """Check one value of a known parameter; return it in the parameter's own type (1 → 1.0).
+
+        Raises:
+            InputError: the value is of the wrong type or out of range; the text names parameter and value.
+        """
+        if name not in self._adapters:
+            self._adapters[name] = self.parameters[name].adapter()
+        try:
+            checked: ParamValue = self._adapters[name].validate_python(value)
+        except ValidationError as error:
+            raise InputError(f"{name} = {as_written(value)}: {demand(error.errors()[0])}") from None
+        return checked
+
+    def complete(self, params: ParamValues) -> dict[str, ParamValue]:
+        """Return a complete configuration; what is not given keeps its default.
+
+        Raises:
+            InputError: an unknown parameter, a value out of its domain, or a constraint that does not hold.
+        """
+        for name in params:
+            self.check_name(name)
+        found = {**self.defaults, **{name: self.check(name, value) for name, value in params.items()}}
+        for constraint in self.parsed_constraints:
+            if not constraint.holds(found):
+                values = ", ".join(f"{name} = {as_written(found[name])}" for name in sorted(constraint.names))
+                raise InputError(f"{values}: must satisfy {constraint}")
+        return found
+
+
+def _in_order(params: type[LoopParams]) -> list[str]:
+    """Return the names of all fields, those of the most derived class first."""
+    names: dict[str, None] = {}
+    for base in params.__mro__:
+        if issubclass(base, LoopParams):
+            inherited = {name for parent in base.__mro__[1:] for name in getattr(parent, "model_fields", {})}
+            names.update(dict.fromkeys(name for name in base.model_fields if name not in inherited))
+    return list(names)
+
+
+def _parameter(params: type[LoopParams], name: str, field: FieldInfo) -> Parameter:
+    where = f"{params.__name__}.{name}"
+    kind, choices = _kind(where, field.annotation)
+    bounds = {key: getattr(each, key) for each in field.metadata for key in _BOUNDS if hasattr(each, key)}
+    _check_not_hidden(where, name, kind)
+    if field.default is PydanticUndefined:
+        raise InputError(f"{where} has no default; give one, as hpo.Field(2, ge=1)")
+    parameter = Parameter(kind=kind, default=field.default, choices=choices, **bounds)
+    try:
+        TypeAdapter(
+            Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation,  # type: ignore[arg-type]
+            config=_STRICT,
+        ).validate_python(field.default)
+    except ValidationError as error:
+        raise InputError(f"{where} = {as_written(field.default)}: {demand(error.errors()[0])}") from None
+    if kind == "float":
+        parameter = parameter.model_copy(update={"default": float(field.default)})
+    return parameter
+
+
+def _kind(where: str, annotation: Any) -> tuple[Kind, tuple[str, ...]]:
+    for kind, known in _TYPES.items():
+        if annotation is known:
+            return kind, ()  # type: ignore[return-value]
+    if get_origin(annotation) is Literal and all(isinstance(each, str) for each in get_args(annotation)):
+        return "text", get_args(annotation)
+    name = getattr(annotation, "__name__", None)
+    if name is None or get_origin(annotation) in (Union, types.UnionType, Literal):
+        name = str(annotation).replace("typing.", "")
+    raise InputError(
+        f"{where}: {name} is not a type that can be searched; use int, float, bool, str or a Literal of texts"
+    )
+
+
+def _check_not_hidden(where: str, name: str, kind: Kind) -> None:
+    """Check that a parameter which every recipe has is still of its type."""
+    common = Params.model_fields.get(name)
+    if common is None:
+        return
+    expected, _ = _kind(where, common.annotation)
+    if kind != expected:
+        raise InputError(
+            f"{where}: {name} is a training parameter that every recipe has, of type {expected}, not {kind}; "
+            "give yours another name"
+        )

@@ -1,0 +1,200 @@
+"""A few steps of a recipe on real data, to see whether it works before anything is trained."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpo._imports import place_in_user_code, place_of_class
+from hpo.errors import HpoError, InputError
+from hpo.training.augmentations import check_possible
+from hpo.training.cuda import CudaGraph, is_lost, is_out_of_memory, prepare
+from hpo.training.devices import as_tensor, normaliser, targets_tensor
+from hpo.training.learner import Learner
+from hpo.training.loop import checked_metrics, graph_hindrance, state_of, train
+from hpo.training.randomness import seed_generators
+from hpo.training.registry import NamedRecipe
+
+if TYPE_CHECKING:
+    from hpo.data import TrainingData
+
+N_EXAMPLES = 8
+STEPS_A_CALL = 4
+WARM_UP_CALLS = 2
+"""On a GPU the second one records what the others replay."""
+TIMED_CALLS = 2
+
+
+@contextmanager
+def blaming(named: NamedRecipe) -> Iterator[None]:
+    """Turn what goes wrong in a recipe's code into one line that says where.
+
+    Raises:
+        InputError: something did.
+    """
+    try:
+        yield
+    except HpoError as error:
+        if named.name in str(error):
+            raise
+        raise InputError(f"recipe {named.name}: {error}") from error
+    except Exception as error:  # whatever the user's code raises
+        # layers that do not fit fail in PyTorch's code, with none of the user's on the way
+        place = place_in_user_code(error) or place_of_class(type(named.recipe))
+        if not place:
+            raise
+        text = " ".join(str(error).split())
+        raise InputError(f"recipe {named.name}: {place}: {type(error).__name__}: {text}") from error
+
+
+def check_recipe(named: NamedRecipe, data: TrainingData, config: Mapping[str, Any] | None = None) -> None:
+    """Check that a recipe can train on data: network, outputs, loss and metrics, on a few examples.
+
+    A loop of one's own is not tried: what it takes nobody knows.
+
+    Args:
+        named: the recipe.
+        data: to be trained on.
+        config: complete; None: the defaults.
+
+    Raises:
+        InputError: something does not fit; the text says what, and where in the user's file.
+    """
+    if named.recipe.has_own_loop:
+        return
+    with blaming(named):
+        recipe, config = named.recipe, config or named.recipe.schema.defaults
+        params = recipe.params_of(config)
+        check_possible(params, data.info.input_shape, is_images=data.info.is_images)
+        learner = Learner(recipe, params, data.info, 0)
+        inputs, targets = _examples(data, N_EXAMPLES)
+        learner.step(inputs, targets)
+        with torch.inference_mode():
+            outputs = learner.network.eval()(inputs).float()
+        checked_metrics(recipe, recipe.evaluate(outputs, targets), "evaluate")
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a few steps of a recipe told."""
+
+    n_parameters: int
+    output_shape: tuple[int, ...]
+    """Of one batch."""
+    ms_per_step: float
+    repeats: bool
+    """Whether two trainings of the same seed end bit for bit the same."""
+    draws: bool
+    """Whether its steps drew from the generators of PyTorch, NumPy or Python."""
+    graph_hindrance: str | None
+    """Why steps are not recorded as CUDA graphs on a GPU; None: nothing known speaks against it."""
+
+
+@dataclass(frozen=True)
+class LoopRun:
+    """What one epoch of a training loop of one's own told."""
+
+    metrics: Mapping[str, float]
+    seconds: float
+    keeps_state: bool
+    """Whether a trial that was killed goes on where it was."""
+
+
+def dry_run(
+    named: NamedRecipe, data: TrainingData, config: Mapping[str, Any], *, device: str, precision: str
+) -> DryRun | LoopRun:
+    """Build a recipe's network, take two steps twice, and evaluate; of a loop of one's own, try an epoch.
+
+    Raises:
+        InputError: something does not fit; the text says what, and where in the user's file.
+    """
+    with blaming(named):
+        if named.recipe.has_own_loop:
+            epoch = next(train(named.recipe, config, data, [0], device=device, precision=precision))
+            return LoopRun(epoch.seeds[0].metrics, epoch.seconds, keeps_state=state_of(epoch) is not None)
+        check_recipe(named, data, config)
+        params = named.recipe.params_of(config)
+        size = min(params.batch_size, len(data.train))
+        inputs, targets = _examples(data, size, device)
+        ends, generators = [], []
+        for _ in range(2):
+            learner = Learner(named.recipe, params, data.info, 0, device=device, precision=precision)
+            seed_generators(device, 0, 1, "training", 0)
+            generators.append(_generators(device))
+            for _ in range(2):
+                learner.step(inputs, targets)
+            generators.append(_generators(device))
+            ends.append([parameter.detach().clone() for parameter in learner.network.parameters()])
+        with torch.inference_mode():
+            outputs = learner.network.eval()(inputs)
+        seconds, hindrance = _timed(named, data, config, device=device, precision=precision)
+        return DryRun(
+            n_parameters=sum(parameter.numel() for parameter in learner.network.parameters()),
+            output_shape=tuple(outputs.shape),
+            ms_per_step=1000 * seconds,
+            repeats=all(torch.equal(one, other) for one, other in zip(*ends, strict=True)),
+            draws=generators[0] != generators[1],
+            graph_hindrance=hindrance,
+        )
+
+
+def seconds_per_step(
+    named: NamedRecipe, data: TrainingData, config: Mapping[str, Any], *, device: str, precision: str
+) -> float:
+    """Measure the time of one step, by a few after a warm-up."""
+    return _timed(named, data, config, device=device, precision=precision)[0]
+
+
+def _timed(
+    named: NamedRecipe, data: TrainingData, config: Mapping[str, Any], *, device: str, precision: str
+) -> tuple[float, str | None]:
+    """Return the seconds of one step, and why steps are not recorded on a GPU."""
+    prepare(device, precision)
+    params = named.recipe.params_of(config)
+    learner = Learner(named.recipe, params, data.info, 0, device=device, precision=precision)
+    inputs, targets = _examples(data, min(params.batch_size, len(data.train)), device)
+
+    def steps() -> tuple[Tensor, ...]:
+        return tuple(learner.step(inputs, targets) for _ in range(STEPS_A_CALL))
+
+    def seconds(call: Callable[[], tuple[Tensor, ...]], n_calls: int) -> float:
+        began = time.perf_counter()
+        for _ in range(n_calls):
+            *_, loss = call()
+        loss.item()  # waits for a GPU
+        return time.perf_counter() - began
+
+    hindrance = graph_hindrance(named.recipe)
+    call: Callable[[], tuple[Tensor, ...]] = steps
+    if device != "cpu" and hindrance is None:
+        call = CudaGraph(steps, device)
+    try:
+        seconds(call, WARM_UP_CALLS)
+    except Exception as error:
+        if call is steps or is_lost(error) or is_out_of_memory(error):
+            raise
+        call, hindrance = steps, str(error).splitlines()[0]  # as training does, it takes plain steps
+        seconds(call, WARM_UP_CALLS)
+    return seconds(call, TIMED_CALLS) / (TIMED_CALLS * STEPS_A_CALL), hindrance
+
+
+def _generators(device: str) -> tuple[object, ...]:
+    """Return the states of the process's generators."""
+    on_gpu = None if device == "cpu" else bytes(torch.cuda.get_rng_state(device).tolist())
+    numbers = np.random.get_state()
+    return bytes(torch.get_rng_state().tolist()), on_gpu, random.getstate(), repr(numbers)
+
+
+def _examples(data: TrainingData, count: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    """Return the first training examples, inputs as a network sees them."""
+    normalise = normaliser(data.mean, data.std, data.info, device)
+    inputs = as_tensor(data.train.inputs[:count], device)
+    return normalise(inputs), targets_tensor(data.train.targets[:count], device)

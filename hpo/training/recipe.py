@@ -1,0 +1,254 @@
+"""Recipes: what a trial trains. A user's own network, loss, metrics or whole training loop is a subclass.
+
+Nothing here imports torch: a study file is checked against a recipe before torch is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import ValidationError
+
+from hpo.errors import InputError
+from hpo.space.parameters import LoopParams, Params, ParamValues, explain
+from hpo.space.schema import Schema
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from hpo.data import TrainingData
+    from hpo.data.dataset import DataInfo
+
+Direction = Literal["maximize", "minimize"]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What a training loop of one's own yields after every epoch.
+
+    Attributes:
+        metrics: on the validation part, by the names that the recipe declares; plain numbers.
+        state: what `train` needs to go on from here, and `test` to predict: tensors, NumPy arrays and plain
+            types. None: a trial that was killed begins anew.
+        train_loss: the loss on the training part, if there is one.
+        resumable: whether `train` can go on from the state. False: it is for `test` alone, and a trial that
+            was killed begins anew.
+    """
+
+    metrics: Mapping[str, float]
+    state: Mapping[str, Any] | None = None
+    train_loss: float | None = None
+    resumable: bool = True
+
+
+@dataclass(frozen=True)
+class LoopContext:
+    """What a training loop of one's own may use.
+
+    Attributes:
+        device: "cpu" or "cuda:N".
+        precision: "fp32", "tf32" or "bf16".
+        threads: how many this trial may use.
+        should_stop: to be asked from time to time; when it says so, the loop may return at once: the trial
+            goes back to the queue.
+        scratch: an empty folder for files of the trial, removed when it ends.
+    """
+
+    device: str
+    precision: str
+    threads: int
+    should_stop: Callable[[], bool]
+    scratch: Path
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer to be watched: the norms of its gradients, and its dead units.
+
+    Attributes:
+        weight: its weight.
+        bias: what is added after it: its bias, or the shift of its normalisation.
+        activation: the module whose output (n, units, …) is the layer's after its ReLU; None: no unit of it
+            can be dead.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+    activation: nn.Module | None = None
+
+
+class Recipe:
+    """What a trial trains: parameters, network, loss, metrics. Only `build` must be there.
+
+    Randomness: hpo seeds the generators of PyTorch, NumPy and Python by (seed, epoch, chunk of steps) around
+    `build` and around every stretch of training, so that dropout and the like are the same after a kill.
+    """
+
+    Params: ClassVar[type[LoopParams]] = Params
+    """The parameters; every one of them may be searched."""
+    metrics: ClassVar[Mapping[str, Direction]] = {
+        "macro_f1": "maximize",
+        "accuracy": "maximize",
+        "loss": "minimize",
+    }
+    """What `evaluate` returns, by name; the first is the objective unless `--metric` names another."""
+    constraints: ClassVar[tuple[str, ...]] = ()
+    """Comparisons between parameters that hold in every study, as `"width <= 64"`."""
+    draws_in_training: ClassVar[bool] = True
+    """Whether training may draw random numbers, as dropout does. False: several trials may train in threads
+    of one process on a GPU, as the process's generators need not be theirs alone."""
+
+    def build(self, params: Any, data: DataInfo) -> nn.Module:
+        """Return a new network, on the CPU.
+
+        Args:
+            params: a `Params` of this recipe.
+            data: what the network is for: `input_shape` ((c, h, w) of images, (features,) of a table),
+                `n_classes` or `n_outputs`, `class_names`.
+
+        Returns:
+            A module that takes inputs (n, *input_shape) and returns (n, n_classes) or (n, n_outputs).
+        """
+        raise NotImplementedError
+
+    def optimizer(self, params: Any, model: nn.Module) -> torch.optim.Optimizer:
+        """Return the optimizer of a network; default: the one that `params.optimizer` names."""
+        from hpo.training.optimizers import OPTIMIZERS
+
+        return OPTIMIZERS[params.optimizer](list(model.parameters()), params)
+
+    def schedule(self, params: Any, progress: float) -> float:
+        """Return the factor of the learning rate when so much of the training is done.
+
+        Args:
+            params: a `Params` of this recipe.
+            progress: from 0 up to, but not including 1. The factor is a function of it and `params` alone: a
+                resumed trial needs nothing else.
+        """
+        from hpo.training.schedules import factor
+
+        return factor(params, progress)
+
+    def at_epoch(self, params: Any, epoch: int) -> Any:
+        """Return the parameters as they hold in an epoch, counted from 1; default: the same in all.
+
+        Augmentations ask it: to switch one off for a while, return `params.model_copy(update={…})`.
+        """
+        return params
+
+    def augment(
+        self, params: Any, inputs: Tensor, targets: Tensor, epoch: int, generator: torch.Generator
+    ) -> tuple[Tensor, Any]:
+        """Return a batch of training inputs and targets, changed by chance.
+
+        Args:
+            params: a `Params` of this recipe.
+            inputs: (n, *input_shape), normalised, on the device.
+            targets: (n,) or (n, …).
+            epoch: counted from 1.
+            generator: PyTorch's, on the CPU, seeded by (seed, epoch, chunk of steps).
+        """
+        return inputs, targets
+
+    def loss(self, params: Any, outputs: Tensor, targets: Any) -> Tensor:
+        """Return the mean loss of a batch, differentiable; default: cross-entropy, squared error of numbers.
+
+        Args:
+            params: a `Params` of this recipe. `class_weights` is up to the default alone.
+            outputs: (n, n_classes) or (n, n_outputs) float32.
+            targets: (n,) int64 classes, or (n, n_outputs) float32 numbers; or what `augment` made of them.
+        """
+        from hpo.training.losses import loss
+
+        return loss(outputs, targets, params.label_smoothing)
+
+    def evaluate(self, outputs: Tensor, targets: Tensor) -> Mapping[str, float]:
+        """Return the metrics of all validation outputs; more names than `metrics` has are left out."""
+        from hpo.training.metrics import default_metrics
+
+        return default_metrics(outputs, targets)
+
+    def inactive(self, params: Any) -> Iterable[str]:
+        """Return the names of those that mean nothing beside the others; points that differ so are one."""
+        return ()
+
+    def layers(self, model: nn.Module) -> Mapping[str, Layer]:
+        """Return the layers to be watched, from the input to the output; default: none."""
+        return {}
+
+    # --- a loop of one's own -----------------------------------------------------------------------------
+
+    def train(
+        self,
+        params: Any,
+        data: TrainingData,
+        seed: int,
+        context: LoopContext,
+        resume: Mapping[str, Any] | None = None,
+    ) -> Iterator[Epoch]:
+        """Train one seed, and yield after every epoch. To be overridden by who brings a loop of their own.
+
+        Args:
+            params: a `Params` of this recipe.
+            data: `train.inputs`, `train.targets`, `valid.inputs`, `valid.targets` are NumPy arrays.
+            seed: of all randomness.
+            context: device, threads, when to stop.
+            resume: the `state` of the last epoch that was stored; go on after it.
+        """
+        raise NotImplementedError
+
+    def test(self, params: Any, data: Any, state: Mapping[str, Any]) -> Mapping[str, float]:
+        """Return the metrics on the test part; needed beside `train`, and called by the final stage alone.
+
+        Args:
+            params: a `Params` of this recipe.
+            data: `inputs` and `targets` of the test part.
+            state: of the epoch that validation chose.
+        """
+        raise NotImplementedError
+
+    # --- what hpo asks -----------------------------------------------------------------------------------
+
+    @cached_property
+    def schema(self) -> Schema:
+        """The schema of its parameters.
+
+        Raises:
+            InputError: a parameter or a constraint that cannot be used.
+        """
+        return Schema.of(self.Params, self.constraints, self._inactive)
+
+    def overrides(self, method: str) -> bool:
+        """Return whether it has a method of its own instead of the default."""
+        return getattr(type(self), method) is not getattr(Recipe, method)
+
+    @property
+    def has_own_loop(self) -> bool:
+        """Whether it overrides `train`."""
+        return self.overrides("train")
+
+    def params_of(self, config: ParamValues) -> Any:
+        """Return a complete flat configuration as the recipe's parameters.
+
+        Raises:
+            InputError: the recipe's class refuses them.
+        """
+        try:
+            return self.Params(**config)  # type: ignore[arg-type]
+        except ValidationError as error:
+            raise InputError(explain(error)) from None
+
+    def _inactive(self, config: ParamValues) -> set[str]:
+        params = self.params_of(config)
+        names = set(self.inactive(params))
+        if isinstance(params, Params):
+            if params.optimizer not in ("sgd", "rmsprop"):
+                names.add("momentum")
+            if params.schedule == "one-cycle":
+                names.add("warmup_epochs")
+        return names

@@ -1,0 +1,164 @@
+"""Recipes by name, of a user's own module."""
+
+from __future__ import annotations
+
+import hashlib
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hpo.errors import InputError
+from hpo.planning.defaults import Defaults
+from hpo.training.recipe import Recipe
+from hpo.training.registry import DEFAULT_RECIPE, RECIPES, NamedRecipe, load_recipe
+
+HEAD = "import hpo\nfrom typing import Literal\n"
+BUILD = "    def build(self, params, data): ...\n"
+Write = Callable[[str], str]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Writes a module in the current folder; gives its name, which no other test has."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"own_{tmp_path.name}"
+
+    def module(source: str) -> str:
+        (tmp_path / f"{name}.py").write_text(HEAD + source)
+        return name
+
+    return module
+
+
+def problem(name: str) -> str:
+    with pytest.raises(InputError) as caught:
+        load_recipe(name)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_shipped_recipes_keep_the_contract(name: str) -> None:
+    named = load_recipe(name)
+    assert (named.name, dict(named.sources)) == (name, {})
+    assert isinstance(named.recipe, Recipe)
+    assert named.recipe.schema.complete({}) == named.recipe.schema.defaults
+    assert load_recipe(name) is named
+    assert DEFAULT_RECIPE in RECIPES
+    assert Defaults.recipe == DEFAULT_RECIPE
+
+
+def test_an_own_recipe_is_loaded_with_the_hash_of_its_source(write: Write, tmp_path: Path) -> None:
+    module = write(f"class Mine(hpo.Recipe):\n{BUILD}")
+    named = load_recipe(f"python:{module}:Mine")
+    assert isinstance(named, NamedRecipe)
+    assert named.name == f"python:{module}:Mine"
+    assert type(named.recipe).__name__ == "Mine"
+    content = (tmp_path / f"{module}.py").read_bytes()
+    assert named.sources == {module: hashlib.sha256(content).hexdigest()[:16]}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("constrained", "recipe = 'constrained' is not known; did you mean 'constrained-cnn'"),
+        ("mlp", "recipe = 'mlp' is not known; known: constrained-cnn"),
+        ("python:", "'python:': must be python:module:object"),
+        ("python:own", "'python:own': must be python:module:object"),
+        ("python:own_absent:Mine", "python:own_absent:Mine: No module named 'own_absent'; looked in "),
+    ],
+)
+def test_what_is_no_recipe_is_refused(name: str, said: str) -> None:
+    assert problem(name).startswith(said)
+    if not name.startswith("python:"):
+        assert "python:module:Class" in problem(name)
+
+
+TRAIN = "    def train(self, params, data, seed, context, resume=None): ...\n"
+REFUSED = [
+    ("class Mine: ...", "must be a subclass of hpo.Recipe, is Mine"),
+    ("def Mine(): ...", "must be a subclass of hpo.Recipe, is function"),
+    ("Mine = 3", "must be a subclass of hpo.Recipe, is int"),
+    ("class Mine(hpo.Recipe): ...", "has no build(self, params, data), which returns the network"),
+    (f"class Mine(hpo.Recipe):\n{TRAIN}", "has train, so it needs test(self, params, data, state)"),
+    (
+        f"class P(hpo.LoopParams): ...\nclass Mine(hpo.Recipe):\n    Params = P\n{BUILD}",
+        "Params is a P; a recipe without a train of its own needs a subclass of hpo.Params",
+    ),
+    (
+        f"class Mine(hpo.Recipe):\n    def __init__(self, size): ...\n{BUILD}",
+        "cannot be made without arguments: ",
+    ),
+    (
+        f"class P(hpo.Params):\n    width: int\nclass Mine(hpo.Recipe):\n    Params = P\n{BUILD}",
+        "P.width has no default; give one, as hpo.Field(2, ge=1)",
+    ),
+    (
+        f"class Mine(hpo.Recipe):\n    constraints = ('width < 3',)\n{BUILD}",
+        "constraints: width in 'width < 3' is not a parameter",
+    ),
+    *(
+        (f"class Mine(hpo.Recipe):\n    metrics = {metrics}\n{BUILD}", said)
+        for metrics, said in (
+            ("{}", "metrics must be a mapping, as {'macro_f1': 'maximize', 'loss': 'minimize'}"),
+            ("('loss',)", "metrics must be a mapping"),
+            ("{'loss': 'min'}", "metrics['loss'] = 'min': must be 'maximize' or 'minimize'"),
+            ("{'log loss': 'minimize'}", "metrics: 'log loss' must be a name of letters, digits and '_'"),
+            ("{1: 'minimize'}", "metrics: 1 must be a name of letters, digits and '_'"),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("source", "said"), REFUSED, ids=[said[:40] for _, said in REFUSED])
+def test_an_own_recipe_that_breaks_the_contract_is_named(
+    write: Write, tmp_path: Path, source: str, said: str
+) -> None:
+    module = write(source)
+    text = problem(f"python:{module}:Mine")
+    assert text.startswith(f"python:{module}:Mine: ")
+    assert said in text
+    if "(hpo.Recipe)" in source:
+        line = (HEAD + source).splitlines().index(next(x for x in source.splitlines() if "Mine(" in x)) + 1
+        assert text.startswith(f"python:{module}:Mine: {tmp_path}/{module}.py:{line}: class Mine: {said}")
+
+
+def test_a_module_that_fails_is_named_with_its_line(write: Write, tmp_path: Path) -> None:
+    module = write("\n1 / 0")
+    text = problem(f"python:{module}:Mine")
+    assert text == f"python:{module}:Mine: {tmp_path}/{module}.py:4: ZeroDivisionError: division by zero"
+
+
+def test_a_class_that_is_not_there_is_named_with_what_is_near(write: Write) -> None:
+    module = write(f"class Perceptron(hpo.Recipe):\n{BUILD}")
+    assert f"{module}.py has no 'Percepton'; did you mean 'Perceptron'" in problem(
+        f"python:{module}:Percepton"
+    )
+
+
+def test_hashes_follow_imports_beside_the_file(write: Write, tmp_path: Path) -> None:
+    name = tmp_path.name
+    (tmp_path / f"near_{name}.py").write_text(f"import far_{name}")
+    (tmp_path / f"far_{name}.py").write_text("SIZE = 1")
+    (tmp_path / f"late_{name}.py").write_text(f"import near_{name}")
+    (tmp_path / f"other_{name}.py").write_text("SIZE = 2")
+    source = f"""
+    import json
+    from near_{name} import far_{name}
+    class Mine(hpo.Recipe):
+        def build(self, params, data):
+            import late_{name}
+    """
+    module = write(textwrap.dedent(source))
+    asked = f"python:{module}:Mine"
+    before = load_recipe(asked).sources
+    assert set(before) == {module, f"near_{name}", f"far_{name}", f"late_{name}"}
+    (tmp_path / f"other_{name}.py").write_text("SIZE = 3")
+    load_recipe.cache_clear()  # as another process would
+    assert load_recipe(asked).sources == before
+    (tmp_path / f"far_{name}.py").write_text("SIZE = 4")
+    load_recipe.cache_clear()
+    after = load_recipe(asked).sources
+    assert {key for key in before if before[key] != after[key]} == {f"far_{name}"}
