@@ -48,13 +48,16 @@ MANY_POINTS = "[search]\nlearning_rate = [{}]\nbatch_size = [{}]"
 def sleeping(seconds: float) -> Callable[..., Iterator[EpochResult]]:
     """A stand-in for `train` that sleeps, with epochs as large as real ones."""
 
-    def train(_config: Any, _data: Any, seeds: Sequence[int], **_: Any) -> Iterator[EpochResult]:
+    def train(
+        _recipe: Any, _config: Any, _data: Any, seeds: Sequence[int], **_: Any
+    ) -> Iterator[EpochResult]:
         layers = {name: LayerHealth(0.123456789, 0.123456789, 0.1) for name in LAYERS}
         for number in range(1, EPOCHS + 1):
             time.sleep(seconds / EPOCHS)
             a, b, c, d = (random.random() for _ in range(4))
-            epochs = tuple(SeedEpoch(seed, a, b, c, d, 10, 0.1, layers) for seed in seeds)
-            yield EpochResult(number, epochs, ())
+            metrics = {"macro_f1": a, "accuracy": b, "loss": c}
+            epochs = tuple(SeedEpoch(seed, metrics, d, 10, 0.1, layers) for seed in seeds)
+            yield EpochResult(number, epochs)
 
     return train
 

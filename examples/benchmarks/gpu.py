@@ -38,6 +38,7 @@ from hpo.execution.plan_data import training_data
 from hpo.planning.manifest import Options
 from hpo.training.devices import resolve_precision
 from hpo.training.loop import train
+from hpo.training.registry import load_recipe
 
 BATCH_SIZE, LEARNING_RATE = 20, 1e-4
 LIMITS = ("limit_train", "limit_valid")
@@ -45,11 +46,10 @@ LIMITS = ("limit_train", "limit_valid")
 
 def trial_of_hpo(data: TrainingData, device: str, precision: str) -> float:
     """Images a second of a seed's third and fourth epoch: the first two record the graphs."""
-    config = hpo.TrialConfig.from_params(
-        {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE, "epochs": 4}
-    )
-    epochs = list(train(config, data, [0], device=device, precision=precision))
-    return 2 * len(data.train.labels) / sum(epoch.seconds for epoch in epochs[2:])
+    recipe = load_recipe("constrained-cnn").recipe
+    config = recipe.schema.complete({"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE, "epochs": 4})
+    epochs = list(train(recipe, config, data, [0], device=device, precision=precision))
+    return 2 * len(data.train) / sum(epoch.seconds for epoch in epochs[2:])
 
 
 def eager_loop(data: TrainingData, device: str) -> float:
@@ -57,8 +57,8 @@ def eager_loop(data: TrainingData, device: str) -> float:
     mean, std = (torch.as_tensor(each, device=device).view(1, -1, 1, 1) for each in (data.mean, data.std))
 
     def on_device(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
-        images = torch.from_numpy(np.array(split.images)).to(device).permute(0, 3, 1, 2)
-        return (images / 255 - mean) / std, torch.from_numpy(np.array(split.labels)).to(device)
+        images = torch.from_numpy(np.array(split.inputs)).to(device).permute(0, 3, 1, 2)
+        return (images / 255 - mean) / std, torch.from_numpy(np.array(split.targets)).to(device)
 
     (images, labels), (valid_images, valid_labels) = on_device(data.train), on_device(data.valid)
     model = network().to(device)
@@ -109,8 +109,8 @@ def measure_trial(folder: Path, options: argparse.Namespace, work: Path, table: 
     images = work / "sample"
     # of the training images alone, whatever hpo validates on: a tenth more or less changes no rate
     n_files = len(files_of(folder / "train")[0])
-    n_valid = min(len(data.valid.labels), n_files // 5)
-    n_train = min(len(data.train.labels), n_files - n_valid - 2 * N_TEST)  # scikit-learn leaves some over
+    n_valid = min(len(data.valid), n_files // 5)
+    n_train = min(len(data.train), n_files - n_valid - 2 * N_TEST)  # scikit-learn leaves some over
     sample(folder, images, n_train=n_train, n_valid=n_valid)
     contenders["plain script, DataLoader, fp32"] = lambda: plain_script(images, n_train, options.device)
     speeds = {name: contender() for name, contender in contenders.items()}

@@ -30,8 +30,8 @@ from tables import Table, heading
 
 from hpo.data import ImageData, load_training, prepare
 from hpo.errors import Interrupted
-from hpo.space.parameters import TrialConfig
 from hpo.training.loop import train
+from hpo.training.registry import load_recipe
 
 CLASSES, SIDE, STEPS, BLOCK = 10, 32, 30, 4096
 FILE_VARIABLE = "HPO_BENCHMARK_IMAGES"
@@ -83,7 +83,7 @@ def images_mb() -> float:
     for line in Path("/proc/self/smaps").read_text().splitlines():
         first = line.split(maxsplit=1)[0]
         if "-" in first:  # the addresses that begin a mapping
-            is_images = line.endswith("_images.npy")
+            is_images = line.endswith("_inputs.npy")
         elif is_images and first == "Pss:":
             found += int(line.split()[1])
     return found / 1e3
@@ -131,9 +131,9 @@ def working(entry: Path, barrier: Any, answers: Any) -> None:
         return step > STEPS
 
     small = {"conv1_channels": 4, "conv2_channels": 4, "hidden_units": 8, "batch_size": 20}
-    config = TrialConfig.from_params({**TrialConfig().params(), **small})
+    recipe = load_recipe("constrained-cnn").recipe
     try:
-        list(train(config, load_training(entry), [0], should_stop=should_stop))
+        list(train(recipe, recipe.schema.complete(small), load_training(entry), [0], should_stop=should_stop))
     except Interrupted:
         return
 

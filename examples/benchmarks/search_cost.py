@@ -44,6 +44,7 @@ from hpo.planning.inheritance import context_of
 from hpo.planning.pruners import Runs, build_pruner
 from hpo.space.parameters import canonical_json
 from hpo.space.study_file import StudySpec
+from hpo.training.registry import DEFAULT_RECIPE, load_recipe
 
 RECORDED = Path(__file__).with_name("recorded")
 TABLES = {
@@ -161,7 +162,8 @@ def search(table: Sequence[Curve], pruner: Mapping[str, Any], order: Sequence[in
     """Searches a table, its points in that order."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     spec = StudySpec.model_validate(
-        {"name": "replay", "search": {"l2": [0.0]}, "sampler": {"name": "grid"}, "pruner": dict(pruner)}
+        {"name": "replay", "search": {"l2": [0.0]}, "sampler": {"name": "grid"}, "pruner": dict(pruner)},
+        context={"schema": load_recipe(DEFAULT_RECIPE).recipe.schema},
     )
     n_epochs = len(table[0].macro_f1)
     # a name of its own for every order: Hyperband assigns its brackets by the study's name

@@ -24,9 +24,10 @@ import torch.nn.functional as F
 from tables import Table, heading
 from torch import Tensor
 
-from hpo.space.parameters import TrialConfig
+from hpo.data import DataInfo
 from hpo.training.devices import DTYPES, Normaliser, keep_freed_memory
 from hpo.training.learner import Learner
+from hpo.training.registry import load_recipe
 
 IMAGE_SHAPE, N_CLASSES, N_IMAGES = (32, 32, 3), 10, 4000
 NETWORK = {"conv1_channels": 32, "conv1_kernel": 3, "conv2_channels": 128, "conv2_kernel": 5}
@@ -36,8 +37,11 @@ Measured = list[tuple[float, float]]
 
 def steps(batch_size: int, precision: str) -> Callable[[], object]:
     """A function that trains one batch."""
-    config = TrialConfig.from_params({**NETWORK, "batch_size": batch_size})
-    learner = Learner(config, IMAGE_SHAPE, N_CLASSES, seed=0, precision=precision)
+    recipe = load_recipe("constrained-cnn").recipe
+    params = recipe.params_of({**NETWORK, "batch_size": batch_size})
+    height, width, channels = IMAGE_SHAPE
+    info = DataInfo((channels, height, width), tuple(map(str, range(N_CLASSES))), N_CLASSES)
+    learner = Learner(recipe, params, info, seed=0, precision=precision)
     normalise = Normaliser(np.full(3, 0.5), np.full(3, 0.25), IMAGE_SHAPE, "cpu")
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (N_IMAGES, *IMAGE_SHAPE), dtype=torch.uint8, generator=generator)
@@ -52,7 +56,7 @@ def steps(batch_size: int, precision: str) -> Callable[[], object]:
 
 def convolutions(batch_size: int, precision: str) -> Callable[[], object]:
     """A function that computes the convolutions of one batch, forward and backward, and nothing else."""
-    config = TrialConfig.from_params(NETWORK).network
+    params = load_recipe("constrained-cnn").recipe.params_of(NETWORK)
     dtype = DTYPES[precision]
 
     def random(*shape: int) -> Tensor:
@@ -75,9 +79,9 @@ def convolutions(batch_size: int, precision: str) -> Callable[[], object]:
         return both_ways
 
     height, _, channels = IMAGE_SHAPE
-    first = convolution(channels, config.conv1_channels, config.conv1_kernel, height, needs_input=False)
+    first = convolution(channels, params.conv1_channels, params.conv1_kernel, height, needs_input=False)
     second = convolution(
-        config.conv1_channels, config.conv2_channels, config.conv2_kernel, height // 2, needs_input=True
+        params.conv1_channels, params.conv2_channels, params.conv2_kernel, height // 2, needs_input=True
     )
     return lambda: (first(), second())
 
