@@ -71,16 +71,8 @@ def find_or_create_plan(
     url = storage or default_url(out)
     plan = _existing_plan(url)
     if plan is not None:
-        check_compatible(plan, given)
-        given["recipe"] = plan.recipe.name
+        return _agreeing(plan, studies, names, given)
     options, named, specs = read_folder(studies, given)
-    if plan is not None:
-        plan = with_recipe(plan)
-        check_compatible(plan, given, specs if studies is not None else None, studies)
-        plan.with_ancestors(names)
-        if given.get("data", plan.options.data) != plan.options.data:
-            load_plan_data(plan, given["data"])
-        return with_more_trials(plan, specs) if studies is not None else plan
     # everything that can be refused is refused before anything is written: a mistake must leave no plan
     with_ancestors(specs, names, options.inherit)
     if options.inherit == "published":
@@ -101,6 +93,20 @@ def find_or_create_plan(
     plan = with_recipe(plan)
     check_compatible(plan, given, specs, studies or shipped_studies())
     return with_more_trials(plan, specs)
+
+
+def _agreeing(plan: Plan, studies: Path | None, names: Sequence[str], given: Mapping[str, Any]) -> Plan:
+    """Return a plan that exists, after a check that what was given agrees with it."""
+    check_compatible(plan, given)
+    specs = None
+    if studies is not None:  # else nobody has asked for the shipped ones, which may be another recipe's
+        _, _, specs = read_folder(studies, {**given, "recipe": plan.recipe.name})
+    plan = with_recipe(plan)
+    check_compatible(plan, given, specs, studies)
+    plan.with_ancestors(names)
+    if given.get("data", plan.options.data) != plan.options.data:
+        load_plan_data(plan, given["data"])
+    return plan if specs is None else with_more_trials(plan, specs)
 
 
 def _existing_plan(url: str) -> Plan | None:
