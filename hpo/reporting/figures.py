@@ -111,12 +111,8 @@ def entries(report: ReportData) -> Iterator[Entry]:
 
 
 def shown_metrics(report: ReportData) -> list[Metric]:
-    """Return the metrics that have curves: two at least, where the recipe has as many.
-
-    Tables say enough of the objective where there are two others to be seen beside it.
-    """
-    others = [metric for metric in report.metrics if metric != report.objective]
-    return others if len(others) > 1 else list(report.metrics)
+    """Return the metrics that have curves: all of the recipe's, the objective first."""
+    return sorted(report.metrics, key=lambda metric: metric != report.objective)
 
 
 # --- the answer ------------------------------------------------------------------------------------------
