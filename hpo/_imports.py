@@ -11,6 +11,7 @@ import os
 import sys
 import sysconfig
 import traceback
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,17 @@ def load_object(name: str, error: type[InputError] = InputError) -> Any:
         raise error(f"{name!r}: must be python:module:object")
     here = _look_here()
     try:
-        module = importlib.import_module(module_name)
+        with redirect_stdout(sys.stderr):  # what a module prints is no JSON
+            module = importlib.import_module(module_name)
     except ModuleNotFoundError as problem:
-        raise error(f"{name}: {problem}; looked in {here} and the environment") from problem
+        raise error(
+            f"{name}: {problem}; looked in {here} and the environment: start it where {module_name}.py is, "
+            "or set PYTHONPATH"
+        ) from problem
     except (Exception, SystemExit) as problem:
         place = place_in_user_code(problem) or module_name
-        raise error(f"{name}: {place}: {type(problem).__name__}: {problem}") from problem
+        first, *_ = str(problem).splitlines() or [""]
+        raise error(f"{name}: {place}: {type(problem).__name__}: {first}") from problem
     if not hasattr(module, object_name):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise error(f"{name}: {module.__file__} has no {object_name!r}; {did_you_mean(object_name, known)}")
