@@ -240,7 +240,7 @@ def _troubles(study: StudyProgress) -> Iterator[Text]:
     for flag, trials in study.flags.items():
         numbers = ", ".join(map(str, trials[:N_NAMED]))
         plural = "trial" if len(trials) == 1 else "trials"
-        style = "dim" if flag.startswith("still rising") else "yellow"
+        style = "dim" if flag.startswith("still improving") else "yellow"
         yield Text(f"{flag}: {plural} {numbers}{_more(len(trials) - N_NAMED)}", style)
 
 

@@ -14,7 +14,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
 
-from hpo._imports import place_in_user_code
+from hpo._imports import place_in_user_code, place_of_class
 from hpo.errors import (
     DeviceFull,
     DeviceLostError,
@@ -40,6 +40,7 @@ from hpo.training.checkpoints import Checkpoints
 from hpo.training.cuda import is_lost, is_out_of_memory
 from hpo.training.devices import processor
 from hpo.training.loop import EpochResult, SeedEpoch, check_state, state_of, train
+from hpo.training.recipe import Recipe
 
 T = TypeVar("T")
 Config = Mapping[str, ParamValue]
@@ -108,8 +109,9 @@ class TrialFailedError(Exception):
         traceback: of what was raised.
     """
 
-    def __init__(self, cause: BaseException) -> None:
-        place = place_in_user_code(cause)
+    def __init__(self, cause: BaseException, recipe: Recipe | None = None) -> None:
+        # where only PyTorch's code was running, the recipe is the place to look
+        place = place_in_user_code(cause) or (place_of_class(type(recipe)) if recipe else "")
         lines = str(cause).strip().splitlines()
         self.traceback = "".join(traceback.format_exception(cause))
         what = type(cause).__name__ + (f": {lines[0]}" if lines else "")
@@ -331,7 +333,11 @@ class _Attempt:
         if pruned:
             by = self._plan.specs[self._name].pruner.name
             return TrialState.PRUNED, best, {"reason": f"pruned: by {by} after epoch {self.n_epochs}"}
-        return TrialState.COMPLETE, best, self._callback.at_end(self._config, selected)
+        attrs = dict(self._callback.at_end(self._config, selected))
+        n_asked = self._config["epochs"]
+        if self.n_epochs != n_asked:
+            attrs |= self._said(f"the recipe's loop ended after epoch {self.n_epochs} of {n_asked}")
+        return TrialState.COMPLETE, best, attrs
 
 
 def _configure(plan: Plan, name: str, trial: FrozenTrial, context: WorkerContext) -> Config:
@@ -492,6 +498,6 @@ def _computed(context: WorkerContext, call: Callable[[], T]) -> T:
         raise
     except Exception as error:
         if not ((was_shared or context.is_shared()) and is_out_of_memory(error)):
-            raise TrialFailedError(error) from error
+            raise TrialFailedError(error, context.recipe) from error
     # not while the error is handled: it would go along, and its frames hold what has to be freed
     raise DeviceFull(f"no memory on {context.device} for a trial beside the others")

@@ -20,7 +20,7 @@ class Finding:
     """One diagnosis of a seed's run."""
 
     name: str
-    """"dying ReLU", "constant prediction" or "still rising at the last epoch"."""
+    """"dying ReLU", "constant prediction" or "still improving at the last epoch"."""
     epoch: int
     """Since when; counted from 1."""
     layer: str | None
@@ -35,7 +35,7 @@ def diagnose(history: Sequence[Mapping[str, Any]], objective: Metric) -> tuple[F
     - dying ReLU: at least `DEAD_SHARE` of a layer's units are dead, and the gradients of this layer and
       of all layers before it have vanished, in two epochs running.
     - constant prediction: without dying ReLU, one class is predicted for everything at the end.
-    - still rising at the last epoch: without either, the last value of the objective is the best, so that
+    - still improving at the last epoch: without either, the last value of the objective is the best, so that
       more epochs might be better.
     """
     if not history:
@@ -51,10 +51,9 @@ def diagnose(history: Sequence[Mapping[str, Any]], objective: Metric) -> tuple[F
         return (Finding("constant prediction", since, None, text),)
     scores = [objective.score(epoch["metrics"][objective.name]) for epoch in history]
     if len(scores) > 1 and max(scores[:-1]) < scores[-1]:
-        text = (
-            f"still rising at the last epoch: {objective.label} is best in epoch {len(scores)}, the last one"
-        )
-        return (Finding("still rising at the last epoch", len(scores), None, text),)
+        best = f"{objective.label} is best in epoch {len(scores)}, the last one"
+        text = f"still improving at the last epoch: {best}"
+        return (Finding("still improving at the last epoch", len(scores), None, text),)
     return ()
 
 
@@ -70,8 +69,8 @@ def findings(
     """
     n_seeds = len(history[0]) if history else 0
     found = [f for seed in range(n_seeds) for f in diagnose([epoch[seed] for epoch in history], objective)]
-    # of a run that was cut short nobody asks whether it was still rising
-    return found if is_complete else [f for f in found if not f.name.startswith("still rising")]
+    # of a run that was cut short nobody asks whether it was still improving
+    return found if is_complete else [f for f in found if not f.name.startswith("still improving")]
 
 
 def _dying_relu(history: Sequence[Mapping[str, Any]]) -> Finding | None:

@@ -168,7 +168,7 @@ def _edge(axis: Choices | Range, value: float) -> str:
 def _rising(report: ReportData) -> Iterator[str]:
     decision = report.chain[-1].decision
     for point in report.points:
-        rising = [text for text in point.findings if text.startswith("still rising")]
+        rising = [text for text in point.findings if text.startswith("still improving")]
         if rising and decision and decision.source == point.ref:
             yield f"{point.name}, the chosen configuration, was {rising[0]}; more epochs may be better."
 

@@ -20,6 +20,7 @@ from hpo.training.cuda import CudaGraph, is_lost, is_out_of_memory, prepare
 from hpo.training.devices import as_tensor, normaliser, targets_tensor
 from hpo.training.learner import Learner
 from hpo.training.loop import checked_metrics, graph_hindrance, state_of, train
+from hpo.training.own_loop import unpacked
 from hpo.training.randomness import seed_generators
 from hpo.training.registry import NamedRecipe
 
@@ -119,6 +120,9 @@ def dry_run(
     with blaming(named):
         if named.recipe.has_own_loop:
             epoch = next(train(named.recipe, config, data, [0], device=device, precision=precision))
+            # the final stage would find out last: `test` gets the state, on the validation part for once
+            params, (state,) = named.recipe.params_of(config), epoch.states
+            checked_metrics(named.recipe, named.recipe.test(params, data.valid, unpacked(state)), "test")
             return LoopRun(epoch.seeds[0].metrics, epoch.seconds, keeps_state=state_of(epoch) is not None)
         check_recipe(named, data, config)
         params = named.recipe.params_of(config)

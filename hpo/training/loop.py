@@ -255,13 +255,21 @@ def checked_metrics(recipe: Recipe, found: object, where: str) -> dict[str, floa
     for name in recipe.metrics:
         if name not in found:
             raise InputError(
-                f"{where} returned no {name!r}, which metrics declares; {did_you_mean(name, found)}"
+                f"{where} returned no {name!r}, which metrics declares; {_hint(recipe, name, found)}"
             )
         try:
             metrics[name] = float(found[name])
         except (TypeError, ValueError, RuntimeError):
             raise InputError(f"{where}: {name} = {found[name]!r}: must be a number") from None
     return metrics
+
+
+def _hint(recipe: Recipe, name: str, found: Mapping[str, Any]) -> str:
+    near = did_you_mean(name, found)
+    if recipe.metrics is Recipe.metrics and near.startswith("known"):  # nobody has declared any
+        declared = ", ".join(f"{each!r}: 'minimize'" for each in found)
+        return f"declare what it returns, as metrics = {{{declared}}}, each 'minimize' or 'maximize'"
+    return near
 
 
 class _Task:

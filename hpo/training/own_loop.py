@@ -44,7 +44,11 @@ def train_own(
             folder.mkdir()
             context = LoopContext(device, precision, torch.get_num_threads(), should_stop, folder)
             state = unpacked(resume["states"][number]) if resume is not None else None
-            loops.append(recipe.train(params, data, seed, context, resume=state))
+            loop = recipe.train(params, data, seed, context, resume=state)
+            if not isinstance(loop, Iterator):
+                kind = type(loop).__name__
+                raise InputError(f"train must be a generator that yields hpo.Epoch, it returned {kind}")
+            loops.append(loop)
         first = 1 if resume is None else resume["epoch"] + 1
         for epoch in range(first, params.epochs + 1):
             if should_stop():

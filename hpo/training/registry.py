@@ -43,8 +43,11 @@ def load_recipe(name: str) -> NamedRecipe:
         module, _, kind = RECIPES[name].partition(":")
         return NamedRecipe(name, getattr(import_module(module), kind)())
     if not name.startswith("python:"):
-        hint = f"{did_you_mean(name, RECIPES)} A recipe of your own is python:module:Class"
-        raise InputError(f"recipe = {name!r} is not known; {hint}")
+        hint = did_you_mean(name, RECIPES)
+        hint += "" if hint.endswith("?") else "."
+        raise InputError(
+            f"recipe = {name!r} is not known; {hint} A recipe of your own is python:module:Class"
+        )
     found = load_object(name)
     if not isinstance(found, type) or not issubclass(found, Recipe):
         what = found.__name__ if isinstance(found, type) else type(found).__name__

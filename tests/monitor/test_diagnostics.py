@@ -77,13 +77,13 @@ def test_constant_prediction_without_dead_layers() -> None:
 
 def test_still_rising_at_the_last_epoch() -> None:
     (finding,) = diagnose([epoch(f1=0.1), epoch(f1=0.3), epoch(f1=0.31)], F1)
-    assert (finding.name, finding.epoch) == ("still rising at the last epoch", 3)
+    assert (finding.name, finding.epoch) == ("still improving at the last epoch", 3)
 
 
 def test_a_loss_that_is_still_falling_is_found_and_one_that_rises_is_not() -> None:
     loss, falling = Metric("loss", "minimize"), [epoch(f1=0.1), epoch(f1=0.3), epoch(f1=0.31)]
     (finding,) = diagnose(falling, loss)
-    assert (finding.name, finding.epoch) == ("still rising at the last epoch", 3)
+    assert (finding.name, finding.epoch) == ("still improving at the last epoch", 3)
     assert diagnose(falling[::-1], loss) == ()
 
 
