@@ -112,7 +112,7 @@ class Recipe:
                 `n_classes` or `n_outputs`, `class_names`.
 
         Returns:
-            A module that takes inputs (n, *input_shape) and returns (n, n_classes) or (n, n_outputs).
+            A module that takes inputs, n of `input_shape`, and returns (n, n_classes) or (n, n_outputs).
         """
         raise NotImplementedError
 
@@ -148,7 +148,7 @@ class Recipe:
 
         Args:
             params: a `Params` of this recipe.
-            inputs: (n, *input_shape), normalised, on the device.
+            inputs: n of `input_shape`, normalised, on the device.
             targets: (n,) or (n, …).
             epoch: counted from 1.
             generator: PyTorch's, on the CPU, seeded by (seed, epoch, chunk of steps).
