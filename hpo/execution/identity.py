@@ -26,7 +26,8 @@ def resolve_here(
         precision: as in `Options`.
         recipe: likewise; data that it cannot train on are refused here, not in every trial.
         entry: the prepared data.
-        configs: complete configurations that are going to be trained, to be tried on a few examples.
+        configs: complete configurations that are going to be trained: a user's own recipe is tried with them
+            on a few examples.
 
     Raises:
         InputError: device or precision cannot be had, or the recipe cannot train on the data.
@@ -39,6 +40,8 @@ def resolve_here(
 
     resolved_device = resolve_device(device)
     named, data = load_recipe(recipe), load_training(Path(entry))
+    if not named.is_users:  # tested already: only the data may not fit, and any sizes show that
+        configs = [named.recipe.schema.defaults]
     for config in configs:
         check_recipe(named, data, config)
     return resolved_device, resolve_precision(precision, resolved_device)

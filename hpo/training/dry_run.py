@@ -79,7 +79,7 @@ def check_recipe(named: NamedRecipe, data: TrainingData, config: Mapping[str, An
         inputs, targets = _examples(data, N_EXAMPLES)
         learner.step(inputs, targets)
         with torch.inference_mode():
-            outputs = learner.network.eval()(inputs).float()
+            outputs = learner.network.eval()(inputs).float().reshape(len(inputs), -1)
         checked_metrics(recipe, recipe.evaluate(outputs, targets), "evaluate")
 
 

@@ -16,12 +16,12 @@ def loss(
 
     Args:
         outputs: (n, n_classes) or (n, n_outputs) float32.
-        targets: (n,) int64, or (n, n_outputs) float32.
+        targets: (n,) int64, or (n,) or (n, n_outputs) float32.
         label_smoothing: share of the target that all classes have alike.
         class_weights: (n_classes,) float32.
     """
     if targets.is_floating_point():
-        return F.mse_loss(outputs, targets)
+        return F.mse_loss(outputs.reshape(targets.shape), targets)
     return F.cross_entropy(outputs, targets, class_weights, label_smoothing=label_smoothing)
 
 

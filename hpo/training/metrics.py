@@ -55,7 +55,7 @@ def default_metrics(outputs: Tensor, targets: Tensor) -> dict[str, float]:
 
     Args:
         outputs: (n, n_classes) or (n, n_outputs) float32.
-        targets: (n,) int64, or (n, n_outputs) float32.
+        targets: (n,) int64, or (n,) or (n, n_outputs) float32.
 
     Returns:
         Of classes `macro_f1`, `accuracy` and `loss`; of numbers `loss` (mean squared error), `mae` (mean
@@ -64,8 +64,8 @@ def default_metrics(outputs: Tensor, targets: Tensor) -> dict[str, float]:
     if not targets.is_floating_point():
         scores = score(outputs, targets, outputs.shape[1])
         return {"macro_f1": scores.macro_f1, "accuracy": scores.accuracy, "loss": scores.loss}
-    errors = (outputs - targets).double()
-    spread = (targets - targets.mean(dim=0)).double()
+    errors = (outputs.reshape(targets.shape) - targets).double().reshape(len(targets), -1)
+    spread = (targets - targets.mean(dim=0)).double().reshape(len(targets), -1)
     unexplained = errors.square().sum(dim=0) / spread.square().sum(dim=0).clamp_min(1e-12)
     return {
         "loss": errors.square().mean().item(),

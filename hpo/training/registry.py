@@ -31,6 +31,11 @@ class NamedRecipe:
     sources: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 by module, of a user's own recipe; those that come with hpo have hpo's version."""
 
+    @property
+    def is_users(self) -> bool:
+        """Whether it is a user's own."""
+        return self.name not in RECIPES
+
 
 @cache
 def load_recipe(name: str) -> NamedRecipe:

@@ -19,6 +19,8 @@ from tests.support.command import hpo, start_hpo
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples" / "recipes"
 RECIPES = ["mlp", "sklearn_partial_fit", "other_program", "regression", "resnet"]
+EPOCHS = 15
+"""Of a run that is killed: enough to be in the middle of one."""
 SMALL = ("--limit-train=200", "--limit-valid=50", "--final-seeds=1", "--epochs=2", "--workers=2")
 
 pytestmark = pytest.mark.slow
@@ -57,7 +59,7 @@ def test_an_example_runs_to_its_final_stage(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize(("name", "study"), [("mlp", "size"), ("sklearn_partial_fit", "penalty")])
 def test_an_example_that_is_killed_resumes_and_ends_equal(folder: Path, name: str, study: str) -> None:
-    command = [*command_of(name), "--workers=1", "--epochs=40", "--seeds=1"]
+    command = [*command_of(name), "--workers=1", f"--epochs={EPOCHS}", "--seeds=1"]
     running = start_hpo(*command, study, "--out=killed")
     deadline = time.monotonic() + 120
     while not is_in_the_middle_of_a_trial(study):
@@ -73,7 +75,7 @@ def test_an_example_that_is_killed_resumes_and_ends_equal(folder: Path, name: st
     assert result.code == 0, result.err
     killed, undisturbed = (epochs_of_study(out, study) for out in ("killed", "undisturbed"))
     assert killed == undisturbed
-    assert {len(epochs) for epochs in killed.values()} == {40}
+    assert {len(epochs) for epochs in killed.values()} == {EPOCHS}
 
 
 def kill_everything(process: subprocess.Popen[str]) -> None:
@@ -90,7 +92,7 @@ def is_in_the_middle_of_a_trial(study: str) -> bool:
         trials = find_plan("killed").trials(study)
     except HpoError:
         return False  # the plan is still to be written
-    return any(t.state == TrialState.RUNNING and 2 <= len(t.intermediate_values) < 35 for t in trials)
+    return any(t.state == TrialState.RUNNING and 2 <= len(t.intermediate_values) < EPOCHS - 3 for t in trials)
 
 
 def epochs_of_study(out: str, study: str) -> dict[str, list[dict[str, object]]]:

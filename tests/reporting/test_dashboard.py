@@ -168,7 +168,10 @@ def test_every_study_has_note_metric_and_figures(out: Path, served: Served) -> N
     assert figures["shape"] == {"hpo-accuracy", "hpo-loss"}
     assert {each["id"] for each in final["plotly_graph_objects"]} == {
         f"hpo-{name}"
-        for name in ("waterfall", "test-accuracy", "test-loss", "confusion", "per-class", "time-line")
+        for name in (
+            *("waterfall", "test-macro-f1", "test-accuracy", "test-loss"),
+            *("confusion", "per-class", "time-line"),
+        )
     }
 
 
