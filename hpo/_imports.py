@@ -61,10 +61,11 @@ def _look_here() -> str:
     return here
 
 
-def place_in_user_code(problem: BaseException) -> str:
+def place_in_user_code(problem: BaseException, kind: type | None = None) -> str:
     """Return file and line where code of the user was when it failed; empty where none was running.
 
-    What is neither hpo's nor installed is the user's.
+    What is neither hpo's nor installed is the user's. Layers that do not fit fail in PyTorch's code, with
+    none of the user's on the way: then it is where `kind` begins, a class of theirs.
     """
     # with the separator: hpo_mine.py beside the package is the user's
     others = [f"{folder}{os.sep}" for folder in (Path(__file__).parent, *_STANDARD_LIBRARY)]
@@ -76,12 +77,9 @@ def place_in_user_code(problem: BaseException) -> str:
         if not frame.filename.startswith((*others, "<"))
         and not {"site-packages", "dist-packages"}.intersection(Path(frame.filename).parts)
     ]
-    return places[-1] if places else ""
-
-
-def place_of_class(kind: type) -> str:
-    """Return file and line where a class of the user's begins; empty for those of hpo."""
-    if kind.__module__.partition(".")[0] == __package__:
+    if places:
+        return places[-1]
+    if kind is None or kind.__module__.partition(".")[0] == __package__:
         return ""
     return f"{inspect.getfile(kind)}:{inspect.getsourcelines(kind)[1]}"
 

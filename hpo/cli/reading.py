@@ -225,10 +225,10 @@ def plan(study: tuple[str, ...], as_json: bool, **options: Any) -> None:
     Points, seeds, epochs and predicted time; runs no trial, writes no database.
     """
     from hpo.cli.tables import show_forecast
-    from hpo.execution.plan_recipe import read_folder
+    from hpo.execution.plan_recipe import given_options, read_folder
     from hpo.planning.studies import with_ancestors
 
-    wanted, _, specs = read_folder(options["studies"], opt.given(options))
+    wanted, _, specs = read_folder(options["studies"], given_options(options["studies"], opt.given(options)))
     with_ancestors(specs, study, wanted.inherit)  # what is wrong is refused before torch is imported
     with waiting("timing a few steps of each network"):
         from hpo.execution.forecast import forecast

@@ -6,12 +6,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hpo.data.sources import absolute_source
 from hpo.errors import ConflictError, InputError, StudyFileError
 from hpo.planning.manifest import Options, RecipeRecord, read_plan_file
 from hpo.planning.plan import Plan
 from hpo.planning.studies import read_studies
 from hpo.space.study_file import StudySpec, shipped_studies
 from hpo.training.registry import DEFAULT_RECIPE, NamedRecipe, load_recipe
+
+
+def given_options(studies: Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the folder's own `plan.toml`, under those that the user gave.
+
+    Raises:
+        InputError: the file cannot be used.
+    """
+    merged = {**(read_plan_file(studies) if studies is not None else {}), **given}
+    if "data" in merged:
+        merged["data"] = absolute_source(merged["data"])
+    return merged
 
 
 def read_folder(
@@ -21,12 +34,12 @@ def read_folder(
 
     Args:
         studies: folder of study files; None: the shipped ones.
-        given: the options that the user gave; the folder's own `plan.toml` has the others.
+        given: as from `given_options`.
 
     Raises:
         InputError: an option, the recipe or a study file cannot be used.
     """
-    options = Options.from_given({**(read_plan_file(studies) if studies is not None else {}), **given})
+    options = Options.from_given(given)
     named = load_recipe(options.recipe)
     schema = named.recipe.schema
     if studies is not None:

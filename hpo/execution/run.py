@@ -15,7 +15,7 @@ from hpo.execution.backends.local import local_processes
 from hpo.execution.backends.worker_spec import WorkerSpec
 from hpo.execution.identity import Resolve, identify, resolve_here
 from hpo.execution.plan_data import load_plan_data
-from hpo.execution.plan_recipe import read_folder, record_of, with_recipe
+from hpo.execution.plan_recipe import given_options, read_folder, record_of, with_recipe
 from hpo.execution.supervisor import supervise
 from hpo.monitor.results import final_result, final_trial
 from hpo.planning.compatibility import (
@@ -24,12 +24,11 @@ from hpo.planning.compatibility import (
     check_versions,
     with_more_trials,
 )
-from hpo.planning.manifest import Options, read_plan_file
+from hpo.planning.manifest import Options
 from hpo.planning.plan import MODEL, WRONG_IMAGES, Plan
 from hpo.planning.scheduler import advance, fail_stale_trials, require_result
 from hpo.planning.studies import (
     check_epochs,
-    check_pruners,
     published_config,
     root_configs,
     with_ancestors,
@@ -65,9 +64,7 @@ def find_or_create_plan(
     Raises:
         InputError: something given cannot be used, or contradicts the plan that is there.
     """
-    given = {**(read_plan_file(studies) if studies is not None else {}), **(given or {})}
-    if "data" in given:
-        given["data"] = absolute_source(given["data"])
+    given = given_options(studies, given or {})
     url = storage or default_url(out)
     plan = _existing_plan(url)
     if plan is not None:
@@ -81,9 +78,8 @@ def find_or_create_plan(
                 published_config(specs, study.inherits)
     check_epochs(specs, options.epochs)
     record = record_of(named)
-    objective = record.objective(options.metric)
+    record.objective(options.metric)  # refuses a metric that the recipe has not
     identity = identify(options, threads, root_configs(specs), resolve)
-    check_pruners(specs, objective, len(identity.class_names))
     database = Storage(url, create=True)
     with exclusive(url):
         # another process may have been quicker while the data were read

@@ -14,7 +14,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
 
-from hpo._imports import place_in_user_code, place_of_class
+from hpo._imports import place_in_user_code
 from hpo.errors import (
     DeviceFull,
     DeviceLostError,
@@ -110,8 +110,7 @@ class TrialFailedError(Exception):
     """
 
     def __init__(self, cause: BaseException, recipe: Recipe | None = None) -> None:
-        # where only PyTorch's code was running, the recipe is the place to look
-        place = place_in_user_code(cause) or (place_of_class(type(recipe)) if recipe else "")
+        place = place_in_user_code(cause, None if recipe is None else type(recipe))
         lines = str(cause).strip().splitlines()
         self.traceback = "".join(traceback.format_exception(cause))
         what = type(cause).__name__ + (f": {lines[0]}" if lines else "")

@@ -132,9 +132,15 @@ def _states(plan: Plan, name: str, record: StudyRecord, slots: Slots) -> list[Sl
 
 
 def remarks(plan: Plan) -> list[str]:
-    """Return which values of grids change nothing, as the recipe says; none where it is not at hand."""
+    """Return what in the study files has no effect here.
+
+    Which values of a grid change nothing, only the recipe knows; where it is not at hand, none are named.
+    """
     texts = []
     for name, study in plan.specs.items():
+        if study.pruner.name == "chance" and not (plan.objective.is_share and plan.identity.class_names):
+            unknown = f"the chance level of {plan.objective.label} is not known"
+            texts.append(f"{name}: pruner 'chance' stops nothing, as {unknown}")
         if study.is_grid:
             idle = study.idle_values(context_of(plan, name, None))
             texts += [

@@ -17,9 +17,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from hpo.errors import InputError, StudyFileError, did_you_mean
 from hpo.planning.decisions import Decision, Inherited
 from hpo.planning.defaults import Adopt, Defaults, Inherit, Precision
-from hpo.planning.metrics import Direction, Metric
+from hpo.planning.metrics import Metric
 from hpo.planning.studies import check_study
-from hpo.space.parameters import demand, explain
+from hpo.space.parameters import Direction, demand, explain
 from hpo.space.schema import Schema
 from hpo.space.study_file import PLAN_FILE, StudySpec
 from hpo.storage.storage import Storage

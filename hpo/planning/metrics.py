@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from hpo._text import percent, percentage
-
-Direction = Literal["maximize", "minimize"]
+from hpo.space.parameters import Direction
 
 _SHARES = {"macro_f1": ("macro F1", "F1"), "accuracy": ("accuracy", "acc.")}
 """Label and short name of the metrics that are shares, written in percent; all others are plain numbers."""

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from hpo.errors import InputError, StudyFileError, did_you_mean
-from hpo.planning.metrics import Metric
 from hpo.planning.pruners import Runs, build_pruner
 from hpo.planning.samplers import Place, build_sampler
 from hpo.space.parameters import ParamValue
@@ -41,22 +40,6 @@ def check_study(spec: StudySpec, file: Path) -> None:
         build_pruner(spec, Runs(epochs=1, n_classes=2))
     except InputError as error:
         raise StudyFileError(file, str(error)) from None
-
-
-def check_pruners(specs: Mapping[str, StudySpec], objective: Metric, n_classes: int) -> None:
-    """Check that what pruners take for granted is so.
-
-    Raises:
-        StudyFileError: one judges by chance, and the objective is no share of classes.
-    """
-    for name, study in specs.items():
-        names = {study.pruner.name, (study.pruner.options.get("wrapped") or {}).get("name")}
-        if "chance" in names and not (objective.is_share and n_classes):
-            raise StudyFileError(
-                f"{name}.toml",
-                f"pruner.name = 'chance': knows the chance level of macro F1 and accuracy, not of "
-                f"{objective.name}; choose another pruner, as 'median'",
-            )
 
 
 def root_configs(specs: Mapping[str, StudySpec]) -> list[dict[str, ParamValue]]:

@@ -19,6 +19,8 @@ from hpo.errors import did_you_mean
 
 ParamValue = bool | int | float | str
 ParamValues = Mapping[str, ParamValue]
+Direction = Literal["maximize", "minimize"]
+"""Of a metric."""
 
 
 class LoopParams(BaseModel):
@@ -57,7 +59,7 @@ class Params(LoopParams):
     """Move images by up to so many pixels in each direction."""
     cutout: Annotated[int, Field(ge=0, le=1024)] = 0
     """Blank a square of so many pixels a side, anywhere in an image."""
-    mixup_alpha: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    mixup: Annotated[float, Field(ge=0, le=1000)] = 0.0
     """Train on weighted pairs; parameter of the Beta distribution of their weights; 0 = no mixup."""
 
 
@@ -70,7 +72,7 @@ EXTRAS = (
     "flip",
     "shift",
     "cutout",
-    "mixup_alpha",
+    "mixup",
 )
 """The parameters of `Params` that are off by default, and not worth a word then."""
 

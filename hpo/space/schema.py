@@ -98,11 +98,7 @@ class Schema(BaseModel):
             parameters={name: _parameter(params, name, field) for name, field in fields.items()},
             constraints=tuple(constraints),
         )
-        for name, field in fields.items():
-            annotation: Any = (
-                Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
-            )
-            schema._adapters[name] = TypeAdapter(annotation, config=_STRICT)
+        schema._adapters.update((name, _adapter(field)) for name, field in fields.items())
         schema._inactive = inactive
         for constraint in schema.parsed_constraints:
             if not constraint.holds(schema.defaults):
@@ -149,8 +145,6 @@ class Schema(BaseModel):
 
         Configurations that train the same are equal so.
         """
-        if self._inactive is None:
-            return dict(params)
         idle = self.inactive(params)
         return {
             name: self.parameters[name].default if name in idle else value for name, value in params.items()
@@ -213,6 +207,11 @@ def _in_order(params: type[LoopParams]) -> list[str]:
     return list(names)
 
 
+def _adapter(field: FieldInfo) -> TypeAdapter[Any]:
+    annotation: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    return TypeAdapter(annotation, config=_STRICT)
+
+
 def _parameter(params: type[LoopParams], name: str, field: FieldInfo) -> Parameter:
     where = f"{params.__name__}.{name}"
     kind, choices = _kind(where, field.annotation)
@@ -222,10 +221,7 @@ def _parameter(params: type[LoopParams], name: str, field: FieldInfo) -> Paramet
         raise InputError(f"{where} has no default; give one, as hpo.Field(2, ge=1)")
     parameter = Parameter(kind=kind, default=field.default, choices=choices, **bounds)
     try:
-        TypeAdapter(
-            Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation,  # type: ignore[arg-type]
-            config=_STRICT,
-        ).validate_python(field.default)
+        _adapter(field).validate_python(field.default)
     except ValidationError as error:
         raise InputError(f"{where} = {as_written(field.default)}: {demand(error.errors()[0])}") from None
     if kind == "float":

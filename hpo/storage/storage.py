@@ -15,7 +15,7 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
@@ -30,6 +30,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.orm import Session
 
 from hpo.errors import InputError, MissingError, StorageError, TrialLost
+from hpo.space.parameters import Direction
 from hpo.storage import database
 from hpo.storage.optuna_views import StorageView, StorageWithoutFailed
 from hpo.storage.trials import (
@@ -100,9 +101,7 @@ class Storage:
 
     # --- studies -------------------------------------------------------------------------------
 
-    def create_study(
-        self, name: str, attrs: Mapping[str, Any], direction: Literal["maximize", "minimize"]
-    ) -> None:
+    def create_study(self, name: str, attrs: Mapping[str, Any], direction: Direction) -> None:
         """Create a study, or find it; its attributes are written either way."""
         directions = [StudyDirection[direction.upper()]]
         try:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpo._imports import place_in_user_code, place_of_class
+from hpo._imports import place_in_user_code
 from hpo.errors import HpoError, InputError
 from hpo.training.augmentations import check_possible
 from hpo.training.cuda import CudaGraph, is_lost, is_out_of_memory, prepare
@@ -48,8 +48,7 @@ def blaming(named: NamedRecipe) -> Iterator[None]:
             raise
         raise InputError(f"recipe {named.name}: {error}") from error
     except Exception as error:  # whatever the user's code raises
-        # layers that do not fit fail in PyTorch's code, with none of the user's on the way
-        place = place_in_user_code(error) or place_of_class(type(named.recipe))
+        place = place_in_user_code(error, type(named.recipe))
         if not place:
             raise
         text = " ".join(str(error).split())

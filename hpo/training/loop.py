@@ -293,10 +293,8 @@ class _Task:
         self.inputs, self.targets = _resident(data.train, device)
         self.valid_inputs, self.valid_targets = _resident(data.valid, device)
         self.normalise = normaliser(data.mean, data.std, data.info, device)
-        if params.mixup_alpha and not (data.info.is_images or self.inputs.is_floating_point()):
-            raise InputError(
-                f"mixup_alpha = {params.mixup_alpha}: weighs inputs, and the inputs are integers"
-            )
+        if params.mixup and not (data.info.is_images or self.inputs.is_floating_point()):
+            raise InputError(f"mixup = {params.mixup}: weighs inputs, and the inputs are integers")
         self.class_weights = None
         if params.class_weights == "balanced" and data.n_classes:
             self.class_weights = balanced(data.train.targets, data.n_classes).to(device)
@@ -449,9 +447,9 @@ class _Lane:
         for name in active(at_epoch):
             rng = np.random.default_rng(entropy(seed, epoch, name))
             drawn[name] = AUGMENTATIONS[name].draw(at_epoch, sizes, task.info.input_shape, rng)
-        if at_epoch.mixup_alpha > 0:
+        if at_epoch.mixup > 0:
             rng = np.random.default_rng(entropy(seed, epoch, "mixup"))
-            drawn["weights"], drawn["partners"] = draw_mixes(sizes, at_epoch.mixup_alpha, rng)
+            drawn["weights"], drawn["partners"] = draw_mixes(sizes, at_epoch.mixup, rng)
         if self._learner.is_scheduled:
             done, all_steps = (epoch - 1) * task.n_steps, task.params.epochs * task.n_steps
             rates = [

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ValidationError
 
 from hpo.errors import InputError
-from hpo.space.parameters import LoopParams, Params, ParamValues, explain
+from hpo.space.parameters import Direction, LoopParams, Params, ParamValues, explain
 from hpo.space.schema import Schema
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from hpo.data import TrainingData
     from hpo.data.dataset import DataInfo
-
-Direction = Literal["maximize", "minimize"]
 
 
 @dataclass(frozen=True)

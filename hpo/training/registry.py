@@ -11,8 +11,8 @@ from typing import get_args
 
 from hpo._imports import load_object, source_hashes
 from hpo.errors import InputError, did_you_mean
-from hpo.space.parameters import Params
-from hpo.training.recipe import Direction, Recipe
+from hpo.space.parameters import Direction, Params
+from hpo.training.recipe import Recipe
 
 DEFAULT_RECIPE = "constrained-cnn"
 """What the shipped studies are for; `hpo.planning.defaults` has it as well."""

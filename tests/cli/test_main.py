@@ -492,6 +492,15 @@ def test_mixup_that_never_begins_is_said(folder: Path, cli: Cli) -> None:
     assert remarks(find_plan("hpo-out")) == []  # only the recipe knows
 
 
+def test_a_pruner_that_knows_no_chance_level_is_said_to_stop_nothing(folder: Path, cli: Cli) -> None:
+    from hpo.monitor.status import remarks
+
+    assert cli("create", "--data=digits", "--limit-train=200", "--metric=loss").code == 0
+    said = remarks(find_plan("hpo-out"))
+    assert "l2: pruner 'chance' stops nothing, as the chance level of loss is not known" in said
+    assert not any("network-setup" in text for text in said)  # which has another pruner
+
+
 def test_a_command_closes_its_database_although_it_leaves_at_once(tmp_path: Path) -> None:
     assert hpo("create", "--data=digits", "--out", tmp_path).code == 0
     assert not list(tmp_path.glob("*.db-*"))  # who copies the file alone has all of it

@@ -96,7 +96,7 @@ def test_a_winner_that_beats_its_control_is_adopted() -> None:
 def test_without_mixup_its_epochs_are_not_told() -> None:
     mixed = trial(0.001, 0.62, mixup_alpha=0.2, mixup_first_epoch=6)
     decision = decide("s", points(mixed), INHERITED, control(0.6))
-    told = "adopted mixup_first_epoch 6, mixup_alpha 0.2: 2.0 points ahead of mixup_alpha 0 ("
+    told = "adopted mixup_alpha 0.2, mixup_first_epoch 6: 2.0 points ahead of mixup_alpha 0 ("
     assert decision.text.startswith(told)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hpo.errors import InputError, StudyFileError
-from hpo.execution.plan_recipe import read_folder, record_of
+from hpo.execution.plan_recipe import given_options, read_folder, record_of
 from hpo.planning.manifest import Identity, Options, RecipeRecord, read_plan_file
 from hpo.space.study_file import load_studies
 from tests.support.recipes import CNN, SCHEMA, Regression, named
@@ -27,7 +27,7 @@ def test_a_folder_without_the_file_gives_no_options(tmp_path: Path) -> None:
 def test_options_of_the_folder_are_those_of_run_and_the_users_win(tmp_path: Path) -> None:
     folder = write(tmp_path, 'data = "digits"\nseeds = 3\nmetric = "loss"\nlease_seconds = 30')
     assert read_plan_file(folder) == {"data": "digits", "seeds": 3, "metric": "loss", "lease_seconds": 30.0}
-    options, recipe, specs = read_folder(folder, {"seeds": 5})
+    options, recipe, specs = read_folder(folder, given_options(folder, {"seeds": 5}))
     assert (options.data, options.seeds, options.metric, options.epochs) == ("digits", 5, "loss", None)
     assert recipe.name == "constrained-cnn"
     assert list(specs) == list(load_studies(folder, SCHEMA)) == ["rate"]

@@ -209,12 +209,12 @@ def test_constraints_that_cannot_be_used_are_refused(constraint: str, said: str)
 @pytest.mark.parametrize(
     ("params", "names"),
     [
-        ({}, ["momentum", "mixup_first_epoch", "mixup_last_epoch"]),
-        ({"optimizer": "sgd", "mixup_alpha": 0.1}, []),
-        ({"optimizer": "rmsprop", "mixup_alpha": 0.1, "schedule": "one-cycle"}, ["warmup_epochs"]),
+        ({}, ["momentum", "mixup", "mixup_first_epoch", "mixup_last_epoch"]),
+        ({"optimizer": "sgd", "mixup_alpha": 0.1}, ["mixup"]),
+        ({"optimizer": "rmsprop", "mixup_alpha": 0.1, "schedule": "one-cycle"}, ["mixup", "warmup_epochs"]),
         (
             {"mixup_alpha": 0.1, "mixup_first_epoch": 12, "mixup_last_epoch": 12},
-            ["momentum", "mixup_alpha", "mixup_first_epoch", "mixup_last_epoch"],
+            ["momentum", "mixup", "mixup_alpha", "mixup_first_epoch", "mixup_last_epoch"],
         ),
     ],
     ids=str,

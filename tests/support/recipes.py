@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import hpo
 from hpo.data.dataset import DataInfo, TrainingData
-from hpo.training.recipe import Direction, Epoch, Layer, LoopContext, Recipe
+from hpo.space.parameters import Direction
+from hpo.training.recipe import Epoch, Layer, LoopContext, Recipe
 from hpo.training.registry import NamedRecipe, load_recipe
 
 CNN = load_recipe("constrained-cnn")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hpo.data.dataset import DataInfo, Split, TrainingData
 from hpo.errors import Diverged, InputError
+from hpo.space.parameters import Direction
 from hpo.training.augmentations import AUGMENTATIONS
 from hpo.training.blobs import FolderBlobs
 from hpo.training.checkpoints import Checkpoints
@@ -25,7 +26,7 @@ from hpo.training.learner import build
 from hpo.training.loop import SeedEpoch, check_state, state_of, train
 from hpo.training.optimizers import OPTIMIZERS
 from hpo.training.randomness import generator_of
-from hpo.training.recipe import Direction, Recipe
+from hpo.training.recipe import Recipe
 from hpo.training.registry import RECIPES, load_recipe
 from hpo.training.schedules import SCHEDULES
 from tests.support.recipes import (
@@ -94,7 +95,7 @@ CASES = {
             "flip": True,
             "shift": 1,
             "cutout": 2,
-            "mixup_alpha": 0.3,
+            "mixup": 0.3,
             "mixup_last_epoch": 2,
             "schedule": "cosine",
             "warmup_epochs": 1,
@@ -197,7 +198,7 @@ EXTRAS: list[dict[str, Any]] = [
     {"optimizer": "rmsprop", "momentum": 0.9},
     {"label_smoothing": 0.2},
     {"class_weights": "balanced"},
-    {"mixup_alpha": 0.3},
+    {"mixup": 0.3},
     {"l2": 0.01},
 ]
 
@@ -208,6 +209,8 @@ def test_every_extra_changes_the_training_and_keeps_its_promises(
     recipe: Recipe, extra: dict[str, Any]
 ) -> None:
     sizes = {**SMALL_CNN} if recipe is RECIPE else {"schedule": "constant"}
+    if recipe is RECIPE and "mixup" in extra:
+        extra = {"mixup_alpha": extra["mixup"]}
     plain, case = Case(recipe, IMAGES, sizes), Case(recipe, IMAGES, {**sizes, **extra})
     whole = run(case, SEEDS)
     assert not same(learners(whole.states[-1]), learners(run(plain, SEEDS).states[-1]))
@@ -238,7 +241,7 @@ def test_without_extras_training_is_a_plain_loop_to_the_bit() -> None:
 
 def test_extras_that_are_off_are_as_if_not_mentioned() -> None:
     off = {"momentum": 0.0, "schedule": "constant", "warmup_epochs": 0, "label_smoothing": 0.0}
-    off |= {"class_weights": "none", "flip": False, "shift": 0, "cutout": 0, "mixup_alpha": 0.0}
+    off |= {"class_weights": "none", "flip": False, "shift": 0, "cutout": 0, "mixup": 0.0}
     few = {**SMALL_CNN, "epochs": 2}
     mentioned, silent = (list(train(RECIPE, config, IMAGES, [0])) for config in ({**few, **off}, few))
     assert same(state_of(mentioned[-1]), state_of(silent[-1]))
@@ -246,6 +249,7 @@ def test_extras_that_are_off_are_as_if_not_mentioned() -> None:
 
 IDLE: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"momentum": 0.9}, {"momentum": 0.0}),
+    ({"mixup": 0.3}, {}),  # the CNN has a parameter of its own
     ({"optimizer": "adamw", "momentum": 0.9}, {"optimizer": "adamw"}),
     ({"schedule": "one-cycle", "warmup_epochs": 2}, {"schedule": "one-cycle"}),
     ({"mixup_first_epoch": 2, "mixup_last_epoch": 3}, {}),
@@ -291,8 +295,8 @@ def test_what_a_network_keeps_count_of_is_kept(precision: str) -> None:
 
 
 def test_integers_cannot_be_mixed() -> None:
-    with pytest.raises(InputError, match=r"^mixup_alpha = 0.3: weighs inputs, and the inputs are integers$"):
-        run(Case(Words(), WORDS, {"mixup_alpha": 0.3}))
+    with pytest.raises(InputError, match=r"^mixup = 0.3: weighs inputs, and the inputs are integers$"):
+        run(Case(Words(), WORDS, {"mixup": 0.3}))
 
 
 def test_the_loss_of_smoothed_and_weighted_labels_is_pytorchs() -> None:
@@ -338,7 +342,7 @@ def test_a_schedule_of_its_own_is_the_rate() -> None:
 @pytest.mark.parametrize("alpha", [0.0, 0.2])
 def test_classes_are_learnt_by_any_recipe(alpha: float) -> None:
     data = toy_table(n_train=300, n_classes=3)
-    case = Case(Mlp(), data, {"epochs": 12, "learning_rate": 0.01, "mixup_alpha": alpha, "dropout": 0.1})
+    case = Case(Mlp(), data, {"epochs": 12, "learning_rate": 0.01, "mixup": alpha, "dropout": 0.1})
     last = run(case).epochs[-1][0]
     assert last.metrics["macro_f1"] > 0.9
     assert last.predicted_classes == 3
@@ -348,7 +352,7 @@ def test_classes_are_learnt_by_any_recipe(alpha: float) -> None:
 @pytest.mark.parametrize("n_outputs", [1, 2])
 def test_numbers_are_learnt(n_outputs: int) -> None:
     data = toy_table(n_train=300, n_outputs=n_outputs)
-    case = Case(Regression(), data, {"epochs": 20, "learning_rate": 0.01, "mixup_alpha": 0.1})
+    case = Case(Regression(), data, {"epochs": 20, "learning_rate": 0.01, "mixup": 0.1})
     first, *_, last = run(case).epochs
     assert last[0].metrics["r2"] > 0.9
     assert last[0].metrics["loss"] < first[0].metrics["loss"]

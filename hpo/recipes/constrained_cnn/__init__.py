@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
@@ -36,6 +36,8 @@ class ConstrainedCnnParams(Params):
     conv2_kernel: Kernel = 5
     hidden_units: Annotated[int, Field(ge=1, le=65536)] = 128
     batch_norm: bool = False
+    mixup_alpha: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    """Parameter of the Beta distribution; 0 = no mixup."""
     mixup_first_epoch: Annotated[int, Field(ge=1, le=100_000)] = 1
     mixup_last_epoch: Annotated[int, Field(ge=1, le=100_000)] = 10
 
@@ -68,13 +70,18 @@ class ConstrainedCnn(Recipe):
         }
 
     def at_epoch(self, params: ConstrainedCnnParams, epoch: int) -> ConstrainedCnnParams:
-        """Return parameters without mixup outside of its epochs."""
-        if params.mixup_first_epoch <= epoch <= params.mixup_last_epoch:
-            return params
-        return params.model_copy(update={"mixup_alpha": 0.0})
+        """Return parameters with mixup in its epochs alone."""
+        is_mixing = params.mixup_first_epoch <= epoch <= params.mixup_last_epoch
+        return params.model_copy(update={"mixup": params.mixup_alpha if is_mixing else 0.0})
 
-    def inactive(self, params: ConstrainedCnnParams) -> Iterable[str]:
-        """Return when mixup begins and ends, where there is none; all of mixup, where it never begins."""
-        if params.mixup_first_epoch > params.epochs:
-            return ("mixup_alpha", "mixup_first_epoch", "mixup_last_epoch")
-        return () if params.mixup_alpha else ("mixup_first_epoch", "mixup_last_epoch")
+    def inactive(self, params: ConstrainedCnnParams) -> Iterator[str]:
+        """Return when mixup begins and ends, where there is none; all of mixup, where it never begins.
+
+        And `mixup` itself, which this recipe sets by its epochs.
+        """
+        yield "mixup"
+        never = params.mixup_first_epoch > params.epochs
+        if never:
+            yield "mixup_alpha"
+        if never or not params.mixup_alpha:
+            yield from ("mixup_first_epoch", "mixup_last_epoch")
