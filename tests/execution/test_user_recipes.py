@@ -246,6 +246,15 @@ def test_a_loop_without_state_begins_anew_and_says_so(write: Callable[..., str],
     assert not list((tmp_path / "out").glob("checkpoints/**/*.checkpoint"))
 
 
+def test_a_loop_that_ends_early_is_noted(write: Callable[..., str], tmp_path: Path) -> None:
+    code = LOOP.replace("STATE", "state").replace("params.epochs + 1", "params.epochs")
+    plan = created(tmp_path / "out", RATES, write(code, "Loop"), epochs=3)
+    assert work(plan.storage, out=tmp_path / "out", studies=["rate"]) is None
+    for trial in plan.trials("rate"):
+        assert trial.user_attrs["notes"] == ["the recipe's loop ended after epoch 2 of 3"]
+        assert len(trial.intermediate_values) == 2
+
+
 FAILING = """
     n_steps = 0
     def loss(self, params, outputs, targets):

@@ -184,6 +184,14 @@ def test_a_loop_is_tried_for_an_epoch() -> None:
         dry_run(named(yielding()), DATA, CONFIG, device="cpu", precision="fp32")
 
 
+def test_a_test_that_needs_a_state_which_is_not_there_is_found_out_before_the_search() -> None:
+    stateless = yielding(Epoch({"accuracy": 0.5}))
+    with pytest.raises(
+        InputError, match=r"^recipe Scripted: .*recipes\.py:\d+: TypeError: 'NoneType' object"
+    ):
+        dry_run(named(stateless), DATA, CONFIG, device="cpu", precision="fp32")
+
+
 DTYPES = [np.bool_, np.uint8, np.int8, np.int32, np.int64, np.float16, np.float32, np.float64, np.complex64]
 LEAVES = st.one_of(
     st.none(),

@@ -131,6 +131,17 @@ def test_a_module_that_fails_is_named_with_its_line(write: Write, tmp_path: Path
     assert text == f"python:{module}:Mine: {tmp_path}/{module}.py:4: ZeroDivisionError: division by zero"
 
 
+def test_what_a_module_prints_is_not_on_standard_output(
+    write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = write(
+        "import hpo\nprint('hello')\nclass Mine(hpo.Recipe):\n    def build(self, params, data): ...\n"
+    )
+    load_recipe(f"python:{module}:Mine")
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "hello\n")
+
+
 def test_a_class_that_is_not_there_is_named_with_what_is_near(write: Write) -> None:
     module = write(f"class Perceptron(hpo.Recipe):\n{BUILD}")
     assert f"{module}.py has no 'Percepton'; did you mean 'Perceptron'" in problem(
