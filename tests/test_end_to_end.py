@@ -268,7 +268,7 @@ def test_runs_started_at_once_share_the_work(small_studies: Path, tmp_path: Path
     out = tmp_path / "out"
     command = ("run", "--studies", small_studies, "--out", out, "--workers=1", *SMALL_RUN)
     processes = [start_hpo(*command) for _ in range(2)]
-    outputs = [(process.communicate(timeout=120), process.returncode) for process in processes]
+    outputs = [(process.communicate(timeout=300), process.returncode) for process in processes]
     assert [code for _, code in outputs] == [0, 0], outputs
     plan = library.find_plan(out)
     assert n_accepted(plan) == {"rate": 2, "shape": 3, "final": 1}

@@ -59,9 +59,9 @@ def test_an_example_runs_to_its_final_stage(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize(("name", "study"), [("mlp", "size"), ("sklearn_partial_fit", "penalty")])
 def test_an_example_that_is_killed_resumes_and_ends_equal(folder: Path, name: str, study: str) -> None:
-    command = [*command_of(name), "--workers=1", f"--epochs={EPOCHS}", "--seeds=1"]
+    command = [*command_of(name), "--workers=1", f"--epochs={EPOCHS}", "--seeds=1", "--limit-train=500"]
     running = start_hpo(*command, study, "--out=killed")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not is_in_the_middle_of_a_trial(study):
         assert time.monotonic() < deadline
         assert running.poll() is None, running.communicate()

@@ -58,7 +58,7 @@ def on_terminal(
     )
     os.close(theirs)
     parts, left = [b""], list(sizes[1:])  # bytes: a read may end in the middle of a character
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         ready, _, _ = select.select([ours], [], [], 0.5)
         try:

@@ -129,7 +129,7 @@ def test_what_a_killed_doctor_left_is_removed_and_no_reader_stumbles_over_it(cli
 def test_a_plan_that_is_worked_on_is_not_disturbed(cli: Cli, folder: Path, small_studies: Path) -> None:
     process = start_hpo("run", "--studies", small_studies, "--workers=2", *SMALL_RUN)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not (folder / "hpo-out" / "logs").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         n_looks = 0
@@ -138,7 +138,7 @@ def test_a_plan_that_is_worked_on_is_not_disturbed(cli: Cli, folder: Path, small
             n_looks += 1
             time.sleep(1)  # the run needs the cores as well
         assert n_looks
-        err = process.communicate(timeout=120)[1]
+        err = process.communicate(timeout=300)[1]
     finally:
         process.kill()
         process.wait()

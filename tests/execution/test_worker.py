@@ -274,7 +274,7 @@ def test_trials_that_do_not_fit_beside_each_other_are_trained_one_after_the_othe
     study = f"{base}[search]\nhidden_units = [16, 17]"
     plan = made_plan(tmp_path, {"units": study}, epochs=4, precision="fp32", limit_train=1000)
     command = [sys.executable, "-c", IN_LITTLE_MEMORY, plan.storage.url, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert {row.state for row in results.rows(plan, "units")} == {"complete"}
     reasons = {trial.user_attrs.get("reason") for trial in plan.trials("units")}

@@ -14,8 +14,11 @@ class Result:
     err: str
 
 
-def hpo(*arguments: object, timeout: float = 120, max_bytes: int | None = None) -> Result:
-    """Runs the real command to its end, with so much address space at most for it and for each worker."""
+def hpo(*arguments: object, timeout: float = 300, max_bytes: int | None = None) -> Result:
+    """Runs the real command to its end, with so much address space at most for it and for each worker.
+
+    The time limit is for a command that hangs: on two busy cores a sound one may take minutes.
+    """
     command = [sys.executable, "-m", "hpo", *map(str, arguments)]
     if max_bytes is not None:
         command = ["bash", "-c", f'ulimit -v {max_bytes // 1024}; exec "$@"', "bash", *command]
