@@ -29,7 +29,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState, create_trial
 
 from hpo._process import n_cores
-from hpo.errors import ConflictError, HpoError
+from hpo.errors import ConflictError, HpoError, InputError
 from hpo.planning.compatibility import check_sqlite_is_local, check_versions, unshared_checkpoints
 from hpo.planning.plan import Plan, versions
 from hpo.space.schema import Schema
@@ -150,7 +150,12 @@ def try_recipe(recipe: str, data: str | None, device: str, precision: str) -> Re
     resolved = resolve_device(device)
     exactly = resolve_precision(precision, resolved)
     torch.set_num_threads(1)  # as a worker has, unless it is told otherwise
-    found = dry_run(named, training, named.recipe.schema.defaults, device=resolved, precision=exactly)
+    try:
+        found = dry_run(named, training, named.recipe.schema.defaults, device=resolved, precision=exactly)
+    except InputError as error:
+        if data is not None:
+            raise
+        raise InputError(f"{error} (tried on digits; --data names others)") from error
     return RecipeCheck(
         recipe=named.name,
         data=training.source,

@@ -96,6 +96,15 @@ def test_the_doctor_tries_a_recipe_without_a_plan(cli: Cli, folder: Path) -> Non
     assert record["metrics"] == {"macro_f1": "maximize", "accuracy": "maximize", "loss": "minimize"}
 
 
+def test_the_doctor_says_on_which_data_it_tried_where_none_were_named(cli: Cli, folder: Path) -> None:
+    for_numbers = MLP.replace("n_inputs = ", "assert not data.n_classes, 'for numbers'; n_inputs = ")
+    recipe = f"python:{written(folder, for_numbers)}:Mlp"
+    hint = " (tried on digits; --data names others)"
+    without, named = (cli("doctor", "--recipe", recipe, *data) for data in ([], ["--data=digits"]))
+    assert without.err == named.err.rstrip() + hint + "\n"
+    assert "AssertionError: for numbers" in named.err
+
+
 @pytest.mark.parametrize(
     ("state", "says"), [('{"total": total}', "resumes after its last epoch"), ("None", "begins anew")]
 )
