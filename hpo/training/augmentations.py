@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hpo.errors import InputError
-from hpo.space.parameters import Params, as_written
+from hpo.space.parameters import Params
 
 
 class Augmentation(Protocol):
@@ -91,15 +90,3 @@ AUGMENTATIONS: dict[str, Augmentation] = {"flip": _Flip(), "shift": _Shift(), "c
 def active(params: Params) -> list[str]:
     """Return the augmentations that parameters switch on, in their order."""
     return [name for name in AUGMENTATIONS if getattr(params, name)]
-
-
-def check_possible(params: Params, input_shape: tuple[int, ...], *, is_images: bool) -> None:
-    """Check that inputs can be augmented as the parameters ask.
-
-    Raises:
-        InputError: an augmentation of images is asked for, and inputs are none.
-    """
-    names = active(params)
-    if names and not is_images:
-        value = as_written(getattr(params, names[0]))
-        raise InputError(f"{names[0]} = {value}: changes images, and the inputs are arrays {input_shape}")

@@ -15,11 +15,10 @@ from torch import Tensor
 
 from hpo._imports import place_in_user_code
 from hpo.errors import HpoError, InputError
-from hpo.training.augmentations import check_possible
 from hpo.training.cuda import CudaGraph, is_lost, is_out_of_memory, prepare
 from hpo.training.devices import as_tensor, normaliser, targets_tensor
 from hpo.training.learner import Learner
-from hpo.training.loop import checked_metrics, graph_hindrance, state_of, train
+from hpo.training.loop import check_settings, checked_metrics, graph_hindrance, state_of, train
 from hpo.training.own_loop import unpacked
 from hpo.training.randomness import seed_generators
 from hpo.training.registry import NamedRecipe
@@ -73,13 +72,33 @@ def check_recipe(named: NamedRecipe, data: TrainingData, config: Mapping[str, An
     with blaming(named):
         recipe, config = named.recipe, config or named.recipe.schema.defaults
         params = recipe.params_of(config)
-        check_possible(params, data.info.input_shape, is_images=data.info.is_images)
+        check_settings(recipe, params, data)
         learner = Learner(recipe, params, data.info, 0)
         inputs, targets = _examples(data, N_EXAMPLES)
         learner.step(inputs, targets)
+        _check_last_batch(learner, inputs, targets, params.batch_size, len(data.train))
         with torch.inference_mode():
             outputs = learner.network.eval()(inputs).float().reshape(len(inputs), -1)
         checked_metrics(recipe, recipe.evaluate(outputs, targets), "evaluate")
+
+
+def _check_last_batch(
+    learner: Learner, inputs: Tensor, targets: Tensor, batch_size: int, n_train: int
+) -> None:
+    """Check that the network can train on one example, where the last batch of an epoch has no more.
+
+    Raises:
+        InputError: it cannot, as one with `BatchNorm1d`.
+    """
+    if n_train % batch_size != 1 % batch_size:
+        return
+    try:
+        learner.step(inputs[:1], targets[:1])
+    except Exception as error:  # whatever the user's network raises
+        raise InputError(
+            f"batch_size = {batch_size}: of {n_train} examples the last is a batch of its own, and "
+            f"the network cannot train on one: {' '.join(str(error).split())}"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from hpo.errors import Diverged, InputError, Interrupted, did_you_mean
-from hpo.training.augmentations import AUGMENTATIONS, active, check_possible
+from hpo.space.parameters import Params, as_written
+from hpo.training.augmentations import AUGMENTATIONS, active
 from hpo.training.cuda import Backlog, CudaGraph, is_lost, is_out_of_memory, joining, on, prepare, streams
 from hpo.training.dead_units import watching
 from hpo.training.devices import as_tensor, batches, evaluating, normaliser, targets_tensor
@@ -272,6 +273,29 @@ def _hint(recipe: Recipe, name: str, found: Mapping[str, Any]) -> str:
     return near
 
 
+def check_settings(recipe: Recipe, params: Params, data: TrainingData) -> None:
+    """Check that what is on, and off by default, can do something to these data.
+
+    Raises:
+        InputError: it cannot: points that differ in it would be trained twice, to the same end.
+    """
+    info, has_own_loss = data.info, recipe.overrides("loss")
+    no_images = "" if info.is_images else f"changes images, and the inputs are arrays {info.input_shape}"
+    no_classes = "" if info.n_classes else "is for classes, and the targets are numbers"
+    own_loss = "is for the default loss, and the recipe has a loss of its own" if has_own_loss else ""
+    is_weighable = info.is_images or np.issubdtype(data.train.inputs.dtype, np.floating)
+    hindrances = {
+        **dict.fromkeys(AUGMENTATIONS, no_images),
+        "mixup": "" if is_weighable else "weighs inputs, and the inputs are integers",
+        "label_smoothing": "" if has_own_loss else no_classes,
+        "class_weights": own_loss or no_classes,
+    }
+    for name, hindrance in hindrances.items():
+        value = getattr(params, name)
+        if hindrance and value != Params.model_fields[name].default:
+            raise InputError(f"{name} = {as_written(value)}: {hindrance}")
+
+
 class _Task:
     """What all seeds of a trial share: data on the device, and how the steps of an epoch are taken."""
 
@@ -285,7 +309,7 @@ class _Task:
         should_stop: Callable[[], bool],
     ) -> None:
         prepare(device, precision)
-        check_possible(params, data.info.input_shape, is_images=data.info.is_images)
+        check_settings(recipe, params, data)
         self.recipe, self.params, self.info = recipe, params, data.info
         self.device = device
         self.precision = precision
@@ -293,10 +317,8 @@ class _Task:
         self.inputs, self.targets = _resident(data.train, device)
         self.valid_inputs, self.valid_targets = _resident(data.valid, device)
         self.normalise = normaliser(data.mean, data.std, data.info, device)
-        if params.mixup and not (data.info.is_images or self.inputs.is_floating_point()):
-            raise InputError(f"mixup = {params.mixup}: weighs inputs, and the inputs are integers")
         self.class_weights = None
-        if params.class_weights == "balanced" and data.n_classes:
+        if params.class_weights == "balanced":
             self.class_weights = balanced(data.train.targets, data.n_classes).to(device)
 
     def learner(self, seed: int) -> Learner:

@@ -269,14 +269,53 @@ def test_configurations_that_differ_only_in_what_means_nothing_train_the_same(
     assert same(*(run(case).states[-1] for case in cases))
 
 
-@pytest.mark.parametrize("extra", [{"flip": True}, {"shift": 2}, {"cutout": 1}], ids=str)
-def test_images_alone_can_be_changed(extra: dict[str, Any]) -> None:
-    (name, value), *_ = extra.items()
-    written = str(value).lower()
-    with pytest.raises(
-        InputError, match=rf"^{name} = {written}: changes images, and the inputs are arrays \(5,\)$"
-    ):
-        run(Case(Mlp(), CLASSES, extra))
+class OwnLoss(Mlp):
+    """Squared error of classes; smooths them as it likes."""
+
+    def loss(self, params: Any, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.mse_loss(outputs, F.one_hot(targets, outputs.shape[1]) * (1 - params.label_smoothing))
+
+
+NO_IMAGES = r"changes images, and the inputs are arrays \(5,\)"
+NO_CLASSES = "is for classes, and the targets are numbers"
+WEIGHED = {"class_weights": "balanced"}
+MEANINGLESS: dict[str, tuple[Recipe, TrainingData, dict[str, Any]]] = {
+    f"flip = true: {NO_IMAGES}": (Mlp(), CLASSES, {"flip": True}),
+    f"shift = 2: {NO_IMAGES}": (Mlp(), CLASSES, {"shift": 2}),
+    f"cutout = 1: {NO_IMAGES}": (Mlp(), CLASSES, {"cutout": 1}),
+    "mixup = 0.3: weighs inputs, and the inputs are integers": (Words(), WORDS, {"mixup": 0.3}),
+    f"label_smoothing = 0.2: {NO_CLASSES}": (Regression(), NUMBERS, {"label_smoothing": 0.2}),
+    f"class_weights = 'balanced': {NO_CLASSES}": (Regression(), NUMBERS, WEIGHED),
+    "class_weights = 'balanced': is for the default loss.*": (OwnLoss(), CLASSES, WEIGHED),
+}
+
+
+@pytest.mark.parametrize("says", MEANINGLESS)
+def test_an_extra_that_can_do_nothing_is_refused_before_and_in_training(says: str) -> None:
+    case = Case(*MEANINGLESS[says])
+    with pytest.raises(InputError, match=f"^{says}$"):
+        run(case)
+    with pytest.raises(InputError, match=says):
+        check_recipe(named(case.recipe), case.data, case.config)
+
+
+def test_a_loss_of_ones_own_may_smooth_labels() -> None:
+    run(Case(OwnLoss(), CLASSES, {"label_smoothing": 0.2}))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 13, 39, 40])
+def test_a_last_batch_that_the_network_cannot_train_on_is_found_before(batch_size: int) -> None:
+    class Normed(Mlp):
+        def build(self, params: Any, data: DataInfo) -> nn.Module:
+            return nn.Sequential(nn.BatchNorm1d(*data.input_shape), super().build(params, data))
+
+    case = Case(Normed(), CLASSES, {"batch_size": batch_size})
+    if 40 % batch_size == 1 % batch_size:
+        with pytest.raises(InputError, match=f"= {batch_size}: of 40 examples the last is a batch"):
+            check_recipe(named(case.recipe), case.data, case.config)
+    else:
+        check_recipe(named(case.recipe), case.data, case.config)
+        run(case)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -292,11 +331,6 @@ def test_frozen_and_unused_weights_stay_as_they_are(precision: str) -> None:
 def test_what_a_network_keeps_count_of_is_kept(precision: str) -> None:
     states = run(CASES["buffer"], precision=precision).states
     assert [learners(state)[0]["network"]["0.seen"].item() for state in states] == [40, 80, 120]
-
-
-def test_integers_cannot_be_mixed() -> None:
-    with pytest.raises(InputError, match=r"^mixup = 0.3: weighs inputs, and the inputs are integers$"):
-        run(Case(Words(), WORDS, {"mixup": 0.3}))
 
 
 def test_the_loss_of_smoothed_and_weighted_labels_is_pytorchs() -> None:
