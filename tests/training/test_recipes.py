@@ -307,7 +307,7 @@ def test_a_loss_of_ones_own_may_smooth_labels() -> None:
 def test_a_last_batch_that_the_network_cannot_train_on_is_found_before(batch_size: int) -> None:
     class Normed(Mlp):
         def build(self, params: Any, data: DataInfo) -> nn.Module:
-            return nn.Sequential(nn.BatchNorm1d(*data.input_shape), super().build(params, data))
+            return nn.Sequential(nn.BatchNorm1d(data.input_shape[0]), super().build(params, data))
 
     case = Case(Normed(), CLASSES, {"batch_size": batch_size})
     if 40 % batch_size == 1 % batch_size:
