@@ -60,12 +60,6 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
-def percentage(value: float, deviation: float | None) -> str:
-    """Return a fraction as "70.5 %", or with a standard deviation as "70.5 ± 0.4 %"."""
-    spread = "" if deviation is None else f" ± {percent(deviation)}"
-    return f"{percent(value)}{spread} %"
-
-
 def duration(seconds: float) -> str:
     """Return seconds as a person says them."""
     if seconds < 60:

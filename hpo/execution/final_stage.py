@@ -153,6 +153,7 @@ class TestSetCallback(TrialCallback):
             "fresh_value": fresh_value,
             "shrinkage": None if search_value is None else objective.gain(search_value, fresh_value),
             "model": {"file": MODEL, "seed": seeds[chosen]} if best["networks"] else None,
+            "n_test": len(self._targets),
             "shared_folder": shared,
             **details,
         }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from hpo._process import without_garbage_collection
 from hpo.data import load_training
 from hpo.execution.plan_data import prepared
@@ -62,6 +64,7 @@ def identify(
         InputError: data, limits, device or precision cannot be had, or the recipe cannot train on the data.
     """
     entry, data = prepared(options, options.data)
+    n_classes = len(data.info.class_names)
     device, precision = resolve(options.device, options.precision, options.recipe, str(entry), configs)
     return Identity(
         fingerprint=data.fingerprint,
@@ -69,6 +72,9 @@ def identify(
         is_images=data.info.is_images,
         class_names=data.info.class_names,
         n_outputs=data.info.n_outputs,
+        class_counts=tuple(np.bincount(data.train.targets, minlength=n_classes).tolist())
+        if n_classes
+        else (),
         n_train=len(data.train),
         n_valid=len(data.valid),
         precision=precision,

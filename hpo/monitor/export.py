@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import zip_longest
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, TextIO
 
 from optuna.trial import FrozenTrial
@@ -19,7 +20,7 @@ from optuna.trial import FrozenTrial
 from hpo._files import write_whole
 from hpo._text import harmless_cell, printable, write_json
 from hpo.errors import InputError, install
-from hpo.monitor.results import attempt_state
+from hpo.monitor.results import attempt_state, best_values
 from hpo.planning.decisions import best_epoch, epochs_of, test_epochs_of
 from hpo.planning.plan import CONTROL_SLOT, Plan
 from hpo.storage.trials import ATTEMPT_KEY
@@ -31,7 +32,7 @@ Record = dict[str, Any]
 
 
 def export(plan: Plan) -> list[Record]:
-    """Return one record a trial; the objective's column holds its value, the best epoch's mean over seeds."""
+    """Return one record a trial; its metrics are those of the best epoch, means over seeds."""
     return [
         {
             **_identity(name, trial),
@@ -40,7 +41,7 @@ def export(plan: Plan) -> list[Record]:
             "point": attrs.get("point"),
             "attempt": attrs.get("attempt"),
             "seeds": " ".join(map(str, attrs.get("seeds", []))),
-            plan.objective.name: trial.value,
+            **_metrics(plan, trial, is_ours=bool(attrs)),
             "best_epoch": best_epoch(trial, plan.objective),
             "epochs_trained": len(trial.intermediate_values),
             "start": _iso(trial.datetime_start),
@@ -165,6 +166,13 @@ def _trials(plan: Plan) -> Iterator[tuple[str, FrozenTrial, Mapping[str, Any]]]:
 
 def _identity(name: str, trial: FrozenTrial) -> Record:
     return {"study": name, "trial": trial.number, "state": attempt_state(trial)}
+
+
+def _metrics(plan: Plan, trial: FrozenTrial, *, is_ours: bool) -> Record:
+    """Return the metrics of a trial with a result; one that diverged has none."""
+    seeds = best_values(plan, trial) if is_ours and trial.value is not None else {}
+    means = {name: fmean(seeds[name]) if seeds.get(name) else None for name in plan.recipe.metrics}
+    return {**means, plan.objective.name: trial.value}
 
 
 def _params(plan: Plan, attrs: Mapping[str, Any]) -> Record:

@@ -5,9 +5,10 @@ Nothing in this room writes, imports torch, or looks anywhere else than into the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -40,13 +41,15 @@ class TrialRow:
     epochs: int
     best_epoch: int | None
     metrics: Mapping[str, float | None]
+    std: Mapping[str, float | None]
+    """Standard deviations of the metrics over seeds; None with one."""
     inactive: Sequence[str]
     """Names of the parameters that mean nothing in its configuration."""
     seconds: float
     history: Sequence[Sequence[Mapping[str, Any]]]
     """Per epoch, per seed, what training recorded."""
     findings: Sequence[Finding]
-    """What is wrong with the runs of the point, seed by seed."""
+    """What is wrong with the point."""
     traceback: str = ""
     """Of an error in training."""
 
@@ -80,12 +83,7 @@ def rows(plan: Plan, name: str, trials: Sequence[FrozenTrial] | None = None) -> 
 
 
 def _row(plan: Plan, trial: FrozenTrial, slots: Slots) -> TrialRow:
-    history = epochs_of(trial.user_attrs)
-    epoch = best_epoch(trial, plan.objective)
-    metrics: dict[str, float | None] = dict.fromkeys(plan.recipe.metrics)
-    if epoch is not None:
-        seeds = history[epoch - 1]
-        metrics = {metric: fmean(seed["metrics"][metric] for seed in seeds) for metric in metrics}
+    history, values = epochs_of(trial.user_attrs), best_values(plan, trial)
     slot = slot_of(trial)
     state = slots.state(slot).value
     return TrialRow(
@@ -108,13 +106,26 @@ def _row(plan: Plan, trial: FrozenTrial, slots: Slots) -> TrialRow:
         ],
         attempt=trial.user_attrs["attempt"],
         epochs=len(history),
-        best_epoch=epoch,
+        best_epoch=best_epoch(trial, plan.objective),
         seconds=sum(seed["seconds"] for records in history for seed in records),
         history=history,
-        metrics=metrics,
+        metrics={name: fmean(seeds) if seeds else None for name, seeds in values.items()},
+        std={name: deviation(seeds) for name, seeds in values.items()},
         inactive=trial.user_attrs.get("inactive", []),
-        findings=findings(history, plan.objective, is_complete=state == "complete"),
+        findings=findings(history, plan.objective, plan.chances, is_complete=state == "complete"),
     )
+
+
+def best_values(plan: Plan, trial: FrozenTrial) -> dict[str, list[float]]:
+    """Return the metrics of a trial at its best epoch, by seed; of each none before any report."""
+    epoch = best_epoch(trial, plan.objective)
+    seeds = trial.user_attrs[f"epoch:{epoch}"] if epoch else []
+    return {name: [seed["metrics"][name] for seed in seeds] for name in plan.recipe.metrics}
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """Return the standard deviation over seeds; None where there is none."""
+    return stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
 
 
 def attempt_state(trial: FrozenTrial) -> str:

@@ -11,13 +11,13 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.monitor.diagnostics import findings
-from hpo.monitor.results import own_params
+from hpo.monitor.results import best_values, deviation, own_params
 from hpo.monitor.status import StudyStatus, study_status
 from hpo.planning.decisions import Decision, best_epoch, epochs_of
 from hpo.planning.inheritance import best_decided
@@ -75,7 +75,7 @@ class Running:
     silent_seconds: float
     """Seconds since its last heartbeat, 0 below half a lease; infinite where the process is gone."""
     flags: Sequence[str]
-    """Names of findings (`hpo.monitor.diagnostics`)."""
+    """What was found (`hpo.monitor.diagnostics`), each in a few words."""
 
     @property
     def worker(self) -> str:
@@ -117,7 +117,7 @@ class StudyProgress:
     n_lost: int
     """Attempts that were lost and are queued again or were."""
     flags: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    """Numbers of ended trials by the name of what was found in them, as far as they have been examined."""
+    """Numbers of ended trials by what was found in them, as far as they have been examined."""
 
 
 @dataclass(frozen=True)
@@ -263,7 +263,7 @@ class Watch:
         recorded = self._attributes_of(todo)
         for trial in todo:
             epochs = epochs_of(recorded[id_of(trial)])
-            flags = _flags(epochs, self._plan.objective, is_complete=trial.state == TrialState.COMPLETE)
+            flags = _flags(self._plan, epochs, is_complete=trial.state == TrialState.COMPLETE)
             if reason_of(trial) == Reason.DIVERGED:
                 flags.append("diverged")
             examined[id_of(trial)] = _Examined(trial.number, flags, sum(_seconds(epochs)))
@@ -356,10 +356,9 @@ def _reasons(slots: Slots) -> dict[str, Counter[str]]:
     return reasons
 
 
-def _flags(
-    epochs: Sequence[Sequence[Mapping[str, Any]]], objective: Metric, *, is_complete: bool
-) -> list[str]:
-    return list(dict.fromkeys(found.name for found in findings(epochs, objective, is_complete=is_complete)))
+def _flags(plan: Plan, epochs: Sequence[Sequence[Mapping[str, Any]]], *, is_complete: bool) -> list[str]:
+    found = findings(epochs, plan.objective, plan.chances, is_complete=is_complete)
+    return [finding.remark for finding in found]
 
 
 def _running_trial(
@@ -384,20 +383,19 @@ def _running_trial(
         pid=owner["pid"],
         is_local=owner["host"] == this_process()["host"],
         silent_seconds=silent_seconds,
-        flags=_flags(epochs, plan.objective, is_complete=False),
+        flags=_flags(plan, epochs, is_complete=False),
     )
 
 
 def _best_trial(plan: Plan, name: str, trial: FrozenTrial) -> Best:
-    epochs, epoch = epochs_of(trial.user_attrs), best_epoch(trial, plan.objective)
-    seeds = [seed["metrics"][plan.objective.name] for seed in epochs[epoch - 1]] if epoch else []
+    epochs, seeds = epochs_of(trial.user_attrs), best_values(plan, trial)[plan.objective.name]
     return Best(
         study=name,
         trial=trial.number,
         params=trial.params,
         config=trial.user_attrs["config"],
         value=trial.value or 0.0,
-        deviation=stdev(seeds) if len(seeds) > 1 else None,
+        deviation=deviation(seeds),
         n_seeds=len(seeds),
         curve=[value for _, value in sorted(trial.intermediate_values.items())],
         seconds_per_epoch=fmean(_seconds(epochs)) if epochs else 0.0,

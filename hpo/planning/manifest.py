@@ -109,6 +109,8 @@ class Identity(BaseModel):
     class_names: tuple[str, ...]
     """Empty where targets are numbers."""
     n_outputs: int
+    class_counts: tuple[int, ...] = ()
+    """Of the training part, by class; empty where targets are numbers."""
     n_train: int
     n_valid: int
     precision: Literal["fp32", "tf32", "bf16"]

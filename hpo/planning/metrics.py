@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
-from hpo._text import percent, percentage
+from hpo._text import percent
 from hpo.space.parameters import Direction
 
 _SHARES = {"macro_f1": ("macro F1", "F1"), "accuracy": ("accuracy", "acc.")}
 """Label and short name of the metrics that are shares, written in percent; all others are plain numbers."""
+_MEANINGS = {
+    "macro_f1": "the mean of the F1 of all classes, each counted the same however rare it is; the F1 of a "
+    "class is the harmonic mean of precision (how many of those taken for it are it) and recall (how many of "
+    "it are found)",
+    "r2": "the share of the targets' variance that is explained: 1 is perfect, 0 no better than their mean",
+    "mae": "the mean absolute error",
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,11 @@ class Metric:
         return self.name.replace("_", "-")
 
     @property
+    def meaning(self) -> str:
+        """What it is, as the end of a sentence; empty where its name says it or nobody knows."""
+        return _MEANINGS.get(self.name, "")
+
+    @property
     def axis(self) -> str:
         """Its label with the unit."""
         return f"{self.label}, %" if self.is_share else self.label
@@ -84,22 +97,29 @@ class Metric:
         """Return the first key, in ascending order, of the best value; None where there are none."""
         return min(values, key=lambda key: (-self.score(values[key]), key)) if values else None
 
+    def chance(self, n_classes: int) -> float | None:
+        """Return what guessing reaches; None where that is not known.
+
+        Args:
+            n_classes: 0 where targets are numbers.
+        """
+        if self.is_share:
+            return 1 / n_classes if n_classes else None
+        return 0.0 if self.name == "r2" else None  # of always the mean of the targets
+
     # --- how it is written ---------------------------------------------------------------------------
 
-    def text(self, value: float | None) -> str:
-        """Return a value as tables write it; the unit stands in the column's head."""
-        if value is None or self.is_share:
-            return percent(value)
-        return _number(value)
+    def text(self, value: float | None, deviation: float | None = None) -> str:
+        """Return a value as tables write it, as "70.5 ± 0.4"; the unit stands in the column's head."""
+        if value is None:
+            return "–"
+        number = percent if self.is_share else partial(_number, beside=value)
+        return number(value) + ("" if deviation is None else f" ± {number(deviation)}")
 
     def with_unit(self, value: float | None, deviation: float | None = None) -> str:
         """Return a value as sentences write it, as "70.5 ± 0.4 %"."""
-        if value is None:
-            return "–"
-        if self.is_share:
-            return percentage(value, deviation)
-        spread = "" if deviation is None else f" ± {_number(deviation, beside=value)}"
-        return f"{_number(value)}{spread}"
+        text = self.text(value, deviation)
+        return text if value is None or not self.is_share else f"{text} %"
 
     def gap(self, difference: float | None) -> str:
         """Return a difference with its sign, as tables write it."""

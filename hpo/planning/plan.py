@@ -144,6 +144,12 @@ class Plan:
         """The metric that the plan tunes for."""
         return self.recipe.objective(self.options.metric)
 
+    @cached_property
+    def chances(self) -> dict[Metric, float]:
+        """What guessing reaches, by metric as far as that is known."""
+        found = {metric: metric.chance(len(self.identity.class_names)) for metric in self.metrics}
+        return {metric: chance for metric, chance in found.items() if chance is not None}
+
     # --- names and seeds -----------------------------------------------------------------------------
 
     def with_ancestors(self, names: Iterable[str]) -> list[str]:

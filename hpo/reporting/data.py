@@ -10,6 +10,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 from optuna.trial import FrozenTrial
 
 from hpo._text import point_text, printable
@@ -22,6 +23,7 @@ from hpo.planning.manifest import Identity, Options, RecipeRecord
 from hpo.planning.metrics import Metric
 from hpo.planning.plan import FINAL, Plan
 from hpo.planning.studies import published_config
+from hpo.reporting.test_set import Confusion
 from hpo.space.parameters import ParamValue
 from hpo.space.study_file import StudySpec
 from hpo.storage.database import sqlite_file
@@ -63,10 +65,6 @@ class Point:
     value: float | None = None
     """The objective at the best epoch, mean over seeds."""
     seeds: tuple[int, ...] = ()
-    findings: tuple[str, ...] = ()
-    """What `diagnose` names, one line each."""
-    n_dying: int = 0
-    """How many of its seeds died of their ReLUs."""
 
     @property
     def ref(self) -> TrialRef:
@@ -89,9 +87,14 @@ class Point:
         return self.row.reason.startswith(Reason.REUSED)
 
     @property
+    def n_dying(self) -> int:
+        """How many of its seeds died of their ReLUs."""
+        return sum(finding.n_seeds for finding in self.row.findings if finding.name == "dying ReLU")
+
+    @property
     def has_collapsed(self) -> bool:
         """Whether a seed of it learnt nothing, or forgot it."""
-        return any(text.startswith(("dying ReLU", "constant prediction")) for text in self.findings)
+        return any(finding.is_collapse for finding in self.row.findings)
 
     @property
     def anchor(self) -> str:
@@ -103,9 +106,13 @@ class Point:
         """Whether its training ended by itself or by the pruner."""
         return self.row.state in ("complete", "pruned") and bool(self.row.history)
 
+    def seeds_by_epoch(self, metric: str) -> list[list[float]]:
+        """Return a metric on validation of every epoch and seed."""
+        return [[seed["metrics"][metric] for seed in epoch] for epoch in self.row.history]
+
     def curve(self, metric: str) -> list[float]:
         """Return a metric on validation of every epoch, mean over seeds."""
-        return [fmean(seed["metrics"][metric] for seed in epoch) for epoch in self.row.history]
+        return [fmean(seeds) for seeds in self.seeds_by_epoch(metric)]
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,8 @@ class Section:
     points: Sequence[Point]
     decision: Decision | None
     control: Point | None
-    """The point of this or an earlier study that trained the inherited configuration."""
+    """The point of this or an earlier study that trained the inherited configuration; where this study has a
+    point of that configuration, that one: it bears the same result."""
     origins: Mapping[str, Origin]
     """Of every value that the study's points are laid over."""
     carried: Mapping[str, Origin]
@@ -235,15 +243,33 @@ class ReportData:
         return self.final_point.row.inactive if self.final_point else ()
 
     @property
-    def has_published(self) -> bool:
-        """Whether a study file says what the original printed."""
-        return any(section.spec.published and section.spec.published.results for section in self.sections)
+    def repeats_original(self) -> bool:
+        """Whether studies say what the original printed, and the images are its own by classes and shape."""
+        identity = self.identity
+        return (
+            any(section.spec.published and section.spec.published.results for section in self.sections)
+            and frozenset(identity.class_names) == CIFAR10_CLASSES
+            and identity.input_shape == (3, 32, 32)
+        )
 
     @property
-    def is_original_data(self) -> bool:
-        """Whether the images are those of the original, CIFAR-10, by their classes and shape."""
-        classes, shape = frozenset(self.identity.class_names), self.identity.input_shape
-        return self.has_published and classes == CIFAR10_CLASSES and shape == (3, 32, 32)
+    def confusion(self) -> Confusion | None:
+        """Test examples by true and predicted class, means over seeds; None where there are none."""
+        counts = (self.final or {}).get("confusion_matrix")
+        return None if counts is None else np.array(counts, dtype=float)
+
+    @property
+    def n_test(self) -> int | None:
+        """How many test examples there are; None before the final stage has told."""
+        if self.confusion is not None:
+            return round(float(self.confusion.sum()))
+        n_test: int | None = (self.final or {}).get("n_test")
+        return n_test
+
+    @property
+    def shares(self) -> list[Metric]:
+        """The metrics that follow from the confusion matrix, the objective first."""
+        return sorted((m for m in self.metrics if m.is_share), key=lambda metric: metric != self.objective)
 
     @property
     def examples(self) -> str:
@@ -275,7 +301,7 @@ def read(plan: Plan) -> ReportData:
             status=statuses[name],
             points=points[name],
             decision=decision,
-            control=by_ref.get(control) if control else None,
+            control=next((p for p in points[name] if p.is_reused), by_ref.get(control)) if control else None,
             origins=origins | dict.fromkeys(spec.fixed, Origin("fixed here")),
             carried=_carried(spec, origins, decision),
             context=context_of(plan, name, inherited) if ready else {},
@@ -313,7 +339,7 @@ def read(plan: Plan) -> ReportData:
 def _points(plan: Plan, name: str, trials: Sequence[FrozenTrial]) -> list[Point]:
     found = []
     for row in rows(plan, name, trials):
-        attrs, findings = trials[row.trial].user_attrs, row.findings
+        attrs = trials[row.trial].user_attrs
         found.append(
             Point(
                 study=name,
@@ -321,8 +347,6 @@ def _points(plan: Plan, name: str, trials: Sequence[FrozenTrial]) -> list[Point]
                 config=attrs.get("config", {}),
                 value=row.metrics[plan.objective.name],
                 seeds=tuple(attrs["seeds"]),
-                findings=tuple(dict.fromkeys(finding.text for finding in findings)),
-                n_dying=sum(finding.name == "dying ReLU" for finding in findings),
             )
         )
     return found

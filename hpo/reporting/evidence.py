@@ -37,11 +37,10 @@ class Conclusions:
 def conclusions(report: ReportData) -> Conclusions | None:
     """Return the conclusions that come with a recipe, judged on a plan; None where there are none.
 
-    A plan of somebody's own has nothing to do with them, though the recipe be the same: only one that says
-    what was published does.
+    Data or studies of somebody's own have nothing to do with them, though the recipe be the same.
     """
     module = CONCLUSIONS.get(report.recipe.name)
-    if module is None or not report.has_published:
+    if module is None or not report.repeats_original:
         return None
     judge: Callable[[ReportData], Conclusions] = import_module(module).conclusions
     return judge(report)

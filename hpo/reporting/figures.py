@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
+from statistics import fmean
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -184,7 +185,7 @@ def curves(report: ReportData, section: Section, metric: Metric) -> Figure | Non
     dashed = f" Dashed: the same with {other}." if counterparts else ""
     return Figure(
         f"{metric.title} per epoch",
-        f"Validation {metric.label} of every run of {section.name}{some}; means over seeds.{dashed}",
+        f"Validation {metric.label} of every run of {section.name}{some}.{_seeds_text(points)}{dashed}",
         Curves(
             [Panel(lines)],
             axis=f"validation {metric.axis}",
@@ -204,12 +205,13 @@ def _series(
         params = point.row.params
         # the legend's title says which parameters these are
         values = ", ".join(show_value(params[axis]) for axis in section.spec.search if axis in params)
-        lines.append(_run(point, metric, series(i), label=values or "control", is_best=point is best))
+        label = f"{values} (control)" if values and point is section.control else values or "control"
+        lines.append(_run(point, metric, series(i), label=label, is_best=point is best))
         for other in counterparts:
             if all(other.config.get(axis) == value for axis, value in params.items()):
                 lines.append(_run(other, metric, series(i), name=other.name, is_dashed=True, has_marks=False))
     control = section.control
-    if control and all(control.config != point.config for point in points) and not counterparts:
+    if control and control not in points and not counterparts:
         lines.append(
             _run(
                 control,
@@ -242,13 +244,34 @@ def _run(
     point: Point, metric: Metric, colour: Colour, *, name: str = "", is_best: bool = False, **settings: Any
 ) -> Line:
     name = name or f"{point.row.trial}{' (best)' if is_best else ''}"
-    return Line(
-        [metric.scale * value for value in point.curve(metric.name)],
+    return _over_seeds(
+        point.seeds_by_epoch(metric.name),
+        metric.scale,
         colour,
         name=name,
         text=f"trial {name}: {point.text}",
         **{"weight": "strong" if is_best else "normal", **settings},
     )
+
+
+def _over_seeds(epochs: Sequence[Sequence[float]], scale: float, colour: Colour, **settings: Any) -> Line:
+    """Return the mean over seeds of every epoch, in a band from the lowest to the highest of several."""
+    scaled = [[scale * value for value in seeds] for seeds in epochs]
+    lowest, highest = ([edge(seeds, default=math.nan) for seeds in scaled] for edge in (min, max))
+    is_faint, has_several = settings.get("weight") == "faint", any(len(seeds) > 1 for seeds in scaled)
+    return Line(
+        [fmean(seeds) if seeds else None for seeds in scaled],
+        colour,
+        band=(lowest, highest) if has_several and not is_faint else None,
+        **settings,
+    )
+
+
+def _seeds_text(points: Sequence[Point]) -> str:
+    """Return how several seeds are drawn, as a sentence; nothing where there is one."""
+    if all(len(point.seeds) < 2 for point in points):
+        return ""
+    return " Lines are means over seeds, bands from the lowest to the highest seed."
 
 
 def evenly(things: Sequence[T], most: int) -> list[T]:
@@ -471,27 +494,27 @@ def layers(_report: ReportData, section: Section, key: str, title: str) -> Figur
     if "learning_rate" not in section.spec.search or len(section.ranked) < 2:
         return None
     best, *rest = section.ranked
-    worst = max(rest, key=lambda point: (point.n_dying, float(point.config["learning_rate"])))
-    watched = worst.row.history[0][0].get("layers", {})
-    if not watched:
-        return None
+    other = max(rest, key=lambda point: (point.n_dying, float(point.config["learning_rate"])))
     is_share = key == "dead_share"
     panels = []
-    for point, word in ((worst, "died" if worst.n_dying else "other"), (best, "best")):
+    for point, word in ((other, "died" if other.n_dying else "other"), (best, "best")):
+        seeds = [[seed.get("layers", {}) for seed in epoch] for epoch in point.row.history]
         lines = []
-        for i, layer in enumerate(watched):
-            values = [epoch[0].get("layers", {}).get(layer, {}).get(key) for epoch in point.row.history]
-            if any(value is not None for value in values):
-                scaled = [None if value is None else 100 * value if is_share else value for value in values]
-                lines.append(Line(scaled, series(i), label=layer))
+        for i, layer in enumerate(seeds[0][0]):
+            found = [[each.get(layer, {}).get(key) for each in epoch] for epoch in seeds]
+            values = [[value for value in epoch if value is not None] for epoch in found]
+            if any(values):
+                lines.append(_over_seeds(values, 100 if is_share else 1, series(i), label=layer))
         panels.append(Panel(lines, f"{word}: learning rate {point.config['learning_rate']:.3g}"))
     if not any(panel.lines for panel in panels):
         return None
-    which = "a run that died" if worst.n_dying else "the run of the highest other rate"
+    n_seeds = len(other.seeds)
+    died = "a run that died" if n_seeds == 1 else f"a point of which {other.n_dying} of {n_seeds} seeds died"
+    which = died if other.n_dying else "the run of the highest other rate"
     return Figure(
         title,
-        f"{title} per layer over training, of {which} ({worst.name}) and the best ({best.name}), "
-        f"first seed of each{'' if is_share else '; logarithmic'}.",
+        f"{title} per layer over training, of {which} ({other.name}) and the best ({best.name})"
+        f"{'' if is_share else '; logarithmic'}.{_seeds_text([other, best])}",
         Curves(
             panels,
             axis="share of dead units, %" if is_share else "norm of the gradient",
@@ -580,17 +603,19 @@ def main_effect(values: Sequence[ParamValue], scores: Any) -> float:
 
 def test_curves(report: ReportData, metric: Metric) -> Figure | None:
     """Describe a metric on the test set per epoch, beside that on validation."""
-    if report.final is None or not report.test_epochs:
+    point = report.final_point
+    if report.final is None or point is None or not report.test_epochs:
         return None
-    seeds = metric.scale * np.array([[seed[metric.name] for seed in epoch] for epoch in report.test_epochs])
-    band = seeds.min(axis=1).tolist(), seeds.max(axis=1).tolist()
-    lines = [Line(seeds.mean(axis=1).tolist(), BLUE, label="test", weight="strong", band=band)]
-    if report.final_point is not None:
-        valid = [metric.scale * value for value in report.final_point.curve(metric.name)]
-        lines.append(Line(valid, ORANGE, label="validation", is_dashed=True))
+    test = [[seed[metric.name] for seed in epoch] for epoch in report.test_epochs]
+    lines = [
+        _over_seeds(test, metric.scale, BLUE, label="test", weight="strong"),
+        _over_seeds(
+            point.seeds_by_epoch(metric.name), metric.scale, ORANGE, label="validation", is_dashed=True
+        ),
+    ]
     return Figure(
         f"{metric.title} on the test set",
-        "Mean over seeds, and from the lowest to the highest; dotted: the epoch that validation chose.",
+        f"Beside that on validation; dotted: the epoch that validation chose.{_seeds_text([point])}",
         Curves([Panel(lines)], axis=metric.axis, marked=report.final["selected_epoch"]),
     )
 

@@ -19,6 +19,7 @@ from hpo._text import params_text, printable
 from hpo.errors import RunError
 from hpo.planning.plan import WRONG_IMAGES, Plan
 from hpo.reporting import prose, published, tables
+from hpo.reporting.caveats import caveats
 from hpo.reporting.data import ReportData, read
 from hpo.reporting.evidence import conclusions
 from hpo.reporting.figures import Placed, figures
@@ -67,12 +68,11 @@ def write_report(plan: Plan, out: Path) -> Path:
 
 def _context(report: ReportData, drawings: Sequence[tuple[Placed, Drawing]], out: Path) -> dict[str, Any]:
     """Return what both templates know; they call `prose` for what a study says of itself."""
-    comparisons = tables.published_table(published.comparisons(report), report)
     judged = conclusions(report)
     all_tables = [
         *[tables.points_table(report, section) for section in report.sections],
         *tables.final_tables(report),
-        *([comparisons] if comparisons.rows else []),
+        *([tables.published_table(published.comparisons(report), report)] if report.repeats_original else []),
         *([tables.conclusions_table(judged.evidence)] if judged else []),
         tables.provenance_table(report, version("hpo-studies")),
     ]
@@ -81,8 +81,9 @@ def _context(report: ReportData, drawings: Sequence[tuple[Placed, Drawing]], out
         "prose": prose,
         "notes": tables.notes,
         "answer": prose.answer(report),
+        "meanings": prose.meanings(report),
         "source": printable(report.options.data),
-        "warnings": [printable(text) for text in prose.warnings(report)],
+        "warnings": [printable(text) for text in caveats(report)],
         "conclusions": judged.evidence if judged else {},
         "noise": judged.noise if judged else "",
         "limits": judged.limits if judged else (),

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hpo._text import params_text, printable, show_value
-from hpo.planning.decisions import MIN_SEEDS_TO_TEST
 from hpo.reporting.data import Origin, ReportData, Section
+from hpo.reporting.test_set import baseline
 from hpo.space.axes import Choices, Range
 from hpo.space.parameters import ParamValue
 
-ALPHA = 0.05
-"""A p-value below it is taken for more than chance."""
 SMALL_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
@@ -73,104 +71,13 @@ def data_text(report: ReportData) -> str:
     """Return the data set at hand in words."""
     identity = report.identity
     source = report.options.data
-    known = f"CIFAR-10 ({source})" if report.is_original_data and not source.startswith("cifar10") else source
+    known = f"CIFAR-10 ({source})" if report.repeats_original and not source.startswith("cifar10") else source
     parts = f"{identity.n_train:,} training and {identity.n_valid:,} validation"
-    if report.final and "confusion_matrix" in report.final:
-        n_test = round(sum(map(sum, report.final["confusion_matrix"])))
-        parts = f"{identity.n_train:,} training, {identity.n_valid:,} validation and {n_test:,} test"
+    if report.n_test:
+        parts = f"{identity.n_train:,} training, {identity.n_valid:,} validation and {report.n_test:,} test"
     targets = identity.targets_text
     what = f" in {targets}" if identity.class_names else f", each with {targets} to predict"
     return printable(f"{known}: {parts} {identity.inputs_text}{what}")
-
-
-def warnings(report: ReportData) -> list[str]:
-    """Return what a reader should know before believing the answer."""
-    found = [*_edges(report), *_rising(report)]
-    seeds = report.options.seeds
-    if seeds < MIN_SEEDS_TO_TEST:
-        each = "a single seed" if seeds == 1 else f"{count_text(seeds)} seeds"
-        found.append(f"Every point of the search was trained on {each}: no decision is tested against noise.")
-    if report.final is not None and len(report.final["seeds"]) == 1:
-        found.append("The test result is of a single seed: it has no deviation.")
-    for section in report.sections:
-        failed = section.status.points["failed"]
-        if failed:
-            points = "point" if failed == 1 else "points"
-            found.append(
-                f"{section.name}: {count_text(failed)} {points} failed for good and count for nothing."
-            )
-        decision = section.decision
-        if decision and decision.adopted and decision.winner and decision.control:
-            lead = report.objective.gain(decision.winner.value, decision.control.value)
-            if report.objective.is_share and 0 < lead < 1 / report.identity.n_valid:
-                one = report.examples.removesuffix("s")
-                found.append(f"{section.name}: the winner's lead is less than one validation {one}.")
-        if decision and decision.adopted and decision.p_value is not None and decision.p_value >= ALPHA:
-            found.append(
-                f"{section.name}: the winner was adopted although seeds alone may explain its lead "
-                f"(p = {decision.p_value:.2g})."
-            )
-    if report.options.limit_train or report.options.limit_valid:
-        identity = report.identity
-        found.append(
-            f"The data were cut to {identity.n_train:,} training and {identity.n_valid:,} validation "
-            f"{report.examples}."
-        )
-    remarks = dict.fromkeys([*report.remarks, *_without_effect(report)])
-    return [*found, *[f"{remark[0].upper()}{remark[1:]}." for remark in remarks]]
-
-
-def _without_effect(report: ReportData) -> Iterator[str]:
-    """Yield which values of the search meant nothing at any point that has them, as workers noted there."""
-    for section in report.sections:
-        for name in section.spec.search:
-            seen: dict[ParamValue, bool] = {}
-            for point in section.points:
-                if name in point.row.params and point.config:
-                    value = point.row.params[name]
-                    seen[value] = seen.get(value, True) and name in point.row.inactive
-            idle = [show_value(value) for value, is_idle in seen.items() if is_idle]
-            if idle and section.spec.is_grid:
-                what = f"{section.name}: {name} {', '.join(idle)}"
-                yield f"{what} has no effect with the rest of the configuration"
-
-
-def _edges(report: ReportData) -> Iterator[str]:
-    for section in report.chain:
-        decision = section.decision
-        if decision is None or not decision.adopted or decision.winner is None:
-            continue
-        edges = []
-        for name, axis in section.spec.search.items():
-            value = decision.winner.searched.get(name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                continue
-            side = _edge(axis, value)
-            if side:
-                edges.append(f"{name.replace('_', ' ')} {show_value(value)} is the {side} tried")
-        if edges:
-            yield f"{section.name}: the winner is on the edge of the search: {', '.join(edges)}."
-
-
-def _edge(axis: Choices | Range, value: float) -> str:
-    low, high = (float(bound) for bound in axis.bounds)
-    # a range is hardly ever drawn at its very end
-    near = 0.0 if isinstance(axis, Choices) or axis.step else 0.02
-    if isinstance(axis, Range) and axis.log:
-        near_low, near_high = low * (high / low) ** near, high / (high / low) ** near
-    else:
-        near_low, near_high = low + near * (high - low), high - near * (high - low)
-    if value >= near_high:
-        return "highest"
-    return "lowest" if value <= near_low else ""
-
-
-def _rising(report: ReportData) -> Iterator[str]:
-    decision = report.chain[-1].decision
-    for point in report.points:
-        rising = [text for text in point.findings if text.startswith("still improving")]
-        if rising and decision and decision.source == point.ref:
-            yield f"{point.name}, the chosen configuration, was {rising[0]}; more epochs may be better."
 
 
 def question(section: Section) -> str:
@@ -246,6 +153,23 @@ def shrinkage(report: ReportData) -> str:
         "search's own seeds, the second that configuration and epoch were chosen on the validation "
         f"{report.examples}; chance is in both."
     )
+
+
+def baseline_text(report: ReportData) -> str:
+    """Return what a constant answer would reach on the test set; empty where that is not known."""
+    if report.confusion is None or not report.shares:
+        return ""
+    reached, frequent = baseline(report.confusion)
+    name = report.identity.class_names[frequent]
+    metrics = in_words([f"{each.label} {each.with_unit(reached[each.name])}" for each in report.shares])
+    return printable(
+        f"Always answering {name}, the most frequent class of the test set, would have {metrics}."
+    )
+
+
+def meanings(report: ReportData) -> str:
+    """Return what metrics are that not everybody knows, in sentences."""
+    return " ".join(f"{metric.title} is {metric.meaning}." for metric in report.metrics if metric.meaning)
 
 
 def in_words(things: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpo._text import duration, harmless_cell, percent, printable, show_value
+from hpo.monitor.results import deviation
 from hpo.planning.manifest import Options
 from hpo.planning.metrics import Metric
 from hpo.reporting.data import Origin, Point, ReportData, Section
@@ -64,12 +65,14 @@ class Table:
     caption: str
     columns: Sequence[Column]
     rows: Sequence[Row]
+    more: Sequence[Column] = ()
+    """Of the last cells, which only the CSV file has."""
 
     def csv(self) -> str:
         """Return raw values under plain names; nothing in it is a formula to a spreadsheet."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([harmless_cell(column.key or column.head) for column in self.columns])
+        writer.writerow([harmless_cell(column.key or column.head) for column in [*self.columns, *self.more]])
         writer.writerows([[harmless_cell(cell.raw) for cell in row.cells] for row in self.rows])
         return text.getvalue()
 
@@ -78,10 +81,15 @@ Columns = Sequence[tuple[Column, Callable[[Any], Cell]]]
 """Each with what it shows of the thing that a row is about."""
 
 
-def _table(name: str, caption: str, things: Iterable[Any], columns: Columns, chosen: Any = None) -> Table:
+def _table(
+    name: str, caption: str, things: Iterable[Any], columns: Columns, chosen: Any = None, more: Columns = ()
+) -> Table:
     """Return a table of a row a thing."""
-    rows = [Row([show(each) for _, show in columns], "best" if each is chosen else "") for each in things]
-    return Table(name, caption, [column for column, _ in columns], rows)
+    rows = [
+        Row([show(each) for _, show in [*columns, *more]], "best" if each is chosen else "")
+        for each in things
+    ]
+    return Table(name, caption, [column for column, _ in columns], rows, [column for column, _ in more])
 
 
 def _words(head: str, key: str = "") -> Column:
@@ -110,11 +118,25 @@ def _param_cell(value: ParamValue | None) -> Cell:
 
 
 def _metric(metric: Metric) -> Callable[[Mapping[str, float | None]], Cell]:
-    return lambda each: Cell(metric.text(each[metric.name]), each[metric.name])
+    def cell(each: Mapping[str, float | None]) -> Cell:
+        value = each[metric.name]
+        return Cell(metric.text(value, each.get(f"{metric.name}_std")), value)
+
+    return cell
 
 
 def _metric_columns(metrics: Iterable[Metric]) -> Columns:
+    """Return a column a metric, with the deviation where `NAME_std` has one."""
     return [(Column(metric.head, metric.name), _metric(metric)) for metric in metrics]
+
+
+def _deviation_columns(metrics: Iterable[Metric]) -> Columns:
+    names = [f"{metric.name}_std" for metric in metrics]
+    return [(Column(name), _number(name)) for name in names]
+
+
+def _with_deviations(means: Mapping[str, Any], std: Mapping[str, float | None]) -> dict[str, Any]:
+    return {**means, **{f"{name}_std": value for name, value in std.items()}}
 
 
 # --- a study ---------------------------------------------------------------------------------------------
@@ -129,6 +151,11 @@ def points_table(report: ReportData, section: Section) -> Table:
         if control is not None and control.config.get(name) != value  # what tells the control from the others
     ]
     axes = [*fixed, *section.spec.search]
+    points = [control] if control is not None and control not in section.points else []
+    points += section.points
+    # of one seed there is no deviation: no empty columns
+    has_std = any(value is not None for point in points for value in point.row.std.values())
+    more = _deviation_columns(report.metrics) if has_std else []
     columns = [
         Column("trial"),
         *[Column(axis.replace("_", " "), axis) for axis in axes],
@@ -139,29 +166,40 @@ def points_table(report: ReportData, section: Section) -> Table:
         _words("state"),
         _words("remarks"),
     ]
-    points = [control] if control is not None and control not in section.points else []
-    rows = [_point_row(report.metrics, section, point, axes) for point in [*points, *section.points]]
-    caption = f"All points of {section.name}; metrics of the best epoch on validation, means over seeds."
-    return Table(f"points-{section.name}", caption, columns, rows)
+    rows = [_point_row(report.metrics, section, point, axes, more) for point in points]
+    n_seeds = max((len(point.seeds) for point in points), default=1)
+    caption = f"All points of {section.name}; metrics of the best epoch on validation{_of_seeds(n_seeds)}."
+    return Table(f"points-{section.name}", caption, columns, rows, [column for column, _ in more])
 
 
-def _point_row(metrics: Sequence[Metric], section: Section, point: Point, axes: Sequence[str]) -> Row:
+def _of_seeds(n_seeds: int) -> str:
+    """Return how a table tells several seeds; nothing where there is one."""
+    return ", mean ± standard deviation over seeds" if n_seeds > 1 else ""
+
+
+def _point_row(
+    metrics: Sequence[Metric], section: Section, point: Point, axes: Sequence[str], more: Columns
+) -> Row:
     decision, row = section.decision, point.row
-    is_best = bool(decision and decision.winner and decision.winner.source == point.ref)
-    is_carried = bool(decision and decision.source == point.ref)
     is_control = point is section.control or row.point == "control"
+    # a point that bears the control's result stands for it
+    refs = [point.ref, *([decision.control.source] if is_control and decision and decision.control else [])]
+    is_best = bool(decision and decision.winner and decision.winner.source in refs)
+    is_carried = bool(decision and decision.source in refs)
     is_ours = point.study == section.name
     marks = ["best of the study"] * is_best + ["control"] * is_control + ["carried on"] * is_carried
+    found = _with_deviations(row.metrics, row.std)
     return Row(
         [
             Cell(str(row.trial)) if is_ours else Cell(point.name, link=point.anchor),
             *[_param_cell(_param(point, axis)) for axis in axes],
-            *[show(row.metrics) for _, show in _metric_columns(metrics)],
+            *[show(found) for _, show in _metric_columns(metrics)],
             _cell(row.best_epoch),
             _cell(row.epochs),
             Cell(f"{row.seconds:.1f}", round(row.seconds, 3)),
             Cell(row.state, style=f"state {row.state}"),
             Cell(printable("; ".join([*marks, *_remarks(point)]))),
+            *[show(found) for _, show in more],
         ],
         style=" ".join(["best"] * is_carried + ["control"] * is_control),
         anchor=point.anchor if is_ours else "",
@@ -175,22 +213,22 @@ def _param(point: Point, name: str) -> ParamValue | None:
 
 def _remarks(point: Point) -> list[str]:
     """Return remarks of a word or two each; `notes` has the rest."""
-    kinds = [
-        text.split(":")[0].removesuffix(" at the last epoch")
-        for text in (point.row.reason, *point.findings)
-        if text
-    ]
+    kinds = [text.partition(":")[0] for text in _texts(point)]
     again = [f"attempt {point.row.attempt}"] if point.row.attempt > 1 else []
     return list(dict.fromkeys([*kinds, *again]))
+
+
+def _texts(point: Point) -> list[str]:
+    found = [point.row.reason, *[finding.text for finding in point.row.findings]]
+    return [text for text in found if text]
 
 
 def notes(section: Section) -> list[str]:
     """Return what is to be known of single points, equal texts together."""
     trials: dict[str, list[str]] = {}
     for point in section.points:
-        for text in (point.row.reason, *point.findings):
-            if text:
-                trials.setdefault(text, []).append(str(point.row.trial))
+        for text in _texts(point):
+            trials.setdefault(text, []).append(str(point.row.trial))
     found = [
         f"{'Trial' if len(numbers) == 1 else 'Trials'} {', '.join(numbers)}: {text}."
         for text, numbers in trials.items()
@@ -231,8 +269,14 @@ def final_tables(report: ReportData) -> list[Table]:
     if report.final is None:
         return []
     final, epoch = report.final, report.final["selected_epoch"]
-    chosen = next((each for each in final["per_epoch"] if each["epoch"] == epoch), None)
+    std = [
+        {metric.name: deviation([seed[metric.name] for seed in seeds]) for metric in report.metrics}
+        for seeds in report.test_epochs
+    ]
+    epochs = list(map(_with_deviations, final["per_epoch"], std))
+    chosen = next((each for each in epochs if each["epoch"] == epoch), None)
     metrics = _metric_columns(report.metrics)
+    n_seeds = len(final["seeds"])
     return [
         _table(
             "final-configuration",
@@ -249,10 +293,11 @@ def final_tables(report: ReportData) -> list[Table]:
         ),
         _table(
             "final-epochs",
-            f"Test metrics per epoch, means over seeds; validation chose epoch {epoch}.",
-            final["per_epoch"],
+            f"Test metrics per epoch{_of_seeds(n_seeds)}; validation chose epoch {epoch}.",
+            epochs,
             [(Column("epoch"), _number("epoch")), *metrics],
             chosen,
+            _deviation_columns(report.metrics) if n_seeds > 1 else [],
         ),
         _table(
             "final-seeds",
@@ -268,15 +313,22 @@ def _class_tables(report: ReportData, final: Mapping[str, Any]) -> list[Table]:
     """Return what there is to say of single classes; nothing where targets are none."""
     if "per_class" not in final:
         return []
-    classes = [{"class": name, **each} for name, each in final["per_class"].items()]
     counts = list(zip(final["per_class"], final["confusion_matrix"], strict=True))
     examples = report.examples
+    classes = [
+        {"class": name, "f1": final["per_class"][name]["f1"], examples: round(sum(row))}
+        for name, row in counts
+    ]
     return [
         _table(
             "per-class",
             "Test F1 per class, means over seeds.",
             classes,
-            [(_words("class"), _text("class")), (Column("F1 %", "f1"), _share("f1"))],
+            [
+                (_words("class"), _text("class")),
+                (Column("F1 %", "f1"), _share("f1")),
+                (Column(examples), _number(examples)),
+            ],
         ),
         Table(
             "confusion-matrix",
@@ -286,7 +338,7 @@ def _class_tables(report: ReportData, final: Mapping[str, Any]) -> list[Table]:
         ),
         _table(
             "most-confidently-wrong",
-            f"{examples.capitalize()} by their place in the test set, the most confident first.",
+            f"{examples.capitalize()} by their place in the test set, as the network of one seed took them.",
             final["most_confidently_wrong"],
             [
                 (Column(examples.removesuffix("s"), "image"), _number("image")),
@@ -312,14 +364,12 @@ def published_table(comparisons: Sequence[Comparison], report: ReportData) -> Ta
         return Cell((each.metric or report.objective).text(value), value)
 
     def gap(each: Comparison) -> Cell:
-        value = each.difference if report.is_original_data else None
-        return Cell((each.metric or report.objective).gap(value), value)
+        return Cell((each.metric or report.objective).gap(each.difference), each.difference)
 
     caption = (
         "Published: CIFAR-10, 40,000 training and 10,000 validation images, one seed. "
         f"Ours: {data_text(report)}. Each metric is of its own best epoch (the highest accuracy, the lowest "
         "loss), as the original printed it, or of the last epoch where it says so."
-        f"{'' if report.is_original_data else ' On other data a difference means nothing, and is left out.'}"
     )
     columns: Columns = [
         (_words("study"), lambda each: Cell(printable(f"{each.section} {each.study}".strip()), each.study)),

@@ -54,7 +54,7 @@ def test_the_screen_of_a_plan_under_way(under_way: Plan, width: int) -> None:
     assert "failed: 1 error: ValueError" in text
     assert "dying ReLU: trial 0" in text
     assert "diverged: trial 2" in text
-    assert "still improving at the last epoch: trial 4" in text
+    assert "still improving: trial 4" in text
     (best,) = [row for row in rows if row.startswith("setup/0")]
     assert "▃█▇▆" in best
     assert "60.0" in best

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from statistics import fmean
 
 import pandas as pd
 import pytest
@@ -34,6 +35,9 @@ def test_a_frame_of_trials_has_a_row_each_and_the_parameters_by_name(plan: Plan)
         for trial in plan.trials(name):
             row = of_study.loc[trial.number]
             assert row["macro_f1"] == trial.value
+            seeds = epochs_of(trial.user_attrs)[row["best_epoch"] - 1]
+            for metric in plan.recipe.metrics:
+                assert row[metric] == pytest.approx(fmean(seed["metrics"][metric] for seed in seeds))
             assert {key: row[key] for key in SCHEMA.parameters} == trial.user_attrs["config"]
     assert (frame["complete"] >= frame["start"]).all()
 

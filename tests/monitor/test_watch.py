@@ -204,7 +204,7 @@ def test_each_flag_names_the_trials_that_have_it(under_way: Plan) -> None:
     assert look(under_way).studies[1].flags == {
         "dying ReLU": [0],
         "diverged": [2],
-        "still improving at the last epoch": [4],
+        "still improving": [4],
     }
 
 

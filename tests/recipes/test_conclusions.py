@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hpo.monitor.diagnostics import Finding
 from hpo.monitor.results import TrialRow
 from hpo.recipes.constrained_cnn import ConstrainedCnn
 from hpo.recipes.constrained_cnn.conclusions import CLAIMS
@@ -40,12 +41,13 @@ def point(f1: float | list[float], *, dead: float = 0.1, died: bool = False, **c
         epochs=len(epochs),
         best_epoch=len(epochs),
         metrics={"macro_f1": max(epochs)},
+        std={"macro_f1": 0.01},
         inactive=sorted(SCHEMA.inactive(params)),
         seconds=1.0,
         history=history,
-        findings=(),
+        findings=[Finding("dying ReLU", 1, "conv1", "dying ReLU", 3)] * died,
     )
-    return Point("study", row, params, max(epochs), (0, 1, 2), (), 3 if died else 0)
+    return Point("study", row, params, max(epochs), (0, 1, 2))
 
 
 def judge(claim: str, *points: Point) -> Evidence:
@@ -104,7 +106,8 @@ def test_what_was_pruned_is_judged_by_how_far_apart_seeds_are_by_then() -> None:
 
 def test_networks_that_collapsed_say_nothing_of_noise() -> None:
     healthy = point(0.7)
-    collapsed = replace(healthy, findings=("constant prediction: one class for every image since epoch 1",))
+    found = Finding("constant prediction", 1, None, "constant prediction", 1)
+    collapsed = replace(healthy, row=replace(healthy.row, findings=[found]))
     assert seed_noise([healthy]).deviation == pytest.approx(0.01)
     assert seed_noise([healthy, collapsed]) == seed_noise([healthy])
     assert seed_noise([collapsed]).deviation is None

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from hpo import export
 from hpo.planning.plan import Plan
 from hpo.recipes.constrained_cnn import ConstrainedCnnParams
 from hpo.reporting import figures
@@ -202,6 +203,7 @@ def test_numbers_are_compared_with_the_true_ones(line: tuple[Plan, Path]) -> Non
     assert [list(pair) for pair in figure.chart.pairs] == report.final["predictions"]
     assert "rows of 3 numbers, each with one number to predict" in text_of(out)
     assert {"loss", "r2"} <= rows(out, "final-epochs")[0].keys()
+    assert all(isinstance(record[metric], float) for record in export(plan) for metric in ("loss", "r2"))
     assert {f"width-{metric}" for metric in ("loss", "r2")} <= {
         file.stem for file in (out / "report" / "figures").iterdir()
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -37,6 +38,14 @@ STUDIES = {
 }
 EPOCHS = 4
 SECONDS = 10.0
+LAYERS = {
+    is_dead: {
+        "conv1": LayerHealth(flow, flow, 1.0 if is_dead else 0.1),
+        "output": LayerHealth(1.0, 1.0, None),
+    }
+    for is_dead, flow in ((True, 0.0), (False, 1.0))
+}
+"""By whether the first layer is dead."""
 
 
 class Worker:
@@ -59,34 +68,38 @@ class Worker:
         self.plan.storage.write(trial._trial_id, attrs={"config": config})
         return trial
 
-    def report(self, trial: FrozenTrial, curve: Sequence[float], *, dead: bool = False) -> None:
-        """Epochs with these means over seeds, two of which differ by 0.02; 10 s each."""
-        layers = {
-            "conv1": LayerHealth(0.0 if dead else 1.0, 0.0 if dead else 1.0, 1.0 if dead else 0.1),
-            "output": LayerHealth(1.0, 1.0, None),
-        }
+    def report(
+        self, trial: FrozenTrial, curve: Sequence[float | list[float]], *, dead: bool | list[bool] = False
+    ) -> None:
+        """Epochs with these means over seeds, two of which differ by 0.02, or these values by seed; 10 s."""
         seeds = trial.user_attrs["seeds"]
-        offsets = {seed: 0.01 * (-1) ** place if len(seeds) > 1 else 0.0 for place, seed in enumerate(seeds)}
+        died = dead if isinstance(dead, list) else [dead] * len(seeds)
+        offsets = [0.01 * (-1) ** place if len(seeds) > 1 else 0.0 for place in range(len(seeds))]
+        by_seed = [f1 if isinstance(f1, list) else [f1 + offset for offset in offsets] for f1 in curve]
+        means = [fmean(f1) if isinstance(f1, list) else f1 for f1 in curve]
         epochs = {
             f"epoch:{n}": [
                 SeedEpoch(
                     seed,
-                    {"macro_f1": f1 + offset, "accuracy": f1, "loss": 1.0},
+                    {"macro_f1": f1, "accuracy": mean, "loss": 1.0},
                     1.0,
                     5,
                     SECONDS / len(seeds),
-                    layers,
+                    LAYERS[is_dead],
                 ).to_dict()
-                for seed, offset in offsets.items()
+                for seed, f1, is_dead in zip(seeds, values, died, strict=True)
             ]
-            for n, f1 in enumerate(curve, start=1)
+            for n, (mean, values) in enumerate(zip(means, by_seed, strict=True), start=1)
         }
-        self.plan.storage.write(trial._trial_id, attrs=epochs, reports=dict(enumerate(curve, start=1)))
+        self.plan.storage.write(trial._trial_id, attrs=epochs, reports=dict(enumerate(means, start=1)))
 
-    def finish(self, trial: FrozenTrial, curve: Sequence[float], *, dead: bool = False) -> None:
+    def finish(
+        self, trial: FrozenTrial, curve: Sequence[float | list[float]], *, dead: bool | list[bool] = False
+    ) -> None:
         """A result."""
         self.report(trial, curve, dead=dead)
-        self.plan.storage.finish(trial._trial_id, TrialState.COMPLETE, max(curve))
+        reports = self.plan.storage.trial(trial._trial_id).intermediate_values
+        self.plan.storage.finish(trial._trial_id, TrialState.COMPLETE, max(reports.values()))
 
     def finish_all(self, study: str, curve: Sequence[float]) -> None:
         """The same result for all that waits; the study decides."""

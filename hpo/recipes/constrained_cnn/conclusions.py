@@ -58,9 +58,7 @@ def noise_text(report: ReportData) -> str:
 def not_the_originals(report: ReportData) -> list[str]:
     """Return why the runs here say nothing about the original's claims; empty where they do."""
     options, reasons = report.options, []
-    if not report.is_original_data:
-        reasons.append("the data are not the original's CIFAR-10")
-    elif options.limit_train or options.limit_valid:
+    if options.limit_train or options.limit_valid:
         identity = report.identity
         reasons.append(f"only {identity.n_train:,} + {identity.n_valid:,} of the images were used")
     if options.epochs is not None and options.epochs < ORIGINAL_EPOCHS:

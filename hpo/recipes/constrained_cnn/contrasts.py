@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from statistics import fmean
 
+from hpo.reporting.caveats import ALPHA
 from hpo.reporting.data import Point
 from hpo.reporting.evidence import Verdict
-from hpo.reporting.prose import ALPHA
 from hpo.space.parameters import ParamValue, canonical_json
 
 Block = list[tuple[int, Point]]

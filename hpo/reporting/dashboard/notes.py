@@ -8,6 +8,7 @@ from hpo._text import show_value
 from hpo.planning.decisions import TrialRef
 from hpo.planning.plan import FINAL
 from hpo.reporting import prose
+from hpo.reporting.caveats import caveats
 from hpo.reporting.data import Origin, ReportData, Section
 from hpo.reporting.page import markdown_text as md
 from hpo.reporting.tables import notes as remarks
@@ -53,7 +54,7 @@ def final_note(report: ReportData, ids: StudyIds) -> str:
     if decided:
         lines = [f"- {_linked(s.label, s.name, 'note', ids)}: {md(prose.decision_text(s))}" for s in decided]
         parts.append("\n".join(["**Decisions.**", "", *lines]))
-    warned = [f"- {md(text)}" for text in prose.warnings(report)]
+    warned = [f"- {md(text)}" for text in caveats(report)]
     if warned:
         parts.append("\n".join(["**Warnings.**", "", *warned]))
     return "\n\n".join(part for part in parts if part)

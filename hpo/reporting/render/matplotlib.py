@@ -12,6 +12,7 @@ import math
 import re
 import textwrap
 import warnings
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -201,13 +202,12 @@ def _tick(zero: float, value: float, _position: object) -> str:
 
 
 def _line(axes: Axes, line: Line, zero: float | None) -> Artist:
-    values = [math.nan if value is None or not math.isfinite(value) else value for value in line.values]
-    if zero is not None:
-        values = [max(value, zero) for value in values]
+    values = _drawable(line.values, zero)
     epochs = range(1, len(values) + 1)
     colour = line.colour.light
     if line.band is not None:
-        axes.fill_between(epochs, *line.band, color=colour, alpha=0.18, linewidth=0)
+        low, high = (_drawable(edge, zero) for edge in line.band)
+        axes.fill_between(epochs, low, high, color=colour, alpha=0.18, linewidth=0)
     (drawn,) = axes.plot(
         epochs,
         values,
@@ -220,6 +220,12 @@ def _line(axes: Axes, line: Line, zero: float | None) -> Artist:
         label=textwrap.fill(printable(line.label), LEGEND_LENGTH, max_lines=3),
     )
     return drawn
+
+
+def _drawable(values: Sequence[float | None], zero: float | None) -> list[float]:
+    """Return values with gaps for what cannot be drawn; on a logarithmic axis none is below its zero."""
+    found = [math.nan if value is None or not math.isfinite(value) else value for value in values]
+    return found if zero is None else [max(value, zero) for value in found]
 
 
 def _legend(drawing: Canvas, handles: dict[str, Artist], title: str) -> None:

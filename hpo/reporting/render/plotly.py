@@ -120,15 +120,15 @@ def _curves(chart: Curves) -> Drawn:
         layout[f"yaxis{number}"] = {**y, "matches": "y", "title": {}} if i else y
         above = {"xref": f"x{number} domain", "yref": f"y{number} domain", "yanchor": "bottom"}
         notes += [_note(shown(panel.title), 0.5, 1, **above)] if panel.title else []
-        traces += [_band(line) for line in panel.lines if line.band is not None]
+        place = {"xaxis": f"x{number}", "yaxis": f"y{number}"}
+        traces += [{**_band(line, chart.zero), **place} for line in panel.lines if line.band is not None]
         named = {trace.get("name") for trace in traces}
         # the strong line is named first and drawn last, on top
         for rank, line in reversed(
             [*enumerate(sorted(panel.lines, key=lambda each: each.weight != "strong"))]
         ):
             trace = _line(line, chart.zero)
-            place = {"xaxis": f"x{number}", "yaxis": f"y{number}", "legendrank": rank}
-            traces.append({**trace, **place, "showlegend": trace["name"] not in named})
+            traces.append({**trace, **place, "legendrank": rank, "showlegend": trace["name"] not in named})
     layout |= {
         "annotations": notes,
         "grid": {"rows": 1, "columns": len(chart.panels), "pattern": "independent"},
@@ -139,14 +139,13 @@ def _curves(chart: Curves) -> Drawn:
 
 
 def _line(line: Line, zero: float | None) -> dict[str, Any]:
-    drawn = evenly([*enumerate(line.values, start=1)], MAX_EPOCHS)
-    values = [value if value is None or zero is None else max(value, zero) for _, value in drawn]
+    epochs, values = _drawn_epochs(line.values, zero)
     name = shown(line.name or line.label)
     return {
         "type": "scatter",
         "mode": "lines+markers" if line.is_marked else "lines",
-        "x": [epoch for epoch, _ in drawn],
-        "y": [None if value is None else _short(value) for value in values],
+        "x": epochs,
+        "y": values,
         "name": name,
         "legendgroup": name,
         "text": shown(line.text or line.name or line.label, 200),
@@ -160,20 +159,26 @@ def _line(line: Line, zero: float | None) -> dict[str, Any]:
     }
 
 
-def _band(line: Line) -> dict[str, Any]:
-    low, high = (evenly([*enumerate(edge, start=1)], MAX_EPOCHS) for edge in line.band or ([], []))
-    around = [*low, *high[::-1]]
+def _band(line: Line, zero: float | None) -> dict[str, Any]:
+    (epochs, low), (_, high) = (_drawn_epochs(edge, zero) for edge in line.band or ([], []))
     return {
         "type": "scatter",
         "mode": "none",
         "fill": "toself",
-        "x": [epoch for epoch, _ in around],
-        "y": [_short(value) for _, value in around],
+        "x": [*epochs, *epochs[::-1]],
+        "y": [*low, *high[::-1]],
         "fillcolor": line.colour.middle,
         "opacity": 0.18,
         "hoverinfo": "skip",
         "showlegend": False,
     }
+
+
+def _drawn_epochs(values: Sequence[float | None], zero: float | None) -> tuple[list[int], list[float | None]]:
+    """Return the epochs that are drawn, and their values; on a logarithmic axis none is below its zero."""
+    drawn = evenly([*enumerate(values, start=1)], MAX_EPOCHS)
+    least = -math.inf if zero is None else zero
+    return [epoch for epoch, _ in drawn], [None if y is None else _short(max(y, least)) for _, y in drawn]
 
 
 def _bars(chart: Bars) -> Drawn:
