@@ -115,6 +115,28 @@ def best(as_json: bool, **options: Any) -> None:
 
 
 @click.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option("--delta", type=click.FloatRange(min=0), help=opt.DELTA_HELP)
+@opt.database
+@opt.as_json
+def compare(first: str, second: str, delta: float | None, as_json: bool, **options: Any) -> None:
+    """What differs between two trials or plans, and what it makes.
+
+    B is compared with A. Two trials, as learning-rate/0 learning-rate/2, are compared on the validation part;
+    two plans, as hpo-out other-out, by their final stages on the test part. Seeds that both have are paired.
+    """
+    from hpo.cli.tables import show_comparison
+    from hpo.monitor.comparison import compare_trained
+
+    found = compare_trained(first, second, lambda: opt.open_plan(options, reader=True), delta)
+    if as_json:
+        write_json(found.to_json(), sys.stdout)
+    else:
+        show_comparison(found)
+
+
+@click.command()
 @click.argument("model", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("image", nargs=-1, required=True, type=click.Path(path_type=Path))
 @opt.as_json

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -20,6 +21,7 @@ from hpo._text import duration, params_text, percent, point_text, printable, sho
 if TYPE_CHECKING:
     from hpo.execution.doctor import Check, RecipeCheck
     from hpo.execution.forecast import Line
+    from hpo.monitor.comparison import PairComparison
     from hpo.monitor.results import TrialRow
     from hpo.monitor.status import StudyStatus
     from hpo.planning.metrics import Metric
@@ -98,6 +100,26 @@ def show_status(records: Sequence[StudyStatus], objective: Metric) -> None:
             printable(record.decision),
         )
     console().print(table)
+
+
+def show_comparison(found: PairComparison) -> None:
+    """Print what differs between two trained configurations, what each reached, and the verdict."""
+    first, second = found.sides
+    table = _table("", printable(first.name), printable(second.name))
+    for name, values in found.differing.items():
+        table.add_row(name, *("–" if value is None else printable(show_value(value)) for value in values))
+    means = [fmean(side.values.values()) for side in found.sides]
+    spreads = [stdev(side.values.values()) if len(side.values) > 1 else None for side in found.sides]
+    reached = [found.metric.text(*pair) for pair in zip(means, spreads, strict=True)]
+    table.add_row(
+        Text(f"{found.part} {found.metric.head}", "bold"), *(Text(each, "bold") for each in reached)
+    )
+    table.add_row("seeds", *(str(len(side.values)) for side in found.sides))
+    screen = console()
+    screen.print(table)
+    if not found.differing:
+        screen.print("the two do not differ in what was recorded")
+    screen.print(Text(found.text, "bold"))
 
 
 def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:

@@ -127,6 +127,10 @@ class Metric:
             return "–"
         return f"{100 * difference:+.1f}" if self.is_share else _number(difference, sign="+")
 
+    def signed(self, difference: float) -> str:
+        """Return a difference with its sign, as sentences write it."""
+        return f"{'+' if difference >= 0 else '−'}{self.distance(abs(difference))}"
+
     def distance(self, difference: float) -> str:
         """Return a difference as sentences write it."""
         if self.is_share:

@@ -1,4 +1,4 @@
-"""Verdicts on decisions: paired comparisons on fresh seeds, a few at a time, until a verdict holds.
+"""Verdicts: of two samples, and of decisions on fresh seeds, a few at a time, until a verdict holds.
 
 Seeds come in looks. At each look a decision is judged by all the seeds so far, and is trained no further
 once it has a verdict. Looking several times would make chance findings likely; so each look has a bound of
@@ -27,6 +27,8 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
+from hpo.planning.metrics import Metric
+
 LOOKS = (4, 6, 8, 10, 12, 16, 20)
 """Seeds at each look. With three at the first, its bound is so far out that nothing passes it."""
 ERROR_RATE = 0.05
@@ -48,15 +50,16 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the seeds so far say of a change, compared with the same configuration without it."""
+    """What seeds say of a change, compared with what would be without it."""
 
     verdict: Verdict | None
     """None: more seeds are needed."""
     n_seeds: int
     difference: float
     """Mean over the seeds; above 0 the change is better."""
-    interval: tuple[float, float]
-    """In which the true difference lies, with 95 % confidence, whatever the other decisions are."""
+    interval: tuple[float, float] | None
+    """In which the true difference lies, with 95 % confidence, whatever the other decisions are; None: a
+    single seed has no deviation."""
 
 
 @cache
@@ -167,7 +170,7 @@ def _comparison(
     elif seen and (len(seen) == len(looks) or _is_hopeless(seen[-1], delta, looks)):
         verdict = Verdict.NOT_SHOWN
     mean, error = _mean_and_error(differences)
-    reach = _t_quantile(len(differences) - 1) * error
+    reach = _t_quantile((1 + INTERVAL_LEVEL) / 2, len(differences) - 1) * error
     return Comparison(verdict, len(differences), mean, (mean - reach, mean + reach))
 
 
@@ -181,8 +184,55 @@ def _is_hopeless(look: _Look, delta: float, looks: tuple[int, ...]) -> bool:
     return at_best < limit * error_then and nearest + limit * error_then >= delta
 
 
+def compare(ours: Mapping[int, float], theirs: Mapping[int, float], delta: float) -> Comparison:
+    """Compare two samples of seeds by a t-test, paired where they share two seeds and more.
+
+    Args:
+        ours: score by seed; the higher the better.
+        theirs: likewise, of what it is compared with.
+        delta: differences below it do not matter.
+    """
+    shared = sorted(ours.keys() & theirs.keys())
+    if len(shared) > 1:
+        mean, error = _mean_and_error([ours[seed] - theirs[seed] for seed in shared])
+        n_seeds, freedom = len(shared), len(shared) - 1.0
+    else:
+        n_seeds = min(len(ours), len(theirs))
+        mean = math.fsum(ours.values()) / len(ours) - math.fsum(theirs.values()) / len(theirs)
+        if n_seeds == 1:
+            return Comparison(None, n_seeds, mean, None)
+        squares = [_mean_and_error(list(each.values()))[1] ** 2 for each in (ours, theirs)]
+        error = math.sqrt(sum(squares))
+        shares = [square**2 / (len(each) - 1) for square, each in zip(squares, (ours, theirs), strict=True)]
+        freedom = error**4 / sum(shares) if error else float(n_seeds - 1)  # Welch 1947
+    reach, reach_of_one = (_t_quantile(level, freedom) * error for level in (0.975, 0.95))
+    verdict = Verdict.NOT_SHOWN
+    if abs(mean) > reach:
+        verdict = Verdict.BETTER if mean > 0 else Verdict.WORSE
+    elif abs(mean) + reach_of_one < delta:
+        verdict = Verdict.EQUIVALENT
+    return Comparison(verdict, n_seeds, mean, (mean - reach, mean + reach))
+
+
 @cache
-def _t_quantile(degrees_of_freedom: int) -> float:
+def _t_quantile(level: float, degrees_of_freedom: float) -> float:
     from scipy.special import stdtrit  # 0.3 s to import
 
-    return float(stdtrit(degrees_of_freedom, (1 + INTERVAL_LEVEL) / 2))
+    return float(stdtrit(degrees_of_freedom, level))
+
+
+def in_words(comparison: Comparison, metric: Metric) -> str:
+    """Return what was found, as the end of a sentence about the change."""
+    found = f"{metric.label} {metric.signed(metric.score(comparison.difference))}"
+    if comparison.interval is None:
+        return f"is not tested, as one seed has no deviation: {found}"
+    low, high = sorted(map(metric.score, comparison.interval))
+    between = f"between {metric.signed(low).removesuffix(' points')} and {metric.signed(high)}"
+    said = {
+        None: "needs more seeds",
+        Verdict.BETTER: "is shown to be better",
+        Verdict.WORSE: "is shown to be worse",
+        Verdict.EQUIVALENT: "is shown to make no difference that matters",
+        Verdict.NOT_SHOWN: "is not shown to make a difference",
+    }[comparison.verdict]
+    return f"{said}: {found}, {between} with 95 % confidence"
