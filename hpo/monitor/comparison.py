@@ -56,9 +56,11 @@ class PairComparison:
     def text(self) -> str:
         """The verdict in words."""
         first, second = self.sides
-        paired = f"seeds: {self.n_shared_seeds} paired" if self.n_shared_seeds > 1 else "seeds not paired"
-        verdict = in_words(self.comparison, self.metric)
-        return f"compared with {first.name}, {second.name} {verdict} ({paired})"
+        found = f"{second.name} against {first.name}: {in_words(self.comparison, self.metric)}"
+        if self.comparison.interval is None:
+            return found
+        how = f"{self.n_shared_seeds} paired seeds" if self.n_shared_seeds > 1 else "seeds not paired"
+        return f"{found} ({how})"
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as `hpo compare --json` prints it."""

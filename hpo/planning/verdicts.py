@@ -222,17 +222,17 @@ def _t_quantile(level: float, degrees_of_freedom: float) -> float:
 
 
 def in_words(comparison: Comparison, metric: Metric) -> str:
-    """Return what was found, as the end of a sentence about the change."""
+    """Return what was found, as it follows the names of what was compared."""
     found = f"{metric.label} {metric.signed(metric.score(comparison.difference))}"
     if comparison.interval is None:
-        return f"is not tested, as one seed has no deviation: {found}"
+        return f"not tested, as one seed has no deviation: {found}"
     low, high = sorted(map(metric.score, comparison.interval))
     between = f"between {metric.signed(low).removesuffix(' points')} and {metric.signed(high)}"
     said = {
         None: "needs more seeds",
-        Verdict.BETTER: "is shown to be better",
-        Verdict.WORSE: "is shown to be worse",
-        Verdict.EQUIVALENT: "is shown to make no difference that matters",
-        Verdict.NOT_SHOWN: "is not shown to make a difference",
+        Verdict.BETTER: "shown to be better",
+        Verdict.WORSE: "shown to be worse",
+        Verdict.EQUIVALENT: "shown to make no difference that matters",
+        Verdict.NOT_SHOWN: "not shown to make a difference",
     }[comparison.verdict]
     return f"{said}: {found}, {between} with 95 % confidence"

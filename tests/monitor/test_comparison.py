@@ -36,9 +36,9 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 @pytest.mark.parametrize(
     ("second", "verdict", "says"),
     [
-        (1, "better", "rate/1 is shown to be better: macro F1 +3.0 points, between +2.9 and +3.1 points"),
-        (2, "equivalent", "rate/2 is shown to make no difference that matters: macro F1 +0.000 points"),
-        (3, "not shown", "rate/3 is not shown to make a difference: macro F1 +0.8 points"),
+        (1, "better", "shown to be better: macro F1 +3.0 points, between +2.9 and +3.1 points"),
+        (2, "equivalent", "shown to make no difference that matters: macro F1 +0.000 points"),
+        (3, "not shown", "not shown to make a difference: macro F1 +0.8 points"),
     ],
 )
 def test_trials_are_compared_seed_by_seed(
@@ -54,8 +54,8 @@ def test_trials_are_compared_seed_by_seed(
     shown = cli("compare", "rate/0", f"rate/{second}", *place)
     assert (shown.code, shown.err) == (0, "")
     text = " ".join(shown.out.split())
-    assert f"compared with rate/0, {says}" in text
-    assert "with 95 % confidence (seeds: 6 paired)" in text
+    assert f"rate/{second} against rate/0: {says}" in text
+    assert "with 95 % confidence (6 paired seeds)" in text
 
 
 def test_the_other_way_round_says_the_opposite(cli: Cli, searched: Plan) -> None:
@@ -90,8 +90,9 @@ def test_one_seed_is_not_tested(cli: Cli, tmp_path: Path) -> None:
     for value in (0.5, 0.6):
         worker.finish(worker.claim("rate"), [value])
     found = cli("compare", "rate/0", "rate/1", "--storage", plan.storage.url).out
-    assert "rate/1 is not tested, as one seed has no deviation: macro F1 +10.0 points" in " ".join(
-        found.split()
+    assert (
+        "rate/1 against rate/0: not tested, as one seed has no deviation: macro F1 +10.0 points"
+        in " ".join(found.split())
     )
 
 
