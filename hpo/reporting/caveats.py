@@ -32,7 +32,7 @@ def caveats(report: ReportData) -> list[str]:
         *_of_the_chosen(report),
         *_edges(report),
         *_of_the_search(report),
-        *[f"{remark[0].upper()}{remark[1:]}." for remark in remarks],
+        *[f"{remark}." for remark in remarks],
     ]
 
 
@@ -94,12 +94,15 @@ def _of_the_data(report: ReportData) -> Iterator[str]:
 def _of_the_chosen(report: ReportData) -> Iterator[str]:
     """Yield what was found in the runs of the chosen configuration, in the search and at fresh seeds."""
     decision = report.chain[-1].decision
+    names: dict[str, list[str]] = {}
     for point in report.trained:
         if point is report.final_point or (decision and decision.source == point.ref):
             for found in point.row.findings:
                 is_rising = found.name == "still improving at the last epoch"
-                end = "; more epochs may be better" if is_rising else ""
-                yield f"{point.name}, the chosen configuration: {found.text}{end}."
+                text = f"{found.text}{'; more epochs may be better' if is_rising else ''}."
+                names.setdefault(text, []).append(point.name)
+    for text, points in names.items():
+        yield f"{in_words(points)}, the chosen configuration: {text}"
 
 
 def _of_the_search(report: ReportData) -> Iterator[str]:

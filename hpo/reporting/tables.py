@@ -155,14 +155,14 @@ def points_table(report: ReportData, section: Section) -> Table:
     points += section.points
     # of one seed there is no deviation: no empty columns
     has_std = any(value is not None for point in points for value in point.row.std.values())
-    more = _deviation_columns(report.metrics) if has_std else []
+    more: Columns = [(Column("epochs"), _number("epochs"))]
+    more = [*more, *(_deviation_columns(report.metrics) if has_std else [])]
     columns = [
         Column("trial"),
         *[Column(axis.replace("_", " "), axis) for axis in axes],
         *[column for column, _ in _metric_columns(report.metrics)],
         Column("best epoch", "best_epoch"),
-        Column("epochs"),
-        Column("time s", "seconds"),
+        Column("time\N{NO-BREAK SPACE}s", "seconds"),
         _words("state"),
         _words("remarks"),
     ]
@@ -188,14 +188,13 @@ def _point_row(
     is_carried = bool(decision and decision.source in refs)
     is_ours = point.study == section.name
     marks = ["best of the study"] * is_best + ["control"] * is_control + ["carried on"] * is_carried
-    found = _with_deviations(row.metrics, row.std)
+    found = {**_with_deviations(row.metrics, row.std), "epochs": row.epochs}
     return Row(
         [
             Cell(str(row.trial)) if is_ours else Cell(point.name, link=point.anchor),
             *[_param_cell(_param(point, axis)) for axis in axes],
             *[show(found) for _, show in _metric_columns(metrics)],
-            _cell(row.best_epoch),
-            _cell(row.epochs),
+            Cell(f"{row.best_epoch}/{row.epochs}" if row.best_epoch else "–", row.best_epoch),
             Cell(f"{row.seconds:.1f}", round(row.seconds, 3)),
             Cell(row.state, style=f"state {row.state}"),
             Cell(printable("; ".join([*marks, *_remarks(point)]))),

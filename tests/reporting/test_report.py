@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -26,9 +27,11 @@ import hpo as library
 from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance
 from hpo.reporting import figures
+from hpo.reporting.charts import Chart, Curves, Effect, Effects, Figure, Line, Matrix, Panel
 from hpo.reporting.data import CIFAR10_CLASSES, Point, ReportData, read
 from hpo.reporting.figures import main_effect
 from hpo.reporting.page import markdown_text
+from hpo.reporting.palette import BLUE
 from hpo.reporting.render.matplotlib import draw
 from hpo.reporting.render.plotly import Plot
 from hpo.space.study_file import StudySpec, load_studies, shipped_studies
@@ -46,6 +49,7 @@ SHIPPED_SIZES: dict[str, Any] = {
     "limit_train": 80,
     "limit_valid": 100,
     "epochs": 2,
+    "seeds": 2,
     "final_seeds": 2,
 }
 
@@ -279,7 +283,7 @@ def test_a_point_that_is_the_control_again_is_shown_once(out: Path) -> None:
 
 
 def test_warnings(page: str) -> None:
-    assert "trained on a single seed" in page
+    assert "trained on two seeds" in page
     assert "is on the edge of the search" in page
     assert "mixup_first_epoch 6 has no effect with the rest of the configuration" in page
     assert "cut to 80 training and 100 validation images" in page
@@ -555,6 +559,46 @@ def test_figures_are_drawn_and_nothing_is_fetched(out: Path, hostile: Path, open
             assert len(sizes) > 5
             assert all(complete and size > 0 for complete, size in sizes)
             assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_no_table_of_a_study_needs_a_scroll_bar_on_a_desk(out: Path, opened: Any) -> None:
+    page, _ = opened(out, viewport={"width": 1280, "height": 800})
+    hidden = page.locator(".scroll").evaluate_all(
+        "all => all.filter(each => each.scrollWidth > each.clientWidth).map(each => each.innerText)"
+    )
+    assert hidden == []
+
+
+@pytest.mark.parametrize(
+    "chart",
+    [
+        Curves(
+            [Panel([Line([1.0, 2.0], BLUE)], f"{word}: learning rate 0.000123 {'n' * 30}") for word in "ab"]
+        ),
+        Curves([Panel([Line([1.0, 2.0], BLUE)], "validation " + "word " * 12)] * 4, has_one_scale=False),
+        Effects([Effect(f"{'long name ' * 5}{i}", ["a", "b"], [1.0, 2.0]) for i in range(4)], "", 1.0),
+        Matrix(["a", "b"], ["c", "d"], [[1.0, 2.0]] * 2, "down and " * 12, "across and " * 12, digits=1),
+    ],
+    ids=["two panels", "four panels", "effects", "matrix"],
+)
+def test_titles_are_neither_cut_nor_on_top_of_each_other(chart: Chart, browser: Any, tmp_path: Path) -> None:
+    (tmp_path / "figure.svg").write_bytes(draw(Figure("Title", "Caption.", chart)).svg)
+    page = browser.new_page()
+    page.goto((tmp_path / "figure.svg").as_uri())
+    whole, *texts = page.evaluate(
+        "[document.documentElement, ...document.querySelectorAll('text')]"
+        ".map(each => each.getBoundingClientRect()).map(box => [box.left, box.top, box.right, box.bottom])"
+    )
+    page.close()
+    assert len(texts) > 5
+    for left, top, right, bottom in texts:
+        assert whole[0] <= left <= right <= whole[2]
+        assert whole[1] <= top <= bottom <= whole[3]
+    for one, other in combinations(texts, 2):
+        is_apart = (
+            one[2] < other[0] + 1 or other[2] < one[0] + 1 or one[3] < other[1] + 3 or other[3] < one[1] + 3
+        )
+        assert is_apart, (one, other)
 
 
 def test_a_click_on_a_head_sorts_the_table(out: Path, opened: Any) -> None:

@@ -67,7 +67,7 @@ SETTINGS: dict[Any, Any] = {
     "text.parse_math": False,  # a $ in somebody's class name is a $
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
-    "axes.titlesize": 10.0,
+    "axes.titlesize": 9.0,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.titlepad": 8.0,
@@ -176,7 +176,8 @@ def _curves(chart: Curves) -> Canvas:
         if chart.marked is not None:
             mark = axes.axvline(chart.marked, color=FAINT, linewidth=1.2, linestyle=DOTTED, zorder=0)
             handles["chosen epoch"] = mark
-        axes.set_title(panel.title, fontsize=9, fontweight="normal" if n_panels == 1 else "bold")
+        width = drawing.get_figwidth() / n_panels - (0 if chart.has_one_scale else 0.35)
+        axes.set_title(_wrapped(panel.title, width), fontweight="normal" if n_panels == 1 else "bold")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12 // n_panels + 2))
         if all(len(line.values) < 2 for line in panel.lines):
             axes.set_xlim(0.5, 1.5)  # there are no tenths of an epoch
@@ -207,7 +208,8 @@ def _line(axes: Axes, line: Line, zero: float | None) -> Artist:
     colour = line.colour.light
     if line.band is not None:
         low, high = (_drawable(edge, zero) for edge in line.band)
-        axes.fill_between(epochs, low, high, color=colour, alpha=0.18, linewidth=0)
+        if any(map(math.isfinite, low)):  # a logarithmic axis finds no limits for nothing
+            axes.fill_between(epochs, low, high, color=colour, alpha=0.18, linewidth=0)
     (drawn,) = axes.plot(
         epochs,
         values,
@@ -220,6 +222,11 @@ def _line(axes: Axes, line: Line, zero: float | None) -> Artist:
         label=textwrap.fill(printable(line.label), LEGEND_LENGTH, max_lines=3),
     )
     return drawn
+
+
+def _wrapped(text: str, inches: float) -> str:
+    """Return a title that fits into so much of a drawing, beside others and the labels of ticks."""
+    return textwrap.fill(printable(text), round(11 * inches), max_lines=2, placeholder="…")
 
 
 def _drawable(values: Sequence[float | None], zero: float | None) -> list[float]:
@@ -323,8 +330,8 @@ def _matrix(chart: Matrix) -> Canvas:
         )
         axes.set_xticks(range(n_columns), columns, fontsize=size, **tilt)
         axes.set_yticks(range(n_rows), rows, fontsize=size)
-    axes.set_xlabel(chart.column_axis)
-    axes.set_ylabel(chart.row_axis)
+    axes.set_xlabel(_wrapped(chart.column_axis, WIDTH))
+    axes.set_ylabel(_wrapped(chart.row_axis, drawing.get_figheight() - 0.6))
     return drawing
 
 
@@ -348,7 +355,7 @@ def _effects(chart: Effects) -> Canvas:
         )
         axes.set_xlim(-0.4, len(places) - 0.6)
         axes.grid(visible=False, axis="x")
-        axes.set_title(short_name(effect.name, LABEL_LENGTH), fontsize=9)
+        axes.set_title(_wrapped(effect.name, WIDTH / 2))
     drawing.suptitle(chart.axis, x=0.01, ha="left", color=FAINT, fontsize=9, fontweight="normal")
     return drawing
 

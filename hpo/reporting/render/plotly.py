@@ -22,8 +22,8 @@ INK, GRID = palette.INK.middle, palette.GRID.middle
 AXIS = {"gridcolor": GRID, "linecolor": GRID, "zeroline": False, "automargin": True}
 SHADES = [[0, "#00224e"], [0.5, "#7d7c78"], [1, "#fee838"]]  # cividis, as matplotlib has it
 LABEL_LENGTH = 60
-CAPTION_LENGTH = 88
-"""Characters of a line of the caption: Plotly breaks none."""
+CAPTION_LENGTH = 70
+"""Characters of a line of the caption, which Plotly does not break; two figures share 1,100 pixels."""
 MAX_EPOCHS = 100
 """Of longer curves so many epochs are drawn, evenly."""
 MAX_BARS = 1500
