@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial
 
 from hpo._text import point_text, printable
 from hpo.data.sources import without_folders
+from hpo.monitor.origins import DEFAULT, Origin, origins
 from hpo.monitor.results import TrialRow, attempt_state, final_trial, rows
 from hpo.monitor.status import StudyStatus, remarks, status
 from hpo.planning.decisions import Decision, Inherited, TrialRef, test_epochs_of
@@ -22,7 +23,6 @@ from hpo.planning.inheritance import best_decided, context_of, inherited_by
 from hpo.planning.manifest import Identity, Options, RecipeRecord
 from hpo.planning.metrics import Metric
 from hpo.planning.plan import FINAL, Plan
-from hpo.planning.studies import published_config
 from hpo.reporting.test_set import Confusion
 from hpo.space.parameters import ParamValue
 from hpo.space.study_file import StudySpec
@@ -34,25 +34,9 @@ CIFAR10_CLASSES = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where a value of a configuration comes from."""
-
-    text: str
-    trial: TrialRef | None = None
-    """The trial whose study chose the value; None where none did."""
-
-    @property
-    def anchor(self) -> str:
-        """Where the page shows the trial."""
-        return _anchor(self.trial) if self.trial else ""
-
-
-DEFAULT = Origin("default")
-
-
-def _anchor(trial: TrialRef) -> str:
-    return f"trial-{trial.study}-{trial.trial}"
+def anchor(trial: TrialRef | None) -> str:
+    """Return where the page shows a trial; empty for none."""
+    return f"trial-{trial.study}-{trial.trial}" if trial else ""
 
 
 @dataclass(frozen=True)
@@ -99,7 +83,7 @@ class Point:
     @property
     def anchor(self) -> str:
         """Where the page shows it."""
-        return _anchor(self.ref)
+        return anchor(self.ref)
 
     @property
     def has_result(self) -> bool:
@@ -287,12 +271,10 @@ def read(plan: Plan) -> ReportData:
     points = {name: _points(plan, name, trials[name]) for name in plan.all_names}
     by_ref = {point.ref: point for found in points.values() for point in found}
     statuses = {each.name: each for each in status(plan)}
+    of_study = origins(plan)
     sections: dict[str, Section] = {}
     for name, spec in plan.specs.items():
         decision, inherited = plan.decision(name), inherited_by(plan, name)
-        origins = _inherited_origins(plan, name, sections)
-        if plan.options.epochs is not None:
-            origins["epochs"] = Origin("--epochs")
         ready = spec.inherits is None or inherited is not None
         control = decision.control.source if decision and decision.control else None
         sections[name] = Section(
@@ -302,8 +284,8 @@ def read(plan: Plan) -> ReportData:
             points=points[name],
             decision=decision,
             control=next((p for p in points[name] if p.is_reused), by_ref.get(control)) if control else None,
-            origins=origins | dict.fromkeys(spec.fixed, Origin("fixed here")),
-            carried=_carried(spec, origins, decision),
+            origins=of_study[name].context,
+            carried=of_study[name].carried,
             context=context_of(plan, name, inherited) if ready else {},
             prunes=plan.options.pruning,
         )
@@ -350,30 +332,6 @@ def _points(plan: Plan, name: str, trials: Sequence[FrozenTrial]) -> list[Point]
             )
         )
     return found
-
-
-def _inherited_origins(plan: Plan, name: str, sections: Mapping[str, Section]) -> dict[str, Origin]:
-    """Return where the values of the configuration come from that a study starts with."""
-    spec = plan.specs[name]
-    defaults = plan.schema.defaults
-    if spec.inherits is None:
-        return dict.fromkeys(defaults, DEFAULT) | dict.fromkeys(spec.base, Origin(f"base of {name}"))
-    if plan.options.inherit == "winners":
-        return dict(sections[spec.inherits].carried)
-    published = published_config(plan.specs, spec.inherits)
-    return {
-        param: DEFAULT if value == defaults[param] else Origin("published choice")
-        for param, value in published.items()
-    }
-
-
-def _carried(spec: StudySpec, inherited: dict[str, Origin], decision: Decision | None) -> dict[str, Origin]:
-    """Return where the values come from that a study hands on."""
-    if decision is None or not decision.adopted or decision.winner is None:
-        return inherited
-    source = decision.winner.source
-    fixed = dict.fromkeys(spec.fixed, Origin(f"fixed by {spec.name}", source))
-    return inherited | fixed | dict.fromkeys(spec.search, Origin(f"chosen by {spec.name}", source))
 
 
 def _attempts(trained: Iterable[tuple[str, FrozenTrial]]) -> list[Attempt]:

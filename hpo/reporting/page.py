@@ -20,7 +20,7 @@ from hpo.errors import RunError
 from hpo.planning.plan import WRONG_IMAGES, Plan
 from hpo.reporting import prose, published, tables
 from hpo.reporting.caveats import caveats
-from hpo.reporting.data import ReportData, read
+from hpo.reporting.data import ReportData, anchor, read
 from hpo.reporting.evidence import conclusions
 from hpo.reporting.figures import Placed, figures
 from hpo.reporting.render.matplotlib import Drawing, draw
@@ -113,6 +113,7 @@ def _environment(*, autoescape: bool) -> Environment:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+    environment.filters["anchor"] = anchor
     environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
     environment.filters["unbroken"] = _unbroken
     environment.filters["md"] = markdown_text

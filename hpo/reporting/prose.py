@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hpo._text import params_text, printable, show_value
-from hpo.reporting.data import Origin, ReportData, Section
+from hpo.monitor.origins import Origin
+from hpo.reporting.data import ReportData, Section
 from hpo.reporting.test_set import baseline
 from hpo.space.axes import Choices, Range
 from hpo.space.parameters import ParamValue

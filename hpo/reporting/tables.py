@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpo._text import duration, harmless_cell, percent, printable, show_value
+from hpo.monitor.origins import Origin
 from hpo.monitor.results import deviation
 from hpo.planning.manifest import Options
 from hpo.planning.metrics import Metric
-from hpo.reporting.data import Origin, Point, ReportData, Section
+from hpo.reporting.data import Point, ReportData, Section, anchor
 from hpo.reporting.evidence import Evidence
 from hpo.reporting.prose import count_text, data_text
 from hpo.reporting.published import Comparison
@@ -350,7 +351,7 @@ def _class_tables(report: ReportData, final: Mapping[str, Any]) -> list[Table]:
 
 
 def _origin_cell(origin: Origin) -> Cell:
-    return Cell(origin.trial.name if origin.trial else origin.text, link=origin.anchor)
+    return Cell(origin.trial.name if origin.trial else origin.text, link=anchor(origin.trial))
 
 
 # --- the original ----------------------------------------------------------------------------------------

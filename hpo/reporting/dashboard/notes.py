@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from hpo._text import show_value
+from hpo.monitor.origins import Origin
 from hpo.planning.decisions import TrialRef
 from hpo.planning.plan import FINAL
 from hpo.reporting import prose
 from hpo.reporting.caveats import caveats
-from hpo.reporting.data import Origin, ReportData, Section
+from hpo.reporting.data import ReportData, Section
 from hpo.reporting.page import markdown_text as md
 from hpo.reporting.tables import notes as remarks
 from hpo.space.parameters import ParamValue
