@@ -39,12 +39,12 @@ class InputError(HpoError):
 
 
 class StudyFileError(InputError):
-    """A study file cannot be used; the text starts with its path."""
+    """A study file cannot be used; each line of the text is a problem, and starts with its path."""
 
     def __init__(self, file: Path | str, problem: str) -> None:
         self.file = str(file)
         self.problem = problem
-        super().__init__(f"{file}: {problem}")
+        super().__init__("\n".join(f"{file}: {line}" for line in problem.split("\n")))
 
 
 class DataError(InputError):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from hpo.errors import InputError, StudyFileError, did_you_mean
 from hpo.planning.pruners import Runs, build_pruner
 from hpo.planning.samplers import Place, build_sampler
+from hpo.space.axes import read_each
 from hpo.space.parameters import ParamValue
 from hpo.space.schema import Schema
 from hpo.space.study_file import StudySpec, load_studies
@@ -24,8 +25,7 @@ def read_studies(folder: Path, schema: Schema) -> dict[str, StudySpec]:
         StudyFileError: file, key, value, and what would be right.
     """
     specs = load_studies(folder, schema)
-    for name, study in specs.items():
-        check_study(study, folder / f"{name}.toml")
+    read_each(lambda name: check_study(specs[name], folder / f"{name}.toml"), specs)
     return specs
 
 
@@ -35,9 +35,12 @@ def check_study(spec: StudySpec, file: Path) -> None:
     Raises:
         StudyFileError: an unknown name or option, or a value that it cannot have.
     """
+    checks: list[Callable[[], object]] = [
+        lambda: build_sampler(spec, Place(0, 0, 0)),
+        lambda: build_pruner(spec, Runs(epochs=1, n_classes=2)),
+    ]
     try:
-        build_sampler(spec, Place(0, 0, 0))
-        build_pruner(spec, Runs(epochs=1, n_classes=2))
+        read_each(lambda check: check(), checks)
     except InputError as error:
         raise StudyFileError(file, str(error)) from None
 

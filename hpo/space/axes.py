@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from hpo.errors import InputError, did_you_mean
 from hpo.space.constraints import Bounds
 from hpo.space.parameters import ParamValue, as_written
 from hpo.space.schema import Schema
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 _MAX_STEPS = 2**31
 
@@ -87,15 +91,33 @@ class Range:
 Axis = Choices | Range
 
 
+def read_each(read: Callable[[K], V], keys: Iterable[K]) -> dict[K, V]:
+    """Return what is read of each key.
+
+    Raises:
+        InputError: what is wrong with any of them, a line each.
+    """
+    found, wrong = dict[K, V](), list[InputError]()
+    for key in keys:
+        try:
+            found[key] = read(key)
+        except InputError as error:
+            wrong.append(error)
+    if wrong:
+        wrong[0].args = ("\n".join(map(str, wrong)),)
+        raise wrong[0]
+    return found
+
+
 def read_params(schema: Schema, where: str, table: Any) -> Any:
     """Check a table of parameter values, and sort it: order means nothing. What is no table comes back as is.
 
     Raises:
-        InputError: as from `read_param`.
+        InputError: as from `read_param`, a line for each parameter.
     """
     if not isinstance(table, dict):
         return table
-    return {name: read_param(schema, where, name, table[name]) for name in sorted(table)}
+    return read_each(lambda name: read_param(schema, where, name, table[name]), sorted(table))
 
 
 def read_param(schema: Schema, where: str, name: str, value: object) -> ParamValue:

@@ -78,10 +78,14 @@ EXTRAS = (
 
 
 def explain(error: ValidationError) -> str:
-    """Return the first problem of a pydantic error as `key = value: what is wrong`."""
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    return f"{key} = {as_written(first['input'])}: {demand(first)}" if key else demand(first)
+    """Return the problems of a pydantic error, a line each, as `key = value: what is wrong`."""
+    return "\n".join(map(explain_one, error.errors()))
+
+
+def explain_one(problem: ErrorDetails) -> str:
+    """Return one of them."""
+    key = ".".join(str(part) for part in problem["loc"])
+    return f"{key} = {as_written(problem['input'])}: {demand(problem)}" if key else demand(problem)
 
 
 _DEMANDS = {

@@ -22,9 +22,10 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -38,12 +39,15 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from hpo.errors import InputError, StudyFileError, did_you_mean
-from hpo.space.axes import Choices, Range, read_axis, read_params
+from hpo.space.axes import Choices, Range, read_axis, read_each, read_params
 from hpo.space.constraints import Constraint
-from hpo.space.parameters import ParamValue, ParamValues, canonical_json, explain
+from hpo.space.parameters import ParamValue, ParamValues, canonical_json, explain_one
 from hpo.space.schema import Schema
+
+T = TypeVar("T")
 
 MAX_GRID_POINTS = 100_000
 MAX_LISTED_POINTS = 10_000
@@ -53,6 +57,21 @@ PLAN_FILE = "plan.toml"
 """In a folder of study files: options of the plan, as `hpo run` would take them. It is no study."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_MISTAKE = "mistake"
+"""The type of what `_collected` has pydantic collect."""
+
+
+def _collected(check: Callable[..., T]) -> Callable[..., T]:
+    """Have pydantic collect what a check of one key finds wrong; an InputError would end at the first key."""
+
+    @wraps(check)
+    def collecting(*values: Any) -> T:
+        try:
+            return check(*values)
+        except InputError as error:
+            raise PydanticCustomError(_MISTAKE, "{text}", {"text": str(error)}) from None
+
+    return collecting
 
 
 class _Model(BaseModel):
@@ -97,6 +116,7 @@ class PublishedResult(_Model):
 
     @field_validator("params", mode="before")
     @classmethod
+    @_collected
     def _check_params(cls, table: Any, info: ValidationInfo) -> Any:
         return read_params(_schema_of(info), "published.results.params", table)
 
@@ -109,6 +129,7 @@ class Published(_Model):
 
     @field_validator("choice", mode="before")
     @classmethod
+    @_collected
     def _check_choice(cls, table: Any, info: ValidationInfo) -> Any:
         return read_params(_schema_of(info), "published.choice", table)
 
@@ -289,25 +310,31 @@ class StudySpec(_Model):
 
     @field_validator("base", "fixed", mode="before")
     @classmethod
+    @_collected
     def _check_params(cls, table: Any, info: ValidationInfo) -> Any:
         return read_params(_schema_of(info), str(info.field_name), table)
 
     @field_validator("search", mode="before")
     @classmethod
+    @_collected
     def _check_search(cls, table: Any, info: ValidationInfo) -> Any:
         if not isinstance(table, dict):
             return table
         if not table:
             raise InputError("search is empty; give at least one parameter, as l2 = [0.01, 0.001]")
-        return {name: read_axis(_schema_of(info), name, axis) for name, axis in table.items()}
+        return read_each(lambda name: read_axis(_schema_of(info), name, table[name]), table)
 
     @field_validator("constraints", mode="before")
     @classmethod
+    @_collected
     def _check_constraints(cls, texts: Any, info: ValidationInfo) -> Any:
         if not isinstance(texts, list | tuple):
             raise InputError(f"constraints = {texts!r}: must be a list, as ['batch_size <= 64']")
         schema = _schema_of(info)
-        return tuple(Constraint.parse(text, schema.numbers, schema.parameters) for text in texts)
+        parsed = read_each(
+            lambda at: Constraint.parse(texts[at], schema.numbers, schema.parameters), range(len(texts))
+        )
+        return tuple(parsed.values())
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -407,7 +434,7 @@ def load_studies(folder: Path, schema: Schema) -> dict[str, StudySpec]:
     }
     if not files:
         raise StudyFileError(folder, "holds no study files (*.toml)")
-    specs = {name: load_study(file, schema) for name, file in files.items()}
+    specs = read_each(lambda name: load_study(files[name], schema), files)
     for name, spec in specs.items():
         if spec.inherits is not None and spec.inherits not in specs:
             hint = did_you_mean(spec.inherits, [other for other in specs if other != name])
@@ -441,17 +468,30 @@ _TABLES = {(): StudySpec, ("published",): Published, ("published", "results"): P
 
 
 def _explain(error: ValidationError) -> str:
-    """Return the first problem that pydantic found, in the words of study files."""
-    # a misspelt key is what is wrong, that the right one is missing only follows from it
-    first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    path = tuple(part for part in first["loc"] if isinstance(part, str))
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden" and path[:-1] in _TABLES:
+    """Return what pydantic found wrong, a line each, in the words of study files."""
+    problems = error.errors()
+    misspelt = [problem for problem in problems if problem["type"] == "extra_forbidden"]
+    # that a key is missing may follow from its being misspelt, and nobody has to give a sampler
+    others = [
+        problem
+        for problem in problems
+        if problem not in misspelt
+        and not (problem["type"] == "missing" and (misspelt or problem["loc"] == ("sampler",)))
+    ]
+    return "\n".join(map(_explain_one, [*misspelt, *others]))
+
+
+def _explain_one(problem: ErrorDetails) -> str:
+    path = tuple(part for part in problem["loc"] if isinstance(part, str))
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == _MISTAKE:
+        return problem["msg"]
+    if problem["type"] == "extra_forbidden" and path[:-1] in _TABLES:
         known = [name for name in _TABLES[path[:-1]].model_fields if name != "name"]
         return f"{key} is not a key of a study file; {did_you_mean(path[-1], known)}"
-    if first["type"] == "missing":
+    if problem["type"] == "missing":
         return f"{key} is missing"
-    return explain(error)
+    return explain_one(problem)
 
 
 def _check_leaves(document: Mapping[str, Any]) -> None:

@@ -62,6 +62,45 @@ def test_a_wrong_study_file_is_named_with_key_and_cure(
     assert not list(folder.glob("**/*.db"))
 
 
+def test_every_mistake_of_a_folder_is_told_a_line_each(cli: Cli, folder: Path) -> None:
+    (folder / "studies" / "a.toml").write_text(
+        """
+        constraint = ["l2 < 1"]
+        constraints = ["l2 < x", "l2 <"]
+        fixed = {batch_size = 0, lr = 1}
+        [search]
+        l2 = []
+        learning_rate = [-1]
+        """
+    )
+    pruner = '[pruner]\nname = "medain"\n'
+    (folder / "studies" / "b.toml").write_text(f'[search]\nl2 = [0.1]\n{pruner}[sampler]\nname = "grit"')
+    (folder / "studies" / "c.toml").write_text("title = 3\n[serch]\nl2 = [0.1]")
+    result = cli("create", "--studies=studies", "--data=digits")
+    assert result.code == 2
+    lines = [line.strip() for line in result.err.removeprefix("hpo create: ").splitlines()]
+    says = [
+        ("a", "constraint is not a key"),
+        ("a", "fixed.batch_size = 0"),
+        ("a", "fixed.lr is not a parameter"),
+        ("a", "search.l2 is empty"),
+        ("a", "learning_rate = -1"),
+        ("a", "l2 < x"),
+        ("a", "l2 <"),
+        ("c", "serch is not a key"),
+        ("c", "title = 3: must be text"),
+    ]
+    assert [line.partition(": ")[0] for line in lines] == [f"studies/{name}.toml" for name, _ in says]
+    assert all(text in line for (_, text), line in zip(says, lines, strict=True)), lines
+    for name in ("a", "c"):
+        (folder / "studies" / f"{name}.toml").unlink()
+    result = cli("create", "--studies=studies", "--data=digits")
+    lines = result.err.splitlines()
+    assert len(lines) == 2
+    assert "grit" in lines[0]
+    assert "medain" in lines[1]
+
+
 WRONG_OPTIONS = [
     (["run", "--data=fodler:x"], "did you mean 'folder'?"),
     (["run", "--data=folder:missing"], "missing"),
@@ -444,7 +483,7 @@ def test_a_study_that_nobody_works_on_is_idle_to_a_person(cli: Cli, created: Pat
     assert json.loads(cli("status", "--json").out)["studies"][0]["state"] == "running"
     said = cli("status").out
     assert "idle" in said
-    assert "section 1 of 2 · no worker · test set locked" in said
+    assert "study 1 of 2 · no worker · test set locked" in said
 
 
 def test_status_answers_while_somebody_holds_the_lock(cli: Cli, tmp_path: Path) -> None:
