@@ -252,24 +252,39 @@ def _in_words(
         )
     confidence = _confidence(winner, p_value, n_tried)
     if control is None:
-        n_equal = sum(found.value == winner.value for found in candidates)
-        first = f", the first of {n_equal} equal ones" if n_equal > 1 else ""
-        alone = "" if is_first else "; the inherited configuration has no result"
-        return f"chose {params_text(winner.searched)}: best of {len(candidates)}{first}{alone} ({confidence})"
+        if not is_first:
+            confidence = f"the inherited configuration has no result; {confidence}"
+        else:
+            confidence = f"{seeds_text(len(winner.seeds))}; nothing inherited to compare with"
+        place = _place(winner, candidates, objective)
+        return f"chose {params_text(winner.searched)}: best of {len(candidates)}{place} ({confidence})"
     if not adopted:
         if rival is None:
             return f"kept what was inherited: nothing else has a result ({confidence})"
         changed = _differing(rival, control)
         kept = _in_effect(control, changed, schema)
         lead = objective.gain(control.value, rival.value)
-        verdict = f"is {objective.distance(lead)} behind" if lead > 0 else "is not better"
-        return f"kept {kept}: {params_text(changed)} {verdict} ({confidence})"
+        way = f"{objective.distance(lead)} ahead of" if lead > 0 else "level with"
+        return f"kept {kept}: {way} {params_text(changed)} ({confidence})"
     changed = _differing(winner, control) or winner.searched
     ahead = objective.gain(winner.value, control.value)
     distance = objective.distance(abs(ahead))
     way = f"{distance} ahead of" if ahead >= 0 else f"although {distance} behind"
     before = _in_effect(control, changed, schema)
     return f"adopted {params_text(changed)}: {way} {before} ({confidence})"
+
+
+def _place(winner: Candidate, candidates: Sequence[Candidate], objective: Metric) -> str:
+    """Return how far the winner of a study is ahead of the runner-up, in words."""
+    n_equal = sum(found.value == winner.value for found in candidates)
+    if n_equal > 1:
+        return f", the first of {n_equal} equal ones"
+    others = [found for found in candidates if found is not winner]
+    if not others:
+        return ""
+    second = max(others, key=lambda found: objective.score(found.value))
+    lead = objective.distance(objective.gain(winner.value, second.value))
+    return f", {lead} ahead of the runner-up, {params_text(_differing(second, winner) or second.searched)}"
 
 
 def _differing(one: Candidate, other: Candidate) -> dict[str, ParamValue]:

@@ -109,7 +109,7 @@ def test_where_the_control_is_the_best_point_the_test_is_of_the_best_other_one()
     assert not decision.adopted
     assert decision.p_value == pytest.approx(2 * ttest_rel(best, (0.55, 0.57, 0.58, 0.56)).pvalue)
     assert decision.text.startswith(
-        "kept learning_rate 0.001: learning_rate 0.0001 is 5.0 points behind (4 seeds"
+        "kept learning_rate 0.001: 5.0 points ahead of learning_rate 0.0001 (4 seeds"
     )
 
 
@@ -129,7 +129,7 @@ def test_what_does_not_beat_its_control_is_told_by_how_much() -> None:
     decision = decide("s", points(trial(0.001, 0.6), trial(0.0001, 0.597)), INHERITED, control(0.6))
     assert not decision.adopted
     assert decision.text == (
-        "kept learning_rate 0.001: learning_rate 0.0001 is 0.3 points behind (one seed, not tested)"
+        "kept learning_rate 0.001: 0.3 points ahead of learning_rate 0.0001 (one seed, not tested)"
     )
 
 
@@ -261,8 +261,8 @@ def test_the_best_epoch_is_the_first_of_equal_ones(direction: Any, best: int) ->
     ("value", "text"),
     [
         (0.5, "adopted learning_rate 0.0001: 0.05 ahead of learning_rate 0.001 (one seed, not tested)"),
-        (0.624, "kept learning_rate 0.001: learning_rate 0.0001 is 0.012 behind (one seed, not tested)"),
-        (0.6, "kept learning_rate 0.001: learning_rate 0.0001 is not better (one seed, not tested)"),
+        (0.624, "kept learning_rate 0.001: 0.012 ahead of learning_rate 0.0001 (one seed, not tested)"),
+        (0.6, "kept learning_rate 0.001: level with learning_rate 0.0001 (one seed, not tested)"),
     ],
 )
 def test_a_metric_that_is_no_share_is_told_as_a_number(value: float, text: str) -> None:
