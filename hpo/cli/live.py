@@ -22,6 +22,7 @@ from hpo.monitor.results import answer_text
 from hpo.monitor.watch import Event, Progress, Watch
 from hpo.planning.metrics import Metric
 from hpo.planning.plan import Plan
+from hpo.storage.queue import told_state
 
 TICK_SECONDS = 1.0
 Draw = Callable[[Progress], None]
@@ -30,25 +31,36 @@ Draw = Callable[[Progress], None]
 @contextmanager
 def watching(
     plan: Plan, studies: Sequence[str], *, as_json: bool = False, stderr: bool = True
-) -> Iterator[Callable[[], Progress]]:
-    """Show a plan while the context lasts; the function it gives looks once: call it about once a second.
+) -> Iterator[Looks]:
+    """Show a plan while the context lasts; what it gives looks once: call it about once a second.
 
     Args:
         plan: read from a storage of its own, which takes no locks.
         studies: as given to `hpo run`; empty: the whole plan.
         as_json: one JSON line an event, on stdout, and nothing else.
-        stderr: screen or plain lines go there; or else to stdout, where the last screen stays.
+        stderr: of a command with workers of its own, whose screen or plain lines go there; of one that only
+            looks they go to stdout, where the last screen stays.
     """
     eyes = Watch(plan, plan.with_ancestors(studies) if studies else plan.all_names)
     with _drawing(as_json=as_json, stderr=stderr) as draw:
+        looks = Looks(eyes, draw)
+        looks()  # events count from here on
+        yield looks
 
-        def tick() -> Progress:
-            progress = eyes.look()
-            draw(progress)
-            return progress
 
-        tick()  # events count from here on
-        yield tick
+class Looks:
+    """Looks at a plan once each time that it is called, and shows what it found."""
+
+    last: Progress
+
+    def __init__(self, eyes: Watch, draw: Draw) -> None:
+        self._eyes, self._draw = eyes, draw
+
+    def __call__(self) -> Progress:
+        """Look once."""
+        self.last = self._eyes.look()
+        self._draw(self.last)
+        return self.last
 
 
 def watch(plan: Plan, *, as_json: bool) -> None:
@@ -57,8 +69,8 @@ def watch(plan: Plan, *, as_json: bool) -> None:
     Raises:
         SystemExit: stopped by a signal, with the terminal as it was.
     """
-    with on_stop_signals(_stop), watching(plan, (), as_json=as_json, stderr=False) as tick:
-        while not tick().is_over:
+    with on_stop_signals(_stop), watching(plan, (), as_json=as_json, stderr=False) as look:
+        while not look().is_over:
             time.sleep(TICK_SECONDS)
 
 
@@ -100,7 +112,9 @@ def _screen(console: Screen, *, keeps: bool) -> Iterator[Draw]:
             def draw(progress: Progress) -> None:
                 nonlocal last
                 last = progress
-                notes.on_note = lambda: live.update(Display(progress, notes.texts), refresh=True)
+                notes.on_note = lambda: live.update(
+                    Display(progress, notes.texts, has_workers=not keeps), refresh=True
+                )
                 notes.on_note()
 
             yield draw
@@ -145,9 +159,11 @@ def _sentence(event: Event, objective: Metric) -> str:
     record = event.record
     if event.event == "study":
         return f"{event.study}: {record['text']}"
-    ended = f"{event.study}/{record['trial']} {record['state']}"
+    state = told_state(record["state"], record["reason"])
+    ended = f"{event.study}/{record['trial']} {state}"
     if record.get("test"):
         return f"{ended}: {answer_text(record, objective)}"
-    why = f" ({record['reason']})" if record["reason"] else ""
+    reason = record["reason"].removeprefix(f"{state}: ")
+    why = f" ({reason})" if reason else ""
     what = point_text(record["params"], record["point"])
     return f"{ended}{why}: {objective.label} {objective.with_unit(record[objective.name])}, {what}"

@@ -25,7 +25,7 @@ COMMANDS = {
     "final": ("training", "The test set's answer, trained first if need be."),
     "verify": ("training", "Train TRIAL again and compare every bit."),
     "status": ("reading", "Where every study stands, and the time left."),
-    "show": ("reading", "The points of a study and its decision."),
+    "show": ("reading", "The points of a study and its decision, or one trial whole."),
     "best": ("reading", "The best configuration so far, and why."),
     "compare": ("reading", "What differs between two trials or plans, and what it makes."),
     "predict": ("reading", "Classify pictures with the final model."),
@@ -78,6 +78,10 @@ def hpo() -> None:
 
     `hpo demo` shows all of it in a minute or two. Everything lives in one database under --out; to
     resume a run that was stopped or killed, run the same command.
+
+    Trials are compared by macro F1 on validation data, unless a recipe or --metric says otherwise: the
+    mean over classes of F1, the harmonic mean of precision and recall. A rare class counts as much as a
+    frequent one.
     """
 
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
 from click.core import ParameterSource
 
+from hpo.cli.advice import completed, quoted, remember
+from hpo.cli.output import waiting
+from hpo.errors import HpoError
 from hpo.planning.defaults import Adopt, Defaults, Inherit, Precision
 
 if TYPE_CHECKING:
@@ -74,6 +78,9 @@ class StorageUrl(click.ParamType[str | None]):
         """Return the URL; one with a password draws a warning if everybody on the machine can read it."""
         if not value:
             return None
+        # as database.shown finds it; SQLAlchemy takes 0.1 s to import
+        has_password = re.search(r"^(?!sqlite)[^/]*://[^/@]*:[^@]+@|[?&][^=&]*(pass|pwd)", value, re.I)
+        remember(ctx, "storage", '"${HPO_STORAGE:?}"' if has_password else quoted(value))
         if value.startswith("@"):
             try:
                 lines = Path(value[1:]).expanduser().read_text("utf-8").split()
@@ -88,8 +95,7 @@ class StorageUrl(click.ParamType[str | None]):
         is_argument = (
             ctx and param and ctx.get_parameter_source(str(param.name)) == ParameterSource.COMMANDLINE
         )
-        # as database.shown finds it; SQLAlchemy takes 0.1 s to import
-        if is_argument and re.search(r"^(?!sqlite)[^/]*://[^/@]*:[^@]+@|[?&][^=&]*(pass|pwd)", value, re.I):
+        if is_argument and has_password:
             click.echo(
                 "warning: the password in --storage can be seen by every user of this machine (ps); "
                 "put the URL into HPO_STORAGE, or into a file and give --storage @FILE",
@@ -114,7 +120,7 @@ def _together(*options: Decorator) -> Decorator:
 
 
 def _database(default_out: str) -> Decorator:
-    return _together(
+    options = _together(
         _option(
             "--out",
             type=click.Path(path_type=Path, file_okay=False),
@@ -128,6 +134,20 @@ def _database(default_out: str) -> Decorator:
             help="Database, or a file that holds its URL.  [default: sqlite:///OUT/hpo.db]",
         ),
     )
+
+    def add(command: Command) -> Command:
+        @wraps(command)
+        def advising(**values: Any) -> Any:
+            """Carry out the command; what its errors advise names the same plan."""
+            try:
+                return command(**values)
+            except HpoError as error:
+                error.args = (completed(str(error)),)
+                raise
+
+        return options(advising)
+
+    return add
 
 
 database = _database("hpo-out")
@@ -319,7 +339,8 @@ def open_plan(options: Mapping[str, Any], *, reader: bool = False) -> Plan:
     Raises:
         MissingError: there is none.
     """
-    from hpo.planning.plan import Plan
-    from hpo.storage.storage import Storage
+    with waiting("reading the plan"):
+        from hpo.planning.plan import Plan
+        from hpo.storage.storage import Storage
 
-    return Plan.open(Storage(storage_url(options), reader=reader))
+        return Plan.open(Storage(storage_url(options), reader=reader))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import click
@@ -57,18 +57,39 @@ def message(text: str) -> str:
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print one line on stdout, or stderr."""
-    click.echo(printable(text), err=err)
+    """Print one line on stdout, or stderr; the commands that it advises are completed."""
+    from hpo.cli.advice import completed  # `hpo --help` advises nothing
+
+    click.echo(printable(completed(text)), err=err)
+
+
+_waits: list[str] = []
+"""What is being waited for, the innermost last."""
 
 
 @contextmanager
-def waiting(what: str) -> Iterator[None]:
-    """Tell whoever sits at a terminal what takes more than a second; the line is gone afterwards."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    click.echo(f"{what} …", err=True, nl=False)
+def waiting(what: str) -> Iterator[Callable[[str], None]]:
+    """Tell whoever sits at a terminal what takes more than a second; the line is gone afterwards.
+
+    Yields:
+        What tells something else instead, as the work gets on.
+    """
+    _waits.append(what)
+    _tell(erases=len(_waits) > 1)
+
+    def update(text: str) -> None:
+        _waits[-1] = text
+        _tell(erases=True)
+
     try:
-        yield
+        yield update
     finally:
-        click.echo("\n" if os.environ.get("TERM", "dumb") == "dumb" else "\r\x1b[K", err=True, nl=False)
+        _waits.pop()
+        _tell(erases=True)
+
+
+def _tell(*, erases: bool) -> None:
+    if sys.stderr.isatty():
+        end = "\n" if os.environ.get("TERM", "dumb") == "dumb" else "\r\x1b[K"
+        text = f"{printable(_waits[-1])} …" if _waits else ""
+        click.echo(f"{end if erases else ''}{text}", err=True, nl=False)

@@ -43,14 +43,17 @@ def status(is_watch: bool, as_json: bool, **options: Any) -> None:
 
         write_json({"studies": [record.to_json() for record in statuses(plan)]}, sys.stdout)
     else:
+        from dataclasses import replace
+
         from hpo.cli.screen import headline
         from hpo.cli.tables import console, show_status
         from hpo.monitor.watch import Watch
 
-        progress = Watch(plan, plan.all_names).look()
+        with waiting("reading the plan"):
+            progress = Watch(plan, plan.all_names).look()
         show_status([study.status for study in progress.studies], progress.objective)
-        screen = console()
-        screen.print(headline(progress, screen.width))
+        # the answer stands in the table already
+        console().print(headline(replace(progress, test=None)))
 
 
 def _fail_stale_trials(plan: Plan, options: dict[str, Any]) -> None:
@@ -74,16 +77,27 @@ def _fail_stale_trials(plan: Plan, options: dict[str, Any]) -> None:
 
 
 @click.command()
-@click.argument("study")
+@click.argument("study", metavar="STUDY[/NUMBER]")
 @opt.database
 @opt.as_json
 def show(study: str, as_json: bool, **options: Any) -> None:
-    """The points of a study and its decision."""
-    from hpo.cli.tables import show_study
+    """The points of a study and its decision, or one trial whole.
+
+    Of a trial: its configuration with where each value is from, its curves, attempts, hosts and notes.
+    """
+    from hpo.cli.tables import show_study, show_trial
     from hpo.monitor import results
 
     plan = opt.open_plan(options, reader=True)
-    rows = results.rows(plan, study)
+    if "/" in study:
+        trial = results.detail(plan, *results.find_trial(plan, study))
+        if as_json:
+            write_json(trial.to_json(), sys.stdout)
+        else:
+            show_trial(plan, trial)
+        return
+    with waiting("reading the trials"):
+        rows = results.rows(plan, study)
     if as_json:
         decision = plan.decision(study)
         write_json(
@@ -181,11 +195,14 @@ def export(file: Path | None, rows: str, as_json: bool, **options: Any) -> None:
     if file is not None:
         if as_json and file.suffix.lower() != ".json":
             raise InputError(f"--json and {file}: leave --json out, the file's name says the format")
-        count = records.write_file(plan, rows, file)
+        with waiting("reading the trials"):
+            count = records.write_file(plan, rows, file)
         say(f"{file}: {count:,} {rows}")
         return
     write = write_json if as_json else records.write_csv
-    write(records.ROWS[rows](plan), sys.stdout)
+    with waiting("reading the trials"):
+        found = records.ROWS[rows](plan)
+    write(found, sys.stdout)
 
 
 @click.command()
@@ -212,7 +229,8 @@ def dashboard(host: str, port: int | None, read_only: bool, no_browser: bool, **
     """
     import webbrowser
 
-    from hpo.reporting.dashboard import is_loopback, serve
+    with waiting("loading the dashboard"):
+        from hpo.reporting.dashboard import is_loopback, serve
 
     if not is_loopback(host):
         what = "look at this plan" if read_only else "look at this plan and write into its database"
@@ -246,16 +264,19 @@ def plan(study: tuple[str, ...], as_json: bool, **options: Any) -> None:
 
     Points, seeds, epochs and predicted time; runs no trial, writes no database.
     """
-    from hpo.cli.tables import show_forecast
-    from hpo.execution.plan_recipe import given_options, read_folder
-    from hpo.planning.studies import with_ancestors
+    with waiting("reading the study files") as tell:
+        from hpo.cli.tables import show_forecast
+        from hpo.execution.plan_recipe import given_options, read_folder
+        from hpo.planning.studies import with_ancestors
 
-    wanted, _, specs = read_folder(options["studies"], given_options(options["studies"], opt.given(options)))
-    with_ancestors(specs, study, wanted.inherit)  # what is wrong is refused before torch is imported
-    with waiting("timing a few steps of each network"):
+        wanted, _, specs = read_folder(
+            options["studies"], given_options(options["studies"], opt.given(options))
+        )
+        with_ancestors(specs, study, wanted.inherit)  # what is wrong is refused before torch is imported
+        tell("loading PyTorch and the data")
         from hpo.execution.forecast import forecast
 
-        lines = forecast(specs, wanted, workers=options["workers"], names=study)
+        lines = forecast(specs, wanted, workers=options["workers"], names=study, tell=tell)
     if as_json:
         write_json([line.to_json() for line in lines], sys.stdout)
     else:
@@ -284,8 +305,9 @@ def doctor(recipe: str | None, device: str | None, as_json: bool, **options: Any
         return 0
     if device is not None:
         raise InputError(f"--device {device} goes with --recipe")
-    from hpo.cli.tables import show_checks
-    from hpo.execution.doctor import examine
+    with waiting("loading PyTorch"):
+        from hpo.cli.tables import show_checks
+        from hpo.execution.doctor import examine
 
     checks = examine(
         opt.storage_url(options),

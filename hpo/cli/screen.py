@@ -15,12 +15,12 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from hpo._text import duration, params_text, point_text, printable, seeds_text
+from hpo.cli.grid import block, shortened
 from hpo.cli.tables import STATE_STYLES
 from hpo.monitor.watch import Best, Progress, Running, StudyProgress
 from hpo.planning.metrics import Metric
 from hpo.planning.plan import FINAL
 
-BLOCKS = "▁▂▃▄▅▆▇█"
 WIDE, VERY_WIDE = 110, 150
 """Columns from which there is room for more."""
 N_BAR = 11
@@ -61,10 +61,12 @@ class Display:
     Args:
         progress: what was found.
         notes: what else has to be said, the last last.
+        has_workers: whether who looks has workers of its own: where none trains, they are about to.
     """
 
-    def __init__(self, progress: Progress, notes: Sequence[str] = ()) -> None:
+    def __init__(self, progress: Progress, notes: Sequence[str] = (), *, has_workers: bool = False) -> None:
         self._progress, self._notes = progress, notes
+        self._is_starting = has_workers and not progress.running and not progress.is_over
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Return the lines, each on one row."""
@@ -73,17 +75,16 @@ class Display:
         if len(lines) > height:
             lines = self._lines(console, width, is_short=True)
         for text in _fitted(lines, height):
-            text.no_wrap, text.overflow = True, "ellipsis"
-            yield text
+            yield shortened(text, width)
 
     def _lines(self, console: Console, width: int, *, is_short: bool) -> list[_Line]:
         return [
-            _Line(_Rank.FIRST_LINE, headline(self._progress, width)),
+            _Line(_Rank.FIRST_LINE, headline(self._progress, width, is_starting=self._is_starting)),
             *(_Line(_Rank.NOTE, Text(printable(note), "yellow")) for note in self._notes[-2:]),
             _Line(_Rank.SPACE, Text()),
-            *_tree(self._progress, console, width, is_short=is_short),
+            *_tree(self._progress, console, width, is_short=is_short, is_starting=self._is_starting),
             _Line(_Rank.SPACE, Text()),
-            *_workers(self._progress, width),
+            *_workers(self._progress, width, is_starting=self._is_starting),
         ]
 
 
@@ -116,24 +117,25 @@ def _fitted(lines: Sequence[_Line], height: int) -> Iterator[Text]:
 # --- the first line -------------------------------------------------------------------------------
 
 
-def headline(progress: Progress, width: int) -> Text:
+def headline(progress: Progress, width: float = math.inf, *, is_starting: bool = False) -> Text:
     """Return a plan in one line: where it is, best so far, time left, test set; as much as fits."""
-    lines = [_summary(progress, n_details) for n_details in (2, 1, 0, -1)]
+    lines = [_summary(progress, n_details, is_starting=is_starting) for n_details in (2, 1, 0, -1)]
     return next((line for line in lines if line.cell_len <= width), lines[-1])
 
 
-def _summary(progress: Progress, n_details: int) -> Text:
+def _summary(progress: Progress, n_details: int, *, is_starting: bool) -> Text:
     names = [study.status.name for study in progress.studies]
-    n_sections = len(names) - (FINAL in names)
+    n_studies = len(names) - (FINAL in names)
+    of_all = str(n_studies) if n_studies == progress.n_in_plan else f"{n_studies} asked for"
     study, best, test = progress.studies[progress.current], progress.best, progress.test
     objective = progress.objective
     if progress.is_over:
         n_decided = sum(each.status.state == "done" for each in progress.studies if each.status.name != FINAL)
-        where = f"{n_decided} of {n_sections} sections decided"
+        where = f"{n_decided} of {n_studies} studies decided"
     elif study.status.name == FINAL:
         where = "final stage"
     else:
-        where = f"section {progress.current + 1} of {n_sections}"
+        where = f"study {progress.current + 1} of {of_all}"
     parts = [Text(where, "bold")]
     if best is not None and n_details >= 0:
         details = [seeds_text(best.n_seeds), _name(best)][:n_details]
@@ -147,17 +149,26 @@ def _summary(progress: Progress, n_details: int) -> Text:
     if progress.seconds_left is not None:
         parts.append(Text(f"about {_rough(progress.seconds_left)} left"))
     elif not progress.is_over:
-        parts.append(Text("time left not known yet" if progress.running else "no worker", "dim"))
+        parts.append(Text(_activity(progress, is_starting=is_starting), "dim"))
     if test is not None:
         value = objective.with_unit(test["test"][objective.name], test["std"][objective.name])
         parts.append(Text.assemble(f"test {objective.short} ", (value, "bold green")))
-    is_open = progress.is_test_open
-    parts.append(Text.assemble("test set ", ("opened", "bold yellow") if is_open else ("locked", "bold")))
+    lock = ("locked", "bold")
+    if progress.is_test_open:
+        lock = ("opened" if test is not None or progress.is_over else "being read", "bold yellow")
+    parts.append(Text.assemble("test set ", lock))
     return Text.assemble(parts[0], *(piece for part in parts[1:] for piece in ((" · ", "dim"), part)))
 
 
-def _name(trial: Best | Running) -> str:
-    return f"{printable(trial.study)}/{trial.trial}"
+def _activity(progress: Progress, *, is_starting: bool) -> str:
+    if progress.running:
+        return "time left not known yet"
+    return "trials are starting" if is_starting else "no worker"
+
+
+def _name(trial: Best | Running, width: int = 80) -> str:
+    number = f"/{trial.trial}"
+    return f"{shortened(Text(printable(trial.study)), width - len(number))}{number}"
 
 
 def _rough(seconds: float) -> str:
@@ -170,13 +181,16 @@ def _rough(seconds: float) -> str:
 # --- the plan as a tree ---------------------------------------------------------------------------
 
 
-def _tree(progress: Progress, console: Console, width: int, *, is_short: bool) -> Iterator[_Line]:
+def _tree(
+    progress: Progress, console: Console, width: int, *, is_short: bool, is_starting: bool
+) -> Iterator[_Line]:
     """Yield every study with its decision, on two rows or, if `is_short`, on one, and what ended badly."""
     studies = progress.studies
     n_bar = N_BAR if width < WIDE else 2 * N_BAR
     above = [None, *(study.status.name for study in studies[:-1])]
     rows = [
-        [*_study_row(study, n_bar), _title(study, name)] for study, name in zip(studies, above, strict=True)
+        [*_study_row(study, n_bar, is_starting=is_starting), _title(study, name)]
+        for study, name in zip(studies, above, strict=True)
     ]
     busy = {each.study for each in progress.running} | {studies[progress.current].status.name}
     last_decided = max((index for index, study in enumerate(studies) if study.status.decision), default=None)
@@ -191,7 +205,10 @@ def _tree(progress: Progress, console: Console, width: int, *, is_short: bool) -
         yield _Line(rank, Text.assemble((branch, "dim"), line), "study")
         rank = _Rank.LAST_DECISION if is_last_decided else _Rank.OLD_DECISION
         decision = Text(printable(study.status.decision))
-        wrapped = [decision] if is_short else decision.wrap(console, max(10, width - len(guide)))[:2]
+        room = max(10, width - len(guide))
+        wrapped = [decision] if is_short else list(decision.wrap(console, room))
+        if len(wrapped) > 2:
+            wrapped = [wrapped[0], shortened(Text(decision.plain[len(wrapped[0]) :].lstrip()), room)]
         for text in wrapped if decision else ():
             yield _Line(rank, Text.assemble((guide, "dim"), text))
         if study.status.name in busy:
@@ -199,27 +216,23 @@ def _tree(progress: Progress, console: Console, width: int, *, is_short: bool) -
                 yield _Line(_Rank.TROUBLE, Text.assemble((guide, "dim"), text))
 
 
-def _study_row(study: StudyProgress, n_bar: int) -> list[Text]:
+def _study_row(study: StudyProgress, n_bar: int, *, is_starting: bool) -> list[Text]:
     status = study.status
     is_waiting = status.state == "pending"
     share = status.n_ended / status.n_points if status.n_points else 0.0
     count = Text(f"{status.n_ended}/{status.n_points}", "dim" if is_waiting else "")
     bar = Text(" " * n_bar) if is_waiting else _bar(share, n_bar, STATE_STYLES[status.state])
     name = Text(printable(status.name), "dim" if is_waiting else "")
-    name.truncate(24, overflow="ellipsis")
     section = Text(printable(status.section), "dim")
-    section.truncate(8, overflow="ellipsis")
-    return [section, name, Text(status.shown_state, STATE_STYLES[status.shown_state]), bar, count]
+    state = Text(status.shown_state, STATE_STYLES[status.shown_state])
+    if is_starting and status.shown_state == "idle":
+        state = Text("starting", STATE_STYLES["running"])
+    return [shortened(section, 8), shortened(name, 24), state, bar, count]
 
 
 def _title(study: StudyProgress, above: str | None) -> Text:
     """Return what ended badly in a study, its parent where that is not the one above, and its title."""
-    points = study.status.points
-    words = [
-        Text(f"{points[state]} {state}", STATE_STYLES[state])
-        for state in ("pruned", "failed")
-        if points[state]
-    ]
+    words = [Text(f"{count} {word}", STATE_STYLES[word]) for word, count in study.status.ended_badly.items()]
     if study.inherits is not None and study.inherits != above:
         words.append(Text(f"from {printable(study.inherits)}", "dim"))
     if study.title:
@@ -251,11 +264,12 @@ def _more(count: int) -> str:
 # --- the workers ----------------------------------------------------------------------------------
 
 
-def _workers(progress: Progress, width: int) -> Iterator[_Line]:
+def _workers(progress: Progress, width: int, *, is_starting: bool) -> Iterator[_Line]:
     running, best = progress.running, progress.best
     if not running:
         if not progress.is_over:
-            yield _Line(_Rank.WORKER, Text("no worker is training; one that starts is shown here", "dim"))
+            nobody = "no worker is training; one that starts is shown here"
+            yield _Line(_Rank.WORKER, Text("the next trials are starting" if is_starting else nobody, "dim"))
         return
     n_curve = 11 if width < WIDE else 24 if width < VERY_WIDE else 40
     curves = [each.curve for each in running] + ([best.curve] if best else [])
@@ -298,8 +312,7 @@ def _worker_row(
     each: Running, best: Sequence[float], n_columns: int, scale: tuple[float, float], objective: Metric
 ) -> list[Text]:
     done = len(each.curve)
-    name = Text(_name(each), "cyan")
-    name.truncate(28, overflow="ellipsis")
+    name = Text(_name(each, 28), "cyan")
     if not each.epochs:
         return [name, Text("starting"), *[Text()] * 5]
     ahead = each.curve[-1] - best[done - 1] if each.curve and len(best) >= done else None
@@ -369,19 +382,12 @@ def _sparkline(
         if curve and begun <= len(curve):
             epoch = min(epoch, len(curve))
             is_behind = len(best) >= epoch and curve[epoch - 1] < best[epoch - 1]
-            line.append(_block(curve[epoch - 1], scale), "magenta" if is_behind else "green")
+            line.append(block(curve[epoch - 1], scale), "magenta" if is_behind else "green")
         elif len(best) >= epoch:
-            line.append(_block(best[epoch - 1], scale), "dim")
+            line.append(block(best[epoch - 1], scale), "dim")
         else:
             line.append(" ")
     return line
-
-
-def _block(value: float, scale: tuple[float, float]) -> str:
-    low, high = scale
-    if not math.isfinite(value) or high <= low:
-        return BLOCKS[0]
-    return BLOCKS[min(len(BLOCKS) - 1, int((value - low) / (high - low) * len(BLOCKS)))]
 
 
 def _aligned(rows: Sequence[Sequence[Text]]) -> list[Text]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,21 +10,22 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.measure import Measurement
 from rich.segment import Segment
-from rich.table import Table
 from rich.text import Text
 
 from hpo._text import duration, params_text, percent, point_text, printable, show_value
+from hpo.cli.advice import command, completed
+from hpo.cli.grid import Grid, Kind, sparkline
+from hpo.cli.output import waiting
 
 if TYPE_CHECKING:
     from hpo.execution.doctor import Check, RecipeCheck
     from hpo.execution.forecast import Line
     from hpo.monitor.comparison import PairComparison
-    from hpo.monitor.results import TrialRow
+    from hpo.monitor.results import TrialDetail, TrialRow
     from hpo.monitor.status import StudyStatus
+    from hpo.monitor.watch import Progress
     from hpo.planning.metrics import Metric
     from hpo.planning.plan import Plan
     from hpo.training.dry_run import DryRun, LoopRun
@@ -36,7 +38,10 @@ STATE_STYLES = {
     "pending": "dim",
     "idle": "dim",
     "pruned": "yellow",
+    "diverged": "yellow",
+    "lost": "yellow",
     "failed": "bold red",
+    "error": "bold red",
     "ok": "green",
     "warning": "yellow",
     "wrong": "bold red",
@@ -87,36 +92,41 @@ def console() -> Screen:
 
 def show_status(records: Sequence[StudyStatus], objective: Metric) -> None:
     """Print one line a study."""
-    table = _table("§", "study", "state", "points", f"best {objective.head}", "decision")
+    grid = Grid(
+        ("§", Kind.NAME),
+        ("study", Kind.NAME),
+        ("state", Kind.WORD),
+        ("points", Kind.TEXT),
+        (f"best {objective.head}", Kind.NUMBER),
+        ("decision", Kind.SENTENCE),
+    )
     for record in records:
+        badly = ", ".join(f"{count} {word}" for word, count in record.ended_badly.items())
         ended = f"{record.n_ended}/{record.n_points}"
-        extra = [f"{record.points[state]} {state}" for state in ("pruned", "failed") if record.points[state]]
-        table.add_row(
-            printable(record.section),
+        grid.add(
+            record.section,
             record.name,
             Text(record.shown_state, STATE_STYLES[record.shown_state]),
-            f"{ended} ({', '.join(extra)})" if extra else ended,
+            f"{ended} ({badly})" if badly else ended,
             objective.text(record.best["value"] if record.best else None),
-            printable(record.decision),
+            record.decision,
         )
-    console().print(table)
+    console().print(grid)
 
 
 def show_comparison(found: PairComparison) -> None:
     """Print what differs between two trained configurations, what each reached, and the verdict."""
     first, second = found.sides
-    table = _table("", printable(first.name), printable(second.name))
+    grid = Grid(("", Kind.NAME), (first.name, Kind.NUMBER), (second.name, Kind.NUMBER))
     for name, values in found.differing.items():
-        table.add_row(name, *("–" if value is None else printable(show_value(value)) for value in values))
+        grid.add(name, *("–" if value is None else show_value(value) for value in values))
     means = [fmean(side.values.values()) for side in found.sides]
     spreads = [stdev(side.values.values()) if len(side.values) > 1 else None for side in found.sides]
     reached = [found.metric.text(*pair) for pair in zip(means, spreads, strict=True)]
-    table.add_row(
-        Text(f"{found.part} {found.metric.head}", "bold"), *(Text(each, "bold") for each in reached)
-    )
-    table.add_row("seeds", *(str(len(side.values)) for side in found.sides))
+    grid.add(Text(f"{found.part} {found.metric.head}", "bold"), *(Text(each, "bold") for each in reached))
+    grid.add("seeds", *(str(len(side.values)) for side in found.sides))
     screen = console()
-    screen.print(table)
+    screen.print(grid)
     if not found.differing:
         screen.print("the two do not differ in what was recorded")
     screen.print(Text(found.text, "bold"))
@@ -124,6 +134,8 @@ def show_comparison(found: PairComparison) -> None:
 
 def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
     """Print the points of a study, what was decided, and what is to be known about single runs."""
+    from hpo.storage.queue import Reason
+
     spec = plan.specs.get(name)
     screen = console()
     title = f"{spec.section} {spec.title}".strip() if spec else "final stage"
@@ -136,43 +148,46 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
         screen.print(Text(f"from {origin}: {params_text(plan.schema.told(inherited.params))}", "dim"))
     if spec and spec.fixed:
         screen.print(Text(f"fixed in this study: {params_text(spec.fixed)}", "dim"))
-    screen.print(_points_table(plan, list(spec.search) if spec else [], rows, screen))
+    screen.print(_points_grid(plan, list(spec.search) if spec else [], rows, screen.width))
+    control = decision.control if decision else None
+    # a point that is the control says so once, with the control
+    mark = f"{Reason.REUSED}: {control.source.name} " if control else "-"
+    same = [row for row in rows if row.reason.startswith(mark)]
     findings: dict[str, list[str]] = {}
     for row in rows:
         for text in dict.fromkeys([row.reason, *(finding.text for finding in row.findings)]):
-            if text:
+            if text and not (row in same and text == row.reason):
                 findings.setdefault(text, []).append(str(row.trial))
     for text, trials in findings.items():
         plural = "trial" if len(trials) == 1 else "trials"
         screen.print(Text(f"{plural} {', '.join(trials)}: {text}", "yellow"))
     tracebacks = {row.reason: row for row in reversed(rows) if row.traceback}
     for row in reversed(tracebacks.values()):  # of equal reasons the first
-        screen.print(Text(f"traceback of trial {row.trial}:", "dim"))
-        for each in row.traceback.rstrip().splitlines():
-            screen.print(Text(f"  {each}", "dim"), soft_wrap=True)
+        _print_traceback(screen, row)
     for row in rows:
         for note in (*row.earlier, *row.checkpoint_notes):
             screen.print(Text(note, "dim"))
     if spec is None and any(row.state == "complete" for row in rows):
-        screen.print("these metrics are of the validation part; hpo final has those of the test set")
-    if decision and decision.control:
-        control = decision.control
+        screen.print(
+            completed("these metrics are of the validation part; `hpo final` has those of the test set")
+        )
+    if control:
         value = f"{plan.objective.label} {plan.objective.with_unit(control.value)}"
-        screen.print(Text(f"control: {control.source.name}, the inherited configuration, {value}"))
+        here = "".join(f"; trial {row.trial} has its result" for row in same)
+        screen.print(Text(f"control: {control.source.name}, the inherited configuration, {value}{here}"))
     if decision:
         screen.print(Text(f"decision: {decision.text}", "bold"))
 
 
-def _points_table(plan: Plan, axes: Sequence[str], rows: Sequence[TrialRow], screen: Screen) -> Table:
+def _points_grid(plan: Plan, axes: Sequence[str], rows: Sequence[TrialRow], width: int) -> Grid:
     """Return a line a point, a column an axis; where these do not fit, one column with all of them."""
     objective = plan.objective
     values = {row.trial: row.metrics[objective.name] for row in rows if row.state == "complete"}
     best = objective.best_of({trial: value for trial, value in values.items() if value is not None})
-    # headers break where they can, so that a table of four axes fits 80 columns with every number whole
-    heads = [axis.replace("_", "_\n") for axis in axes]
-    metrics = (*[metric.head.replace(" ", "\n") for metric in plan.metrics], "best\nepoch", "state")
-    wide = _table("trial", *heads, *metrics, numeric=heads)
-    narrow = _table("trial", "point", *metrics)
+    metrics = [(metric.head, Kind.NUMBER) for metric in plan.metrics]
+    last = [("best epoch", Kind.NUMBER), ("epochs", Kind.NUMBER), ("state", Kind.WORD)]
+    wide = Grid(("trial", Kind.NUMBER), *[(axis, Kind.NUMBER) for axis in axes], *metrics, *last)
+    narrow = Grid(("trial", Kind.NUMBER), ("point", Kind.TEXT), *metrics, *last)
     for row in rows:
         shown = {axis: value for axis, value in row.params.items() if axis not in row.inactive}
         points = [Text(show_value(shown[axis]) if axis in shown else "–") for axis in axes]
@@ -180,37 +195,137 @@ def _points_table(plan: Plan, axes: Sequence[str], rows: Sequence[TrialRow], scr
             points = [Text(row.point, "italic"), *[Text("")] * (len(axes) - 1)]
         cells: list[str | Text] = [
             *[metric.text(row.metrics[metric.name]) for metric in plan.metrics],
-            f"{row.best_epoch or '–'}/{row.epochs}",
-            Text(row.state, STATE_STYLES[row.state]),
+            str(row.best_epoch or "–"),
+            f"{row.epochs}/{row.epochs_asked or '–'}",
+            Text(row.shown_state, STATE_STYLES[row.shown_state]),
         ]
         style = "bold" if best is not None and values.get(row.trial) == values[best] else ""
-        wide.add_row(str(row.trial), *points, *cells, style=style)
-        narrow.add_row(str(row.trial), point_text(row.params, row.point), *cells, style=style)
-    # measured against the screen itself it would never be wider than that
-    needed = Measurement.get(screen, screen.options.update(width=10_000), wide).maximum
-    return wide if needed <= screen.width else narrow
+        wide.add(str(row.trial), *points, *cells, style=style)
+        narrow.add(str(row.trial), point_text(row.params, row.point), *cells, style=style)
+    return wide if wide.fits(width) else narrow
+
+
+def show_trial(plan: Plan, found: TrialDetail) -> None:
+    """Print one trial, whole."""
+    screen, row, objective = console(), found.row, plan.objective
+    value = objective.with_unit(row.metrics[objective.name])
+    reached = f", {objective.label} {value} in epoch {row.best_epoch}" if row.best_epoch else ""
+    state = Text(row.shown_state, STATE_STYLES.get(row.shown_state, ""))
+    screen.print(Text.assemble((f"{found.study}/{row.trial} ", "bold"), state, (reached, "bold")))
+    seeds = ", ".join(map(str, found.seeds))
+    of_asked = f" of {row.epochs_asked}" if row.epochs_asked else ""
+    asked = f"seed{'s' if len(found.seeds) > 1 else ''} {seeds}; epochs: {row.epochs}{of_asked}"
+    screen.print(Text(f"{point_text(row.params, row.point)}; {asked}"))
+    for text in dict.fromkeys(
+        [row.reason, *(finding.text for finding in row.findings), *row.checkpoint_notes]
+    ):
+        if text:
+            screen.print(Text(text, "yellow"))
+    if row.history:
+        screen.print(_curves(plan, row, screen.width))
+    if len(found.seeds) > 1 and row.best_epoch:
+        screen.print(_seeds(plan, row, row.best_epoch))
+    grid = Grid(
+        *[(head, Kind.NUMBER) for head in ("trial", "epochs")],
+        ("state", Kind.WORD),
+        ("host", Kind.NAME),
+        *[(head, Kind.NUMBER) for head in ("process", "began", "took")],
+        ("reason", Kind.SENTENCE),
+    )
+    for each in found.attempts:
+        grid.add(
+            str(each.trial),
+            str(each.epochs),
+            Text(each.shown_state, STATE_STYLES.get(each.shown_state, "")),
+            each.host,
+            str(each.pid or ""),
+            each.began[:19].replace("T", " "),
+            "" if each.seconds is None else duration(each.seconds),
+            each.reason,
+        )
+    screen.print(grid)
+    machine = [found.machine[key] for key in ("processor", "device", "precision") if key in found.machine]
+    if machine:
+        screen.print(Text(f"{', '.join(machine)}, threads {found.machine['threads']}", "dim"))
+    if found.config:
+        grid = Grid(("parameter", Kind.NAME), ("value", Kind.TEXT), ("from", Kind.TEXT))
+        for name, param in found.config.items():
+            idle = "means nothing here" if name in row.inactive else ""
+            grid.add(name, show_value(param), idle or found.origins[name].name)
+        screen.print(grid)
+    _print_traceback(screen, row)
+
+
+def _curves(plan: Plan, row: TrialRow, width: int) -> Grid:
+    """Return a line a metric: its means over seeds, epoch by epoch."""
+    head = f"epochs 1 to {row.epochs}"
+    numbers = [(head, Kind.NUMBER) for head in ("first", "best", "in epoch", "last")]
+    grid = Grid(("metric", Kind.NAME), (head, Kind.WORD), *numbers)
+    for metric in plan.metrics:
+        curve = [fmean(seed["metrics"][metric.name] for seed in epoch) for epoch in row.history]
+        best = metric.best_of({n: value for n, value in enumerate(curve, start=1) if math.isfinite(value)})
+        shown = [metric.text(curve[0]), metric.text(curve[best - 1]) if best else "–", str(best or "–")]
+        grid.add(metric.head, sparkline(curve, max(8, width - 50)), *shown, metric.text(curve[-1]))
+    return grid
+
+
+def _seeds(plan: Plan, row: TrialRow, epoch: int) -> Grid:
+    """Return a line a seed: its metrics at the epoch whose mean is the best."""
+    grid = Grid(("seed", Kind.NUMBER), *[(metric.head, Kind.NUMBER) for metric in plan.metrics])
+    for seed in row.history[epoch - 1]:
+        grid.add(str(seed["seed"]), *[metric.text(seed["metrics"][metric.name]) for metric in plan.metrics])
+    return grid
+
+
+def _print_traceback(screen: Screen, row: TrialRow) -> None:
+    if row.traceback:
+        screen.print(Text(f"traceback of trial {row.trial}:", "dim"))
+        for line in row.traceback.rstrip().splitlines():
+            screen.print(Text(f"  {line}", "dim"), soft_wrap=True)
 
 
 def show_best(record: Mapping[str, Any], plan: Plan) -> None:
     """Print the best configuration and the decisions that led to it."""
+    from hpo.planning.decisions import TrialRef
+
     screen, objective = console(), plan.objective
-    tested = "" if record["tested"] else " (too few seeds to test it against noise)"
-    screen.print(
-        Text(f"{objective.label} {objective.with_unit(record['value'])} on validation{tested}", "bold")
-    )
+    where = TrialRef(**record["source"]).name
+    why = "" if record["tested"] else ", with too few seeds to test it against noise"
+    if not record["decided"]:
+        why = f", so far: {record['study']} has not decided"
+    value = objective.with_unit(record["value"], record["deviation"])
+    screen.print(Text(f"{objective.label} {value} on validation ({where}{why})", "bold"))
     if record["test"]:
         answer = objective.with_unit(record["test"][objective.name])
-        screen.print(f"{objective.label} {answer} on the test set: hpo final has more")
-    table = _table("parameter", "value")
+        screen.print(completed(f"{objective.label} {answer} on the test set: `hpo final` has more"))
+    grid = Grid(("parameter", Kind.NAME), ("value", Kind.TEXT))
     for name, param in plan.schema.told(record["params"]).items():
-        table.add_row(name, show_value(param))
-    screen.print(table)
+        grid.add(name, show_value(param))
+    screen.print(grid)
     for study, text in record["decisions"].items():
         screen.print(Text.assemble((printable(f"{study}: "), "dim"), printable(text)))
 
 
 def show_final(record: Mapping[str, Any], plan: Plan) -> None:
-    """Print the answer of the final stage of a plan."""
+    """Print the answer of the final stage of a plan: by epoch, by class, and in short where it is seen."""
+    screen, objective = console(), plan.objective
+    metrics = [*[metric for metric in plan.metrics if metric != objective], objective]
+    grid = Grid(("epoch", Kind.NUMBER), *[(f"test {metric.head}", Kind.NUMBER) for metric in metrics])
+    for epoch in record["per_epoch"]:
+        chosen = epoch["epoch"] == record["selected_epoch"]
+        cells = [metric.text(epoch[metric.name]) for metric in metrics]
+        grid.add(f"{'→ ' if chosen else ''}{epoch['epoch']}", *cells, style="bold" if chosen else "")
+    screen.print(grid)
+    if "per_class" in record:
+        grid = Grid(("class", Kind.NAME), ("F1 %", Kind.NUMBER))
+        for name, scores in record["per_class"].items():
+            grid.add(name, percent(scores["f1"]))
+        screen.print(grid)
+    show_answer(record, plan)
+
+
+def show_answer(record: Mapping[str, Any], plan: Plan) -> None:
+    """Print the answer of the final stage of a plan, in a few lines."""
     screen, objective = console(), plan.objective
     test, deviation, n_seeds = record["test"], record["std"], len(record["seeds"])
     others = [metric for metric in plan.metrics if metric != objective]
@@ -229,18 +344,6 @@ def show_final(record: Mapping[str, Any], plan: Plan) -> None:
             f"validation {objective.label}: {search} in the search, {fresh} on fresh seeds "
             f"(shrinkage {objective.distance(record['shrinkage'])})"
         )
-    metrics = [*others, objective]
-    table = _table("epoch", *[f"test {metric.head}" for metric in metrics])
-    for epoch in record["per_epoch"]:
-        chosen = epoch["epoch"] == record["selected_epoch"]
-        cells = [metric.text(epoch[metric.name]) for metric in metrics]
-        table.add_row(f"{epoch['epoch']}{' ←' if chosen else ''}", *cells, style="bold" if chosen else "")
-    screen.print(table)
-    if "per_class" in record:
-        table = _table("class", "F1 %")
-        for name, scores in record["per_class"].items():
-            table.add_row(printable(name), percent(scores["f1"]))
-        screen.print(table)
     screen.print(Text(f"configuration: {params_text(plan.schema.told(record['config']))}", "dim"))
 
 
@@ -252,54 +355,62 @@ def describe(plan: Plan) -> str:
     return f"{data}: {inputs}; {how}; {plan.storage.name}"
 
 
-def show_outcome(plan: Plan, out: Path, storage: str | None) -> None:
-    """Print every study, the final stage where it has ended, and what to do next.
+def show_outcome(plan: Plan, out: Path) -> None:
+    """Print every study, the answer of the final stage where it has ended, and what to do next.
 
     Args:
         plan: that has ended.
         out: its folder.
-        storage: the database URL as it was given; None: it is that of the folder.
     """
     from hpo.monitor.results import final_trial
     from hpo.monitor.status import status
-    from hpo.planning.plan import MODEL, WRONG_IMAGES
-    from hpo.storage.database import sqlite_file
+    from hpo.planning.plan import FINAL, MODEL, WRONG_IMAGES
 
-    show_status(status(plan), plan.objective)
-    final = final_trial(plan)
-    if final is not None:
-        show_final(final.user_attrs["final"], plan)
-    ended = [name for name in plan.specs if plan.decision(name)]
-    where = f"--out {out}"
-    if storage is not None:
-        # the URL of a server may hold a password, in more than one place
-        where += f" --storage {storage if sqlite_file(storage) else '…'}"
-    lines = [f"hpo report {where}"]
-    if ended:
-        lines.insert(0, f"hpo show {ended[-1]} {where}")
-    model = out / MODEL
-    if model.exists():
-        lines += (
-            [f"hpo predict {model} IMAGE…"]
-            if plan.identity.is_images and plan.identity.class_names
-            else [str(model)]
-        )
-        lines += [str(worst)] if (worst := out / WRONG_IMAGES).exists() else []
-    elif final is not None and final.user_attrs["final"]["model"]:
-        host = final.user_attrs["owner"]["host"]
-        lines.append(f"{MODEL} is on {host}, in the --out of the worker that trained the final stage")
-    screen = console()
+    screen, final = console(), final_trial(plan)
+    # the answer stands below, where it stays in sight
+    show_status([each for each in status(plan) if final is None or each.name != FINAL], plan.objective)
     screen.print()
-    for index, line in enumerate(lines):
-        screen.print(f"{'      ' if index else 'more: '}{line}", soft_wrap=True)
+    if final is not None:
+        record = final.user_attrs["final"]
+        show_answer(record, plan)
+        model, worst = out / MODEL, out / WRONG_IMAGES
+        if model.exists():
+            sheet = f", the images it is most wrong about: {worst}" if worst.exists() else ""
+            screen.print(f"network: {model}{sheet}", soft_wrap=True)
+        elif record["model"]:
+            host = final.user_attrs["owner"]["host"]
+            screen.print(f"{MODEL} is on {host}, in the --out of the worker that trained the final stage")
+    decided = [name for name in plan.specs if plan.decision(name)]
+    more = [command("show", decided[-1])] if decided else []
+    more += [*([command("final")] if final is not None else []), command("report")]
+    for line in more:
+        screen.print(f"more: {line}", soft_wrap=True)
+
+
+def stopped_text(progress: Progress) -> str:
+    """Return what is done and what is open of a run that was stopped, in words."""
+    from hpo.planning.plan import FINAL
+
+    studies = [study.status for study in progress.studies if study.status.name != FINAL]
+    n_decided = sum(each.state in ("done", "failed") for each in studies)
+    n_ended, n_points = sum(each.n_ended for each in studies), sum(each.n_points for each in studies)
+    open_ = [study.status.name for study in progress.studies if not study.is_over]
+    return (
+        f"stopped; nothing is lost. Done: {n_decided} of {len(studies)} studies, "
+        f"{n_ended} of {n_points} points; open: {', '.join(open_)}"
+    )
 
 
 def show_forecast(lines: Sequence[Line]) -> None:
     """Print what a run would train."""
-    table = _table("§", "study", "points", "seeds", "epochs", "time")
+    grid = Grid(
+        ("§", Kind.NAME),
+        ("study", Kind.NAME),
+        *[(head, Kind.NUMBER) for head in ("points", "seeds", "epochs", "time")],
+    )
     for line in lines:
-        table.add_row(
-            printable(line.section),
+        grid.add(
+            line.section,
             line.study,
             str(line.points),
             str(line.seeds),
@@ -308,26 +419,31 @@ def show_forecast(lines: Sequence[Line]) -> None:
         )
     times = [line.seconds for line in lines if line.seconds is not None]
     total = duration(sum(times)) if len(times) == len(lines) else "–"
-    table.add_section()
-    table.add_row("", "together", "", "", f"{sum(line.epochs for line in lines):,}", total, style="bold")
-    console().print(table)
+    grid.add("", "together", "", "", f"{sum(line.epochs for line in lines):,}", total, style="bold")
+    console().print(grid)
 
 
 def show_checks(checks: Iterable[Check]) -> list[Check]:
     """Print a line a check, as soon as it is made; a terminal's lines break at words, below their column."""
-    screen, made = console(), []
-    for check in checks:
+    made: list[Check] = []
+    screen, left = console(), iter(checks)
+    while True:
+        with waiting("trying"):
+            check = next(left, None)
+        if check is None:
+            return made
         made.append(check)
         state, name = f"{check.state:{len('skipped ')}}", f"{check.name:{len('checkpoints  ')}}"
         margin = " " * len(state + name)
+        if screen.width < len(margin) + 20:
+            margin, name = "  ", f"{name}\n  "
         text = Text(printable(check.text))
         # elsewhere it stays whole: it may be copied into a message to somebody
-        lines = text.wrap(screen, max(20, screen.width - len(margin))) if screen.is_terminal else [text]
+        lines = text.wrap(screen, max(1, screen.width - len(margin))) if screen.is_terminal else [text]
         for line in lines:
             line.rstrip()
         head, below = lines[0], "".join(f"\n{margin}{line.plain}" for line in lines[1:])
         screen.print(Text.assemble((state, STATE_STYLES[check.state]), name, head, below), soft_wrap=True)
-    return made
 
 
 def show_recipe(check: RecipeCheck) -> None:
@@ -335,10 +451,10 @@ def show_recipe(check: RecipeCheck) -> None:
     screen = console()
     on = f"on {check.data}, {check.precision} on {check.device}"
     screen.print(Text(f"{check.recipe}: works {on}", "bold green"))
-    table = _table("parameter", "type", "default", "domain")
+    grid = Grid(("parameter", Kind.NAME), ("type", Kind.WORD), ("default", Kind.TEXT), ("domain", Kind.TEXT))
     for name, parameter in check.schema.parameters.items():
-        table.add_row(name, parameter.kind, show_value(parameter.default), parameter.domain)
-    screen.print(table)
+        grid.add(name, parameter.kind, show_value(parameter.default), parameter.domain)
+    screen.print(grid)
     for constraint in check.schema.constraints:
         screen.print(f"constraint: {constraint}")
     objective, *others = [f"{name} ({direction})" for name, direction in check.metrics.items()]
@@ -370,28 +486,3 @@ def _told_by(found: DryRun | LoopRun) -> Iterable[str]:
         yield "CUDA graphs: steps are recorded on a GPU"
     else:
         yield f"CUDA graphs: steps are not recorded on a GPU: {found.graph_hindrance}"
-
-
-def _table(*columns: str, numeric: Sequence[str] = ()) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    words = {
-        "type",
-        "default",
-        "domain",
-        "study",
-        "state",
-        "decision",
-        "parameter",
-        "value",
-        "class",
-        "point",
-        "§",
-    }
-    for column in columns:
-        table.add_column(
-            column,
-            justify="left" if column in words and column not in numeric else "right",
-            no_wrap=column not in ("decision", "point"),
-            overflow="fold",
-        )
-    return table

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -74,16 +74,19 @@ def resume(study: tuple[str, ...], **options: Any) -> int:
 
 
 def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
-    with _engine(studies, options) as (threads, resolve, engine):
-        from hpo.cli.live import watching
-        from hpo.cli.tables import describe, show_outcome
-        from hpo.errors import PointsFailedError
-        from hpo.execution.run import find_or_create_plan, run
-        from hpo.monitor.status import remarks
-        from hpo.planning.compatibility import unshared_checkpoints
-
-        out = options["out"]
+    with ExitStack() as stack:
         with waiting("loading data and plan"):
+            threads, resolve, engine = stack.enter_context(_engine(studies, options))
+            from hpo.cli.advice import advise_without, command
+            from hpo.cli.live import watching
+            from hpo.cli.tables import describe, show_outcome, stopped_text
+            from hpo.data.sources import absolute_source
+            from hpo.errors import PointsFailedError
+            from hpo.execution.run import find_or_create_plan, run
+            from hpo.monitor.status import remarks
+            from hpo.planning.compatibility import unshared_checkpoints
+
+            out = options["out"]
             plan = find_or_create_plan(
                 out,
                 storage=options["storage"],
@@ -93,7 +96,9 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
                 given=opt.given(options),
                 resolve=resolve,
             )
-        reader = opt.open_plan(options, reader=True)
+            reader = opt.open_plan(options, reader=True)
+        if options["data"] is None or absolute_source(options["data"]) == plan.options.data:
+            advise_without("data")  # the plan knows
         say(describe(plan), err=True)
         unshared = unshared_checkpoints(plan, out, options["checkpoints"])
         for remark in [*remarks(plan), *([unshared] if unshared else [])]:
@@ -113,13 +118,14 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
                 )
         except PointsFailedError:
             if not options["as_json"]:
-                show_outcome(reader, out, options["storage"])
+                show_outcome(reader, out)
             raise
         if stopped_by is not None:
-            click.echo("stopped; nothing is lost: run the same command to resume", err=True)
+            for line in (stopped_text(tick.last), f"resume: {command('resume', *studies)}"):
+                say(line, err=True)
             return 128 + stopped_by
         if not options["as_json"]:
-            show_outcome(reader, out, options["storage"])
+            show_outcome(reader, out)
         return 0
 
 
@@ -162,9 +168,9 @@ def _engine(studies: tuple[str, ...], options: dict[str, Any]) -> Iterator[tuple
 @opt.planned_workers
 def create(**options: Any) -> None:
     """Write the plan into the database and train nothing."""
-    from hpo.execution.run import find_or_create_plan, threads_each
-
     with waiting("loading data"):
+        from hpo.execution.run import find_or_create_plan, threads_each
+
         plan = find_or_create_plan(
             options["out"],
             storage=options["storage"],
@@ -173,7 +179,7 @@ def create(**options: Any) -> None:
             given=opt.given(options),
         )
     say(f"{plan.storage.name}: {', '.join(plan.specs)}, then the final stage")
-    click.echo("`hpo run` or `hpo worker` trains it")
+    say("`hpo run` or `hpo worker` trains it")
 
 
 @click.command()
@@ -190,7 +196,10 @@ def worker(study: tuple[str, ...], **options: Any) -> int:
     """
     import logging
 
-    with without_garbage_collection():  # it takes a seventh of the 2 s that torch takes, and finds none
+    with (
+        waiting("loading PyTorch"),
+        without_garbage_collection(),
+    ):  # it takes a seventh of the 2 s that torch takes, and finds none
         from hpo.execution.worker import Limits, work
         from hpo.storage.storage import Storage
 
@@ -219,8 +228,13 @@ def retry(study: tuple[str, ...], **options: Any) -> None:
 
     plan = opt.open_plan(options)
     plan.with_ancestors(name for name in study if name != FINAL)  # refuses unknown names
-    count = queue_again(plan, study or None)
-    click.echo(f"{count} queued again; `hpo run` trains them" if count else "no point has failed for good")
+    again, hopeless = queue_again(plan, study or None)
+    if again:
+        say(f"queued again: {', '.join(again)}; `hpo run` trains them")
+    else:
+        say("no point has failed for good")
+    if hopeless:
+        say(f"diverged, and would diverge again: {', '.join(hopeless)}")
 
 
 @click.command()
@@ -240,7 +254,10 @@ def final(as_json: bool, **options: Any) -> int:
     plan = opt.open_plan(options, reader=True)
     undecided = [name for name in plan.specs if plan.decision(name) is None and not is_orphaned(plan, name)]
     if undecided:
-        raise InputError(f"no final stage before every study has decided; open: {', '.join(undecided)}")
+        raise InputError(
+            f"no final stage before every study has decided; open: {', '.join(undecided)}; "
+            "`hpo resume` trains them"
+        )
     if results.final_trial(plan) is None:
         code = _train_final(options)
         if code:

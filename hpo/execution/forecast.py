@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -52,12 +52,20 @@ def forecast(
     *,
     workers: int | None = None,
     names: Sequence[str] = (),
+    tell: Callable[[str], None] = lambda text: None,
 ) -> list[Line]:
     """Forecast a run with these options, the final stage last unless studies are named.
 
     What a study will inherit is not known yet; its points are timed with the defaults instead, so the
     prediction is as good as the winners cost what the defaults cost. What a GPU gains by training several
     trials at once is not in it.
+
+    Args:
+        specs: the studies.
+        options: of the plan.
+        workers: how many there will be; None: one a core or GPU.
+        names: only these studies and those they need; empty: all, and the final stage.
+        tell: is told what is being timed.
 
     Raises:
         InputError: data, device or precision cannot be had, a study is unknown, or searches the epochs that
@@ -91,7 +99,10 @@ def forecast(
         # a point of a grid may be what an earlier study has trained; of a sampled one nobody knows the points
         known = _known(specs, name, options) if specs[name].is_grid else None
         runs = [int(config["epochs"]) * options.seeds * (config != known) for config in configs]
-        seconds = [n * seconds_per_epoch(config) for n, config in zip(runs, configs, strict=True)]
+        seconds = []
+        for number, (n, config) in enumerate(zip(runs, configs, strict=True), start=1):
+            tell(f"timing a few steps of each network: {name}, {number} of {len(configs)}")
+            seconds.append(n * seconds_per_epoch(config))
         busy = min(count, len(configs)) or 1
         lines.append(
             Line(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from hpo._files import write_durably
 from hpo._process import n_cores
 from hpo.data.sources import absolute_source
-from hpo.errors import InputError, did_you_mean
+from hpo.errors import MAX_NAMES, InputError, did_you_mean
 from hpo.execution.backends.base import OpenBackend
 from hpo.execution.backends.local import local_processes
 from hpo.execution.backends.worker_spec import WorkerSpec
@@ -26,7 +27,7 @@ from hpo.planning.compatibility import (
 )
 from hpo.planning.manifest import Options
 from hpo.planning.plan import MODEL, WRONG_IMAGES, Plan
-from hpo.planning.scheduler import advance, fail_stale_trials, require_result
+from hpo.planning.scheduler import advance, fail_stale_trials, require_result, waiting_again
 from hpo.planning.studies import (
     check_epochs,
     published_config,
@@ -37,6 +38,8 @@ from hpo.space.study_file import shipped_studies
 from hpo.storage.database import default_url, exclusive, sqlite_file
 from hpo.storage.storage import Storage
 from hpo.training.blobs import BlobStore, open_blobs
+
+log = logging.getLogger(__name__)
 
 
 def find_or_create_plan(
@@ -220,6 +223,10 @@ def run(
     load_plan_data(plan, data)
     fail_stale_trials(plan)
     if not advance(plan, names):
+        again = waiting_again(plan, names or plan.all_names)
+        if again:
+            more = f" and {len(again) - MAX_NAMES} more" if len(again) > MAX_NAMES else ""
+            log.warning("tried again: %s%s", ", ".join(again[:MAX_NAMES]), more)
         spec = WorkerSpec.of(plan, out, studies, checkpoints, data, trials_per_device)
         with engine(spec) as backend:
             stopped_by = supervise(backend, plan, names, workers, on_tick)

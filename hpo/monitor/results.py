@@ -6,7 +6,7 @@ Nothing in this room writes, imports torch, or looks anywhere else than into the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -15,13 +15,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import InputError, MissingError
 from hpo.monitor.diagnostics import Finding, findings
-from hpo.planning.decisions import best_epoch, epochs_of
-from hpo.planning.inheritance import best_decided
+from hpo.monitor.origins import Origin, origins
+from hpo.planning.decisions import TrialRef, best_epoch, epochs_of
+from hpo.planning.inheritance import best_decided, decided_trial
+from hpo.planning.manifest import StudyRecord
 from hpo.planning.metrics import Metric
-from hpo.planning.plan import FINAL, FINAL_SLOT, Plan
+from hpo.planning.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
+from hpo.planning.scheduler import is_orphaned
 from hpo.planning.studies import lineage
 from hpo.space.parameters import ParamValue
-from hpo.storage.queue import Slots, reason_of, slot_of
+from hpo.storage.queue import Slots, reason_of, slot_of, told_state
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,70 @@ class TrialRow:
     """What is wrong with the point."""
     traceback: str = ""
     """Of an error in training."""
+    epochs_asked: int | None = None
+    """How many epochs it is trained if nothing stops it; None until it is claimed."""
+
+    @property
+    def shown_state(self) -> str:
+        """The state as people are told it."""
+        return told_state(self.state, self.reason)
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as `hpo show --json` prints it."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class AttemptRow:
+    """One try at a point."""
+
+    trial: int
+    state: str
+    reason: str
+    host: str
+    """Where it was trained; empty until a worker has claimed it."""
+    pid: int | None
+    began: str
+    """Local time with its offset, as ISO 8601 has it."""
+    seconds: float | None
+    """From the claim to the end."""
+    epochs: int
+    """That it had when it ended, those before a kill included."""
+
+    @property
+    def shown_state(self) -> str:
+        """The state as people are told it."""
+        return told_state(self.state, self.reason)
+
+
+@dataclass(frozen=True)
+class TrialDetail:
+    """One trial, whole."""
+
+    study: str
+    row: TrialRow
+    """What it found; its state is that of the trial, not of the point."""
+    seeds: Sequence[int]
+    config: Mapping[str, ParamValue]
+    """Empty until a worker has claimed it."""
+    origins: Mapping[str, Origin]
+    """Where each value of the configuration comes from."""
+    attempts: Sequence[AttemptRow]
+    """All tries at its point, this one among them."""
+    machine: Mapping[str, Any]
+    """What it was trained on and with."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as `hpo show STUDY/NUMBER --json` prints it."""
+        return {
+            "study": self.study,
+            **self.row.to_json(),
+            "seeds": self.seeds,
+            "config": self.config,
+            "origins": {name: origin.name for name, origin in self.origins.items()},
+            "attempts": [asdict(each) for each in self.attempts],
+            "machine": self.machine,
+        }
 
 
 def own_params(trial: FrozenTrial) -> Mapping[str, ParamValue]:
@@ -79,13 +142,13 @@ def rows(plan: Plan, name: str, trials: Sequence[FrozenTrial] | None = None) -> 
         plan.with_ancestors([name])
     slots = Slots.of(plan.trials(name) if trials is None else trials)
     chosen = map(slots.accepted_or_latest, slots.attempts)
-    return [_row(plan, trial, slots) for trial in sorted(chosen, key=lambda t: t.user_attrs["index"])]
+    ordered = sorted(chosen, key=lambda trial: trial.user_attrs["index"])
+    return [_row(plan, trial, slots, slots.state(slot_of(trial)).value) for trial in ordered]
 
 
-def _row(plan: Plan, trial: FrozenTrial, slots: Slots) -> TrialRow:
+def _row(plan: Plan, trial: FrozenTrial, slots: Slots, state: str) -> TrialRow:
     history, values = epochs_of(trial.user_attrs), best_values(plan, trial)
     slot = slot_of(trial)
-    state = slots.state(slot).value
     return TrialRow(
         trial=trial.number,
         point=slot.point,
@@ -106,6 +169,7 @@ def _row(plan: Plan, trial: FrozenTrial, slots: Slots) -> TrialRow:
         ],
         attempt=trial.user_attrs["attempt"],
         epochs=len(history),
+        epochs_asked=trial.user_attrs.get("config", {}).get("epochs"),
         best_epoch=best_epoch(trial, plan.objective),
         seconds=sum(seed["seconds"] for records in history for seed in records),
         history=history,
@@ -126,6 +190,60 @@ def best_values(plan: Plan, trial: FrozenTrial) -> dict[str, list[float]]:
 def deviation(values: Sequence[float]) -> float | None:
     """Return the standard deviation over seeds; None where there is none."""
     return stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
+
+
+def detail(plan: Plan, name: str, trial: FrozenTrial) -> TrialDetail:
+    """Return all that is known of a trial of ours.
+
+    Args:
+        plan: that it belongs to.
+        name: of its study.
+        trial: as from `find_trial`.
+
+    Raises:
+        MissingError: others have put the trial into the study.
+    """
+    slots, attrs = Slots.of(plan.trials(name)), trial.user_attrs
+    if "point" not in attrs:
+        raise MissingError(f"{name}/{trial.number} is no trial of hpo: others have put it into the study")
+    return TrialDetail(
+        study=name,
+        row=_row(plan, trial, slots, attempt_state(trial)),
+        seeds=attrs["seeds"],
+        config=attrs.get("config", {}),
+        origins=_origins(plan, name, trial),
+        attempts=[_attempt(each) for each in slots.attempts[slot_of(trial)]],
+        machine={key: attrs[key] for key in _MACHINE if key in attrs},
+    )
+
+
+_MACHINE = ("device", "processor", "precision", "threads", "versions")
+
+
+def _attempt(trial: FrozenTrial) -> AttemptRow:
+    owner = trial.user_attrs.get("owner", {})
+    began, ended = trial.datetime_start, trial.datetime_complete
+    return AttemptRow(
+        trial=trial.number,
+        state=attempt_state(trial),
+        reason=trial.user_attrs.get("reason", ""),
+        host=owner.get("host", ""),
+        pid=owner.get("pid"),
+        began=began.astimezone().isoformat(timespec="seconds") if began else "",
+        seconds=(ended - began).total_seconds() if began and ended else None,
+        epochs=len(trial.intermediate_values),
+    )
+
+
+def _origins(plan: Plan, name: str, trial: FrozenTrial) -> Mapping[str, Origin]:
+    """Return where each value of a trial's configuration comes from."""
+    found = origins(plan)
+    if name == FINAL:
+        trained = plan.record(FINAL).inherited
+        return found[trained.study].carried if trained else {}
+    if trial.user_attrs["point"] == CONTROL_SLOT.point:
+        return found[name].inherited
+    return {**found[name].context, **dict.fromkeys(plan.specs[name].search, Origin("searched"))}
 
 
 def attempt_state(trial: FrozenTrial) -> str:
@@ -183,30 +301,67 @@ def answer_text(result: Mapping[str, Any], objective: Metric) -> str:
     return f"test {objective.label} {value}, at epoch {result['selected_epoch']}"
 
 
+def best_complete(plan: Plan, trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
+    """Return the best of the trials that trained to their end, of equal ones the first."""
+    done = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
+    return max(done, key=lambda t: (plan.objective.score(t.value or 0.0), -t.number), default=None)
+
+
+def best_so_far(
+    plan: Plan, records: Mapping[str, StudyRecord], values: Mapping[str, tuple[int, float]]
+) -> tuple[str, TrialRef] | None:
+    """Return the trial of the best configuration so far, whoever asks, and the study that chose it.
+
+    That is the one which the final stage trains, once every study has decided; until then the best of all.
+
+    Args:
+        plan: that is asked about.
+        records: as `Plan.records` has them.
+        values: number and value of the best trial of each study that has one.
+    """
+    if all(records[name].decision or is_orphaned(plan, name, records) for name in plan.specs):
+        chosen = best_decided(plan)
+        if chosen is not None and chosen.source is not None:
+            return chosen.study, chosen.source
+    if not values:
+        return None
+    name = max(values, key=lambda name: plan.objective.score(values[name][1]))
+    best = TrialRef(study=name, trial=values[name][0])
+    decisions = {name: record.decision for name, record in records.items() if record.decision}
+    names = [name for name, decision in decisions.items() if decision.source == best]
+    return (names or [best.study])[-1], best  # a study that keeps what it inherited has decided for it, too
+
+
 def best(plan: Plan) -> dict[str, Any]:
-    """Return the best decided configuration so far, with where it comes from.
+    """Return the best configuration so far, with where it comes from.
 
     Raises:
-        MissingError: no study has decided yet.
+        MissingError: no trial has a result yet.
     """
-    decided = {name: decision for name in plan.specs if (decision := plan.decision(name)) and decision.params}
-    if not decided:
+    records, storage = plan.records(), plan.storage
+    trials = {name: best_complete(plan, storage.outlines.of(storage.study_id(name))) for name in plan.specs}
+    values = {name: (trial.number, trial.value or 0.0) for name, trial in trials.items() if trial}
+    found = best_so_far(plan, records, values)
+    if found is None:
         raise MissingError(
-            f"{plan.storage.name}: no study has a winner yet; `hpo status` shows how far they are"
+            f"{storage.name}: no trial has a result yet; `hpo status` shows how far the studies are"
         )
-    # what goes to the final stage, or as long as no last study has decided, what was decided last
-    chosen = best_decided(plan)
-    name = chosen.study if chosen else list(decided)[-1]
-    decision = decided[name]
-    trial = final_trial(plan)
+    name, ref = found
+    trial = decided_trial(plan, ref)
+    decided = {name: record.decision for name, record in records.items() if record.decision}
+    decision = decided.get(name)
+    is_decided = decision is not None and decision.source == ref
+    seeds, final = best_values(plan, trial)[plan.objective.name], final_trial(plan)
     return {
         "study": name,
-        "source": decision.source.model_dump() if decision.source else None,
-        "value": decision.value,
-        "tested": decision.tested,
-        "params": decision.params,
+        "source": ref.model_dump(),
+        "value": trial.value,
+        "deviation": deviation(seeds),
+        "decided": is_decided,
+        "tested": decision is not None and is_decided and decision.tested,
+        "params": trial.user_attrs["config"],
         "decisions": {
             each.name: decided[each.name].text for each in lineage(plan.specs, name) if each.name in decided
         },
-        "test": trial.user_attrs["final"]["test"] if trial else None,
+        "test": final.user_attrs["final"]["test"] if final else None,
     }

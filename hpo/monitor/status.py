@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from hpo._text import show_value
-from hpo.monitor.results import answer_text, own_params
+from hpo.monitor.results import answer_text, best_complete, own_params
 from hpo.planning.decisions import Decision
 from hpo.planning.inheritance import context_of
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.plan import FINAL, FINAL_SLOT, Plan
 from hpo.planning.scheduler import study_jobs
-from hpo.storage.queue import Slots, SlotState
+from hpo.storage.queue import Reason, Slots, SlotState, reason_of
 from hpo.storage.trials import id_of
 
 StudyState = Literal["pending", "running", "done", "failed"]
@@ -30,6 +30,8 @@ class StudyStatus:
     state: StudyState
     points: Mapping[str, int]
     """Points in each `SlotState`."""
+    diverged: int
+    """How many of the pruned points were stopped by nobody: their loss became infinite, or no number."""
     best: Mapping[str, Any] | None
     """trial, value, params of the best complete trial."""
     inherited: Mapping[str, Any] | None
@@ -46,6 +48,13 @@ class StudyStatus:
     def n_ended(self) -> int:
         """How many of them have ended."""
         return sum(self.points[state] for state in ("complete", "pruned", "failed"))
+
+    @property
+    def ended_badly(self) -> dict[str, int]:
+        """Points that have ended without a result, by the word that people are told."""
+        pruned = self.points["pruned"] - self.diverged
+        counts = {"pruned": pruned, "diverged": self.diverged, "failed": self.points["failed"]}
+        return {word: count for word, count in counts.items() if count}
 
     @property
     def shown_state(self) -> str:
@@ -80,10 +89,8 @@ def study_status(plan: Plan, name: str, record: StudyRecord, trials: Sequence[Fr
     decision, inherited = record.decision, record.inherited
     states = _states(plan, name, record, slots)
     points = {state.value: states.count(state) for state in SlotState}
-    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
-    best = max(
-        complete, key=lambda trial: (plan.objective.score(trial.value or 0.0), -trial.number), default=None
-    )
+    best = best_complete(plan, trials)
+    accepted = [trial for slot in slots.attempts if (trial := slots.accepted(slot))]
     best_trial = plan.storage.trial(id_of(best)) if best else None
     final = best_trial.user_attrs.get("final") if best_trial else None
     return StudyStatus(
@@ -91,6 +98,7 @@ def study_status(plan: Plan, name: str, record: StudyRecord, trials: Sequence[Fr
         section=plan.specs[name].section if name in plan.specs else "",
         state=_state(name, states, slots, decision),
         points=points,
+        diverged=sum(reason_of(trial) == Reason.DIVERGED for trial in accepted),
         best=None
         if best_trial is None
         else {

@@ -17,16 +17,16 @@ from typing import Any, Literal
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.monitor.diagnostics import findings
-from hpo.monitor.results import best_values, deviation, own_params
+from hpo.monitor.results import best_so_far, best_values, deviation, own_params
 from hpo.monitor.status import StudyStatus, study_status
-from hpo.planning.decisions import Decision, best_epoch, epochs_of
-from hpo.planning.inheritance import best_decided
+from hpo.planning.decisions import Decision, TrialRef, best_epoch, epochs_of
+from hpo.planning.inheritance import best_decided, decided_trial
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.metrics import Metric
 from hpo.planning.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
 from hpo.planning.scheduler import is_orphaned
 from hpo.space.parameters import ParamValue
-from hpo.storage.queue import Reason, Slot, Slots, SlotState, is_dead, reason_of, this_process
+from hpo.storage.queue import Reason, Slot, Slots, SlotState, is_dead, reason_of, this_process, told_state
 from hpo.storage.trials import id_of
 
 CATCH_UP = 40
@@ -113,7 +113,7 @@ class StudyProgress:
     is_over: bool
     """Nothing more happens to it, unless somebody retries."""
     reasons: Mapping[str, Mapping[str, int]]
-    """Why points were pruned or failed, and how many; by `pruned` and `failed`."""
+    """Why points were pruned, diverged or failed, and how many; by these words."""
     n_lost: int
     """Attempts that were lost and are queued again or were."""
     flags: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -126,6 +126,8 @@ class Progress:
 
     objective: Metric
     studies: Sequence[StudyProgress]
+    n_in_plan: int
+    """Studies that the plan has, also those that nobody looks at; without the final stage."""
     current: int
     """Which of `studies` is being worked on; else the first that is not over, or the last."""
     running: Sequence[Running]
@@ -174,7 +176,7 @@ class Watch:
         self._studies: dict[str, tuple[object, StudyProgress]] = {}
         self._recorded: dict[int, tuple[Mapping[int, float], Mapping[str, Any]]] = {}
         self._examined: dict[str, dict[int, _Examined]] = {name: {} for name in names}
-        self._best: tuple[int, Best] | None = None
+        self._best: Best | None = None
         self._test: Mapping[str, Any] | None = None
         self._seen: dict[str, tuple[float, int]] = {}
         """When each worker was seen to train last, and how many trials."""
@@ -188,12 +190,13 @@ class Watch:
         open_ = [index for index, study in enumerate(studies) if not study.is_over]
         at_work = [index for index in open_ if studies[index].status.points["running"]]
         current = (at_work or open_ or [len(studies) - 1])[0]
-        running, best = self._running(), self._find_best(studies)
+        running, best = self._running(), self._find_best(studies, records)
         busy = {each.study for each in running} | {studies[current].status.name}
         studies = [self._with_flags(study) if study.status.name in busy else study for study in studies]
         return Progress(
             objective=self._plan.objective,
             studies=studies,
+            n_in_plan=len(self._plan.specs),
             current=current,
             running=running,
             best=best,
@@ -264,8 +267,6 @@ class Watch:
         for trial in todo:
             epochs = epochs_of(recorded[id_of(trial)])
             flags = _flags(self._plan, epochs, is_complete=trial.state == TrialState.COMPLETE)
-            if reason_of(trial) == Reason.DIVERGED:
-                flags.append("diverged")
             examined[id_of(trial)] = _Examined(trial.number, flags, sum(_seconds(epochs)))
         by_flag: dict[str, list[int]] = {}
         for each in sorted(examined.values(), key=lambda each: each.number):
@@ -324,19 +325,19 @@ class Watch:
             if examined
         }
 
-    def _find_best(self, studies: Sequence[StudyProgress]) -> Best | None:
-        found = [
-            (study.status.name, best)
+    def _find_best(self, studies: Sequence[StudyProgress], records: Mapping[str, StudyRecord]) -> Best | None:
+        values = {
+            study.status.name: (best["trial"], best["value"])
             for study in studies
             if study.status.name != FINAL and (best := study.status.best)
-        ]
-        if not found:
+        }
+        found = best_so_far(self._plan, records, values)
+        if found is None:
             return None
-        name, best = max(found, key=lambda each: self._plan.objective.score(each[1]["value"]))
-        trial_id = next(id_of(trial) for trial in self._trials[name] if trial.number == best["trial"])
-        if self._best is None or self._best[0] != trial_id:
-            self._best = trial_id, _best_trial(self._plan, name, self._plan.storage.trial(trial_id))
-        return self._best[1]
+        _, ref = found
+        if self._best is None or (self._best.study, self._best.trial) != (ref.study, ref.trial):
+            self._best = _best_trial(self._plan, ref)
+        return self._best
 
     def _test_result(self) -> Mapping[str, Any] | None:
         accepted = self._slots[FINAL][1].accepted(FINAL_SLOT)
@@ -346,13 +347,13 @@ class Watch:
 
 
 def _reasons(slots: Slots) -> dict[str, Counter[str]]:
-    """Return why points were pruned or failed, and how many."""
-    reasons: dict[str, Counter[str]] = {"pruned": Counter(), "failed": Counter()}
+    """Return why points were pruned, diverged or failed, and how many."""
+    reasons: dict[str, Counter[str]] = {"pruned": Counter(), Reason.DIVERGED: Counter(), "failed": Counter()}
     for slot in slots.attempts:
-        state = slots.state(slot).value
+        reason = slots.accepted_or_latest(slot).user_attrs.get("reason", "")
+        state = told_state(slots.state(slot).value, reason)
         if state in reasons:
-            reason = slots.accepted_or_latest(slot).user_attrs.get("reason", "")
-            reasons[state][reason.removeprefix("pruned: ")] += 1
+            reasons[state][reason.removeprefix(f"{state}: ")] += 1
     return reasons
 
 
@@ -387,11 +388,12 @@ def _running_trial(
     )
 
 
-def _best_trial(plan: Plan, name: str, trial: FrozenTrial) -> Best:
+def _best_trial(plan: Plan, ref: TrialRef) -> Best:
+    trial = decided_trial(plan, ref)
     epochs, seeds = epochs_of(trial.user_attrs), best_values(plan, trial)[plan.objective.name]
     return Best(
-        study=name,
-        trial=trial.number,
+        study=ref.study,
+        trial=ref.trial,
         params=trial.params,
         config=trial.user_attrs["config"],
         value=trial.value or 0.0,

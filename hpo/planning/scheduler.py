@@ -7,6 +7,7 @@ queued again; a study whose points have all ended decides; the final stage comes
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
@@ -27,7 +28,7 @@ from hpo.planning.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
 from hpo.planning.samplers import distributions
 from hpo.space.parameters import ParamValues, canonical_json
 from hpo.space.study_file import StudySpec
-from hpo.storage.queue import Job, Queue, Slot, Slots, SlotState, slot_of
+from hpo.storage.queue import Job, Queue, Reason, Slot, Slots, SlotState, reason_of, slot_of, told_state
 from hpo.storage.trials import id_of
 
 MIN_WAITING = 32
@@ -234,20 +235,42 @@ def is_control(plan: Plan, name: str, slot: Slot) -> bool:
     return slot == (_own_control(plan, name, inherited) or CONTROL_SLOT)
 
 
-def retry(plan: Plan, names: Iterable[str] | None = None) -> int:
+def retry(plan: Plan, names: Iterable[str] | None = None) -> tuple[list[str], list[str]]:
     """Queue every failed point once more, with its caps counted anew.
 
     Returns:
-        How many were queued.
+        What was queued, as "STUDY/NUMBER (reason) as STUDY/NUMBER"; and the trials that diverged, which would
+        diverge again.
     """
-    count = 0
+    again, diverged = [], []
     for name in plan.all_names if names is None else names:
         queue = Queue(plan.storage, name)
         slots = queue.slots()
         failed = [slot for slot in slots.attempts if slots.state(slot) == SlotState.FAILED]
         queue.enqueue(_jobs_again(plan, slots, failed), slots, retry=True)
-        count += len(failed)
-    return count
+        again += _tried_again(name, queue.slots(), failed)
+        accepted = [trial for slot in slots.attempts if (trial := slots.accepted(slot))]
+        diverged += [f"{name}/{t.number}" for t in accepted if reason_of(t) == Reason.DIVERGED]
+    return again, diverged
+
+
+def waiting_again(plan: Plan, names: Iterable[str]) -> list[str]:
+    """Return the trials of these studies that wait to be tried again, as `retry` does."""
+    found = []
+    for name in names:
+        slots = Queue(plan.storage, name).slots()
+        latest = {slot: trials[-1] for slot, trials in slots.attempts.items() if len(trials) > 1}
+        again = [slot for slot, trial in latest.items() if trial.state == TrialState.WAITING]
+        found += _tried_again(name, slots, again)
+    return found
+
+
+def _tried_again(name: str, slots: Slots, these: Iterable[Slot]) -> list[str]:
+    found = []
+    for slot in these:
+        before, after = slots.attempts[slot][-2:]
+        found.append(f"{name}/{before.number} ({reason_of(before)}) as {name}/{after.number}")
+    return found
 
 
 def _with_drawn_params(plan: Plan, job: Job, slots: Slots) -> Job:
@@ -275,25 +298,33 @@ def require_result(plan: Plan, names: Sequence[str] | None) -> None:
     Raises:
         PointsFailedError: points failed for good, or a study could decide nothing; the text names them.
     """
-    failed, hint = [], ""
+    failed, empty, advice = list[str](), list[str](), list[str]()
     for name in plan.all_names if names is None else names:
         slots = Queue(plan.storage, name).slots()
         broken = [slot for slot in slots.attempts if slots.state(slot) == SlotState.FAILED]
         for trial in plan.storage.whole([id_of(slots.attempts[slot][-1]) for slot in broken]):
             failed.append(f"{name}/{trial.number} ({point_text(trial.params, slot_of(trial).point)})")
-            hint = ", `hpo retry` tries again"
+            advice.append(f"`hpo show {name}/{trial.number}` says why, `hpo retry` tries again")
         if name == FINAL:
             final = slots.accepted(FINAL_SLOT)
             if final is not None and final.state != TrialState.COMPLETE:  # the same seeds would diverge again
-                failed.append(
-                    f"{name}/{final.number} {final.user_attrs['reason']}: no answer on the test set"
-                )
+                empty.append(f"{name}/{final.number} {final.user_attrs['reason']}: no answer on the test set")
+                advice.append(f"`hpo show {name}/{final.number}` says more")
         elif is_orphaned(plan, name):
-            failed.append(f"{name}: not begun, as {plan.specs[name].inherits} has nothing to go on from")
+            empty.append(f"{name}: not begun, as {plan.specs[name].inherits} has nothing to go on from")
         elif not ((decision := plan.decision(name)) and decision.params):
-            states = [slots.state(slot) for slot in slots.attempts]
-            n_pruned = states.count(SlotState.PRUNED)
-            pruned = f", {n_pruned} of {len(states)} were pruned or diverged" if n_pruned else ""
-            failed.append(f"{name}: no point has a result{pruned}")
-    if failed:
-        raise PointsFailedError(f"failed for good: {'; '.join(failed)}. `hpo show STUDY` says why{hint}")
+            empty.append(f"{name}: no point has a result{_ended_badly(slots)}")
+            advice.append(f"`hpo show {name}` says why")
+    if failed or empty:
+        said = [f"failed for good: {'; '.join(failed)}"] if failed else []
+        raise PointsFailedError(f"{'; '.join([*said, *empty])}. {next(iter(advice), '')}".rstrip())
+
+
+def _ended_badly(slots: Slots) -> str:
+    """Return how the points of a study ended that has no result, in words."""
+    words = Counter[str]()
+    for slot in slots.attempts:
+        reason = slots.accepted_or_latest(slot).user_attrs.get("reason", "")
+        words[told_state(slots.state(slot).value, reason)] += 1
+    counts = ", ".join(f"{count} {word}" for word, count in words.items())
+    return f" ({counts})" if counts else ""

@@ -150,6 +150,11 @@ def reason_of(trial: FrozenTrial) -> str:
     return reason.split(":")[0]
 
 
+def told_state(state: str, reason: str) -> str:
+    """Return a state as people are told it: what diverged is PRUNED to Optuna, yet no pruner stopped it."""
+    return Reason.DIVERGED.value if reason.split(":")[0] == Reason.DIVERGED else state
+
+
 _OURS = {"point", "replicate", "attempt"}
 
 

@@ -108,7 +108,7 @@ def test_a_run_on_a_terminal_that_is_resized_and_watched_through_pipes(
     check_screens(*seen)
     check_events([json.loads(line) for line in lines])
     n_events = 2 + 3 + 2 + 1
-    assert "".join(words[n_events:]) == cli("status", "--out", out).out
+    assert "".join(words[n_events:]) == hpo("status", "--out", out).out
     assert re.match(r"rate/\d complete: macro F1 [\d.]+ %, learning_rate 0\.00[13]\n", words[0])
     assert words[n_events - 1].startswith("final/0 complete: test macro F1 ")
     assert "\x1b" not in "".join(words)
@@ -125,7 +125,7 @@ def check_screens(small: str, large: str, code: str) -> None:
     resized = frames(last)[2:]  # the first may have been on its way
     assert {len(frame) for frame in resized} == {40}
     assert [row for frame in resized for row in frame if cell_len(row) != 120] == []
-    assert any("section 1 of 2" in frame[0] for frame in frames(small))
+    assert any("study 1 of 2" in frame[0] for frame in frames(small))
     assert any("test set opened" in frame[0] for frame in resized)
     assert "test macro F1" in plain(outcome)
     assert "test set opened" not in plain(outcome)  # the table at the end is enough
@@ -160,12 +160,12 @@ def test_a_watch_that_is_stopped_leaves_the_terminal_as_it_was(
 ) -> None:
     command = [sys.executable, "-m", "hpo", "status", "--watch", "--storage", under_way.storage.url]
     before = [t.state for t in under_way.trials("rate")]
-    text, code = on_terminal(command, [(24, 80)], stop_after="section 2 of 3", stop_with=stopped_with)
+    text, code = on_terminal(command, [(24, 80)], stop_after="study 2 of 3", stop_with=stopped_with)
     assert code == str(128 + stopped_with)
     assert text.index("\x1b[?1049h") < text.index("\x1b[?1049l")
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
     left = plain(text.rpartition("\x1b[?1049l")[2])
-    assert "section 2 of 3" in left  # what it showed last stays
+    assert "study 2 of 3" in left  # what it showed last stays
     assert "Traceback" not in text
     assert [t.state for t in under_way.trials("rate")] == before
 
@@ -191,6 +191,56 @@ def test_what_takes_long_says_on_a_terminal_what_it_does(tmp_path: Path, small_s
     text, code = on_terminal([sys.executable, "-m", "hpo", "create", *options], [(24, 80)])
     assert code == "0"
     assert re.match(r"loading data …(\r\x1b\[K|\r\n)sqlite:///", text)  # and the line is gone afterwards
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("status",), "reading the plan"),
+        (("show", "rate"), "reading the trials"),
+        (("show", "rate/0"), "reading the plan"),
+        (("best",), "reading the plan"),
+        (("export",), "reading the trials"),
+        (("final",), "reading the plan"),
+        (("doctor",), "loading PyTorch"),
+        (("run",), "loading data and plan"),
+    ],
+    ids=lambda words: words[0] if isinstance(words, tuple) else "",
+)
+def test_a_command_says_what_it_does_before_it_answers(
+    finished: Path, words: tuple[str, ...], says: str
+) -> None:
+    text, _ = on_terminal([sys.executable, "-m", "hpo", *words, "--out", str(finished)], [(24, 80)])
+    before = text.partition("\r\n")[0]  # the first line of the answer, and what stood there before
+    assert f"{says} …" in before
+    left = before.rpartition("\r\x1b[K")[2]
+    assert "…" not in left
+    piped = hpo(*words, "--out", finished)
+    assert "…" not in piped.err
+
+
+def test_a_forecast_says_how_far_it_is(tmp_path: Path, small_studies: Path) -> None:
+    options = ["--studies", str(small_studies), *SMALL_RUN]
+    text, code = on_terminal([sys.executable, "-m", "hpo", "plan", *options], [(24, 80)])
+    assert code == "0"
+    told = re.findall(r"([^\r\x1b]*) …", text)
+    assert told[:2] == ["reading the study files", "[Kloading PyTorch and the data"]
+    assert told[-1] == "[Ktiming a few steps of each network: shape, 3 of 3"
+
+
+def test_a_run_ends_with_its_answer_in_sight(finished: Path) -> None:
+    text, code = on_terminal([sys.executable, "-m", "hpo", "run", "--out", str(finished)], [(24, 80)])
+    assert code == "0"
+    rows = plain(text.rpartition("\x1b[?1049l")[2]).rstrip().split("\r\n")
+    assert max(map(cell_len, rows)) <= 80 or str(finished) in text
+    (answer,) = [index for index, row in enumerate(rows) if row.startswith("test macro F1 ")]
+    assert answer > len(rows) - 16  # with room for a prompt, and for lines of long paths that wrap
+    assert "\n".join(rows).count(re.findall(r"[\d.]+", rows[answer])[1]) == 1  # said once
+    decision = find_plan(finished).decision("rate")
+    assert decision is not None
+    told = [row for row in rows if row.strip() and row.strip() in decision.text]
+    assert " ".join(row.strip() for row in told) == decision.text
+    assert len(told) <= 3
 
 
 def test_a_line_is_out_as_soon_as_something_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,9 @@ def test_every_mistake_of_a_folder_is_told_a_line_each(cli: Cli, folder: Path) -
         """
     )
     pruner = '[pruner]\nname = "medain"\n'
-    (folder / "studies" / "b.toml").write_text(f'[search]\nl2 = [0.1]\n{pruner}[sampler]\nname = "grit"')
+    (folder / "studies" / "b.toml").write_text(
+        f'trials = 3\n[search]\nl2 = [0.1]\n{pruner}[sampler]\nname = "grit"'
+    )
     (folder / "studies" / "c.toml").write_text("title = 3\n[serch]\nl2 = [0.1]")
     result = cli("create", "--studies=studies", "--data=digits")
     assert result.code == 2

@@ -36,7 +36,7 @@ def shown(progress: Progress, width: int, height: int = 60, *, styles: bool = Fa
 def test_the_first_line_says_where_the_plan_stands(under_way: Plan) -> None:
     for width in (80, 140):
         first = shown(look(under_way), width).splitlines()[0]
-        assert first.startswith("section 2 of 3 · best F1 60.0 %")
+        assert first.startswith("study 2 of 3 · best F1 60.0 %")
         assert "about 2 min left" in first
         assert first.endswith("test set locked")
 
@@ -46,14 +46,14 @@ def test_the_screen_of_a_plan_under_way(under_way: Plan, width: int) -> None:
     text = shown(look(under_way), width)
     rows = text.splitlines()
     assert re.search(r"├ 1 +setup +done +━+  2/2 +Channels", text)
-    assert "chose conv1_channels 4: best of 2 (one seed, not tested)" in text
-    assert re.search(r"rate +running +━+╸?─+  5/7 +2 pruned, 1 failed, \[red\]", text)
+    assert "chose conv1_channels 4: best of 2, 10.0 points ahead of the runner-up" in text
+    assert re.search(r"rate +running +━+╸?─+  5/7 +1 pruned, 1 diverged, 1 failed", text)
     assert re.search(r"shift +idle +─+  0/2 +from setup", text)
     assert re.search(r"└ +final +pending +0/1", text)
-    assert "pruned: 1 by median after epoch 2; 1 diverged: the loss is nan" in text
+    assert "pruned: 1 by median after epoch 2" in text
+    assert "diverged: 1 the loss is nan" in text
     assert "failed: 1 error: ValueError" in text
     assert "dying ReLU: trial 0" in text
-    assert "diverged: trial 2" in text
     assert "still improving: trial 4" in text
     (best,) = [row for row in rows if row.startswith("setup/0")]
     assert "▃█▇▆" in best
@@ -72,7 +72,7 @@ def test_no_row_is_too_long_and_none_too_many(under_way: Plan, width: int, heigh
     assert len(rows) <= height
     assert max(map(cell_len, rows)) <= width
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", "".join(rows))
-    assert rows[0].startswith("section 2 of 3")
+    assert rows[0].startswith("study 2 of 3")
 
 
 def test_a_short_terminal_loses_what_matters_least(under_way: Plan) -> None:
@@ -232,6 +232,33 @@ def test_a_trial_that_is_being_prepared_is_starting(under_way: Plan) -> None:
     assert "no worker" not in shown(over, 80)
 
 
+def test_workers_of_its_own_are_about_to_train_not_missing(under_way: Plan) -> None:
+    nobody = replace(look(under_way), running=[], seconds_left=None)
+    console = Screen(file=io.StringIO(), width=80, height=40, record=True)
+    console.print(Display(nobody, has_workers=True))
+    text = console.export_text()
+    assert "trials are starting · test set" in text.splitlines()[0]
+    assert re.search(r"shift +starting ", text)
+    assert "the next trials are starting" in text
+    assert "no worker" not in text
+    assert "idle" not in text
+
+
+def test_a_part_of_a_plan_is_counted_as_what_was_asked_for(under_way: Plan) -> None:
+    asked = watch(under_way, ["setup", "rate"]).look()
+    assert shown(asked, 80).startswith("study 2 of 2 asked for · ")
+
+
+def test_the_test_set_is_being_read_until_the_final_stage_has_ended(tmp_path: Path) -> None:
+    plan = new_plan(tmp_path, {"setup": "[search]\nconv1_channels = [4]"})
+    advance(plan)
+    worker = Worker(plan)
+    worker.finish_all("setup", [0.5])
+    assert "test set locked" in shown(look(plan), 140)
+    worker.claim("final")
+    assert "test set being read" in shown(look(plan), 140)
+
+
 def test_parameters_are_whole_beside_the_figures_or_below(under_way: Plan) -> None:
     progress = look(under_way)
     places = set()
@@ -258,6 +285,16 @@ def test_a_decision_has_two_rows_where_there_is_room(under_way: Plan) -> None:
     assert one.endswith("…")
     hostile = with_status(progress, lambda status: replace(status, decision="\x1b" * 40 + "END"))
     assert "x1bEND" in shown(hostile, 100, 60).replace("\n│     ", "")
+
+
+@pytest.mark.parametrize("width", range(30, 140, 10))
+def test_a_row_that_is_cut_ends_before_a_number_or_after_it(under_way: Plan, width: int) -> None:
+    progress = look(under_way)
+    words = {word for row in shown(progress, 400).splitlines() for word in row.split()}
+    for row in shown(progress, width).splitlines():
+        if row.endswith("…"):
+            last = row.removesuffix("…").split()[-1]
+            assert not re.fullmatch(r"[\d.+-]+", last) or last in words, row
 
 
 def test_of_many_workers_it_says_how_many_more(tmp_path: Path) -> None:
@@ -312,7 +349,7 @@ def test_a_finished_plan(finished: Path) -> None:
     assert progress.is_over
     text = shown(progress, 140)
     first = text.splitlines()[0]
-    assert first.startswith("2 of 2 sections decided · best F1 ")
+    assert first.startswith("2 of 2 studies decided · best F1 ")
     assert re.search(r"test F1 [\d.]+ ± [\d.]+ % · test set opened$", first)
     decision = plan.decision("shape")
     assert decision is not None

@@ -207,7 +207,7 @@ def _refusal(
         return "400 Bad Request", [], "no page of the dashboard has such an address"
     host = environ.get("HTTP_HOST", "")
     if names is not None and _name(host) not in names:
-        reason = f"{host!r} is not this dashboard; `hpo dashboard --host` serves other names"
+        reason = f"{host!r} is not this dashboard; hpo dashboard serves other names with --host"
         return "403 Forbidden", [], reason
     if environ["REQUEST_METHOD"] in READING:
         return None
