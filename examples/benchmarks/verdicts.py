@@ -142,6 +142,7 @@ def confirmed(
         gain = gains[int(name)]
         tally["decisions"] += 1
         tally["seeds"] += each.n_seeds
+        assert each.interval is not None  # it has seeds enough
         tally["covered"] += each.interval[0] <= gain <= each.interval[1]
         tally["better"] += each.verdict == Verdict.BETTER
         tally["better_right"] += each.verdict == Verdict.BETTER and gain > 0

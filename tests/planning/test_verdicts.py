@@ -95,8 +95,9 @@ def test_intervals_hold_the_true_difference_as_often_as_they_say() -> None:
     n_held, n_plans = 0, 1500
     for differences in draws(5, n_plans):
         taken = next(n for n in LOOKS if one([0.3 + value for value in differences[:n]]).verdict is not None)
-        low, high = one([0.3 + value for value in differences[:taken]]).interval
-        n_held += low <= 0.3 <= high
+        interval = one([0.3 + value for value in differences[:taken]]).interval
+        assert interval is not None
+        n_held += interval[0] <= 0.3 <= interval[1]
     assert 0.93 <= n_held / n_plans <= 0.97
 
 
