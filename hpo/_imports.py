@@ -47,6 +47,11 @@ def load_object(name: str, error: type[InputError] = InputError) -> Any:
         place = place_in_user_code(problem) or module_name
         first, *_ = str(problem).splitlines() or [""]
         raise error(f"{name}: {place}: {type(problem).__name__}: {first}") from problem
+    if module.__spec__ is None or module.__spec__.name != module_name:
+        raise error(
+            f"{name}: {module_name} is in this process alone, and others import it by its name: put "
+            f"{object_name} into a file of its own, as mine.py, and write python:mine:{object_name}"
+        )
     if not hasattr(module, object_name):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise error(f"{name}: {module.__file__} has no {object_name!r}; {did_you_mean(object_name, known)}")

@@ -112,6 +112,8 @@ WRONG_OPTIONS = [
     (["run", "--data=python:nomodule:f"], "nomodule"),
     (["run", "--data=digits", "--epochs=0"], "--epochs 0: must be at least 1"),
     (["run", "--data=digits", "--final-seeds=0"], "--final-seeds 0: must be at least 1"),
+    (["run", "--data=python:__main__:load"], "write python:mine:load"),
+    (["run", "--data=digits", "--recipe=python:__main__:Mine"], "write python:mine:Mine"),
     (["run", "--data=digits", "--seed=4294967296"], "--seed 4294967296: must be less than 4294967296"),
     (["run", "--data=digits", "--lease-seconds=1e9"], "--lease-seconds 1000000000.0: must be at most 86400$"),
     (["run", "--data=digits", "--limit-train=5"], "5"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -68,9 +70,12 @@ def test_an_own_recipe_is_loaded_with_the_hash_of_its_source(write: Write, tmp_p
         ("python:", "'python:': must be python:module:object"),
         ("python:own", "'python:own': must be python:module:object"),
         ("python:own_absent:Mine", "python:own_absent:Mine: No module named 'own_absent'; looked in "),
+        ("python:__main__:Mine", "python:__main__:Mine: __main__ is in this process alone"),
+        ("python:made_here:Mine", "python:made_here:Mine: made_here is in this process alone"),
     ],
 )
-def test_what_is_no_recipe_is_refused(name: str, said: str) -> None:
+def test_what_is_no_recipe_is_refused(name: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "made_here", ModuleType("made_here"))  # as in a notebook
     assert problem(name).startswith(said)
     if not name.startswith("python:"):
         assert "python:module:Class" in problem(name)
