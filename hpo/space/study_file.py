@@ -425,13 +425,19 @@ def load_studies(folder: Path, schema: Schema) -> dict[str, StudySpec]:
     Raises:
         StudyFileError: a file cannot be used, inherits from a study that is not there, or from itself.
     """
-    if not folder.is_dir():
-        raise StudyFileError(folder, "no such folder")
-    files = {
-        file.stem: file
-        for file in sorted(folder.glob("*.toml"))
-        if file.name != PLAN_FILE and not file.name.startswith(".")
-    }
+    try:
+        found = sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        raise StudyFileError(folder, "no such folder") from None
+    except OSError as error:
+        raise StudyFileError(folder, error.strerror or str(error)) from None
+    files = {}
+    for file in found:
+        if file.name.startswith(".") or file.name == PLAN_FILE or file.suffix.lower() != ".toml":
+            continue
+        if file.suffix != ".toml":
+            raise StudyFileError(file, "would be left out: names end in .toml, in small letters; rename it")
+        files[file.stem] = file
     if not files:
         raise StudyFileError(folder, "holds no study files (*.toml)")
     specs = read_each(lambda name: load_study(files[name], schema), files)

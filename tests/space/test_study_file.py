@@ -559,6 +559,16 @@ def test_folders_without_studies_are_refused(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["b.TOML", "b.Toml", "plan.TOML"])
+@pytest.mark.parametrize("is_alone", [False, True])
+def test_a_file_that_would_be_left_out_is_named(tmp_path: Path, name: str, is_alone: bool) -> None:
+    if not is_alone:
+        tree(tmp_path, a=("", None))
+    (tmp_path / name).write_text("[search]\nlearning_rate = [0.1]")
+    with pytest.raises(StudyFileError, match=rf"{name}: would be left out: names end in \.toml"):
+        load(tmp_path)
+
+
 def test_importing_the_module_is_light() -> None:
     heavy = {"torch", "optuna", "numpy", "sklearn"}
     code = f"import hpo.space.study_file, sys; print({heavy} & sys.modules.keys())"
