@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from hpo.errors import InputError
 
+MAX_NAME_BYTES = 255
+"""The longest name that file systems take; one in a folder that is not there yet is not tried before."""
 
-def resolved(path: str) -> Path:
-    """Return the absolute path that somebody means, with ~ for a home.
+
+def user_path(given: str | Path) -> Path:
+    """Return the path that somebody means, with ~ for a home. Every path that users give comes through here.
 
     Raises:
-        InputError: it leads in a circle, or is in a home that nobody has.
+        InputError: it is empty, can be the name of no file, leads in a circle, or is in a home that nobody
+            has.
     """
+    if not str(given):
+        raise InputError("a path must not be empty; write . for the current folder")
     try:
-        return Path(path).expanduser().resolve()
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: {error}") from None
+        path = Path(given).expanduser()
+        if any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in path.parts):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            path.stat()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{given}: {reason}") from None
+    return path
+
+
+def resolved(given: str | Path) -> Path:
+    """Return the absolute path that somebody means, links followed.
+
+    Raises:
+        InputError: as from `user_path`.
+    """
+    return user_path(given).resolve()
 
 
 def write_durably(path: Path, *parts: bytes | memoryview) -> None:

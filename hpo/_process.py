@@ -1,13 +1,15 @@
-"""This process: the cores that it may use, the signals that ask it to stop, and its garbage."""
+"""This process: the cores and caches that it may use, the signals that ask it to stop, and its garbage."""
 
 from __future__ import annotations
 
 import gc
+import math
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -15,9 +17,84 @@ PARENT_VARIABLE = "HPO_PARENT_PID"
 """Set by `hpo run` for its own workers: they stop when that process is gone."""
 
 
-def n_cores() -> int:
-    """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def n_cores(root: Path = Path("/")) -> int:
+    """Return the cores that this process may use: its affinity, or its quota of CPU time, rounded up.
+
+    Args:
+        root: where `proc` and `sys` are.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([cores, *map(math.ceil, _quotas(root))]))
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """Yield the quotas of this process's control groups and of those above them, in cores.
+
+    In a container its own group is often mounted as the root, while `/proc/self/cgroup` still names it by its
+    path on the host: where that leads nowhere, the mounted root counts, which is on the way anyhow.
+    """
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = root / "sys/fs/cgroup" / controllers  # one mount each in version 1, where they have names
+        mount = mount if mount.is_dir() or not controllers else root / "sys/fs/cgroup/cpu"
+        group = mount / path.strip("/")
+        for folder in (group, *group.parents):
+            if not folder.is_relative_to(mount):
+                break
+            if controllers:
+                quota, period = (_text(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
+            else:
+                quota, _, period = _text(folder / "cpu.max").strip().partition(" ")
+            if quota.isdecimal() and period.isdecimal() and int(period):  # else there is none: "max", or -1
+                yield int(quota) / int(period)
+
+
+def _text(file: Path) -> str:
+    """Return the content of a file of the kernel's; empty where there is none."""
+    try:
+        return file.read_text()
+    except (OSError, ValueError):
+        return ""
+
+
+def provide_caches() -> None:
+    """Have caches of this process and its children lie under TMPDIR where the user's can hold none.
+
+    In containers a user is often a mere number without a home: platformdirs fails there, matplotlib and
+    fontconfig warn.
+    """
+    homes = {"XDG_CACHE_HOME": "~/.cache", "MPLCONFIGDIR": os.environ.get("XDG_CONFIG_HOME") or "~/.config"}
+    for variable, home in homes.items():
+        if not _can_hold(Path(os.environ.get(variable) or home)):
+            with suppress(OSError):  # no room there either: whoever needs a cache will say so
+                os.environ[variable] = str(_folder_of_user() / variable.lower())
+
+
+def _can_hold(folder: Path) -> bool:
+    """Return whether a folder can be written, or made."""
+    try:
+        folder = folder.expanduser()
+        nearest = next(each for each in (folder, *folder.parents) if each.exists())
+    except (OSError, RuntimeError, StopIteration):
+        return False
+    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+
+
+def _folder_of_user() -> Path:
+    """Return a folder under TMPDIR that this user alone can write.
+
+    Raises:
+        OSError: there is none, or somebody else has taken its name.
+    """
+    import tempfile  # only where there is no home
+
+    folder = Path(tempfile.gettempdir(), f"hpo-of-user-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise FileExistsError(f"{folder}: is not this user's")
+    return folder
 
 
 @contextmanager

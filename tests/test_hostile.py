@@ -467,6 +467,20 @@ def test_a_hostile_checkpoint_is_put_aside_reported_and_the_one_before_it_used(
     assert len(point["checkpoint_notes"]) == 1
 
 
+def test_a_damaged_file_of_the_final_stage_replaces_none(finished: Path, folder: Path, cli: Cli) -> None:
+    out = shutil.copytree(finished, folder / "out")
+    (shared,) = out.glob(f"checkpoints/**/{MODEL}")
+    whole = shared.read_bytes()
+    (out / MODEL).write_bytes(b"cut off")
+    shared.write_bytes(flipped(whole, folder))
+    result = cli("run", "--out", out)
+    assert (result.code, (out / MODEL).read_bytes()) == (1, b"cut off")
+    assert f"/{MODEL} among the checkpoints is damaged; {out / MODEL} was left as it is" in result.err
+    shared.write_bytes(whole)
+    shown(cli("run", "--out", out))
+    assert (out / MODEL).read_bytes() == whole
+
+
 def test_wrapped_text_is_whole_and_a_line_end_in_a_name_is_written_out(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -61,6 +61,9 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; keep errors that click takes for an end of the input or of the output."""
+        from hpo._process import provide_caches  # pathlib, which `hpo --help` does not need
+
+        provide_caches()
         try:
             return super().invoke(ctx)
         except (BrokenPipeError, EOFError) as error:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 from click.core import ParameterSource
 
+from hpo._files import user_path
 from hpo.cli.advice import completed, quoted, remember
 from hpo.cli.output import waiting
-from hpo.errors import HpoError
-from hpo.planning.defaults import Adopt, Defaults, Inherit, Precision
+from hpo.errors import HpoError, InputError
+from hpo.planning.defaults import Adopt, Defaults, Fit, Inherit, Precision
 
 if TYPE_CHECKING:
     from hpo.planning.plan import Plan
@@ -69,6 +70,48 @@ class Duration(click.ParamType[float | None]):
         return seconds
 
 
+class UserPath(click.Path[Path]):
+    """A path as people write it: ~ is a home, and what can be no path is refused."""
+
+    def __init__(self, *, is_folder: bool = False, is_file: bool = False) -> None:
+        super().__init__(file_okay=not is_folder, dir_okay=not is_file, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path."""
+        try:
+            return super().convert(user_path(value), param, ctx)
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+
+
+class FolderOrUrl(click.ParamType[str]):
+    """A folder, or a URL of a store."""
+
+    name = "URL"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the folder or the URL as text."""
+        kind, colon, rest = value.partition("://")
+        if colon and kind != "file":
+            return str(value)
+        return str(UserPath(is_folder=True).convert(rest if colon else value, param, ctx))
+
+
+class DataSource(click.ParamType[str]):
+    """A source of data; one that is a path becomes absolute."""
+
+    name = "SOURCE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the source."""
+        from hpo.data.sources import absolute_source  # NumPy, which nobody needs who names no data
+
+        try:
+            return absolute_source(str(value))
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+
+
 class StorageUrl(click.ParamType[str | None]):
     """A database URL, or `@FILE` whose first line is one."""
 
@@ -76,22 +119,26 @@ class StorageUrl(click.ParamType[str | None]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | None:
         """Return the URL; one with a password draws a warning if everybody on the machine can read it."""
-        if not value:
+        if value is None:
             return None
         # as database.shown finds it; SQLAlchemy takes 0.1 s to import
         has_password = re.search(r"^(?!sqlite)[^/]*://[^/@]*:[^@]+@|[?&][^=&]*(pass|pwd)", value, re.I)
         remember(ctx, "storage", '"${HPO_STORAGE:?}"' if has_password else quoted(value))
         if value.startswith("@"):
+            file = UserPath(is_file=True).convert(value[1:], param, ctx)
             try:
-                lines = Path(value[1:]).expanduser().read_text("utf-8").split()
-            except (OSError, UnicodeDecodeError, RuntimeError) as error:  # the last: a home that nobody has
+                lines = file.read_text("utf-8").split()
+            except (OSError, UnicodeDecodeError) as error:
                 why = error.strerror if isinstance(error, OSError) else error
-                self.fail(f"{value[1:]} cannot be read: {why}", param, ctx)
+                self.fail(f"{file} cannot be read: {why}", param, ctx)
             if len(lines) != 1:
-                self.fail(f"{value[1:]} must hold one database URL and nothing else", param, ctx)
+                self.fail(f"{file} must hold one database URL and nothing else", param, ctx)
             return lines[0]
-        if "://" not in value and Path(value).is_file():
+        kind, colon, rest = value.partition("://")
+        if not colon and UserPath().convert(value, param, ctx).is_file():
             self.fail(f"{value} is a file; if it holds the database's URL, write @{value}", param, ctx)
+        if kind == "sqlite" and rest.strip("/"):
+            UserPath().convert(rest.removeprefix("/"), param, ctx)
         is_argument = (
             ctx and param and ctx.get_parameter_source(str(param.name)) == ParameterSource.COMMANDLINE
         )
@@ -123,7 +170,7 @@ def _database(default_out: str) -> Decorator:
     options = _together(
         _option(
             "--out",
-            type=click.Path(path_type=Path, file_okay=False),
+            type=UserPath(is_folder=True),
             default=default_out,
             show_default=True,
             help="Folder for database, checkpoints, logs and model.",
@@ -153,15 +200,16 @@ def _database(default_out: str) -> Decorator:
 database = _database("hpo-out")
 demo_database = _database("hpo-demo")
 worker_data = _option(
-    "--data", metavar="SOURCE", help="Where the plan's data are here.  [default: where the plan found them]"
+    "--data", type=DataSource(), help="Where the plan's data are here.  [default: where the plan found them]"
 )
 doctor_data = _option(
     "--data",
-    metavar="SOURCE",
+    type=DataSource(),
     help="Where the plan's data are here.  [default: where the plan found them; with --recipe: digits]",
 )
 checkpoints = _option(
     "--checkpoints",
+    type=FolderOrUrl(),
     metavar="URL",
     help="Folder of checkpoints that all workers share, or s3://…, gs://…  [default: OUT/checkpoints]",
 )
@@ -265,7 +313,7 @@ def _recorded(flag: str, text: str, *, only_demo: str = "", **settings: Any) -> 
 plan_options = _together(
     _option(
         "--studies",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=UserPath(is_folder=True),
         metavar="DIR",
         help="Folder of study files.  [default: the six that are shipped]",
     ),
@@ -283,9 +331,14 @@ plan_options = _together(
         "--data",
         "digits | cifar10[:DIR] | folder:PATH | python:MODULE:FUNCTION.",
         only_demo="; demo: digits",
-        metavar="SOURCE",
+        type=DataSource(),
     ),
     _recorded("--image-size", "Size that folder: images get.  [default: 32]", type=int, metavar="PIXELS"),
+    _recorded(
+        "--fit",
+        "How pictures of that folder become squares.",
+        type=click.Choice(get_args(Fit)),
+    ),
     _recorded("--seed", "First seed of the search.", type=int),
     _recorded("--seeds", "Seeds a point is trained on.", type=int, metavar="K"),
     _recorded("--final-seeds", "Seeds of the final stage.", type=int, metavar="K"),
@@ -330,7 +383,7 @@ def storage_url(options: Mapping[str, Any]) -> str:
     """Return the database that `--storage` or else `--out` names."""
     from hpo.storage.database import default_url
 
-    return options["storage"] or default_url(options["out"])
+    return default_url(options["out"]) if options["storage"] is None else str(options["storage"])
 
 
 def open_plan(options: Mapping[str, Any], *, reader: bool = False) -> Plan:

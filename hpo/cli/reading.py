@@ -151,8 +151,8 @@ def compare(first: str, second: str, delta: float | None, as_json: bool, **optio
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path, dir_okay=False))
-@click.argument("image", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("model", type=opt.UserPath(is_file=True))
+@click.argument("image", nargs=-1, required=True, type=opt.UserPath())
 @opt.as_json
 def predict(model: Path, image: tuple[Path, ...], as_json: bool) -> None:
     """Classify pictures with the final model.
@@ -174,7 +174,7 @@ def predict(model: Path, image: tuple[Path, ...], as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", required=False, type=opt.UserPath(is_file=True))
 @click.option(
     "--rows",
     type=click.Choice(["trials", "epochs"]),
@@ -207,15 +207,21 @@ def export(file: Path | None, rows: str, as_json: bool, **options: Any) -> None:
 
 @click.command()
 @opt.database
-def report(**options: Any) -> None:
+@click.option(
+    "--to",
+    type=opt.UserPath(is_folder=True),
+    metavar="FOLDER",
+    help="Folder that gets it, where OUT cannot be written.  [default: OUT/report]",
+)
+def report(to: Path | None, **options: Any) -> None:
     """Write a page about the plan.
 
-    OUT/report/ gets it, with tables, figures and conclusions; also of a plan that is under way.
+    With tables, figures and conclusions; also of a plan that is under way.
     """
     with waiting("writing the report"):
         from hpo.reporting import write_report
 
-        page = write_report(opt.open_plan(options, reader=True), options["out"])
+        page = write_report(opt.open_plan(options, reader=True), options["out"], to)
     say(str(page))
 
 

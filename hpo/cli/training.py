@@ -178,6 +178,8 @@ def create(**options: Any) -> None:
             threads=threads_each(options["workers"]),
             given=opt.given(options),
         )
+    for note in plan.identity.data_notes:
+        say(f"data: {note}", err=True)
     say(f"{plan.storage.name}: {', '.join(plan.specs)}, then the final stage")
     say("`hpo run` or `hpo worker` trains it")
 

@@ -2,7 +2,8 @@
 
 An entry is a folder of `{train,valid,test}_{inputs,targets}.npy` and `meta.json`. It is built beside its
 place and renamed when all of it is on the disk, so an entry that is there is whole; its name changes with the
-content of the source, so it is never out of date. Entries may be deleted whenever nothing runs.
+content of the source, so it is never out of date. Entries may be deleted whenever nothing runs. What is read
+of an entry is compared with the sums in `meta.json`, and that with a sum of its own: disks lose bits.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import platformdirs
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from hpo._files import resolved, user_path
+from hpo._process import provide_caches
 from hpo.data.dataset import (
     HELD_OUT,
     ArrayData,
@@ -33,13 +36,14 @@ from hpo.data.dataset import (
     hold_out,
     stratified_order,
 )
+from hpo.data.images import DEFAULT_FIT
 from hpo.data.npy import map_array, write_array, write_blocks
 from hpo.data.sources import open_source
 from hpo.errors import DataError, InputError
 from hpo.space.parameters import canonical_json, explain
 
-FORMAT = 2
-"""Part of every entry's name: to be raised when a source's pictures, split or order come out differently."""
+FORMAT = 3
+"""Part of every entry's name: to be raised when its files, or a source's pictures, split or order, change."""
 
 _BLOCK = 1024
 
@@ -52,11 +56,27 @@ class _Meta(BaseModel):
     class_names: list[str]
     """Empty where targets are numbers."""
     content: dict[str, str]
+    """SHA-256 of the arrays of each part."""
     mean: list[float]
     std: list[float]
+    fit: str
+    notes: list[str]
+    sha256: str = ""
+    """Of all the rest."""
+
+    def signed(self) -> _Meta:
+        """Return the same with the right sum."""
+        rest = self.model_dump_json(exclude={"sha256"})
+        return self.model_copy(update={"sha256": hashlib.sha256(rest.encode()).hexdigest()})
 
 
-def prepare(source: str, *, image_size: int | None = None, cache: Path | None = None) -> Path:
+def prepare(
+    source: str,
+    *,
+    image_size: int | None = None,
+    fit: str = DEFAULT_FIT,
+    cache: str | Path | None = None,
+) -> Path:
     """Decode a source into the cache, unless that is done already, and return the folder of its entry.
 
     Of several processes that prepare the same source at once, one works and the others wait for it.
@@ -64,14 +84,15 @@ def prepare(source: str, *, image_size: int | None = None, cache: Path | None = 
     Args:
         source: `digits`, `cifar10`, `cifar10:FOLDER`, `folder:PATH` or `python:module:function`.
         image_size: height and width of the images in pixels, for `folder:` alone; default 32.
+        fit: how its pictures that are no squares become squares: `crop`, `pad` or `squash`.
         cache: folder of the cache; default `$HPO_CACHE`, or else the user's cache directory.
 
     Raises:
         InputError: there is no such source, or the size cannot be had.
         DataError: the source cannot be read; of an image folder all problems are named at once.
     """
-    opened = open_source(source, image_size)
-    root = (cache or cache_folder()).resolve()
+    opened = open_source(source, image_size, fit)
+    root = resolved(cache_folder() if cache is None else cache)
     key = hashlib.sha256(os.fsencode(f"{FORMAT}\0{opened.name}\0{opened.identity}")).hexdigest()[:16]
     entry = root / f"{source.partition(':')[0]}-{key}"
     if entry.is_dir():
@@ -89,12 +110,27 @@ def prepare(source: str, *, image_size: int | None = None, cache: Path | None = 
 
 
 def cache_folder() -> Path:
-    """Return where the cache is unless something else is asked for."""
-    return Path(os.environ.get("HPO_CACHE") or platformdirs.user_cache_path("hpo"))
+    """Return where the cache is unless something else is asked for.
+
+    Raises:
+        InputError: `HPO_CACHE` can be no folder, or it is not given, and there is no place for caches.
+    """
+    if given := os.environ.get("HPO_CACHE"):
+        try:
+            return user_path(given)
+        except InputError as error:
+            raise InputError(f"HPO_CACHE={error}") from None
+    provide_caches()
+    try:
+        return platformdirs.user_cache_path("hpo")
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"there is no place for the data cache ({error}); HPO_CACHE=FOLDER names one"
+        ) from None
 
 
 def load_training(
-    entry: Path, *, limit_train: int | None = None, limit_valid: int | None = None
+    entry: str | Path, *, limit_train: int | None = None, limit_valid: int | None = None
 ) -> TrainingData:
     """Open the training and the validation part of an entry; the files of the test part stay closed.
 
@@ -107,6 +143,7 @@ def load_training(
         InputError: a limit is larger than the part or smaller than the number of classes.
         DataError: the entry is damaged.
     """
+    entry = user_path(entry)
     meta = _load_meta(entry)
     fewest = len(meta.class_names) or 1
     train = _limited("train", load_split(entry, "train"), limit_train, fewest)
@@ -132,6 +169,8 @@ def load_training(
         ),
         source=meta.source,
         fingerprint=hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16],
+        fit=meta.fit,
+        notes=tuple(meta.notes),
     )
 
 
@@ -177,7 +216,7 @@ def _build(source: Source, entry: Path) -> None:
             data = source.read(scratch)
         except DataError as error:
             raise DataError(f"{source.name}: {error}") from error
-        _write(data, source.name, building)
+        _write(data, source, building)
         shutil.rmtree(scratch)
         _sync_folder(building)
         building.rename(entry)
@@ -186,7 +225,7 @@ def _build(source: Source, entry: Path) -> None:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _write(data: ImageData | ArrayData, source: str, folder: Path) -> None:
+def _write(data: ImageData | ArrayData, source: Source, folder: Path) -> None:
     parts = _parts(data)
     _, train_targets = parts["train"]
     class_names = list(data.class_names or ())
@@ -204,10 +243,17 @@ def _write(data: ImageData | ArrayData, source: str, folder: Path) -> None:
     }
     mean, std = _statistics(map_array(folder / "train_inputs.npy"))
     meta = _Meta(
-        source=source, is_images=is_images, class_names=class_names, content=content, mean=mean, std=std
+        source=source.name,
+        is_images=is_images,
+        class_names=class_names,
+        content=content,
+        mean=mean,
+        std=std,
+        fit=source.fit,
+        notes=list(source.notes),
     )
     with (folder / "meta.json").open("w") as file:
-        file.write(meta.model_dump_json(indent=1))
+        file.write(meta.signed().model_dump_json(indent=1))
         file.flush()
         os.fsync(file.fileno())
 
@@ -254,7 +300,7 @@ def _write_part(
     def blocks() -> Iterator[npt.NDArray[Any]]:
         for start in range(0, len(order), _BLOCK):
             block = np.ascontiguousarray(inputs[order[start : start + _BLOCK]], dtype=dtype)
-            digest.update(block.data)
+            digest.update(block.data)  # before it is written: what the disk makes of it is checked when read
             yield block
 
     write_blocks(folder / f"{part}_inputs.npy", shape, dtype, blocks())
@@ -270,11 +316,14 @@ def _is_real(array: npt.NDArray[Any]) -> bool:
 
 def _load_meta(entry: Path) -> _Meta:
     try:
-        return _Meta.model_validate_json((entry / "meta.json").read_bytes())
+        meta = _Meta.model_validate_json((entry / "meta.json").read_bytes())
     except OSError as error:
         raise _damaged(entry, str(error)) from error
     except ValidationError as error:
         raise _damaged(entry, f"meta.json: {explain(error)}") from error
+    if meta.signed() != meta:
+        raise _damaged(entry, "meta.json: its checksum is wrong")
+    return meta
 
 
 def load_split(entry: Path, part: str) -> Split:
@@ -284,13 +333,35 @@ def load_split(entry: Path, part: str) -> Split:
         DataError: the entry is damaged.
     """
     try:
-        inputs = map_array(entry / f"{part}_inputs.npy")
-        targets = np.load(entry / f"{part}_targets.npy")
-        if len(inputs) != len(targets):
-            raise ValueError(f"{part}: {len(inputs)} inputs and {len(targets)} targets")
+        files = [entry / f"{part}_{kind}.npy" for kind in ("inputs", "targets")]
+        inputs, targets = map_array(files[0]), np.array(map_array(files[1]))
+        states = [(file, file.stat().st_ino, file.stat().st_mtime_ns) for file in files]
+        if not _checked.issuperset(states):
+            _check(part, inputs, targets, _load_meta(entry).content.get(part))
+            _checked.update(states)
         return Split(inputs, targets)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError) as error:
         raise _damaged(entry, str(error)) from error
+
+
+_checked: set[tuple[Path, int, int]] = set()
+"""Files as they were when this process found their sums right: a command opens an entry up to three times."""
+
+
+def _check(part: str, inputs: npt.NDArray[Any], targets: npt.NDArray[Any], expected: str | None) -> None:
+    """Compare arrays as they are on the disk with what was written.
+
+    Raises:
+        ValueError: they are not the same.
+    """
+    # no sum is of the types, of which one could become another by one bit
+    if inputs.dtype not in (np.uint8, np.float32, np.int64) or targets.dtype not in (np.float32, np.int64):
+        raise ValueError(f"{part}: arrays of {inputs.dtype} and {targets.dtype}")
+    digest = hashlib.sha256(repr(inputs.shape).encode())
+    digest.update(np.ascontiguousarray(inputs).data)
+    digest.update(np.ascontiguousarray(targets).data)
+    if digest.hexdigest() != expected:
+        raise ValueError(f"{part}: the checksum is wrong")
 
 
 def _damaged(entry: Path, reason: str) -> DataError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hpo.data.images import DEFAULT_FIT
 from hpo.errors import DataError
 
 Images = npt.NDArray[np.uint8]
@@ -204,6 +206,8 @@ class TrainingData:
         source: where the data came from, as `prepare` takes it, with an absolute path.
         fingerprint: 16 hex digits; equal exactly when content, targets, class order, split (test part too)
             and limits are equal.
+        fit: how pictures became squares, a name of `hpo.data.images.FITS`; further ones are to be made so.
+        notes: what its user should know of the data, a sentence each.
     """
 
     train: Split
@@ -213,6 +217,8 @@ class TrainingData:
     info: DataInfo
     source: str
     fingerprint: str
+    fit: str = DEFAULT_FIT
+    notes: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -243,11 +249,15 @@ class Source:
         name: canonical text of the source (paths absolute).
         identity: text that changes with the content; together with `name` it names the entry of the cache.
         read: does the slow part; its argument is an empty folder for intermediate files.
+        fit: how pictures became squares, a name of `hpo.data.images.FITS`.
+        notes: what its user should know of it, a sentence each.
     """
 
     name: str
     identity: str
     read: Callable[[Path], ImageData | ArrayData]
+    fit: str = DEFAULT_FIT
+    notes: tuple[str, ...] = ()
 
 
 def is_text(name: str) -> bool:
@@ -327,8 +337,11 @@ def _check_labels(
 def _check_class_names(names: object) -> None:
     if not isinstance(names, tuple) or not all(isinstance(name, str) and name for name in names):
         raise DataError(f"class_names: must be a tuple of names, is {names!r}")
-    if len(names) < 2 or len(set(names)) < len(names):
-        raise DataError(f"class_names: must be at least two different names, is {names!r}")
+    if len(names) < 2 or len({unicodedata.normalize("NFC", name) for name in names}) < len(names):
+        raise DataError(
+            "class_names: must be at least two different names, no name in two Unicode spellings, is "
+            f"{names!r}"
+        )
     for name in names:
         if not is_text(name):
             raise DataError(f"class_names: {name!r} is not valid text (UTF-8 without NUL); rename the class")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import stat
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +19,41 @@ MAX_PIXELS = 2**26
 _PROGRAMS = frozenset(("EPS", "WMF", "FPX", "MPEG", "GRIB", "HDF5", "BUFR"))
 """Formats that Pillow hands to others, or whose pictures are programs."""
 _MODES = {1: "L", 3: "RGB"}
+_BILINEAR = Image.Resampling.BILINEAR
+
+Sides = tuple[int, int]
+"""Width and height in pixels."""
 
 
-def read_image(path: Path | str, *, size: int, channels: int) -> npt.NDArray[np.uint8]:
+def _crop(image: Image.Image, size: Sides) -> Image.Image:
+    side = min(image.size)  # `ImageOps.fit` would let in a little of what it cuts off
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side)).resize(size, _BILINEAR)
+
+
+FITS: dict[str, Callable[[Image.Image, Sides], Image.Image]] = {
+    "crop": _crop,
+    "pad": partial(ImageOps.pad, method=_BILINEAR),
+    "squash": partial(Image.Image.resize, resample=_BILINEAR),
+}
+"""How a picture that is no square becomes one: its middle, black bars beside it, or its sides scaled
+independently. Bilinear over all covered pixels, and all the same of a square."""
+DEFAULT_FIT = "crop"
+
+
+def read_image(
+    path: Path | str, *, size: int, channels: int, fit: str = DEFAULT_FIT
+) -> npt.NDArray[np.uint8]:
     """Read a picture of any format and mode that Pillow knows as it is meant to be seen, scaled to a square.
 
     The orientation in the EXIF data is applied, transparent pixels are laid over white, 16 bits a channel
-    become 8, of an animation the first frame is taken. The sides are scaled independently (bilinear over
-    all covered pixels), so nothing is cropped.
+    become 8, of an animation the first frame is taken.
 
     Args:
         path: the file.
         size: height and width of the result, in pixels.
         channels: 3 (RGB) or 1 (grey).
+        fit: a name of `FITS`.
 
     Returns:
         uint8 array (size, size, channels), 0..255.
@@ -52,7 +75,8 @@ def read_image(path: Path | str, *, size: int, channels: int) -> npt.NDArray[np.
             ImageOps.exif_transpose(image, in_place=True)
             flat = _opaque_8_bit(image).convert(_MODES[channels])
             if flat.size != (size, size):
-                flat = flat.resize((size, size), Image.Resampling.BILINEAR)
+                is_square = flat.width == flat.height  # bit for bit what versions without a choice made of it
+                flat = FITS["squash" if is_square else fit](flat, (size, size))
             return np.array(flat, dtype=np.uint8).reshape(size, size, channels)
     except DataError:
         raise

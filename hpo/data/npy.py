@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -41,5 +42,8 @@ def map_array(path: Path) -> npt.NDArray[Any]:
     Raises:
         OSError, ValueError: the file is missing or damaged.
     """
-    array: npt.NDArray[Any] = np.load(path, mmap_mode="c")
+    try:
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="c")
+    except (EOFError, SyntaxError, TokenError) as error:  # the header is an expression of Python's
+        raise ValueError(f"{path.name}: {error}") from None
     return array

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import http.client
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path, PurePath
 
 import numpy as np
 
-from hpo._files import resolved
+from hpo._files import resolved, user_path
 from hpo._imports import load_object, place_in_user_code
 from hpo.data.dataset import HELD_OUT, ArrayData, ImageData, Source, hold_out, is_text
 from hpo.data.folder import list_folder, read_folder
+from hpo.data.images import DEFAULT_FIT, FITS
 from hpo.errors import DataError, InputError, did_you_mean
 
 DEFAULT_IMAGE_SIZE = 32
@@ -26,9 +28,18 @@ PATH_KINDS = ("folder", "cifar10")
 
 
 def absolute_source(text: str) -> str:
-    """Return the same source from every folder."""
+    """Return the same source from every folder.
+
+    Raises:
+        InputError: its path can be none.
+    """
+    if not text:
+        raise InputError("a source of data must not be empty")
     kind, _, path = text.partition(":")
-    return f"{kind}:{resolved(path)}" if kind in PATH_KINDS and path else text
+    try:
+        return f"{kind}:{resolved(path)}" if kind in PATH_KINDS and path else text
+    except InputError as error:
+        raise InputError(f"{kind}:{error}") from None
 
 
 def without_folders(text: str) -> str:
@@ -37,27 +48,34 @@ def without_folders(text: str) -> str:
     return f"{kind}{colon}{PurePath(path).name}" if kind in PATH_KINDS else text
 
 
-def open_source(text: str, image_size: int | None = None) -> Source:
+def open_source(text: str, image_size: int | None = None, fit: str = DEFAULT_FIT) -> Source:
     """Open what stands in `--data`: a name of `SOURCES`, with `:` and an argument where it takes one.
 
     Raises:
-        InputError: an unknown name, an argument missing or too many, an image size where none can be given.
+        InputError: an unknown name, an argument missing or too many, or a size or a fit of images where none
+            can be given.
         DataError: the source cannot be opened.
     """
-    kind, _, argument = text.partition(":")
     if not is_text(text):
         raise InputError(f"{text!r} is not valid text (UTF-8 without NUL); rename the folder or file")
+    kind, _, argument = absolute_source(text).partition(":")
     if kind not in SOURCES:
-        hint = f"did you mean 'folder:{text}'?" if Path(text).is_dir() else did_you_mean(kind, SOURCES)
+        hint = did_you_mean(kind, SOURCES)
+        with suppress(InputError):
+            hint = f"did you mean 'folder:{text}'?" if user_path(text).is_dir() else hint
         raise InputError(f"{text!r} is not a source of data; {hint}")
     if image_size is not None and kind != "folder":
         raise InputError(
             f"image_size = {image_size}: only folder:PATH is resized, {kind!r} has a size of its own"
         )
-    return SOURCES[kind](argument, image_size)
+    if fit not in FITS:
+        raise InputError(f"fit = {fit!r}: {did_you_mean(fit, FITS)}")
+    if fit != DEFAULT_FIT and kind != "folder":
+        raise InputError(f"fit = {fit!r}: only folder:PATH is resized, {kind!r} has images of one size")
+    return folder(argument, image_size, fit) if kind == "folder" else SOURCES[kind](argument)
 
 
-def digits(argument: str, image_size: int | None) -> Source:
+def digits(argument: str) -> Source:
     """Load scikit-learn's 1,797 handwritten digits, 8 × 8 × 1; a fifth of each class is the test part."""
     if argument:
         raise InputError(f"'digits:{argument}': digits takes no argument")
@@ -75,9 +93,9 @@ def _read_digits(scratch: Path) -> ImageData:
     return ImageData(images[train], labels[train], images[test], labels[test], names)
 
 
-def cifar10(argument: str, image_size: int | None) -> Source:
+def cifar10(argument: str) -> Source:
     """Load CIFAR-10, 32 × 32 × 3: downloaded by torchvision, or from the folder that is its argument."""
-    given = resolved(argument) if argument else None
+    given = Path(argument) if argument else None
     name = f"cifar10:{given}" if given else "cifar10"
     if given and not any((given / part).exists() for part in (CIFAR10_FOLDER, CIFAR10_ARCHIVE)):
         raise DataError(f"{name}: neither {CIFAR10_FOLDER} nor {CIFAR10_ARCHIVE} is in this folder")
@@ -119,23 +137,25 @@ def _read_cifar10(given: Path | None, scratch: Path) -> ImageData:
     )
 
 
-def folder(argument: str, image_size: int | None) -> Source:
+def folder(argument: str, image_size: int | None = None, fit: str = DEFAULT_FIT) -> Source:
     """Return an image folder (see `hpo.data.folder`), resized to `image_size` (default 32), RGB."""
     if not argument:
         raise InputError("'folder' needs a path: folder:PATH")
     size = DEFAULT_IMAGE_SIZE if image_size is None else image_size
     if not 1 <= size <= MAX_IMAGE_SIZE:
         raise InputError(f"image_size = {size}: must be 1 to {MAX_IMAGE_SIZE} pixels")
-    root = resolved(argument)
+    root = Path(argument)
     listing = list_folder(root)
     return Source(
         f"folder:{root}",
-        f"{listing.identity} {size}",
-        read=lambda scratch: read_folder(listing, size=size, scratch=scratch),
+        f"{listing.identity} {size} {fit}",
+        read=lambda scratch: read_folder(listing, size=size, fit=fit, scratch=scratch),
+        fit=fit,
+        notes=listing.notes,
     )
 
 
-def python(argument: str, image_size: int | None) -> Source:
+def python(argument: str) -> Source:
     """Return the result of your own function without arguments, `module:function`; it is called each time.
 
     The module is looked for in the current directory, too. The function returns `ImageData` or `ArrayData`.
@@ -166,10 +186,10 @@ def _content(data: ImageData | ArrayData) -> str:
     return digest.hexdigest()
 
 
-SOURCES: dict[str, Callable[[str, int | None], Source]] = {
+SOURCES: dict[str, Callable[[str], Source]] = {
     "digits": digits,
     "cifar10": cifar10,
     "folder": folder,
     "python": python,
 }
-"""Name → function of the text after the colon ("" where there is none) and the image size asked for."""
+"""Name → function of the text after the colon; "" where there is none, and a path is absolute."""

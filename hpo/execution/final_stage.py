@@ -132,7 +132,7 @@ class TestSetCallback(TrialCallback):
         if sheet is not None:
             write_durably(self._out / WRONG_IMAGES, sheet)
             files.append(WRONG_IMAGES)
-        self._share(files, shared)
+        sums = self._share(files, shared)
         search = best_decided(self._plan)
         search_value, fresh_value = search.value if search else None, fmean(best["valid"])
         metrics = list(self._recipe.metrics)
@@ -155,6 +155,7 @@ class TestSetCallback(TrialCallback):
             "model": {"file": MODEL, "seed": seeds[chosen]} if best["networks"] else None,
             "n_test": len(self._targets),
             "shared_folder": shared,
+            "shared_files": sums,
             **details,
         }
         return {"final": result}
@@ -192,14 +193,18 @@ class TestSetCallback(TrialCallback):
         contact_sheet(self._test.inputs, wrong, names).save(sheet, "PNG")
         return details, sheet.getbuffer()
 
-    def _share(self, names: Sequence[str], shared: str) -> None:
-        """Put files where other machines and the dashboard find them."""
+    def _share(self, names: Sequence[str], shared: str) -> dict[str, str]:
+        """Put files where other machines and the dashboard find them, and return SHA-256 of each by name."""
         artifacts = self._out / "artifacts"
         artifacts.mkdir(exist_ok=True)
+        sums = {}
         for name in reversed(names):
             file = self._out / name
-            self._blobs.write(f"{shared}/{name}", file.read_bytes())
+            content = file.read_bytes()
+            sums[name] = hashlib.sha256(content).hexdigest()
+            self._blobs.write(f"{shared}/{name}", content)
             self._plan.storage.retry(partial(self._upload, file, artifacts))
+        return sums
 
     def _upload(self, file: Path, store: Path) -> None:
         try:

@@ -77,6 +77,7 @@ def identify(
         else (),
         n_train=len(data.train),
         n_valid=len(data.valid),
+        data_notes=data.notes,
         precision=precision,
         device=device.partition(":")[0],
         threads=threads,

@@ -48,5 +48,5 @@ def prepared(options: Options, source: str) -> tuple[Path, TrainingData]:
     Raises:
         InputError: the source or a limit cannot be used.
     """
-    entry = prepare(source, image_size=options.image_size)
+    entry = prepare(source, image_size=options.image_size, fit=options.fit)
     return entry, load_training(entry, limit_train=options.limit_train, limit_valid=options.limit_valid)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpo._files import write_durably
+from hpo._files import user_path, write_durably
 from hpo._process import n_cores
 from hpo.data.sources import absolute_source
-from hpo.errors import MAX_NAMES, InputError, did_you_mean
+from hpo.errors import MAX_NAMES, InputError, RunError, did_you_mean
 from hpo.execution.backends.base import OpenBackend
 from hpo.execution.backends.local import local_processes
 from hpo.execution.backends.worker_spec import WorkerSpec
@@ -68,7 +69,7 @@ def find_or_create_plan(
         InputError: something given cannot be used, or contradicts the plan that is there.
     """
     given = given_options(studies, given or {})
-    url = storage or default_url(out)
+    url = default_url(out) if storage is None else storage
     plan = _existing_plan(url)
     if plan is not None:
         return _agreeing(plan, studies, names, given)
@@ -155,13 +156,14 @@ def run_plan(
         if key not in Options.model_fields:
             raise InputError(f"{key} is not an option; {did_you_mean(key, Options.model_fields)}")
     names = [names] if isinstance(names, str) else names
-    folder = Path(studies) if studies is not None else None
+    folder = user_path(studies) if studies is not None else None
+    out = user_path(out)
     plan = find_or_create_plan(
-        Path(out), storage=storage, studies=folder, names=names, threads=threads_each(workers), given=options
+        out, storage=storage, studies=folder, names=names, threads=threads_each(workers), given=options
     )
     stopped_by = run(
         plan,
-        out=Path(out),
+        out=out,
         studies=names,
         workers=workers,
         trials_per_device=trials_per_device,
@@ -178,7 +180,7 @@ def find_plan(out: Path | str = "hpo-out", *, storage: str | None = None) -> Pla
     Raises:
         MissingError: there is none.
     """
-    return Plan.open(Storage(storage or default_url(Path(out)), reader=True))
+    return Plan.open(Storage(default_url(out) if storage is None else storage, reader=True))
 
 
 def run(
@@ -249,12 +251,22 @@ def _fetch_files(record: Mapping[str, Any], store: BlobStore, out: Path) -> None
 
     Raises:
         OSError: the store or the folder fails.
+        RunError: the store gives back another file than was put there.
     """
     for name in (MODEL, WRONG_IMAGES):
+        digest = record["shared_files"].get(name)
+        if (out / name).is_file() and _sha256((out / name).read_bytes()) == digest:
+            continue
+        file = f"{record['shared_folder']}/{name}"
         try:
-            content = store.read(f"{record['shared_folder']}/{name}")
+            content = store.read(file)
         except FileNotFoundError:
-            continue  # the worker had another store, and has the file
-        if not ((out / name).is_file() and (out / name).read_bytes() == content):
-            out.mkdir(parents=True, exist_ok=True)
-            write_durably(out / name, content)
+            continue  # there is none, or the worker had another store, and has the file
+        if _sha256(content) != digest:
+            raise RunError(f"{file} among the checkpoints is damaged; {out / name} was left as it is")
+        out.mkdir(parents=True, exist_ok=True)
+        write_durably(out / name, content)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo._files import user_path
 from hpo.errors import InputError, MissingError
 from hpo.monitor.results import best_values, final_result, final_trial, find_trial
 from hpo.planning.metrics import Metric
@@ -124,11 +124,11 @@ def compare_trained(
 
 
 def _is_plan(text: str) -> bool:
-    return "://" in text or Path(text).expanduser().is_dir()
+    return "://" in text or user_path(text).is_dir()
 
 
 def _opened(text: str) -> Plan:
-    url = text if "://" in text else default_url(Path(text).expanduser())
+    url = text if "://" in text else default_url(text)
     return Plan.open(Storage(url, reader=True))
 
 

@@ -140,11 +140,11 @@ def _states(plan: Plan, name: str, record: StudyRecord, slots: Slots) -> list[Sl
 
 
 def remarks(plan: Plan) -> list[str]:
-    """Return what in the study files has no effect here.
+    """Return what the user should know of the data, and what in the study files has no effect here.
 
     Which values of a grid change nothing, only the recipe knows; where it is not at hand, none are named.
     """
-    texts = []
+    texts = [f"data: {note}" for note in plan.identity.data_notes]
     for name, study in plan.specs.items():
         if study.pruner.name == "chance" and not (plan.objective.is_share and plan.identity.class_names):
             unknown = f"the chance level of {plan.objective.label} is not known"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+Fit = Literal["crop", "pad", "squash"]
 Precision = Literal["auto", "fp32", "tf32", "bf16"]
 Inherit = Literal["winners", "published"]
 Adopt = Literal["better", "always"]
@@ -18,6 +19,7 @@ class Defaults:
     recipe: str = "constrained-cnn"
     data: str = "cifar10"
     image_size: int | None = None
+    fit: Fit = "crop"
     seed: int = 0
     seeds: int = 1
     final_seeds: int = 5

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from hpo.errors import InputError, StudyFileError, did_you_mean
 from hpo.planning.decisions import Decision, Inherited
-from hpo.planning.defaults import Adopt, Defaults, Inherit, Precision
+from hpo.planning.defaults import Adopt, Defaults, Fit, Inherit, Precision
 from hpo.planning.metrics import Metric
 from hpo.planning.studies import check_study
 from hpo.space.parameters import Direction, demand, explain
@@ -37,6 +37,7 @@ class Options(BaseModel):
     recipe: str = Defaults.recipe
     data: str = Defaults.data
     image_size: Annotated[int, Field(ge=4, le=1024)] | None = Defaults.image_size
+    fit: Fit = Defaults.fit
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Defaults.seed
     seeds: Annotated[int, Field(ge=1, le=1000)] = Defaults.seeds
     final_seeds: Annotated[int, Field(ge=1, le=1000)] = Defaults.final_seeds
@@ -75,10 +76,10 @@ def read_plan_file(folder: Path) -> dict[str, Any]:
         StudyFileError: the file cannot be read, or a key or value of it is not an option's.
     """
     file = folder / PLAN_FILE
-    if not file.is_file():
-        return {}
     try:
         given = tomllib.loads(file.read_text("utf-8-sig"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
     except OSError as error:
         raise StudyFileError(file, error.strerror or str(error)) from None
     except RecursionError:
@@ -113,6 +114,8 @@ class Identity(BaseModel):
     """Of the training part, by class; empty where targets are numbers."""
     n_train: int
     n_valid: int
+    data_notes: tuple[str, ...] = ()
+    """What the user should know of the data, a sentence each."""
     precision: Literal["fp32", "tf32", "bf16"]
     device: Literal["cpu", "cuda"]
     threads: Annotated[int, Field(ge=1)]

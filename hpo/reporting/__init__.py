@@ -2,7 +2,7 @@
 
     from hpo.reporting import write_report
 
-    write_report(plan, Path("hpo-out"))   # hpo-out/report/report.html
+    write_report(plan, "hpo-out")   # hpo-out/report/report.html
 
 Everything shown comes from the database and from what the final stage stored; nothing here trains, imports
 torch or opens the test set. `data` reads the database; `figures` says what there is to see, in terms of

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from hpo._files import write_whole
+from hpo._files import user_path, write_whole
 from hpo._text import params_text, printable
 from hpo.errors import RunError
 from hpo.planning.plan import WRONG_IMAGES, Plan
@@ -31,12 +31,13 @@ MAX_IMAGE_BYTES = 2_000_000
 VERDICT_MARKS = {"confirmed": "✓", "denied": "✗", "open": "○"}
 
 
-def write_report(plan: Plan, out: Path) -> Path:
-    """Write `out/report/`: report.html, report.md, tables/*.csv, figures/*.svg and *.png.
+def write_report(plan: Plan, out: str | Path, to: str | Path | None = None) -> Path:
+    """Write report.html, report.md, tables/*.csv, figures/*.svg and *.png.
 
     Args:
         plan: in whatever state; a reader's storage is enough.
         out: the plan's output folder, where the final stage left its pictures.
+        to: the folder that gets the report; None: `out/report`.
 
     Returns:
         The page's path.
@@ -44,10 +45,11 @@ def write_report(plan: Plan, out: Path) -> Path:
     Raises:
         RunError: the folder cannot be written.
     """
+    out = user_path(out)
+    folder = out / "report" if to is None else user_path(to)
     report = read(plan)
     drawings = [(placed, draw(placed.figure)) for placed in figures(report)]
     context = _context(report, drawings, out)
-    folder = out / "report"
     page = folder / "report.html"
     try:
         for name in ("tables", "figures"):
@@ -62,7 +64,9 @@ def write_report(plan: Plan, out: Path) -> Path:
         write_whole(folder / "report.md", _markdown(context).encode())
         write_whole(page, _html(context).encode())  # last: it shows what the other files hold
     except OSError as error:
-        raise RunError(f"{folder}: the report cannot be written: {error.strerror or error}") from error
+        raise RunError(
+            f"{folder}: the report cannot be written: {error.strerror or error}; --to FOLDER names another"
+        ) from error
     return page
 
 

@@ -28,6 +28,7 @@ from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from sqlalchemy.engine import URL, make_url
 
+from hpo._files import user_path
 from hpo.errors import InputError, MissingError, install
 
 DRIVERS = {
@@ -57,13 +58,13 @@ NETWORK_FILE_SYSTEMS = frozenset(
 """Kinds on which SQLite's locks or its shared memory do not work between machines."""
 
 
-def default_url(out: Path) -> str:
+def default_url(out: str | Path) -> str:
     """Return the URL of the database in an output folder.
 
     Raises:
         InputError: no URL can name it.
     """
-    file = str(out / "hpo.db")
+    file = str(user_path(out) / "hpo.db")
     url = f"sqlite:///{file}"
     if make_url(url).database != file:
         raise InputError(f"--out {out}: no database URL can name a file there; take a name without ? and %")
@@ -71,7 +72,7 @@ def default_url(out: Path) -> str:
 
 
 def parse(url: str) -> URL:
-    """Return the parts of a database URL; the driver that hpo uses is filled in.
+    """Return the parts of a database URL; the driver that hpo uses and the home that ~ means are filled in.
 
     Raises:
         InputError: no URL, or of a database that hpo does not know. A password in it is not shown.
@@ -97,7 +98,25 @@ def parse(url: str) -> URL:
             f"--storage {shown(parsed)}: the driver {parsed.get_driver_name()!r} is not supported; "
             f"write {DRIVERS[kind]}://"
         )
-    return parsed
+    return parsed if kind != "sqlite" else parsed.set(database=str(_sqlite_path(url, parsed)))
+
+
+def _sqlite_path(url: str, parsed: URL) -> Path:
+    """Return the file of a SQLite URL.
+
+    Raises:
+        InputError: it names none that processes can share, or can be opened in another way than it reads.
+    """
+    name = parsed.database or ""
+    if parsed.host or "?" in url or name in ("", ":memory:") or name.startswith("file:"):
+        raise InputError(
+            f"--storage {url}: must be sqlite:///FILE (four slashes before an absolute path), a file that "
+            "processes can share: no database in memory, no file: URI, no ? in it"
+        )
+    try:
+        return user_path(name)
+    except InputError as error:
+        raise InputError(f"--storage {url}: {error}") from None
 
 
 def shown(url: URL | str) -> str:
@@ -112,19 +131,10 @@ def sqlite_file(url: str) -> Path | None:
     """Return the file of a SQLite URL; None for other databases.
 
     Raises:
-        InputError: the URL cannot be used, or names a database in memory.
+        InputError: the URL cannot be used.
     """
     parsed = parse(url)
-    if parsed.get_backend_name() != "sqlite":
-        return None
-    is_uri = bool(parsed.database and parsed.database.startswith("file:"))
-    if (
-        not parsed.database
-        or ":memory:" in (parsed.database, parsed.database[5:])
-        or (is_uri and "mode=memory" in parsed.database)
-    ):
-        raise InputError(f"--storage {url}: an in-memory database cannot be shared; give sqlite:///FILE")
-    return Path(parsed.database)
+    return Path(str(parsed.database)) if parsed.get_backend_name() == "sqlite" else None
 
 
 def open_rdb(url: str, *, create: bool, reader: bool, patience_seconds: float = 0.0) -> RDBStorage:
@@ -368,7 +378,7 @@ def _require_tables(url: str) -> None:
 def _check_file(file: Path, *, create: bool) -> None:
     try:
         exists = file.exists()
-    except (OSError, ValueError) as error:  # a name too long, or with a NUL in it
+    except OSError as error:  # a folder that is closed to us
         raise InputError(f"--storage sqlite:///{file}: {error}") from None
     if not exists:
         if not create:

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 import tenacity
 
-from hpo._files import write_durably
+from hpo._files import user_path, write_durably
 from hpo.errors import InputError, install
 
 P = ParamSpec("P")
@@ -47,14 +47,15 @@ def open_blobs(url: str | Path) -> BlobStore:
     """Return the store that a folder or an URL names.
 
     Raises:
-        InputError: an URL of a kind that is not known or not installed here.
+        InputError: an URL of a kind that is not known or not installed here, or a folder that cannot be one.
     """
     text = str(url)
-    if "://" not in text:
-        return FolderBlobs(Path(text))
-    kind, _, rest = text.partition("://")
-    if kind == "file":
-        return FolderBlobs(Path(rest))
+    kind, colon, rest = text.partition("://")
+    if not colon or kind == "file":
+        try:
+            return FolderBlobs(user_path(rest if colon else text))
+        except InputError as error:
+            raise InputError(f"--checkpoints {error}") from None
     try:
         import fsspec  # half a second that a local folder does not need
 

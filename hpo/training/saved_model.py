@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,15 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import safetensors.torch
+import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from hpo._files import write_durably
+from hpo._files import user_path, write_durably
 from hpo._imports import source_hashes
 from hpo.data.dataset import DataInfo
-from hpo.data.images import read_image
+from hpo.data.images import FITS, read_image
 from hpo.errors import InputError, MissingError
 from hpo.space.parameters import ParamValue, ParamValues, explain
 from hpo.training.devices import normaliser, predict
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from hpo.data import TrainingData
 
 FORMAT = "hpo-model-2"
-_KEY = "hpo"
+_KEY, _SUM_KEY = "hpo", "sha256"
 _BLOCK = 1000
 """So many pictures are held in memory at once."""
 
@@ -57,6 +59,7 @@ class _Header(BaseModel):
     n_outputs: int
     mean: list[float]
     std: list[float]
+    fit: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +72,8 @@ class Model:
     info: DataInfo
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
+    fit: str
+    """How a picture becomes a square, a name of `hpo.data.images.FITS`."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -96,7 +101,9 @@ class Model:
         predictions = []
         for start in range(0, len(image_paths), _BLOCK):
             paths = image_paths[start : start + _BLOCK]
-            images = np.stack([read_image(path, size=height, channels=channels) for path in paths])
+            images = np.stack(
+                [read_image(path, size=height, channels=channels, fit=self.fit) for path in paths]
+            )
             probabilities, classes = self.outputs(images).softmax(dim=1).max(dim=1)
             predictions += [
                 Prediction(Path(path), self.class_names[index], probability)
@@ -126,7 +133,7 @@ def save_model(
     Raises:
         OSError: the disk is full or not writable.
     """
-    header = _Header(
+    fields = _Header(
         format=FORMAT,
         recipe=recipe.name,
         sources=dict(recipe.sources),
@@ -137,19 +144,34 @@ def save_model(
         n_outputs=data.info.n_outputs,
         mean=data.mean.tolist(),
         std=data.std.tolist(),
+        fit=data.fit,
     )
     # contiguous and a copy each: the format knows neither strides nor tensors that share memory
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
-    write_durably(path, memoryview(safetensors.torch.save(tensors, {_KEY: header.model_dump_json()})))
+    header = fields.model_dump_json()
+    metadata = {_KEY: header, _SUM_KEY: checksum(header, tensors)}
+    write_durably(path, memoryview(safetensors.torch.save(tensors, metadata)))
 
 
-def load_model(path: Path) -> Model:
+def checksum(header: str, weights: Mapping[str, Tensor]) -> str:
+    """Return SHA-256 of a header and of all weights with their names; safetensors checks no sums itself."""
+    digest = hashlib.sha256(header.encode())
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def load_model(path: str | Path) -> Model:
     """Read a model file. Code is run only of the recipe that it names, which must be the one that saved it.
 
     Raises:
         MissingError: there is no such file.
         InputError: it is no model file, or damaged; or its recipe is not here.
     """
+    path = user_path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; the model is a file, model.safetensors in the plan's folder")
     if not path.is_file():
         raise MissingError(f"{path}: there is no such model file")
     header, weights = _read(path)
@@ -167,11 +189,13 @@ def load_model(path: Path) -> Model:
             raise ValueError("mean and deviation are not those of its inputs")
         if info.class_names and len(info.class_names) != info.n_outputs:
             raise ValueError("it has more or fewer outputs than classes")
+        if header.fit not in FITS:
+            raise ValueError(f"fit = {header.fit!r}")
         if not all(bool(each.isfinite().all()) for each in network.state_dict().values()):
             raise ValueError("a weight is not finite")
     except (ValueError, KeyError, TypeError, RuntimeError, InputError) as error:
         raise InputError(f"{path}: not a model file that hpo saved, or damaged: {error}") from error
-    return Model(network, named.name, params, info, mean, std)
+    return Model(network, named.name, params, info, mean, std, header.fit)
 
 
 def _check_sources(path: Path, header: _Header) -> None:
@@ -191,15 +215,23 @@ def _check_sources(path: Path, header: _Header) -> None:
 def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:
     """Return the header and the weights of a model file, running no code from it."""
     try:
+        with path.open("rb") as opened:
+            if opened.read(4) == b"PK\3\4":
+                raise ValueError("a zip archive, as torch.save and hpo 0.1 wrote them")
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
+            if not {_KEY, _SUM_KEY} <= metadata.keys():
+                raise ValueError("a safetensors file of another program")
             content = json.loads(metadata[_KEY])
             if isinstance(content, dict) and content.get("format") != FORMAT:
                 raise InputError(
                     f"{path}: of format {content.get('format')!r}; this version reads {FORMAT!r}"
                 )
-            return _Header.model_validate(content), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if metadata[_SUM_KEY] != checksum(metadata[_KEY], weights):
+                raise ValueError("its checksum is wrong")
+            return _Header.model_validate(content), weights
     except ValidationError as error:
         raise InputError(f"{path}: not a model file that hpo saved, or damaged: {explain(error)}") from error
     except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
-        raise InputError(f"{path}: not a model file that hpo saved, or damaged") from error
+        raise InputError(f"{path}: not a model file that hpo saved, or damaged: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -118,8 +119,40 @@ OTHER_FILES = {
 def test_a_damaged_entry_is_named(entry: Path, name: str, damage: Callable[[Path], None]) -> None:
     damage(entry / name)
 
-    with pytest.raises(DataError, match=f"{entry}: the cached data are damaged .* delete this folder"):
+    with pytest.raises(DataError, match=f"(?s){entry}: the cached data are damaged .* delete this folder"):
         load_training(entry)
+
+
+def is_same_json(content: bytes, whole: bytes) -> bool:
+    """Whether other bytes say the same: between words, or beyond the precision of a number."""
+    try:
+        return bool(json.loads(content) == json.loads(whole))
+    except ValueError:
+        return False
+
+
+@pytest.mark.parametrize("part", ["meta", "train", "valid", "test"])
+def test_an_entry_with_one_bit_flipped_is_named(entry: Path, part: str) -> None:
+    load_training(entry)  # what was right before is looked at again
+    load_test(entry)
+    n_flipped = 0
+    for file in entry.glob(f"{part}*"):
+        whole = file.read_bytes()
+        for place in range(0, len(whole), max(1, len(whole) // 200)):
+            content = bytearray(whole)
+            content[place] ^= 1 << place % 8
+            if part == "meta" and is_same_json(bytes(content), whole):
+                continue
+            file.write_bytes(content)
+            with pytest.raises(
+                DataError, match=f"(?s){entry}: the cached data are damaged .* delete this folder"
+            ):
+                load_test(entry) if part == "test" else load_training(entry)
+            n_flipped += 1
+        file.write_bytes(whole)
+    assert n_flipped > 100
+    load_training(entry)
+    load_test(entry)
 
 
 # --- what training sees --------------------------------------------------------------------------

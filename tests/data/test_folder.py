@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from hpo.data import Split, load_training, prepare
+from hpo.data.images import FITS
 from hpo.data.test_set import load_test
 from hpo.errors import DataError
 from tests.support.pictures import CLASSES, PARTS, write_folder
@@ -94,10 +95,110 @@ def test_hidden_files_and_folders_are_ignored(root: Path, cache: Path) -> None:
     assert prepare(f"folder:{root}", cache=cache) == before
 
 
+def test_what_systems_leave_behind_is_skipped_and_counted(root: Path, cache: Path) -> None:
+    before = prepare(f"folder:{root}", cache=cache)
+    for name in ("Thumbs.db", "desktop.ini", "._0.png", "._1.png", ".DS_Store", ".gitkeep"):
+        for folder in (root, root / "train", root / "train" / "cat"):
+            (folder / name).write_bytes(b"x")
+    (root / "train" / "__MACOSX").mkdir()
+    (root / "__MACOSX").mkdir()
+
+    assert prepare(f"folder:{root}", cache=cache) == before
+    anew = load_training(prepare(f"folder:{root}", cache=cache.with_name("another")))
+    assert anew.notes == (
+        "skipped what systems and archivers leave in folders: 3 .DS_Store, 6 ._*, 3 Thumbs.db, 2 __MACOSX, 3 "
+        "desktop.ini",
+    )
+    assert anew.fingerprint == load_training(before).fingerprint
+
+
+def write_flat(root: Path, per_class: int) -> Path:
+    write_folder(root, train=per_class)
+    for folder in (root / "train").iterdir():
+        folder.rename(root / folder.name)
+    (root / "train").rmdir()
+    return root
+
+
+def test_of_class_folders_alone_a_test_part_is_split_off_once(tmp_path: Path, cache: Path) -> None:
+    root = write_flat(tmp_path / "flat", per_class=10)
+    (root / "README.txt").write_text("where the pictures come from")
+
+    entry = prepare(f"folder:{root}", cache=cache)
+
+    data, test = load_training(entry), load_test(entry)
+    parts = [colours(part) for part in (data.train, data.valid, test)]
+    assert [len(part) for part in parts] == [18, 6, 6]
+    assert len(set.union(*parts)) == 30
+    assert np.bincount(test.targets).tolist() == [2, 2, 2]
+    assert data.class_names == CLASSES
+    assert data.notes == (
+        "left out 1 file beside the class folders",
+        "split off 6 of 30 pictures as the test part, a fifth of each class, always the same ones",
+    )
+    moved = root.rename(root.with_name("moved"))
+    again = prepare(f"folder:{moved}", cache=cache)
+    assert load_training(again).fingerprint == data.fingerprint
+    assert colours(load_test(again)) == colours(test)
+
+
+@pytest.mark.parametrize(("per_class", "works"), [(2, False), (3, True)])
+def test_a_class_that_is_too_small_for_three_parts_is_named(
+    tmp_path: Path, cache: Path, per_class: int, works: bool
+) -> None:
+    root = write_flat(tmp_path / "flat", per_class)
+    if works:
+        assert len(load_training(prepare(f"folder:{root}", cache=cache)).train) == 3
+    else:
+        assert f"{root / 'cat'}: has too few pictures; three are needed" in problems(root, cache)
+
+
+def test_class_folders_in_other_unicode_spellings_are_one_class(tmp_path: Path, cache: Path) -> None:
+    root = write_folder(tmp_path / "pictures", train=4, test=2)
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    (root / "train" / "cat").rename(root / "train" / composed)
+    (root / "test" / "cat").rename(root / "test" / decomposed)
+
+    data = load_training(prepare(f"folder:{root}", cache=cache))
+
+    assert data.class_names == (composed, "dog", "emu")
+    assert data.notes == (f"took folders {composed!r} in different Unicode spellings for one class",)
+    write_folder(tmp_path / "more", train=4, test=2)
+    (tmp_path / "more" / "train" / "cat").rename(root / "train" / decomposed)
+    assert f"{root / 'train' / composed}: another folder beside it has the same name" in problems(
+        root, cache.with_name("another")
+    )
+
+
+def test_folders_in_one_spelling_keep_it(tmp_path: Path, cache: Path) -> None:
+    root, decomposed = write_folder(tmp_path / "pictures", train=4, test=2), "cafe\u0301"
+    for part in ("train", "test"):
+        (root / part / "cat").rename(root / part / decomposed)
+    data = load_training(prepare(f"folder:{root}", cache=cache))
+    assert (data.class_names[0], data.notes) == (decomposed, ())
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_the_fit_is_part_of_the_data_of_pictures_that_are_not_square(
+    root: Path, cache: Path, fit: str
+) -> None:
+    square = load_training(prepare(f"folder:{root}", cache=cache))
+    assert load_training(prepare(f"folder:{root}", fit=fit, cache=cache)).fingerprint == square.fingerprint
+    wide = Image.new("RGB", (40, 20))
+    wide.paste((0, 255, 0), (10, 0, 30, 20))
+    wide.save(root / "train" / "cat" / "wide.png")
+
+    data = load_training(prepare(f"folder:{root}", fit=fit, cache=cache))
+
+    assert data.fit == fit
+    default = load_training(prepare(f"folder:{root}", cache=cache))
+    assert (data.fingerprint == default.fingerprint) == (fit == "crop")
+
+
 def test_all_problems_are_named_at_once(root: Path, cache: Path) -> None:
     (root / "train" / "dog" / "0.png").write_bytes(b"no picture")
     (root / "test" / "cat" / "1.png").write_bytes((root / "test" / "cat" / "1.png").read_bytes()[:45])
-    (root / "test" / "cat" / "Thumbs.db").write_bytes(b"x")
+    (root / "test" / "cat" / "notes.txt").write_bytes(b"x")
     (root / "train" / "emu" / "gone.png").symlink_to("nowhere.png")
     Image.new("1", (8200, 8200)).save(root / "train" / "emu" / "bomb.png")
     (root / "train" / "cat" / "more").mkdir()
@@ -113,7 +214,7 @@ def test_all_problems_are_named_at_once(root: Path, cache: Path) -> None:
     for path, problem in {
         "train/dog/0.png": "cannot be read: not a picture",
         "test/cat/1.png": "cannot be read",
-        "test/cat/Thumbs.db": "cannot be read: not a picture",
+        "test/cat/notes.txt": "cannot be read: not a picture",
         "train/emu/gone.png": "cannot be read: No such file",
         "train/emu/bomb.png": "possible decompression bomb",
         "train/cat/more": "is a folder",

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from hpo.data import read_image
+from hpo.data.images import DEFAULT_FIT, FITS
 from hpo.errors import DataError
+from hpo.planning.defaults import Defaults, Fit
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 CORNERS = np.array([[RED, GREEN], [BLUE, WHITE]], dtype=np.uint8)
@@ -167,3 +169,39 @@ def test_a_decompression_bomb_is_refused_unread(tmp_path: Path, side: int) -> No
 def test_other_channel_counts_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="1 or 3 channels, not with 4"):
         read_image(saved(corners(), tmp_path / "a.png"), size=8, channels=4)
+
+
+@pytest.mark.parametrize("size", [(60, 20), (20, 60)])
+def test_a_picture_that_is_no_square_becomes_one(tmp_path: Path, size: tuple[int, int]) -> None:
+    middle = Image.new("RGB", size, RED)
+    middle.paste(GREEN, (20, 0, 40, 20) if size[0] > size[1] else (0, 20, 20, 40))
+    path = saved(middle, tmp_path / "a.png")
+
+    cropped, padded, squashed = (read_image(path, size=12, channels=3, fit=fit) for fit in FITS)
+
+    assert (cropped == GREEN).all()
+    assert np.array_equal(cropped, read_image(path, size=12, channels=3))  # the default
+    padded, squashed = (each if size[0] < size[1] else each.transpose(1, 0, 2) for each in (padded, squashed))
+    assert (padded[:, :4] == 0).all()
+    assert (padded[:, 8:] == 0).all()
+    assert (padded[1, 4:8] == RED).all()
+    assert (padded[6, 4:8] == GREEN).all()
+    assert (squashed[[0, 11]] == RED).all()
+    assert (squashed[6] == GREEN).all()
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("side", [9, 12, 40])
+def test_of_a_square_picture_every_fit_makes_the_same(tmp_path: Path, fit: str, side: int) -> None:
+    pixels = np.random.default_rng(side).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels)
+    path = saved(picture, tmp_path / "a.png")
+
+    image = read_image(path, size=12, channels=3, fit=fit)
+
+    np.testing.assert_array_equal(image, np.asarray(picture.resize((12, 12), Image.Resampling.BILINEAR)))
+
+
+def test_the_fits_are_those_of_the_option() -> None:
+    assert tuple(FITS) == get_args(Fit)
+    assert Defaults.fit == DEFAULT_FIT

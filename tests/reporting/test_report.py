@@ -8,6 +8,7 @@ import io
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -373,7 +374,20 @@ def test_missing_plan_and_unwritable_folder(tmp_path: Path, out: Path, cli: Cli)
     refused = cli("report", "--out", tmp_path, "--storage", f"sqlite:///{out / 'hpo.db'}")
     assert refused.code == 1
     assert "cannot be written" in refused.err
+    assert "--to FOLDER" in refused.err
     assert "Traceback" not in refused.err
+
+
+def test_the_report_of_a_plan_in_a_folder_of_others_goes_elsewhere(
+    out: Path, tmp_path: Path, cli: Cli
+) -> None:
+    theirs = shutil.copytree(out, tmp_path / "theirs", ignore=shutil.ignore_patterns("report"))
+    ours = tmp_path / "a" / "b"
+    said = cli("report", "--out", theirs, "--to", ours)
+    assert (said.code, said.out.strip()) == (0, str(ours / "report.html"))
+    assert not (theirs / "report").exists()
+    names = {file.relative_to(ours) for file in ours.rglob("*")}
+    assert names == {file.relative_to(out / "report") for file in (out / "report").rglob("*")}
 
 
 # --- what others named -------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
 import subprocess
 import sys
@@ -45,6 +46,39 @@ def test_an_error_names_the_database_and_never_the_password(url: str) -> None:
         Storage(url, create=True)
     assert SECRET not in str(error.value)
     assert "--storage" in str(error.value) or "127.0.0.1" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///plan?v2.db",
+        "sqlite:///plan.db?timeout=5",
+        "sqlite:///plan.db?",
+        "sqlite:///file:x?mode=memory&uri=true",
+        "sqlite:///file:x.db",
+        "sqlite:///file::memory:",
+        "sqlite:///:memory:",
+        "sqlite://",
+        "sqlite:///",
+        "sqlite://plan.db",
+        "sqlite://folder/plan.db",
+    ],
+)
+def test_a_sqlite_url_that_means_another_file_than_it_shows_or_none_is_refused(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for take in (lambda: Storage(url, create=True), lambda: Storage(url), lambda: database.sqlite_file(url)):
+        with pytest.raises(InputError, match=f"--storage {re.escape(url)}: must be sqlite:///FILE"):
+            take()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_tilde_in_a_sqlite_url_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Storage("sqlite:///~/plans/hpo.db", create=True)
+    assert (tmp_path / "plans" / "hpo.db").is_file()
+    assert Storage("sqlite:///~/plans/hpo.db").name.endswith(f"{tmp_path}/plans/hpo.db")
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,13 @@ from PIL import Image
 from safetensors import safe_open
 
 from hpo.data.dataset import TrainingData
+from hpo.data.images import FITS
 from hpo.errors import DataError, InputError, MissingError
 from hpo.planning.plan import MODEL
 from hpo.training.devices import normaliser, predict
 from hpo.training.loop import train
 from hpo.training.registry import NamedRecipe, load_recipe
-from hpo.training.saved_model import load_model, save_model
+from hpo.training.saved_model import checksum, load_model, save_model
 from tests.support.recipes import CNN, SCHEMA, SMALL_CNN
 from tests.support.toy_images import toy_data
 from tests.support.toy_tables import toy_table
@@ -141,6 +142,24 @@ def test_pictures_of_any_size_and_mode_are_classified(
     assert model.classify([]) == []
 
 
+def test_pictures_that_are_no_squares_become_what_training_made_of_them(
+    tmp_path: Path, data: TrainingData, model_file: Path
+) -> None:
+    image, label = data.valid.inputs[0], data.valid.targets[0]
+    wide = Image.new("RGB", (48, 16), "white")
+    wide.paste(Image.fromarray(image).resize((16, 16), Image.Resampling.NEAREST), (16, 0))
+    wide.save(tmp_path / "wide.png")
+    (cropped,) = load_model(model_file).classify([tmp_path / "wide.png"])
+    assert cropped.label == f"class {label}"
+    probabilities = set()
+    for fit in FITS:
+        write_changed(model_file, tmp_path / MODEL, {"fit": fit})
+        (found,) = load_model(tmp_path / MODEL).classify([tmp_path / "wide.png"])
+        probabilities.add(found.probability)
+        assert fit != "crop" or found == cropped
+    assert len(probabilities) == len(FITS)
+
+
 def test_what_is_no_picture_is_named(tmp_path: Path, model_file: Path) -> None:
     (tmp_path / "note.png").write_text("no picture")
     with pytest.raises(DataError, match=r"note\.png"):
@@ -152,6 +171,29 @@ def test_a_model_of_images_that_are_not_square_refuses_pictures(tmp_path: Path) 
     save_cnn(tmp_path / MODEL, data, epochs=1)
     with pytest.raises(InputError, match="8×12"):
         load_model(tmp_path / MODEL).classify([tmp_path / "any.png"])
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"PK\3\4 and more", "a zip archive, as torch.save and hpo 0.1 wrote them"),
+        (safetensors.torch.save({"a": torch.zeros(1)}), "a safetensors file of another program"),
+        (b"\x08\x07 an ONNX file", "Error while deserializing header"),
+        (None, "is a folder; the model is a file, model.safetensors in the plan's folder"),
+    ],
+    ids=["model.pt", "of others", "ONNX", "folder"],
+)
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_model_of_another_kind_is_refused_with_the_reason(
+    tmp_path: Path, content: bytes | None, reason: str, kind: type[str | Path]
+) -> None:
+    path = tmp_path / "model.pt"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"model\.pt: .*{reason}"):
+        load_model(kind(path))
 
 
 class Bomb:
@@ -178,6 +220,11 @@ def test_what_is_no_model_is_refused(tmp_path: Path, model_file: Path) -> None:
         safetensors.torch.save_file(tensors, path, metadata)
         with pytest.raises(InputError, match=r"model\.safetensors: (not a model file|of format None)"):
             load_model(path)
+    with safe_open(model_file, framework="pt") as file:
+        without_sum = {"hpo": file.metadata()["hpo"]}
+    safetensors.torch.save_file(tensors, path, without_sum)
+    with pytest.raises(InputError, match="not a model file"):
+        load_model(path)
     write_changed(model_file, path, {"format": "hpo-model-9"})
     with pytest.raises(InputError, match="of format 'hpo-model-9'; this version reads 'hpo-model-2'"):
         load_model(path)
@@ -189,13 +236,24 @@ def write_changed(
     header: dict[str, Any],
     weights: dict[str, torch.Tensor | None] | None = None,
 ) -> None:
-    """Write a model file with other entries in its header and other weights; None: without them."""
+    """Write a whole model file with other entries in its header and other weights; None: without them."""
     with safe_open(model_file, framework="pt") as file:
         content = {**json.loads(file.metadata()["hpo"]), **header}
     content = {key: value for key, value in content.items() if value is not None}
     tensors = {**safetensors.torch.load_file(model_file), **(weights or {})}
     kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    safetensors.torch.save_file(kept, path, {"hpo": json.dumps(content)})
+    text = json.dumps(content)
+    safetensors.torch.save_file(kept, path, {"hpo": text, "sha256": checksum(text, kept)})
+
+
+def test_a_model_with_one_bit_flipped_is_refused(tmp_path: Path, model_file: Path) -> None:
+    path, whole = tmp_path / MODEL, model_file.read_bytes()
+    for place in range(0, len(whole), 61):
+        content = bytearray(whole)
+        content[place] ^= 1 << place % 8
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"model\.safetensors: (not a model file|of format)"):
+            load_model(path)
 
 
 @pytest.mark.parametrize(
@@ -213,6 +271,7 @@ def write_changed(
         {"class_names": []},
         {"class_names": ["a", "b"]},
         {"n_outputs": 4},
+        {"fit": "stretch"},
         {"input_shape": [3, 8]},
         {"input_shape": [1, 8, 8]},
         {"input_shape": [3, 2, 2]},

@@ -2,7 +2,7 @@
 
     from hpo.reporting.dashboard import serve
 
-    serve("sqlite:///hpo-out/hpo.db", Path("hpo-out"))   # until it is stopped
+    serve("sqlite:///hpo-out/hpo.db", "hpo-out")   # until it is stopped
 
 `notes` says in Markdown what a study asks, starts from and decided; `publish` writes that, the figures and
 the pictures of trials into the database, where doing it twice changes nothing; `server` serves, and guards

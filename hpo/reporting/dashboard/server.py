@@ -24,6 +24,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna_dashboard
 
+from hpo._files import user_path
 from hpo._process import STOP_SIGNALS, on_stop_signals
 from hpo._text import printable
 from hpo.errors import HpoError, InputError
@@ -57,7 +58,7 @@ class Stopped(BaseException):
 
 def serve(
     url: str,
-    out: Path,
+    out: str | Path,
     *,
     host: str = HOST,
     port: int | None = None,
@@ -83,6 +84,7 @@ def serve(
         MissingError: there is no plan.
         InputError: host or port cannot be had.
     """
+    out = user_path(out)
     logging.getLogger("optuna_dashboard").setLevel(logging.CRITICAL)  # of a bad request it logs its stack
     with on_stop_signals(_stop):
         try:

@@ -1,0 +1,144 @@
+"""The cores and the caches that a process may use."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hpo
+from hpo._process import n_cores
+
+AFFINITY = len(os.sched_getaffinity(0))
+
+
+def kernel(root: Path, files: dict[str, str]) -> Path:
+    """A root folder with such files below it."""
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(f"{content}\n")
+    return root
+
+
+V1 = "sys/fs/cgroup/cpu,cpuacct"
+QUOTAS = {
+    "none": ({}, None),
+    "v2, half a core": ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "50000 100000"}, 1),
+    "v2, one and a half": ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "150000 100000"}, 2),
+    "v2, no limit": ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "max 100000"}, None),
+    "v2, more than there are": (
+        {"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "9990000 10000"},
+        None,
+    ),
+    "v2, of a group above": (
+        {
+            "proc/self/cgroup": "0::/a.slice/b.scope",
+            "sys/fs/cgroup/a.slice/cpu.max": "20000 100000",
+            "sys/fs/cgroup/a.slice/b.scope/cpu.max": "max 100000",
+        },
+        1,
+    ),
+    "v2, in a container that sees its group as the root": (
+        {"proc/self/cgroup": "0::/kubepods/pod1", "sys/fs/cgroup/cpu.max": "100000 100000"},
+        1,
+    ),
+    "v1, half a core": (
+        {
+            "proc/self/cgroup": "4:memory:/\n3:cpu,cpuacct:/docker/1\n1:name=systemd:/\n0::/",
+            f"{V1}/docker/1/cpu.cfs_quota_us": "50000",
+            f"{V1}/docker/1/cpu.cfs_period_us": "100000",
+        },
+        1,
+    ),
+    "v1, no limit": (
+        {
+            "proc/self/cgroup": "3:cpu,cpuacct:/",
+            f"{V1}/cpu.cfs_quota_us": "-1",
+            f"{V1}/cpu.cfs_period_us": "100000",
+        },
+        None,
+    ),
+    "v1, in a container, the mount by its other name": (
+        {
+            "proc/self/cgroup": "3:cpuacct,cpu:/docker/1",
+            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "100000",
+            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
+        },
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "cores"), QUOTAS.values(), ids=QUOTAS.keys())
+def test_a_quota_of_cpu_time_is_rounded_up_to_cores(
+    tmp_path: Path, files: dict[str, str], cores: int | None
+) -> None:
+    assert n_cores(kernel(tmp_path, files)) == (AFFINITY if cores is None else min(cores, AFFINITY))
+
+
+def test_nothing_else_counts_cores() -> None:
+    package = Path(hpo.__file__).parent
+    others = [
+        file.name
+        for file in package.rglob("*.py")
+        if any(word in file.read_text("utf-8") for word in ("cpu_count", "sched_getaffinity"))
+    ]
+    assert others == ["_process.py"]
+
+
+HOMELESS = {
+    "no home at all": {},
+    "a home that is not there and cannot be": {"HOME": "/dev/null/home"},
+    "a cache that cannot be": {"XDG_CACHE_HOME": "/dev/null/cache", "MPLCONFIGDIR": "/dev/null/config"},
+}
+
+
+@pytest.mark.parametrize("variables", HOMELESS.values(), ids=HOMELESS.keys())
+def test_a_user_without_a_home_gets_a_report_and_no_warnings(
+    tmp_path: Path, finished: Path, variables: dict[str, str]
+) -> None:
+    code = (
+        "import os, pwd, sys\n"
+        # as for a user that is a mere number: what looks up the home finds none
+        "def nobody(uid): raise KeyError(f'getpwuid(): uid not found: {uid}')\n"
+        "pwd.getpwuid = nobody\n"
+        "from hpo.__main__ import main\n"
+        "main()"
+    )
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "TMPDIR": str(tmp_path),
+    }
+    for words in (
+        ["create", "--data=digits", "--out", tmp_path / "out"],
+        ["report", "--out", finished, "--to", tmp_path / "to"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, words)],
+            env={**environment, **variables},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    (ours,) = tmp_path.glob("hpo-of-user-*")
+    assert ours.stat().st_mode & 0o777 == 0o700
+    assert list(ours.glob("*/hpo/digits-*"))
+
+
+def test_a_cache_that_can_be_nowhere_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "hpo", "create", "--data=digits", "--out", str(tmp_path / "out")],
+        env={**os.environ, "HPO_CACHE": str(tmp_path / "file" / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "HPO_CACHE" in done.stderr
+    assert "Traceback" not in done.stderr
