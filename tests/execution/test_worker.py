@@ -728,7 +728,7 @@ def test_a_study_without_a_result_ends_those_that_build_on_it_and_no_others(tmp_
     shown = cli("final", "--out", tmp_path)
     assert shown.code == 0
     assert "test" in shown.out
-    told = r"first: no point has a result, 1 pruned.*child: not begun, as first .*grandchild: not"
+    told = r"first: no point has a result \(1 pruned\); child: not begun, as first .*grandchild: not"
     with pytest.raises(PointsFailedError, match=told):
         run(plan, out=tmp_path)
 
