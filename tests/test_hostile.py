@@ -12,7 +12,6 @@ import shutil
 import signal
 import sqlite3
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from importlib.metadata import version
@@ -38,7 +37,7 @@ from hpo.planning.plan import FINAL, MODEL, Plan
 from hpo.storage.storage import Storage
 from hpo.training.tensors import dump, load
 from tests.support.checkpoints import signed
-from tests.support.command import Result, hpo, start_hpo
+from tests.support.command import Result, hpo, start_hpo, wait_for
 from tests.support.fixtures import Cli
 from tests.support.plans import write_study
 
@@ -408,11 +407,9 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = ("--data=digits", "--limit-train=100", "--limit-valid=50", "--epochs=20", "--final-seeds=1")
     shown(hpo("create", "--studies", root / "studies", "--out", root / "out", "--workers=2", *sizes))
     worker = start_hpo("worker", "rate", "--out", root / "out")
-    deadline = time.monotonic() + 100
-    while len(list(root.glob("out/checkpoints/**/*.checkpoint"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: len(list(root.glob("out/checkpoints/**/*.checkpoint"))) >= 2, worker)
     worker.send_signal(signal.SIGTERM)
-    err = worker.communicate(timeout=30)[1]
+    err = worker.communicate(timeout=300)[1]
     assert worker.returncode == 128 + signal.SIGTERM, err
     return root / "out"
 

@@ -68,7 +68,8 @@ def _fail_stale_trials(plan: Plan, options: dict[str, Any]) -> None:
         return
     closed = in_background(lambda: fail_stale_trials(opt.open_plan(options)))
     if not wait([closed], PATIENCE_SECONDS).done:
-        say("hpo status: somebody holds the database's lock: stale trials are shown as running", err=True)
+        why = "the database's lock is held, or this machine is busy"
+        say(f"hpo status: {why}: stale trials are shown as running", err=True)
     elif isinstance(error := closed.exception(), RunError | InputError):
         # one who may only read is told what there is to read
         say(f"hpo status: stale trials could not be put back: {error}", err=True)

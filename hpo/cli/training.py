@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from hpo.execution.backends.base import OpenBackend
     from hpo.execution.identity import Resolve
 
-SERVER_START_SECONDS = 60.0
-
 
 @click.command()
 @opt.plan_options
@@ -203,13 +201,13 @@ def worker(study: tuple[str, ...], **options: Any) -> int:
         without_garbage_collection(),
     ):  # it takes a seventh of the 2 s that torch takes, and finds none
         from hpo.execution.worker import Limits, work
-        from hpo.storage.storage import Storage
+        from hpo.storage.storage import RETRY_SECONDS, Storage
 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     logging.getLogger("optuna").setLevel(logging.ERROR)
     stopped_by = work(
         # a job may start before its server does
-        Storage(opt.storage_url(options), patience_seconds=SERVER_START_SECONDS),
+        Storage(opt.storage_url(options), patience_seconds=RETRY_SECONDS),
         out=options["out"],
         studies=study,
         data=options["data"],

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import platformdirs
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hpo._files import resolved, user_path
+from hpo._lock import locked
 from hpo._process import provide_caches
 from hpo.data.dataset import (
     HELD_OUT,
@@ -90,6 +90,7 @@ def prepare(
     Raises:
         InputError: there is no such source, or the size cannot be had.
         DataError: the source cannot be read; of an image folder all problems are named at once.
+        RunError: another process that prepares it stands still.
     """
     opened = open_source(source, image_size, fit)
     root = resolved(cache_folder() if cache is None else cache)
@@ -99,7 +100,7 @@ def prepare(
         return entry
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{entry.name}.lock"):
+        with locked(root / f".{entry.name}.lock"):
             if not entry.is_dir():
                 _build(opened, entry)
     except OSError as error:

@@ -24,6 +24,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
+import psutil
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState, create_trial
@@ -51,7 +52,7 @@ SLOW_SECONDS = 0.25
 CLOCK_WARN_SECONDS = 5.0
 SCRATCH_STUDY = re.compile(r"\.doctor-([0-9]+)-[0-9a-f]+")
 """No study file may be named so. The number says when, so that what a killed doctor left can be removed."""
-SCRATCH_SECONDS = 3600
+SCRATCH_SECONDS = 86_400  # far more than the clocks of two machines differ
 
 _FAILURES = (HpoError, sqlalchemy.exc.SQLAlchemyError, StorageInternalError, OSError, ValueError)
 """What a place that is not well raises."""
@@ -189,7 +190,7 @@ def _database(url: str) -> Generator[Check, None, Plan | None]:
     """Look at the database; return the plan that is in it."""
     file, name = database.sqlite_file(url), database.shown(url)
     try:
-        is_new = (file is not None and not file.exists()) or not _has_tables(url)
+        is_new = (file is not None and not file.exists()) or not database.has_tables(url)
         if is_new and file is not None:
             # nor in a file that is there: it may be somebody else's
             yield from _in_temporary_database(file)
@@ -284,17 +285,11 @@ def _file_system(file: Path | None) -> Check:
 # --- what is tried in a database, in a scratch study whose name no study file can have; nothing is left ---
 
 
-def _has_tables(url: str) -> bool:
-    """Return whether Optuna's tables are there."""
-    with database.short_lived_connection(url) as connection:
-        return sqlalchemy.inspect(connection).has_table("studies")
-
-
 def _try_writing(url: str) -> tuple[State, str]:
     """Write a row and take it back; do not wait for a lock as long as a worker would."""
     insert = sqlalchemy.text("INSERT INTO studies (study_name) VALUES (:name)")
     try:
-        with database.short_lived_connection(url) as connection:
+        with database.short_lived_connection(url, impatient=True) as connection:
             connection.execute(insert, {"name": _scratch_name()})
             connection.rollback()
     except sqlalchemy.exc.SQLAlchemyError as error:
@@ -340,9 +335,9 @@ def _try_claims(url: str, trial_ids: Sequence[int]) -> tuple[State, str]:
     ) as racers:
         try:
             order = json.dumps({"n_racers": N_RACERS, "trial_ids": list(trial_ids)})
-            answers, said = racers.communicate(order, RACE_SECONDS)
+            answers, said = _answer(racers, order)
         except subprocess.TimeoutExpired:
-            return "wrong", f"{what}: no answer for {RACE_SECONDS} s"
+            return "wrong", f"{what}: no answer, and nothing done for {RACE_SECONDS} s"
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(racers.pid, signal.SIGKILL)
@@ -356,6 +351,32 @@ def _try_claims(url: str, trial_ids: Sequence[int]) -> tuple[State, str]:
             "this database does not lock: put it on a local disk, or use PostgreSQL"
         )
     return "ok", f"{what}: each trial was claimed once"
+
+
+def _answer(racers: subprocess.Popen[str], order: str) -> tuple[str, str]:
+    """Return what processes print when they have ended.
+
+    Raises:
+        TimeoutExpired: they all stand still. On a busy machine they may take as long as they like.
+    """
+    used, unsent = -1.0, [order]
+    while True:
+        try:
+            return racers.communicate(unsent.pop() if unsent else None, RACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            before, used = used, _cpu_seconds(racers.pid)
+            if used == before:
+                raise
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Return the CPU time that a process and those below it have used."""
+    root = psutil.Process(pid)
+    total = 0.0
+    for process in (root, *root.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            total += sum(process.cpu_times())
+    return total
 
 
 def race() -> None:
@@ -397,7 +418,8 @@ def _try_latency(storage: Storage, trial_id: int) -> tuple[State, str]:
     writes = [_seconds(partial(storage.write, trial_id, attrs={"n": n})) for n in range(N_WRITES)]
     text = f"a read takes {_milliseconds(reads)}, a write {_milliseconds(writes)}"
     if max(median(reads), median(writes)) > SLOW_SECONDS:
-        return "warning", f"{text}: slow; use a database that is nearer, or a disk that is faster"
+        why = "use a database that is nearer or a faster disk, unless it is this machine that is busy"
+        return "warning", f"{text}: slow; {why}"
     return "ok", text
 
 

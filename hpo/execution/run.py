@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from hpo._files import user_path, write_durably
 from hpo._process import n_cores
 from hpo.data.sources import absolute_source
-from hpo.errors import MAX_NAMES, InputError, RunError, did_you_mean
+from hpo.errors import MAX_NAMES, InputError, MissingError, RunError, did_you_mean
 from hpo.execution.backends.base import OpenBackend
 from hpo.execution.backends.local import local_processes
 from hpo.execution.backends.worker_spec import WorkerSpec
@@ -36,7 +37,7 @@ from hpo.planning.studies import (
     with_ancestors,
 )
 from hpo.space.study_file import shipped_studies
-from hpo.storage.database import default_url, exclusive, sqlite_file
+from hpo.storage.database import default_url, exclusive
 from hpo.storage.storage import Storage
 from hpo.training.blobs import BlobStore, open_blobs
 
@@ -85,8 +86,8 @@ def find_or_create_plan(
     record.objective(options.metric)  # refuses a metric that the recipe has not
     identity = identify(options, threads, root_configs(specs), resolve)
     database = Storage(url, create=True)
-    with exclusive(url):
-        # another process may have been quicker while the data were read
+    # another process may have been quicker while the data were read
+    with nullcontext() if Plan.find(database) else exclusive(url):
         plan = Plan.find(database)
         if plan is None:
             return with_recipe(Plan.create(database, specs, options, identity, record))
@@ -110,10 +111,9 @@ def _agreeing(plan: Plan, studies: Path | None, names: Sequence[str], given: Map
 
 
 def _existing_plan(url: str) -> Plan | None:
-    file = sqlite_file(url)
-    if file is not None and not file.exists():
-        return None
-    return Plan.find(Storage(url, create=True))
+    with suppress(MissingError):
+        return Plan.find(Storage(url))
+    return None
 
 
 def threads_each(workers: int | None) -> int:

@@ -31,8 +31,6 @@ from hpo.storage.trials import id_of
 
 CATCH_UP = 40
 """Ended trials that one look examines for flags; the latest first, until all have been."""
-SEEN_SECONDS = 20.0
-"""A worker that trained so recently counts as one for the time that is left: it may be between two trials."""
 FINAL_TITLE = "The best configuration on fresh seeds, and the test set"
 
 
@@ -314,8 +312,9 @@ class Watch:
         return {id_of(trial): trial.user_attrs for trial in whole}
 
     def _count_at_once(self) -> int:
-        now = time.monotonic()
-        return sum(n_trials for seen, n_trials in self._seen.values() if now - seen <= SEEN_SECONDS)
+        # one that trained a moment ago may be between two trials, which on a busy machine takes its time
+        since = time.monotonic() - self._plan.options.lease_seconds / 2
+        return sum(n_trials for seen, n_trials in self._seen.values() if seen >= since)
 
     def _trial_seconds(self) -> dict[str, float]:
         """Return what an ended trial of each study took, on average over those that have been examined."""

@@ -8,20 +8,21 @@ insert or update a row is in `trials`, and how they tell the time in `hpo doctor
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import optuna
 import psutil
 import sqlalchemy
 import tenacity
-from filelock import FileLock, Timeout
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
@@ -29,7 +30,10 @@ from optuna.storages._rdb.storage import _create_scoped_session
 from sqlalchemy.engine import URL, make_url
 
 from hpo._files import user_path
+from hpo._lock import held, locked
 from hpo.errors import InputError, MissingError, install
+
+log = logging.getLogger(__name__)
 
 DRIVERS = {
     "sqlite": "sqlite",
@@ -42,9 +46,9 @@ EXTRAS = {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
 
 SQLITE_BUSY_SECONDS = 60
 VERSION_TABLE = "alembic_version"
-CONNECT_SECONDS = 10
+IMPATIENT_SECONDS = 10  # of who only wants to know whether there is a lock
+CONNECT_SECONDS = 30
 STATEMENT_SECONDS = 60
-LOCK_SECONDS = 60
 OPTUNA_MAJOR = optuna.__version__.split(".")[0]
 
 NETWORK_FILE_SYSTEMS = frozenset(
@@ -147,7 +151,7 @@ def open_rdb(url: str, *, create: bool, reader: bool, patience_seconds: float = 
         patience_seconds: how long to try again while the server is away or starting.
 
     Raises:
-        MissingError: there is no such SQLite file and `create` is false.
+        MissingError: there is no such SQLite file, or there are no tables, and `create` is false.
         InputError: the database cannot be opened, lies on a network file system (SQLite), or was written by
             another major version of Optuna.
     """
@@ -158,10 +162,11 @@ def open_rdb(url: str, *, create: bool, reader: bool, patience_seconds: float = 
         retry=tenacity.retry_if_exception(lambda error: is_passing(error) and not _is_refusal(error)),
         wait=tenacity.wait_random(0.2, 2.0),
         stop=tenacity.stop_after_delay(patience_seconds),
+        before_sleep=_say_once,
         reraise=True,
     )
     try:
-        rdb = retrying(_connect, url, reader=reader)
+        return retrying(_connect, url, create=create, reader=reader)
     except OSError as error:
         raise InputError(f"{shown(parsed)}: cannot be opened: {error}") from None
     except ImportError as error:
@@ -171,30 +176,74 @@ def open_rdb(url: str, *, create: bool, reader: bool, patience_seconds: float = 
         ) from None
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
         raise InputError(f"{shown(parsed)}: cannot be opened: {first_line(error)}") from None
-    if file is not None:
-        _make_sqlite_safe(rdb.engine, reader=reader)
+
+
+def _say_once(state: tenacity.RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    if error is not None and state.attempt_number == 1:
+        log.warning("the database cannot be opened yet: %s; trying again", first_line(error))
+
+
+def _connect(url: str, *, create: bool, reader: bool) -> RDBStorage:
+    rdb = _opened(url, create=create, reader=reader)
+    if rdb is not None:
+        return rdb
+    # half a CPU second, and more where Python may keep no bytecode: not while others wait
+    import_module("alembic.command")
+    # several processes that create or upgrade the tables at once crash each other
+    with exclusive(url):
+        rdb = _opened(url, create=create, reader=reader)
+        if rdb is None:
+            _make_tables(url)
+            rdb = _opened(url, create=False, reader=reader)
+    assert rdb is not None
     return rdb
 
 
-def _connect(url: str, *, reader: bool) -> RDBStorage:
+def _opened(url: str, *, create: bool, reader: bool) -> RDBStorage | None:
+    """Return the storage; None where tables must be made or upgraded first, and may be."""
+    parsed, file = parse(url), sqlite_file(url)
+    if (file is not None and not file.exists()) or not has_tables(url):
+        if create:
+            return None
+        raise MissingError(f"{shown(parsed)}: holds no plan; `hpo run` or `hpo create` writes one")
+    if file is not None and not reader and not (os.access(file, os.W_OK) and _may_write_beside(parsed)):
+        raise InputError(f"{shown(parsed)}: cannot be opened: file or folder cannot be written")
+    rdb = _storage(parsed, _engine_arguments(parsed, "read" if reader else "write"))
+    try:
+        if file is not None:
+            _make_sqlite_safe(rdb.engine, reader=reader)
+        with reading():
+            is_current = _check_versions(rdb, shown(parsed), reader=reader)
+    except BaseException:
+        rdb.engine.dispose()
+        raise
+    if is_current:
+        return rdb
+    rdb.engine.dispose()
+    return None
+
+
+def _make_tables(url: str) -> None:
+    """Make what tables are missing, and upgrade those of an older Optuna; under the lock."""
     parsed = parse(url)
-    if reader:
-        _require_tables(url)
-    # several processes that create or upgrade the tables at once crash each other; a reader does neither
-    with nullcontext() if reader else exclusive(url), warnings.catch_warnings():
+    rdb = _storage(parsed, _engine_arguments(parsed, "create"))
+    try:
+        if rdb.get_current_version() != rdb.get_head_version():
+            rdb.upgrade()
+    finally:
+        rdb.engine.dispose()
+
+
+def _storage(url: URL, engine_arguments: dict[str, Any]) -> RDBStorage:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        rdb = RDBStorage(
+        return RDBStorage(
             # Optuna keeps the URL as it is given: with the password, which it needs
-            parsed.render_as_string(hide_password=False),
-            engine_kwargs=_engine_arguments(parsed, reader=reader),
+            url.render_as_string(hide_password=False),
+            engine_kwargs=engine_arguments,
             skip_compatibility_check=True,
         )
-        try:
-            _check_versions(rdb, shown(parsed), upgrade=not reader)
-        except BaseException:
-            rdb.engine.dispose()
-            raise
-    return rdb
 
 
 def first_line(error: BaseException) -> str:
@@ -239,55 +288,105 @@ def _is_refusal(error: BaseException) -> bool:
     return any(word in text for word in words)
 
 
+class _LockQueries(NamedTuple):
+    """How a server lends its lock of ours: one a database."""
+
+    take: str
+    holder: str
+    """Returns the id of the session that has it, and the seconds since that asked for anything."""
+    give_back: str
+    end: str
+    """Ends a session."""
+
+
+_PG_LOCK = 6844527
+"""Ours alone, as far as an advisory lock can be anybody's: "hpo" in ASCII."""
+_MYSQL_LOCK = "CONCAT('hpo ', MD5(DATABASE()))"
+"""Its locks are the whole server's, and their names have 64 letters at most."""
 _SERVER_LOCKS = {
-    # the number is ours alone, as far as advisory locks can be anybody's: "hpo" in ASCII
-    "postgresql": ("SELECT pg_advisory_lock(6844527)", "SELECT pg_advisory_unlock(6844527)"),
-    "mysql": (f"SELECT GET_LOCK('hpo', {LOCK_SECONDS})", "SELECT RELEASE_LOCK('hpo')"),
+    "postgresql": _LockQueries(
+        f"SELECT pg_try_advisory_lock({_PG_LOCK})",
+        "SELECT a.pid, extract(epoch FROM clock_timestamp() - a.query_start) "
+        "FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid WHERE l.locktype = 'advisory' "
+        f"AND l.objid = {_PG_LOCK} AND l.granted AND a.datname = current_database()",
+        f"SELECT pg_advisory_unlock({_PG_LOCK})",
+        "SELECT pg_terminate_backend({})",
+    ),
+    "mysql": _LockQueries(
+        f"SELECT GET_LOCK({_MYSQL_LOCK}, 0)",
+        f"SELECT id, time FROM information_schema.processlist WHERE id = IS_USED_LOCK({_MYSQL_LOCK})",
+        f"SELECT RELEASE_LOCK({_MYSQL_LOCK})",
+        "KILL {}",
+    ),
 }
 _SERVER_LOCKS["mariadb"] = _SERVER_LOCKS["mysql"]
 
 
+class _ServerLock:
+    """A lock that a server gives back when the connection ends; each query is a beat."""
+
+    def __init__(self, name: str, queries: _LockQueries, connection: sqlalchemy.Connection) -> None:
+        self.name, self._queries = name, queries
+        # a transaction that is open as long as a lock is waited for would be ended by the server
+        self._connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    def take(self) -> bool:
+        return bool(self._connection.exec_driver_sql(self._queries.take).scalar())
+
+    def beat(self) -> None:
+        self._connection.exec_driver_sql("SELECT 1")
+
+    def holder(self) -> tuple[str, float]:
+        session, seconds = self._connection.exec_driver_sql(self._queries.holder).first() or (None, None)
+        # one of another user of the server is not shown, or not since when
+        return f"session {session} ({self._queries.end.format(session)} ends it)", float(seconds or 0.0)
+
+    def give_back(self) -> None:
+        self._connection.exec_driver_sql(self._queries.give_back)
+
+
 @contextmanager
 def exclusive(url: str) -> Iterator[None]:
-    """Let one process at a time, of all that use this database, do what must not be done twice."""
+    """Let one process at a time, of all that use this database, do what must not be done twice.
+
+    Raises:
+        RunError: another one has been let in and stands still.
+    """
     parsed = parse(url)
-    is_held = f"{shown(parsed)}: another process has held its lock for {LOCK_SECONDS} s"
-    if parsed.get_backend_name() == "sqlite":
-        try:
-            held = FileLock(f"{parsed.database}.lock").acquire(timeout=LOCK_SECONDS)
-        except Timeout:
-            raise InputError(is_held) from None
-        with held:
+    queries = _SERVER_LOCKS.get(parsed.get_backend_name())
+    if queries is None:
+        with locked(Path(f"{parsed.database}.lock")):
             yield
         return
-    take, release = _SERVER_LOCKS[parsed.get_backend_name()]
-    with short_lived_connection(url) as connection:
-        taken = connection.exec_driver_sql(take).scalar()
-        if taken == 0:  # MySQL's word for a time-out; PostgreSQL raises an error
-            raise InputError(is_held)
-        try:
-            yield
-        finally:
-            connection.exec_driver_sql(release)
+    with (
+        short_lived_connection(url) as connection,
+        held(_ServerLock(shown(parsed), queries, connection)),
+    ):
+        yield
 
 
-def _engine_arguments(url: URL, *, reader: bool = False, impatient: bool = False) -> dict[str, Any]:
+Mode = Literal["read", "write", "create"]
+"""What a connection may do; only one that creates makes a SQLite file."""
+
+
+def _engine_arguments(url: URL, mode: Mode, *, impatient: bool = False) -> dict[str, Any]:
     """Return arguments of `create_engine`: dead connections are noticed, nothing waits for ever, UTC."""
     kind = url.get_backend_name()
     # Optuna reads a trial with several queries, which must agree for a reader; a writer's transaction has to
     # see what others committed meanwhile (MySQL's default is the other way round)
-    isolation = "REPEATABLE READ" if reader else "READ COMMITTED"
+    isolation = "REPEATABLE READ" if mode == "read" else "READ COMMITTED"
     if kind == "sqlite":
-        busy = CONNECT_SECONDS if impatient else SQLITE_BUSY_SECONDS
-        if not reader:
-            return {"connect_args": {"timeout": busy}}
+        busy = IMPATIENT_SECONDS if impatient else SQLITE_BUSY_SECONDS
+        if mode != "read":
+            access = "rwc" if mode == "create" else "rw"
+            return {"creator": lambda: _connect_sqlite(url, f"mode={access}", busy)}
         # opened anew each time: how a file that cannot be written can be read, changes with its writer
         pool = {} if _may_write_beside(url) else {"poolclass": sqlalchemy.NullPool}
         return {"creator": lambda: _connect_reading(url, busy), **pool}
     if kind == "postgresql":
         settings = {
             "timezone": "UTC",  # heartbeats are compared in the session's time zone
-            "statement_timeout": 1000 * STATEMENT_SECONDS,
+            "lock_timeout": 1000 * STATEMENT_SECONDS,  # a long answer of a slow server is none of its faults
             "idle_in_transaction_session_timeout": 1000 * STATEMENT_SECONDS,
         }
         connect = {
@@ -315,15 +414,7 @@ def _connect_reading(url: URL, busy_seconds: float) -> sqlite3.Connection:
     To read a file in WAL mode SQLite makes two others beside it. Where it may not, the file can be read as it
     is, but only while no writer has left anything in the log beside it.
     """
-    file = _file_of(url)
-
-    def connect(mode: str) -> sqlite3.Connection:
-        # the pool hands a connection to one thread at a time
-        return sqlite3.connect(
-            f"{file.as_uri()}?{mode}", uri=True, timeout=busy_seconds, check_same_thread=False
-        )
-
-    connection = connect("mode=ro")
+    connection = _connect_sqlite(url, "mode=ro", busy_seconds)
     try:
         connection.execute("SELECT name FROM sqlite_master")
         return connection
@@ -331,13 +422,20 @@ def _connect_reading(url: URL, busy_seconds: float) -> sqlite3.Connection:
         connection.close()
         if _is_busy(error) or _may_write_beside(url):
             raise
-    log = Path(f"{file}-wal")
+    log = Path(f"{_file_of(url)}-wal")
     if log.exists() and log.stat().st_size:
         raise sqlite3.OperationalError(
             f"its writer left changes in {log.name}, and nothing can be written here; "
             "copy the folder to where you may write"
         )
-    return connect("mode=ro&immutable=1")
+    return _connect_sqlite(url, "mode=ro&immutable=1", busy_seconds)
+
+
+def _connect_sqlite(url: URL, mode: str, busy_seconds: float) -> sqlite3.Connection:
+    # the pool hands a connection to one thread at a time
+    return sqlite3.connect(
+        f"{_file_of(url).as_uri()}?{mode}", uri=True, timeout=busy_seconds, check_same_thread=False
+    )
 
 
 def _may_write_beside(url: URL) -> bool:
@@ -349,10 +447,12 @@ def _file_of(url: URL) -> Path:
 
 
 @contextmanager
-def short_lived_connection(url: str, *, reader: bool = False) -> Iterator[sqlalchemy.Connection]:
-    """Lend a connection of its own, which on SQLite does not wait for a lock as long as a worker's does."""
+def short_lived_connection(
+    url: str, mode: Mode = "write", *, impatient: bool = False
+) -> Iterator[sqlalchemy.Connection]:
+    """Lend a connection of its own; an impatient one does not wait for SQLite's lock as long as a worker."""
     parsed = parse(url)
-    engine = sqlalchemy.create_engine(parsed, **_engine_arguments(parsed, reader=reader, impatient=True))
+    engine = sqlalchemy.create_engine(parsed, **_engine_arguments(parsed, mode, impatient=impatient))
     try:
         with engine.connect() as connection:
             yield connection
@@ -360,19 +460,13 @@ def short_lived_connection(url: str, *, reader: bool = False) -> Iterator[sqlalc
         engine.dispose()
 
 
-def _require_tables(url: str) -> None:
-    """Keep a reader from making tables, which Optuna does at once where it finds none.
-
-    Raises:
-        MissingError: they are not there, or not all of them yet.
-    """
-    with short_lived_connection(url, reader=True) as connection:
+def has_tables(url: str) -> bool:
+    """Return whether all tables are there."""
+    with short_lived_connection(url, "read") as connection:
         # Optuna writes the version last
-        ready = sqlalchemy.inspect(connection).has_table(VERSION_TABLE) and connection.scalar(
-            sqlalchemy.text(f"SELECT count(*) FROM {VERSION_TABLE}")
+        return sqlalchemy.inspect(connection).has_table(VERSION_TABLE) and bool(
+            connection.scalar(sqlalchemy.text(f"SELECT count(*) FROM {VERSION_TABLE}"))
         )
-    if not ready:
-        raise MissingError(f"{shown(parse(url))}: holds no plan; `hpo run` or `hpo create` writes one")
 
 
 def _check_file(file: Path, *, create: bool) -> None:
@@ -417,7 +511,12 @@ def filesystem_kind(folder: Path, mounts: Iterable[tuple[str, str]] | None = Non
     return max(holding)[2] if holding else ""
 
 
-def _check_versions(rdb: RDBStorage, name: str, *, upgrade: bool) -> None:
+def _check_versions(rdb: RDBStorage, name: str, *, reader: bool) -> bool:
+    """Return whether the tables are those of this Optuna; False: they can be upgraded.
+
+    Raises:
+        InputError: another major version or a newer one wrote them, or an older one, and nobody may write.
+    """
     with _create_scoped_session(rdb.scoped_session) as session:
         info = models.VersionInfoModel.find(session)
         wrote = info.library_version if info is not None else optuna.__version__
@@ -428,12 +527,12 @@ def _check_versions(rdb: RDBStorage, name: str, *, upgrade: bool) -> None:
         )
     current, head = rdb.get_current_version(), rdb.get_head_version()
     if current == head:
-        return
+        return True
     if current not in rdb.get_all_versions():
         raise InputError(f"{name}: written by a newer Optuna than {optuna.__version__}; update it here")
-    if not upgrade:
+    if reader:
         raise InputError(f"{name}: its tables are of an older Optuna; `hpo resume` or a worker upgrades them")
-    rdb.upgrade()
+    return False
 
 
 def _make_sqlite_safe(engine: sqlalchemy.Engine, *, reader: bool) -> None:

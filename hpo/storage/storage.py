@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -59,7 +61,7 @@ RETRY_SECONDS = 600  # no worker loses its trial in a shorter outage
 MAX_WAIT_SECONDS = 1  # between two tries: heartbeats are back well within half a lease after an outage
 TRIALS_PER_QUERY = 200  # whole ones: at eleven epochs some 5 MB
 KEYS_PER_QUERY = 500  # SQLite takes so many arguments everywhere
-HANGING_SECONDS = 1.0  # no query of ours takes so long where nothing is wrong
+HANGING_SECONDS = 1.0  # a call that takes longer is remembered: others may have waited as long
 SUSPICION_KEY = "suspected"
 
 
@@ -91,7 +93,8 @@ class Storage:
         self.outlines = Trials(self._read, OUTLINE)
         """Where the trials of ours stand, for all who do not need more of them."""
         self._study_ids: dict[str, int] = {}
-        self._disturbed_at: float | None = None
+        self._disturbances: deque[tuple[float, float]] = deque(maxlen=100)
+        """When calls ended that waited for the database, and how long they took; infinite after an error."""
         weakref.finalize(self, self._rdb.engine.dispose)  # connections end with the one who uses them
 
     @property
@@ -460,9 +463,13 @@ class Storage:
         return self._write(transaction)
 
     def _disturbed(self, within: timedelta) -> bool:
-        return (
-            self._disturbed_at is not None and time.monotonic() - self._disturbed_at < within.total_seconds()
-        )
+        """Return whether workers may have been unheard lately, so that silence proves nothing.
+
+        A third of half a lease is what they let pass between two heartbeats. A shorter wait leaves room for
+        one; and where every look takes seconds, on a slow machine, the lost are to be found nevertheless.
+        """
+        now, seconds = time.monotonic(), within.total_seconds()
+        return any(now - ended < seconds and took > seconds / 3 for ended, took in self._disturbances)
 
     # --- how ------------------------------------------------------------------------------------
 
@@ -486,14 +493,15 @@ class Storage:
         except (StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
             raise StorageError(f"{self.name}: {database.first_line(error)}") from error
         finally:
-            if time.monotonic() - began > HANGING_SECONDS:  # a server that hangs raises nothing
-                self._disturbed_at = time.monotonic()
+            ended = time.monotonic()
+            if ended - began > HANGING_SECONDS:  # a server that hangs raises nothing
+                self._disturbances.append((ended, ended - began))
 
     def _note_disturbance(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         if error is not None and state.attempt_number == 3:  # of the first tries nobody needs to know
             log.warning("%s: %s; trying again", self.name, database.first_line(error))
-        self._disturbed_at = time.monotonic()
+        self._disturbances.append((time.monotonic(), math.inf))
 
     def read(self, query: sqlalchemy.Select[Any]) -> Sequence[Any]:
         """Return the rows of a query on Optuna's tables."""

@@ -7,7 +7,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -15,7 +14,7 @@ import pytest
 from optuna.trial import TrialState
 
 from hpo import HpoError, final_result, find_plan, rows
-from tests.support.command import hpo, start_hpo
+from tests.support.command import hpo, start_hpo, wait_for
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples" / "recipes"
 RECIPES = ["mlp", "sklearn_partial_fit", "other_program", "regression", "resnet"]
@@ -61,11 +60,7 @@ def test_an_example_runs_to_its_final_stage(folder: Path, name: str) -> None:
 def test_an_example_that_is_killed_resumes_and_ends_equal(folder: Path, name: str, study: str) -> None:
     command = [*command_of(name), "--workers=1", f"--epochs={EPOCHS}", "--seeds=1", "--limit-train=500"]
     running = start_hpo(*command, study, "--out=killed")
-    deadline = time.monotonic() + 300
-    while not is_in_the_middle_of_a_trial(study):
-        assert time.monotonic() < deadline
-        assert running.poll() is None, running.communicate()
-        time.sleep(0.02)
+    wait_for(lambda: is_in_the_middle_of_a_trial(study), running)
     kill_everything(running)
     result = hpo("resume", study, "--out=killed", "--workers=1")
     assert result.code == 0, result.err
@@ -83,7 +78,7 @@ def kill_everything(process: subprocess.Popen[str]) -> None:
     family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
     for member in family:
         member.kill()
-    psutil.wait_procs(family, timeout=10)
+    psutil.wait_procs(family, timeout=300)
     process.communicate()
 
 

@@ -72,7 +72,7 @@ def on_terminal(
             process.send_signal(stop_with)
             stop_after = ""
     os.close(ours)
-    return [*(part.decode(errors="replace") for part in parts), str(process.wait(timeout=20))]
+    return [*(part.decode(errors="replace") for part in parts), str(process.wait(timeout=300))]
 
 
 def resize(terminal: int, rows: int, columns: int) -> None:
@@ -101,7 +101,7 @@ def test_a_run_on_a_terminal_that_is_resized_and_watched_through_pipes(
     ):
         time.sleep(5)  # they look before anything has happened
         seen = on_terminal([*command, "run", "--out", str(out), "--workers=2"], sizes=[(24, 80), (40, 120)])
-        assert [process.wait(timeout=60) for process in (as_json, in_words)] == [0, 0]
+        assert [process.wait(timeout=300) for process in (as_json, in_words)] == [0, 0]
         assert as_json.stdout is not None
         assert in_words.stdout is not None
         lines, words = as_json.stdout.readlines(), in_words.stdout.readlines()
@@ -260,7 +260,7 @@ def test_a_line_is_out_as_soon_as_something_happened(tmp_path: Path, monkeypatch
             assert json.loads(process.stdout.readline())["study"] == "rate"
         finally:
             process.terminate()
-        assert process.wait(timeout=60) == 143
+        assert process.wait(timeout=300) == 143
 
 
 def test_what_is_logged_meanwhile_is_drawn_at_once_and_said_at_the_end(
@@ -283,7 +283,7 @@ def test_what_is_logged_meanwhile_is_drawn_at_once_and_said_at_the_end(
         patch.setattr(sys, "stdout", terminal)
         with watching(find_plan(storage=under_way.storage.url), (), stderr=False):
             log.warning("the database is away %s", "\x1b[2J")
-    reader.join(timeout=60)
+    reader.join(timeout=300)
     os.close(ours)
     drawn, _, left = b"".join(parts).decode().rpartition("\x1b[?1049l")
     assert frames(drawn)[-1][1].startswith("the database is away \\x1b[2J")

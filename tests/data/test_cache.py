@@ -18,10 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpo import _lock
 from hpo.data import ImageData, Split, load_training, prepare
 from hpo.data.cache import pixel_statistics
 from hpo.data.test_set import load_test
-from hpo.errors import DataError, InputError
+from hpo.errors import DataError, InputError, RunError
 
 N_PICTURES = 3 * (10 + 3)
 
@@ -81,6 +82,19 @@ def test_a_killed_process_leaves_nothing_half_cached(root: Path, cache: Path, ki
 
     assert folders(cache) == [entry.name]
     assert len(load_training(entry).train.targets) == 24
+
+
+def test_who_decodes_and_stands_still_is_named(
+    root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(prepare(f"folder:{root}", cache=cache))
+    (lock,) = cache.glob(".*.lock")
+    monkeypatch.setattr(_lock, "BEAT_SECONDS", 1e6)
+    monkeypatch.setattr(_lock, "STILL_SECONDS", 0.0)
+    monkeypatch.setattr(_lock, "STILL_POLLS", 3)
+
+    with _lock.locked(lock), pytest.raises(RunError, match=rf"process {os.getpid()} .* stood still"):
+        prepare(f"folder:{root}", cache=cache)
 
 
 # --- where it lies -------------------------------------------------------------------------------

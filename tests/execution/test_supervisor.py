@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from hpo.execution.run import run
 from hpo.execution.supervisor import supervise
 from hpo.planning.plan import Plan
 from hpo.storage.queue import Reason, Slots, SlotState, reason_of
-from tests.support.command import start_hpo
+from tests.support.command import start_hpo, wait_for
 from tests.support.plans import RATES, made_plan
 
 ENGINES = {
@@ -180,14 +179,12 @@ def test_workers_stop_when_their_parent_is_killed(small_studies: Path, tmp_path:
     out = tmp_path / "out"
     options = ("--data=digits", "--limit-train=1000", "--limit-valid=100", "--epochs=200")
     process = start_hpo("run", "rate", "--studies", small_studies, "--out", out, "--workers=2", *options)
-    deadline = time.monotonic() + 60
-    while not list(out.glob("checkpoints/**/*.checkpoint")) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_for(lambda: list(out.glob("checkpoints/**/*.checkpoint")), process)
     workers = psutil.Process(process.pid).children(recursive=True)
     assert len(workers) >= 2
     process.kill()
     process.communicate()
-    _, alive = psutil.wait_procs(workers, timeout=10)
+    _, alive = psutil.wait_procs(workers, timeout=300)
     assert not alive
 
 
@@ -195,13 +192,30 @@ def test_how_a_forked_worker_ended_is_told_and_each_has_variables_of_its_own(tmp
     server = ForkServer(["status"], dict(os.environ), tmp_path / "log")
     for number, name in ((1, "here"), (2, "there")):
         server.start(number, tmp_path / f"{number}.log", {"HPO_OUT": name})
-        assert server.ended(60) == {number: 2}
+        assert server.ended(300) == {number: 2}
         assert f"{name}/hpo.db" in (tmp_path / f"{number}.log").read_text()
     server.start(3, tmp_path / "3.log", {})
     server.send_signal(signal.SIGKILL)
-    assert server.ended(60) == {3: -signal.SIGKILL}
+    assert server.ended(300) == {3: -signal.SIGKILL}
     server.kill()
     assert not server.is_alive
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux alone")
+def test_no_worker_outlives_a_server_that_has_not_come_to_killing_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = made_plan(tmp_path, RATES, epochs=100_000)
+    server = WorkerSpec.of(plan, tmp_path, (), None).fork_server()
+    with contextlib.ExitStack() as stack:
+        stack.callback(server.kill)
+        server.start(1, tmp_path / "1.log", {})
+        wait_for(at_work)
+        workers = at_work()
+        workers[0].suspend()  # else it would notice that its parent is gone
+        monkeypatch.setattr("hpo.execution.backends.fork_server.END_SECONDS", 0.0)
+        monkeypatch.setattr(server, "send_signal", lambda _: None)  # the order is on its way
+    assert psutil.wait_procs(workers, timeout=300)[1] == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux alone")

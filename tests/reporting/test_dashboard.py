@@ -44,7 +44,7 @@ from tests.support.hostile_plan import HOSTILE_NAMES, train_hostile
 from tests.support.plans import SMALL_SIZES, train
 from tests.support.scripted_worker import Worker, new_plan
 
-DEADLINE_SECONDS = 120
+DEADLINE_SECONDS = 300
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Served:
     address: str
 
     def ask(self, method: str, path: str, body: object = None, **headers: str) -> Answer:
-        connection = http.client.HTTPConnection(urlsplit(self.address).netloc, timeout=60)
+        connection = http.client.HTTPConnection(urlsplit(self.address).netloc, timeout=300)
         text = None if body is None else json.dumps(body)
         head = {"Content-Type": "application/json", **{k.replace("_", "-"): v for k, v in headers.items()}}
         connection.request(method, path, text, head)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,12 +18,14 @@ import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
-from hpo.errors import InputError, MissingError, StorageError, TrialLost
+from hpo import _lock
+from hpo.errors import InputError, MissingError, RunError, StorageError, TrialLost
 from hpo.storage import database
 from hpo.storage.outbox import Outbox
 from hpo.storage.queue import Job, Queue, Reason, Slot, Slots
 from hpo.storage.storage import Storage
 from tests.support.fixtures import StartedServers
+from tests.support.locks import lock_holder
 from tests.support.queues import claim_first
 
 SECRET = "geheim"
@@ -104,18 +108,50 @@ def test_the_kind_of_a_real_file_system() -> None:
     assert database.filesystem_kind(Path("/proc")) == "proc"
 
 
-def test_a_lock_that_is_never_given_back_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "LOCK_SECONDS", 1)
-    url = f"sqlite:///{tmp_path / 'hpo.db'}"
-    hold = "import sys, hpo.storage.database as d\nwith d.exclusive(sys.argv[1]): print(flush=True); input()"
-    command, pipe = [sys.executable, "-c", hold, url], subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as holder:
-        assert holder.stdout is not None
-        holder.stdout.readline()
-        with pytest.raises(InputError, match=r"hpo\.db: another process has held its lock"):
-            Storage(url, create=True)
-        holder.communicate(b"\n")
-    Storage(url, create=True)
+@pytest.mark.parametrize("fate", ["works", "ends", "stands still"])
+def test_a_lock_is_waited_for_as_long_as_its_holder_works(
+    fate: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_lock, "STILL_SECONDS", 2.0)
+    monkeypatch.setattr(_lock, "STILL_POLLS", 20)
+
+    def enter() -> int | None:
+        with database.exclusive(database_url):
+            return holder.poll()
+
+    with ThreadPoolExecutor(1) as pool, lock_holder(database_url) as holder:
+        if fate == "stands still":
+            holder.send_signal(signal.SIGSTOP)
+        entered = pool.submit(enter)
+        if fate == "stands still":
+            with pytest.raises(RunError, match=r"(process|session) \d+ .*has stood still for \d+ s"):
+                entered.result(timeout=300)
+            return
+        if fate == "ends":
+            holder.kill()
+        else:
+            time.sleep(6)  # longer than it may stand still
+            assert not entered.done()
+            holder.communicate("\n")
+        entered.result(timeout=300)
+
+
+def test_who_finds_the_tables_current_needs_no_lock(database_url: str) -> None:
+    Storage(database_url, create=True)
+    with ThreadPoolExecutor(1) as pool, lock_holder(database_url):
+        for create, reader in ((True, False), (False, False), (False, True)):
+            opening = pool.submit(Storage, database_url, create=create, reader=reader)
+            assert opening.result(timeout=300).study_attrs() == {}
+
+
+def test_who_does_not_create_makes_no_tables(database_url: str) -> None:
+    if database_url.startswith("sqlite"):
+        Path(database_url.removeprefix("sqlite:///")).touch()
+    for reader in (False, True):
+        with pytest.raises(MissingError, match="holds no plan"):
+            Storage(database_url, reader=reader)
+    with database.short_lived_connection(database_url) as connection:
+        assert sqlalchemy.inspect(connection).get_table_names() == []
 
 
 def test_who_reads_does_not_wait_for_who_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +273,7 @@ def test_a_process_ends_although_it_could_not_deliver(started_servers: StartedSe
         assert process.stdout.readline() == "ready\n"
         server.stop()
         try:
-            process.communicate("go\n", timeout=60)  # an outage is sat out for ten minutes
+            process.communicate("go\n", timeout=300)  # an outage is sat out for ten minutes
         finally:
             process.kill()
             server.start()
@@ -272,12 +308,3 @@ def test_a_database_that_takes_no_writes_is_an_error_in_words(tmp_path: Path) ->
         connection.rollback()
     with pytest.raises(StorageError, match=r"hpo\.db.*full"):
         storage.write(trial_id, attrs={f"a{n}": "x" * 10_000 for n in range(100)})
-
-
-def test_a_reader_makes_no_tables(database_url: str) -> None:
-    if database_url.startswith("sqlite"):
-        Path(database_url.removeprefix("sqlite:///")).touch()
-    with pytest.raises(MissingError, match="holds no plan"):
-        Storage(database_url, reader=True)
-    with database.short_lived_connection(database_url) as connection:
-        assert sqlalchemy.inspect(connection).get_table_names() == []

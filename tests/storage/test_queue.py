@@ -88,7 +88,7 @@ def test_processes_that_enqueue_and_claim_at_once_get_each_point_once(storage: S
     processes = [PROCESSES.Process(target=enqueue_and_drain, args=arguments) for _ in range(4)]
     for process in processes:
         process.start()
-    claimed = [number for _ in processes for number in results.get(timeout=60)]
+    claimed = [number for _ in processes for number in results.get(timeout=300)]
     for process in processes:
         process.join()
     assert sorted(claimed) == list(range(40))
@@ -109,7 +109,7 @@ def test_create_study_and_schema_by_many_processes_at_once(database_url: str) ->
     for process in processes:
         process.start()
     for process in processes:
-        process.join(timeout=60)
+        process.join(timeout=300)
     assert [process.exitcode for process in processes] == [0] * 16
     assert {results.get(timeout=1) for _ in processes} == {1}
 
@@ -197,6 +197,14 @@ def test_a_suspicion_that_nobody_followed_up_is_void(queue: Queue) -> None:
     assert other.fail_stale_trials(lease_seconds=2) == []
     time.sleep(1.1)
     assert other.fail_stale_trials(lease_seconds=2) == [0]
+
+
+def test_a_machine_on_which_every_look_takes_seconds_finds_the_lost(queue: Queue) -> None:
+    claimed(queue)
+    for expected in ([], [0]):
+        time.sleep(5.1)
+        queue.storage.retry(lambda: time.sleep(1.1))  # as a query does where sixteen share a core
+        assert queue.fail_stale_trials(lease_seconds=8) == expected
 
 
 def test_times_are_right_in_every_time_zone(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -32,3 +35,15 @@ def start_hpo(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
+
+
+def wait_for(what: Callable[[], object], process: subprocess.Popen[Any] | None = None) -> None:
+    """Waits until something is so, as long as a process lives.
+
+    The time limit is for what never comes: on two busy cores what does may take minutes.
+    """
+    deadline = time.monotonic() + 300
+    while not what():
+        assert process is None or process.poll() is None, "the process ended"
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)

@@ -22,6 +22,8 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from hpo._process import PARENT_VARIABLE
 from hpo.errors import HpoError, InputError, RunError
 
@@ -32,7 +34,7 @@ MAX_BYTES = 2**16
 CALLED = 0
 """The number of a copy that a function is called in; workers count from 1."""
 END_SECONDS = 1.0
-"""What was killed is gone by then, unless the system holds it fast: that is left to the system."""
+"""So long without news of an end, and what was killed is held fast by the system, or the machine is busy."""
 
 
 class ForkServer:
@@ -119,6 +121,11 @@ class ForkServer:
         self.send_signal(signal.SIGKILL)
         while self._running and self.ended(END_SECONDS):
             pass
+        # on a busy machine it may not have come to it yet; nor does it fork any more now
+        self._process.send_signal(signal.SIGSTOP)
+        with suppress(psutil.NoSuchProcess):
+            for worker in psutil.Process(self._process.pid).children(recursive=True):
+                worker.kill()
         self._channel.close()
         self._process.kill()
         self._process.wait()
