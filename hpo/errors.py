@@ -10,6 +10,7 @@ HpoError                     caught by the CLI: one line, no traceback
     ├── DeviceLostError      the GPU does nothing more for this process, a new one may be served; exit 75
     ├── PointsFailedError    everything has ended, and points failed for good
     └── StorageError         the database was away for too long, or takes no more writes
+        └── DatabaseGoneError    its file was removed or replaced under those who use it
 TrialEnd                     control flow inside a worker, never shown as an error
 ├── Interrupted              asked to stop in the middle of an epoch; the trial goes back to the queue
 ├── Diverged                 a loss is not finite; the trial ends as PRUNED, reason "diverged"
@@ -75,6 +76,10 @@ class PointsFailedError(RunError):
 
 class StorageError(RunError):
     """The database was away for too long, or takes no more writes; the lease gives the trial at hand back."""
+
+
+class DatabaseGoneError(StorageError):
+    """The file of the database is not where it was opened, or another one is."""
 
 
 class TrialEnd(Exception):

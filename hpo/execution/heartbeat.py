@@ -7,8 +7,9 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+from hpo.errors import DatabaseGoneError
 from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance, fail_stale_trials
 
@@ -26,10 +27,17 @@ def fail_stale_and_log(plan: Plan, names: Sequence[str] | None) -> list[str]:
 
 
 class HeartbeatThread:
-    """A thread that renews the leases on this process's trials, and looks after those of others meanwhile."""
+    """A thread that renews the leases on this process's trials, and looks after those of others meanwhile.
 
-    def __init__(self, plan: Plan, names: Sequence[str] | None) -> None:
+    Args:
+        plan: that they belong to.
+        names: the studies to look after; None: all.
+        give_up: has the trials stop soon; called when the database is gone.
+    """
+
+    def __init__(self, plan: Plan, names: Sequence[str] | None, give_up: Callable[[], None]) -> None:
         self._trial_ids: set[int] = set()
+        self._give_up = give_up
         self._plan, self._names = plan, names
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -59,13 +67,16 @@ class HeartbeatThread:
             # not all at the same time: workers are often started together
             due = time.monotonic() + pause_seconds * random.uniform(0.75, 1.0)
             trial_ids = sorted(self._trial_ids.copy())
-            if not trial_ids:
-                continue
             try:
+                self._plan.storage.check_in_place()
                 for trial_id in trial_ids:
                     self._plan.storage.heartbeat(trial_id)
-                if fail_stale_and_log(self._plan, self._names):
+                if trial_ids and fail_stale_and_log(self._plan, self._names):
                     advance(self._plan, self._names)
+            except DatabaseGoneError as error:
+                log.error("%s", error)
+                self._give_up()
+                return
             except Exception:
                 # whatever it is, the next beat may succeed; a missed lease is told by the next write
                 log.exception("heartbeat failed, trials: %s", trial_ids)

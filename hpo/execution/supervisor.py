@@ -54,6 +54,7 @@ def supervise(
 
     Raises:
         InputError: a worker refused to work here.
+        DatabaseGoneError: its file was removed or replaced.
         RunError: workers give up, or die again and again and no trial ends. One whose device had failed
             before is missed only where it was the last.
     """
@@ -66,6 +67,7 @@ def supervise(
         for number in sorted(at_work):
             backend.start(number)
         while at_work and time.monotonic() < leave_at:
+            plan.storage.check_in_place()
             _unless(lambda: bool(received), on_tick)
             if _wait(TICK_SECONDS, lambda: bool(received)):
                 _stop(backend, at_work, received)

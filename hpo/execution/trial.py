@@ -138,6 +138,7 @@ def run_trial(
     try:
         return _train_trial(plan, name, trial, context, callback)
     except Interrupted:
+        plan.storage.check_in_place()  # by the heartbeat of a database that is gone
         with contextlib.suppress(StorageError):  # then its lease gives it back
             detail = "the worker was asked to stop"
             queue.close(id_of(trial), Reason.RELEASED, detail, patience_seconds=RELEASE_SECONDS)

@@ -110,7 +110,7 @@ def work(
             )
             size = 1
         ended, stop.idle_until = False, time.monotonic() + idle_seconds
-        with HeartbeatThread(plan, names) as heart, Pool(size, train, stop.give_up) as pool:
+        with HeartbeatThread(plan, names, stop.give_up) as heart, Pool(size, train, stop.give_up) as pool:
             ended, changes = _fail_stale_and_advance(plan, names), _ChangeDetector(plan, served)
             while not stop() and pool.n_begun != limits.max_trials:
                 if not pool.has_room(POLL_SECONDS) or stop():
@@ -129,6 +129,7 @@ def work(
                     continue
                 stop.idle_until = math.inf
                 pool.begin(claimed)
+        storage.check_in_place()  # one that is gone stopped the trials
         log.info("leaving: %s; trials: %d", _why(stop, ended, pool.n_begun, limits), pool.n_begun)
         if ended:
             try:

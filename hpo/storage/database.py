@@ -31,7 +31,7 @@ from sqlalchemy.engine import URL, make_url
 
 from hpo._files import user_path
 from hpo._lock import held, locked
-from hpo.errors import InputError, MissingError, install
+from hpo.errors import DatabaseGoneError, InputError, MissingError, install
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +141,36 @@ def sqlite_file(url: str) -> Path | None:
     return Path(str(parsed.database)) if parsed.get_backend_name() == "sqlite" else None
 
 
+class FileGuard:
+    """Knows a file again.
+
+    What is written into one that was removed or replaced is stored nowhere, and SQLite says nothing of it.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file.absolute()
+        self._identity = self._look()
+
+    def check(self) -> None:
+        """Check that the file is still there; costs 2 µs.
+
+        Raises:
+            DatabaseGoneError: it is not, or there is another one.
+        """
+        if self._look() != self._identity:
+            raise DatabaseGoneError(
+                f"{self._file}: the database file was removed or replaced while it was in use, and nothing "
+                "more is stored; put it back and run the same command to resume, or give another --out"
+            )
+
+    def _look(self) -> tuple[int, int] | None:
+        try:
+            found = self._file.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return found.st_dev, found.st_ino
+
+
 def open_rdb(url: str, *, create: bool, reader: bool, patience_seconds: float = 0.0) -> RDBStorage:
     """Open Optuna's storage on a database that several processes may open and create at once.
 
@@ -212,7 +242,7 @@ def _opened(url: str, *, create: bool, reader: bool) -> RDBStorage | None:
     rdb = _storage(parsed, _engine_arguments(parsed, "read" if reader else "write"))
     try:
         if file is not None:
-            _make_sqlite_safe(rdb.engine, reader=reader)
+            _make_sqlite_safe(rdb.engine, FileGuard(file), reader=reader)
         with reading():
             is_current = _check_versions(rdb, shown(parsed), reader=reader)
     except BaseException:
@@ -535,7 +565,7 @@ def _check_versions(rdb: RDBStorage, name: str, *, reader: bool) -> bool:
     return False
 
 
-def _make_sqlite_safe(engine: sqlalchemy.Engine, *, reader: bool) -> None:
+def _make_sqlite_safe(engine: sqlalchemy.Engine, guard: FileGuard, *, reader: bool) -> None:
     """Make claims atomic: as Optuna opens SQLite, a transaction that reads first and writes later is not."""
     engine.dispose()  # connections made before the listeners would not have them
 
@@ -553,6 +583,7 @@ def _make_sqlite_safe(engine: sqlalchemy.Engine, *, reader: bool) -> None:
     # A reader's transaction is one too: Optuna reads a trial with several queries, which must agree.
     @sqlalchemy.event.listens_for(engine, "begin")
     def on_begin(connection: sqlalchemy.Connection) -> None:
+        guard.check()
         only_reads = reader or getattr(_this_thread, "only_reads", False)
         connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")
 

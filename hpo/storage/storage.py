@@ -85,8 +85,10 @@ class Storage:
         self.url = url
         self.name = database.shown(database.parse(url))
         """The URL as people may see it, without password."""
-        self.is_sqlite = database.sqlite_file(url) is not None
+        file = database.sqlite_file(url)
+        self.is_sqlite = file is not None
         self._rdb = database.open_rdb(url, create=create, reader=reader, patience_seconds=patience_seconds)
+        self._guard = None if file is None else database.FileGuard(file)
         self._whole = Trials(self._read, WHOLE)
         self._cached = StorageView(self._rdb, self._whole)
         self._for_samplers = StorageWithoutFailed(self._rdb, Trials(self._read, HISTORY))
@@ -473,10 +475,20 @@ class Storage:
 
     # --- how ------------------------------------------------------------------------------------
 
+    def check_in_place(self) -> None:
+        """Check that the database is the one that was opened, as every transaction does.
+
+        Raises:
+            DatabaseGoneError: its file was removed or replaced.
+        """
+        if self._guard is not None:
+            self._guard.check()
+
     def retry(self, call: Callable[[], T], patience_seconds: float = RETRY_SECONDS) -> T:
         """Call, and again with back-off while the database is locked or away.
 
         Raises:
+            DatabaseGoneError: as from `check_in_place`.
             StorageError: it was away for longer than `patience_seconds`, or does not take what is written
                 (a full disk, no right to write).
         """
