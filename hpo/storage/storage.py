@@ -17,6 +17,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
@@ -256,7 +257,7 @@ class Storage:
         if not trial_ids:
             return {}
         beat = models.TrialHeartbeatModel
-        query = sqlalchemy.select(beat.trial_id, beat.heartbeat, sqlalchemy.func.now())
+        query = sqlalchemy.select(beat.trial_id, beat.heartbeat, self._clock())
         return {
             trial_id: (now.replace(tzinfo=None) - heard.replace(tzinfo=None)) / timedelta(seconds=1)
             for trial_id, heard, now in self.read(query.where(beat.trial_id.in_(trial_ids)))
@@ -344,11 +345,11 @@ class Storage:
             claimed = session.execute(
                 sqlalchemy.update(models.TrialModel)
                 .where(models.TrialModel.trial_id == trial_id, models.TrialModel.state == TrialState.WAITING)
-                .values(state=TrialState.RUNNING, datetime_start=_now())
+                .values(state=TrialState.RUNNING, datetime_start=self._clock())
                 .execution_options(synchronize_session=False)
             )
             if claimed.rowcount == 1:  # type: ignore[attr-defined]
-                session.add(models.TrialHeartbeatModel(trial_id=trial_id))
+                session.add(models.TrialHeartbeatModel(trial_id=trial_id, heartbeat=self._clock()))
                 set_attrs(session, trial_id, {"owner": dict(owner)})
                 return True
             # an earlier try of ours may have committed before its connection broke
@@ -359,7 +360,9 @@ class Storage:
 
     def heartbeat(self, trial_id: int) -> None:
         """Renew the lease on a trial."""
-        self.retry(lambda: self._rdb.record_heartbeat(trial_id))
+        beat = models.TrialHeartbeatModel
+        renew = sqlalchemy.update(beat).where(beat.trial_id == trial_id)
+        self._write(lambda session: session.execute(renew.values(heartbeat=self._clock())))
 
     def write(
         self,
@@ -411,7 +414,7 @@ class Storage:
             session.execute(
                 sqlalchemy.update(models.TrialModel)
                 .where(models.TrialModel.trial_id == trial_id)
-                .values(state=state, datetime_complete=_now())
+                .values(state=state, datetime_complete=self._clock())
                 .execution_options(synchronize_session=False)
             )
 
@@ -439,7 +442,7 @@ class Storage:
         owner = models.TrialUserAttributeModel
 
         def transaction(session: Session) -> list[int]:
-            now = session.execute(sqlalchemy.func.now()).scalar_one().replace(tzinfo=None)
+            now = session.execute(sqlalchemy.select(self._clock())).scalar_one().replace(tzinfo=None)
             trial, beat_of = models.TrialModel, models.TrialHeartbeatModel
             rows = session.execute(
                 sqlalchemy.select(trial.trial_id, beat_of.heartbeat)
@@ -449,13 +452,14 @@ class Storage:
             ).all()
             lost = []
             for trial_id, beat in rows:
-                if beat is not None and now - beat.replace(tzinfo=None) <= half:
+                if beat is not None and abs(now - beat.replace(tzinfo=None)) <= half:  # a clock may be set
                     continue
                 if lock(session, trial_id) != TrialState.RUNNING:
                     continue  # it ended since the query
                 suspicion = get_attr(session, trial_id, SUSPICION_KEY) or {}
                 age = now - datetime.fromisoformat(suspicion["at"]) if suspicion else timedelta.max
-                if suspicion.get("heartbeat") != str(beat) or age > 2 * half or self._disturbed(half):
+                is_void = not timedelta(0) <= age <= 2 * half or self._disturbed(half)
+                if suspicion.get("heartbeat") != str(beat) or is_void:
                     suspicion = {"at": now.isoformat(), "heartbeat": str(beat)}
                     set_attrs(session, trial_id, {SUSPICION_KEY: suspicion})
                 elif age >= half:
@@ -474,6 +478,10 @@ class Storage:
         return any(now - ended < seconds and took > seconds / 3 for ended, took in self._disturbances)
 
     # --- how ------------------------------------------------------------------------------------
+
+    def _clock(self) -> sqlalchemy.ColumnElement[datetime]:
+        """Return the time now by the one clock of all who use the database, for a query."""
+        return sqlalchemy.literal(_machine_time()) if self.is_sqlite else sqlalchemy.func.now()
 
     def check_in_place(self) -> None:
         """Check that the database is the one that was opened, as every transaction does.
@@ -531,9 +539,18 @@ class Storage:
         return self.retry(attempt, patience_seconds)
 
 
-def _now() -> datetime:
-    # Optuna's columns hold naive UTC; only its properties convert, and an UPDATE has none
-    return datetime.now(UTC).replace(tzinfo=None)
+def _machine_time() -> datetime:
+    """Return the time by the kernel's clock, naive UTC as Optuna's columns hold it.
+
+    Each process of a machine may have been given a clock of its own, and SQLite asks that of who uses it.
+    """
+    stat, uptime = Path("/proc/stat"), Path("/proc/uptime")
+    # some containers are shown a file of their own there, which does not belong to the other one
+    if not uptime.exists() or uptime.stat().st_dev != Path("/proc").stat().st_dev:
+        return datetime.now(UTC).replace(tzinfo=None)
+    booted = next(line for line in stat.read_text().splitlines() if line.startswith("btime")).split()[1]
+    since = float(uptime.read_text().split()[0])
+    return datetime.fromtimestamp(int(booted) + since, UTC).replace(tzinfo=None)
 
 
 def _from(first: Mapping[int, int]) -> sqlalchemy.ColumnElement[bool]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -222,6 +224,69 @@ def test_times_are_right_in_every_time_zone(queue: Queue, monkeypatch: pytest.Mo
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+CLOCK = """
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+static int ahead(void) { return atoi(getenv("SECONDS_AHEAD")); }
+int clock_gettime(clockid_t id, struct timespec *now) {
+    int failed = syscall(SYS_clock_gettime, id, now);
+    if (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE) now->tv_sec += ahead();
+    return failed;
+}
+int gettimeofday(struct timeval *now, void *zone) {
+    struct timespec exactly;
+    clock_gettime(CLOCK_REALTIME, &exactly);
+    now->tv_sec = exactly.tv_sec, now->tv_usec = exactly.tv_nsec / 1000;
+    return 0;
+}
+time_t time(time_t *seconds) {
+    struct timeval now;
+    gettimeofday(&now, NULL);
+    if (seconds) *seconds = now.tv_sec;
+    return now.tv_sec;
+}
+"""
+WORK = """
+import sys, time
+from optuna.trial import TrialState
+from hpo.storage.queue import claim
+from hpo.storage.storage import Storage
+
+storage = Storage(sys.argv[1])
+first, second = claim(storage, ["s"]).trial, claim(storage, ["s"]).trial
+storage.finish(first._trial_id, TrialState.COMPLETE, 0.5)
+storage.heartbeat(second._trial_id)
+print(time.time())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc"), reason="needs Linux and a compiler")
+def test_workers_whose_clocks_differ_tell_the_same_time(tmp_path: Path) -> None:
+    (tmp_path / "clock.c").write_text(CLOCK)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", "clock.so", "clock.c"], cwd=tmp_path, check=True)
+    storage = Storage(f"sqlite:///{tmp_path / 'hpo.db'}", create=True)
+    storage.create_study("s", {}, "maximize")
+    queue = Queue(storage, "s")
+    queue.enqueue(jobs(4), Slots({}))
+    for ahead in (3600, -3600):
+        began = time.time()
+        env = {**os.environ, "LD_PRELOAD": str(tmp_path / "clock.so"), "SECONDS_AHEAD": str(ahead)}
+        command = [sys.executable, "-c", WORK, storage.url]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+        assert abs(float(done.stdout) - began) > 3000  # its own clock
+    trials = storage.trials(queue.study_id)
+    times = [each for trial in trials for each in (trial.datetime_start, trial.datetime_complete) if each]
+    assert len(times) == 6
+    assert max(times) - min(times) < timedelta(minutes=10)
+    assert abs(datetime.now() - max(times)) < timedelta(minutes=10)
+    running = [trial._trial_id for trial in trials if not trial.state.is_finished()]
+    assert all(0 <= seconds < 600 for seconds in storage.seconds_since_heartbeat(running).values())
 
 
 def test_a_worker_that_lost_its_trial_can_write_nothing(queue: Queue) -> None:
