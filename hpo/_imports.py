@@ -15,7 +15,8 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from hpo.errors import InputError, did_you_mean
+from hpo._process import without_runs
+from hpo.errors import HpoError, InputError, did_you_mean
 
 _STANDARD_LIBRARY = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
 """Not `sys.prefix`: where that is /usr, so is the /usr/src/app of many a container."""
@@ -36,7 +37,8 @@ def load_object(name: str, error: type[InputError] = InputError) -> Any:
         raise error(f"{name!r}: must be python:module:object")
     here = _look_here()
     try:
-        with redirect_stdout(sys.stderr):  # what a module prints is no JSON
+        # what a module prints is no JSON
+        with redirect_stdout(sys.stderr), without_runs(f"{name} is being imported"):
             module = importlib.import_module(module_name)
     except ModuleNotFoundError as problem:
         raise error(
@@ -46,7 +48,8 @@ def load_object(name: str, error: type[InputError] = InputError) -> Any:
     except (Exception, SystemExit) as problem:
         place = place_in_user_code(problem) or module_name
         first, *_ = str(problem).splitlines() or [""]
-        raise error(f"{name}: {place}: {type(problem).__name__}: {first}") from problem
+        kind = "" if isinstance(problem, HpoError) else f"{type(problem).__name__}: "
+        raise error(f"{name}: {place}: {kind}{first}") from problem
     if module.__spec__ is None or module.__spec__.name != module_name:
         raise error(
             f"{name}: {module_name} is in this process alone, and others import it by its name: put "

@@ -12,9 +12,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from hpo.errors import InputError
+
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PARENT_VARIABLE = "HPO_PARENT_PID"
 """Set by `hpo run` for its own workers: they stop when that process is gone."""
+
+
+_NO_RUN_VARIABLE = "HPO_NO_RUN"
+"""Set while no run may be started, by this process or by those that it starts: process, thread, why."""
 
 
 def n_cores(root: Path = Path("/")) -> int:
@@ -124,3 +130,38 @@ def without_garbage_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+@contextmanager
+def without_runs(why: str, *, whole_process: bool = False) -> Iterator[None]:
+    """Let no run be started while the context lasts, here or by processes that are started meanwhile.
+
+    Args:
+        why: what this process does, as "X is being imported".
+        whole_process: by no other thread of this process either.
+    """
+    before = os.environ.get(_NO_RUN_VARIABLE)
+    thread = 0 if whole_process else threading.get_ident()
+    os.environ[_NO_RUN_VARIABLE] = f"{os.getpid()} {thread} {why}"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_NO_RUN_VARIABLE]
+        else:
+            os.environ[_NO_RUN_VARIABLE] = before
+
+
+def refuse_nested_run() -> None:
+    """Check that a run may be started here: those that imports or workers start would start more without end.
+
+    Raises:
+        InputError: it may not; the text says what is missing.
+    """
+    process, thread, why = os.environ.get(_NO_RUN_VARIABLE, "0 0 ").split(" ", 2)
+    is_of_others = int(process) == os.getpid() and int(thread) not in (0, threading.get_ident())
+    if why and not is_of_others:
+        raise InputError(
+            f"a run was started while {why}: each process that imports the module would start one more; "
+            'put what starts it under `if __name__ == "__main__":`'
+        )

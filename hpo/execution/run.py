@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo._files import user_path, write_durably
-from hpo._process import n_cores
+from hpo._process import n_cores, refuse_nested_run
 from hpo.data.sources import absolute_source
 from hpo.errors import MAX_NAMES, InputError, MissingError, RunError, did_you_mean
 from hpo.execution.backends.base import OpenBackend
@@ -67,8 +67,10 @@ def find_or_create_plan(
         resolve: says what device and precision of a new plan mean here.
 
     Raises:
-        InputError: something given cannot be used, or contradicts the plan that is there.
+        InputError: something given cannot be used, or contradicts the plan that is there; or an import or a
+            worker called this.
     """
+    refuse_nested_run()
     given = given_options(studies, given or {})
     url = default_url(out) if storage is None else storage
     plan = _existing_plan(url)
@@ -216,6 +218,7 @@ def run(
         PointsFailedError: everything has ended, and points failed for good.
         RunError: workers cannot be kept alive.
     """
+    refuse_nested_run()
     plan = with_recipe(plan)
     names = plan.with_ancestors(studies) if studies else None
     # what every worker would refuse, before there is any

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from optuna.trial import TrialState
 
+from hpo._process import refuse_nested_run, without_runs
 from hpo._text import printable
 from hpo.errors import Interrupted, PointsFailedError, TrialLost
 from hpo.execution.context import WorkerContext, set_up
@@ -84,9 +85,10 @@ def work(
         InputError: the plan, its data or its device cannot be served from here.
         StorageError: the database is gone for good.
     """
+    refuse_nested_run()
     limits = limits or Limits()
     stop = StopRequest(limits.deadline_seconds)
-    with stop.installed():
+    with stop.installed(), without_runs("a worker trains", whole_process=True):
         plan = with_recipe(Plan.open(storage))
         names = plan.with_ancestors(studies) if studies else None
         served = plan.all_names if names is None else names
