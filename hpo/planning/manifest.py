@@ -21,7 +21,7 @@ from hpo.planning.metrics import Metric
 from hpo.planning.studies import check_study
 from hpo.space.parameters import Direction, demand, explain
 from hpo.space.schema import Schema
-from hpo.space.study_file import PLAN_FILE, StudySpec
+from hpo.space.study_file import PLAN_FILE, RESERVED_NAME, StudySpec
 from hpo.storage.storage import Storage
 
 M = TypeVar("M", bound=BaseModel)
@@ -225,13 +225,24 @@ def checked(
         InputError: they are no such record, or there is no such study.
     """
     if name not in attrs:
-        raise unreadable(storage, name, "is gone")
+        raise deleted(storage, name)
     try:
         return kind.model_validate(attrs[name], context={"schema": schema})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise unreadable(storage, name, f"{key}: {demand(first)}") from None
+
+
+def deleted(storage: Storage, name: str) -> InputError:
+    """Return an error that says what somebody has taken out of a database, and what can be done."""
+    what = "its trials"
+    if name == RESERVED_NAME:
+        what = "the list of the studies and whether the test set has been opened"
+    return InputError(
+        f"{storage.name}: study {name!r} of its plan is missing: it was deleted, and with it {what}; "
+        "put back a copy of the database, or start anew in another one"
+    )
 
 
 def unreadable(storage: Storage, name: str, problem: str) -> InputError:

@@ -25,6 +25,7 @@ from hpo.planning.manifest import (
     StudyRecord,
     checked,
     defined,
+    deleted,
     unreadable,
 )
 from hpo.planning.metrics import Metric
@@ -88,10 +89,13 @@ class Plan:
         """Return the plan of a database; None where none was written, or not to the end.
 
         Raises:
-            InputError: what is there was changed by hand, or is another version's; the text says where.
+            InputError: what is there was changed or deleted, or is another version's; the text says where.
         """
         attrs = storage.study_attrs()
         if "plan" not in attrs.get(FINAL, {}):
+            # a plan whose making was cut short has not begun; what has been tested must not be tested again
+            if any("n_points" in of_study for of_study in attrs.values()):
+                raise deleted(storage, FINAL)
             return None
         if "recipe" not in attrs[FINAL]:
             raise InputError(

@@ -126,6 +126,7 @@ def _advance_final(plan: Plan) -> bool:
     best = best_decided(plan)
     if best is None:
         return True
+    plan.record(FINAL)  # refuses, where somebody has deleted it
     queue = Queue(plan.storage, FINAL)
     slots = queue.slots()
     if not slots.attempts:

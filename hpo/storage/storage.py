@@ -380,8 +380,7 @@ class Storage:
         """
 
         def transaction(session: Session) -> None:
-            # locked, so that nobody closes the trial between this look at its state and the commit
-            self._rdb.check_trial_is_updatable(trial_id, lock(session, trial_id))
+            self._lock_open(session, trial_id)
             set_params(session, trial_id, params or {}, distributions or {})
             set_attrs(session, trial_id, attrs or {})
             set_reports(session, trial_id, reports or {})
@@ -390,6 +389,13 @@ class Storage:
             self._write(transaction)
         except UpdateFinishedTrialError:
             raise TrialLost(f"trial {trial_id} was closed by somebody else") from None
+
+    def _lock_open(self, session: Session, trial_id: int) -> None:
+        """Check that a trial is open; nobody closes it between this and the commit."""
+        state = lock(session, trial_id)
+        if state is None:
+            raise TrialLost(f"trial {trial_id} is not in the database any more: its study was deleted")
+        self._rdb.check_trial_is_updatable(trial_id, state)
 
     def finish(
         self,
@@ -407,7 +413,7 @@ class Storage:
         """
 
         def transaction(session: Session) -> None:
-            self._rdb.check_trial_is_updatable(trial_id, lock(session, trial_id))
+            self._lock_open(session, trial_id)
             set_attrs(session, trial_id, attrs or {})
             if value is not None:
                 set_value(session, trial_id, value)

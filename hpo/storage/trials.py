@@ -243,11 +243,11 @@ def add_waiting(session: Session, study_id: int, trials: Mapping[str, FrozenTria
             session.execute(sqlalchemy.insert(table.__table__), rows)
 
 
-def lock(session: Session, trial_id: int) -> TrialState:
-    """Return the state of a trial, which nobody else changes before this transaction ends."""
+def lock(session: Session, trial_id: int) -> TrialState | None:
+    """Return the state of a trial, which nobody else changes before this transaction ends; None: no trial."""
     state = models.TrialModel.state
     query = select(state).where(models.TrialModel.trial_id == trial_id).with_for_update()
-    return TrialState(session.execute(query).scalar_one())
+    return session.execute(query).scalar_one_or_none()
 
 
 def get_attr(session: Session, trial_id: int, key: str) -> Any:

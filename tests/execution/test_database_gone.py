@@ -1,0 +1,91 @@
+"""A database's file or studies vanish under those who use them: said in words, and nothing is made anew."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hpo.errors import DatabaseGoneError
+from hpo.planning.scheduler import advance
+from tests.support.command import start_hpo, wait_for
+from tests.support.fixtures import Cli
+from tests.support.plans import RATES, made_plan
+from tests.support.scripted_worker import new_plan, watch
+
+
+def remove(file: Path) -> None:
+    for each in file.parent.glob(f"{file.name}*"):
+        each.unlink()
+
+
+def replace(file: Path) -> None:
+    shutil.copy(file, file.with_name("other"))
+    file.with_name("other").replace(file)
+
+
+@pytest.mark.parametrize("vanish", [remove, replace])
+@pytest.mark.parametrize("command", [("run", "rate", "--workers=1"), ("worker",)], ids=["run", "worker"])
+def test_a_database_file_that_is_removed_or_replaced_ends_all_who_work_on_it(
+    command: tuple[str, ...], vanish: Callable[[Path], None], tmp_path: Path
+) -> None:
+    made_plan(tmp_path, RATES, epochs=100_000, lease_seconds=4)
+    file = tmp_path / "hpo.db"
+    process = start_hpo(*command, "--out", tmp_path)
+    wait_for(lambda: list(tmp_path.glob("checkpoints/**/*.checkpoint")), process)
+    vanish(file)
+    left = file.read_bytes() if file.exists() else None
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 1, said
+    assert "the database file was removed or replaced" in said
+    assert "Traceback" not in said
+    assert (file.read_bytes() if file.exists() else None) == left
+
+
+@pytest.mark.parametrize("vanish", [remove, replace])
+def test_who_looks_at_such_a_database_or_writes_into_it_is_told(
+    vanish: Callable[[Path], None], tmp_path: Path
+) -> None:
+    plan = new_plan(tmp_path)
+    eyes, study_id = watch(plan), plan.storage.study_id("setup")
+    eyes.look()
+    vanish(tmp_path / "hpo.db")
+    for use in (
+        eyes.look,
+        lambda: advance(plan),
+        plan.storage.check_in_place,
+        lambda: plan.storage.for_optuna.set_study_user_attr(study_id, "a", 1),  # as the dashboard does
+    ):
+        with pytest.raises(DatabaseGoneError, match="was removed or replaced"):
+            use()
+    assert sorted(tmp_path.glob("*.db")) == ([tmp_path / "hpo.db"] if vanish is replace else [])
+
+
+@pytest.mark.parametrize("study", ["setup", "rate", "final"])
+def test_a_study_that_was_deleted_is_named_and_never_made_anew(study: str, cli: Cli, tmp_path: Path) -> None:
+    plan = new_plan(tmp_path)
+    advance(plan)
+    plan.storage.for_optuna.delete_study(plan.storage.study_id(study))
+    left = plan.storage.study_attrs()
+    commands = ["run", "resume", "create", "worker", "retry", "final", "status", "best", "report", "export"]
+    for command in [*([name] for name in commands), ["show", "setup"], ["verify", "setup/0"]]:
+        result = cli(*command, "--out", tmp_path)
+        assert result.code == 2, (command, result)
+        assert f"study {study!r} of its plan is missing" in result.err
+        assert "put back a copy of the database, or start anew" in result.err
+    assert "is missing" in cli("doctor", "--out", tmp_path).out
+    assert plan.storage.study_attrs() == left
+
+
+@pytest.mark.parametrize("study", ["rate", "final"])
+def test_a_study_that_is_deleted_under_a_worker_ends_it_in_words(study: str, tmp_path: Path) -> None:
+    plan = made_plan(tmp_path, RATES, epochs=200 if study == "final" else 100_000)
+    process = start_hpo("worker", "--out", tmp_path)
+    wait_for(lambda: any(trial.intermediate_values for trial in plan.trials("rate")), process)
+    plan.storage.for_optuna.delete_study(plan.storage.study_id(study))
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 2, said
+    assert f"study {study!r} of its plan is missing" in said
+    assert "Traceback" not in said
