@@ -63,15 +63,19 @@ class Looks:
         return self.last
 
 
-def watch(plan: Plan, *, as_json: bool) -> None:
-    """Show a plan on stdout until it has ended; what the screen showed last stays there.
+def watch(plan: Plan, *, as_json: bool) -> Progress:
+    """Show a plan on stdout until it has ended or everybody has left it; what the screen showed last stays.
+
+    Returns:
+        What was found last.
 
     Raises:
         SystemExit: stopped by a signal, with the terminal as it was.
     """
     with on_stop_signals(_stop), watching(plan, (), as_json=as_json, stderr=False) as look:
-        while not look().is_over:
+        while not ((progress := look()).is_over or progress.is_left):
             time.sleep(TICK_SECONDS)
+    return progress
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:

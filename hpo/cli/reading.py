@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--watch", "is_watch", is_flag=True, help="Look again every second, until the plan has ended.")
+@click.option("--watch", "is_watch", is_flag=True, help="Look again every second, until no worker is left.")
 @opt.database
 @opt.as_json
 def status(is_watch: bool, as_json: bool, **options: Any) -> None:
@@ -34,7 +34,11 @@ def status(is_watch: bool, as_json: bool, **options: Any) -> None:
     if is_watch:
         from hpo.cli.live import watch
 
-        watch(plan, as_json=as_json)
+        progress = watch(plan, as_json=as_json)
+        left = [study.status.name for study in progress.studies if not study.is_over]
+        if left:
+            said = f"nobody works on the plan, and nothing is queued; left: {', '.join(left)}"
+            say(f"{said}; `hpo resume` trains it", err=True)
         if as_json or sys.stdout.isatty():  # where the last screen stays
             return
     _fail_stale_trials(plan, options)

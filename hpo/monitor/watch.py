@@ -138,6 +138,8 @@ class Progress:
     """The answer of the final stage, as `hpo final --json` has it."""
     events: Sequence[Event]
     """What has happened since the look before; of the first look: nothing."""
+    is_left: bool = False
+    """Whether it has begun, nothing is queued, and no worker lives that could queue more."""
 
     @property
     def is_over(self) -> bool:
@@ -176,6 +178,8 @@ class Watch:
         self._examined: dict[str, dict[int, _Examined]] = {name: {} for name in names}
         self._best: Best | None = None
         self._test: Mapping[str, Any] | None = None
+        self._at_work = time.monotonic()
+        """When trials were seen to wait or to be trained last."""
         self._seen: dict[str, tuple[float, int]] = {}
         """When each worker was seen to train last, and how many trials."""
 
@@ -206,6 +210,7 @@ class Watch:
                 n_at_once=self._count_at_once(),
                 trial_seconds=self._trial_seconds(),
             ),
+            is_left=self._is_left(running),
             is_test_open=any(trial.state != TrialState.WAITING for trial in self._trials[FINAL]),
             test=self._test_result(),
             events=[
@@ -214,6 +219,22 @@ class Watch:
                 for event in self._events[name].find(self._slots[name][1], records[name].decision)
             ],
         )
+
+    def _is_left(self, running: Sequence[Running]) -> bool:
+        """Return whether all workers have gone, and left nothing in the queue."""
+        states = {trial.state for trials in self._trials.values() for trial in trials}
+        lease = self._plan.options.lease_seconds
+        if TrialState.WAITING in states or any(each.silent_seconds < lease for each in running):
+            self._at_work = time.monotonic()
+        elif states:
+            here = this_process()
+            for owner in self._plan.storage.owners([self._plan.storage.study_id(n) for n in self._trials]):
+                is_near = (owner["host"], owner["boot"]) == (here["host"], here["boot"])
+                # one elsewhere may be between two trials
+                if not is_dead(owner) and (is_near or time.monotonic() - self._at_work < lease / 2):
+                    return False
+            return True
+        return False
 
     def _read(self, name: str) -> None:
         study_id = self._plan.storage.study_id(name)

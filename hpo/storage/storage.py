@@ -317,6 +317,17 @@ class Storage:
         )
         return [(id_, number, json.loads(owner)) for id_, number, owner in self.read(query)]
 
+    def owners(self, study_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """Return who has claimed trials of studies, ended ones too; each once."""
+        trial, attribute = models.TrialModel, models.TrialUserAttributeModel
+        query = (
+            sqlalchemy.select(attribute.value_json)
+            .join(trial, trial.trial_id == attribute.trial_id)
+            .where(trial.study_id.in_(study_ids), attribute.key == "owner")
+            .distinct()
+        )
+        return [json.loads(owner) for (owner,) in self.read(query)]
+
     def counts(self, first: Mapping[int, int]) -> dict[tuple[int, TrialState], int]:
         """Return how many trials there are, by study id and state.
 

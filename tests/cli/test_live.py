@@ -10,6 +10,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import struct
 import subprocess
@@ -173,6 +174,20 @@ def test_a_watch_that_is_stopped_leaves_the_terminal_as_it_was(
 def test_a_watch_of_a_plan_that_has_ended_ends(finished: Path) -> None:
     result = hpo("status", "--watch", "--json", "--out", finished)
     assert (result.code, result.out, result.err) == (0, "", "")
+
+
+def test_a_watch_ends_when_all_have_left_and_says_how_to_go_on(tmp_path: Path, small_studies: Path) -> None:
+    out = tmp_path / "my out"
+    options = ["--studies", small_studies, "--out", out, "--workers=1", *SMALL_RUN]
+    assert hpo("run", "rate", *options).code == 0
+    for as_json in ([], ["--json"]):
+        result = hpo("status", "--watch", *as_json, "--out", out)
+        assert result.code == 0
+        assert "nothing is queued; left: shape, final; " in result.err
+    assert result.out == ""
+    (advice,) = re.findall("`hpo (.*)`", result.err)
+    assert hpo(*shlex.split(advice)).code == 0
+    assert hpo("status", "--watch", "--json", "--out", out).err == ""
 
 
 def test_what_is_no_terminal_gets_no_screen(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:

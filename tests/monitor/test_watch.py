@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -274,6 +275,28 @@ def test_a_worker_is_silent_after_half_a_lease_and_counts_no_more(plan: Plan, wo
         progress = look(plan)
         assert (39 < progress.running[0].silent_seconds < 60) == is_silent
         assert (progress.seconds_left is None) == is_silent
+
+
+def test_all_have_left_when_nothing_is_queued_and_no_worker_lives(tmp_path: Path) -> None:
+    plan = new_plan(tmp_path, lease_seconds=4)
+    worker, dead = Worker(plan), {**this_process(), "started": 0.0}
+    assert not look(plan).is_left  # it has not begun
+    advance(plan)
+    assert not look(plan).is_left  # and now is queued
+    for owner in (dead, REMOTE):
+        worker.finish(worker.claim("setup", owner), [0.5] * EPOCHS)
+    eyes = watch(plan)
+    assert not eyes.look().is_left  # one elsewhere may be between two trials
+    time.sleep(2.1)
+    assert eyes.look().is_left
+    advance(plan)
+    assert not eyes.look().is_left
+    while plan.storage.waiting([plan.storage.study_id(name) for name in plan.all_names], 1):
+        for name in ("rate", "shift"):
+            for _ in plan.storage.waiting([plan.storage.study_id(name)], 100):
+                worker.claim(name, dead)
+    time.sleep(2.1)
+    assert eyes.look().is_left  # nobody trains what the dead had
 
 
 def test_what_a_study_takes(plan: Plan, worker: Worker) -> None:
