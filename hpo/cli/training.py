@@ -99,7 +99,8 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
             advise_without("data")  # the plan knows
         say(describe(plan), err=True)
         unshared = unshared_checkpoints(plan, out, options["checkpoints"])
-        for remark in [*remarks(plan), *([unshared] if unshared else [])]:
+        asked = plan.with_ancestors(studies) if studies else plan.all_names
+        for remark in [*remarks(plan, asked), *([unshared] if unshared else [])]:
             say(remark, err=True)
         try:
             with watching(reader, studies, as_json=options["as_json"]) as tick:

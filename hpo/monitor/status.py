@@ -139,13 +139,13 @@ def _states(plan: Plan, name: str, record: StudyRecord, slots: Slots) -> list[Sl
     return [*begun, *[SlotState.WAITING] * (n_points - len(begun))]
 
 
-def remarks(plan: Plan) -> list[str]:
-    """Return what the user should know of the data, and what in the study files has no effect here.
+def remarks(plan: Plan, names: Sequence[str]) -> list[str]:
+    """Return what is to be known of the data, and what in the files of these studies has no effect here.
 
     Which values of a grid change nothing, only the recipe knows; where it is not at hand, none are named.
     """
     texts = [f"data: {note}" for note in plan.identity.data_notes]
-    for name, study in plan.specs.items():
+    for name, study in ((name, plan.specs[name]) for name in names if name in plan.specs):
         if study.pruner.name == "chance" and not (plan.objective.is_share and plan.identity.class_names):
             unknown = f"the chance level of {plan.objective.label} is not known"
             texts.append(f"{name}: pruner 'chance' stops nothing, as {unknown}")

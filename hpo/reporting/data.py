@@ -313,7 +313,7 @@ def read(plan: Plan) -> ReportData:
         attempts=_attempts(trained),
         began=f"{min(starts).astimezone():%Y-%m-%d %H:%M %Z}" if starts else "",
         ended=f"{max(ends).astimezone():%Y-%m-%d %H:%M %Z}" if ends else "",
-        remarks=remarks(plan),
+        remarks=remarks(plan, [name for name in plan.specs if trials[name]]),
         machines=_machines(trial for _, trial in trained),
     )
 

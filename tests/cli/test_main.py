@@ -23,7 +23,7 @@ from hpo.planning.scheduler import advance
 from hpo.storage.queue import this_process
 from tests.support.command import Result, hpo
 from tests.support.fixtures import Cli
-from tests.support.plans import SMALL_RUN
+from tests.support.plans import SMALL, SMALL_RUN
 from tests.support.scripted_worker import Worker, new_plan
 
 
@@ -533,16 +533,29 @@ def test_mixup_that_never_begins_is_said(folder: Path, cli: Cli) -> None:
     from hpo.monitor.status import remarks
 
     assert cli("create", "--data=digits", "--limit-train=200", "--epochs=3").code == 0
-    (remark,) = remarks(with_recipe(find_plan("hpo-out")))
+    plan = find_plan("hpo-out")
+    (remark,) = remarks(with_recipe(plan), plan.all_names)
     assert remark == "mixup: mixup_first_epoch 6 has no effect beside the others"
-    assert remarks(find_plan("hpo-out")) == []  # only the recipe knows
+    assert remarks(plan, plan.all_names) == []  # only the recipe knows
+    assert remarks(with_recipe(plan), ["network-setup"]) == []
+
+
+def test_remarks_are_on_studies_that_were_asked_for(folder: Path, cli: Cli) -> None:
+    (folder / "studies" / "rate.toml").write_text(f"{SMALL}[search]\nlearning_rate = [0.01]")
+    (folder / "studies" / "late.toml").write_text("[search]\nmixup_first_epoch = [1, 6]")
+    command = ("run", "rate", "--studies=studies", "--workers=1", *SMALL_RUN)
+    result = hpo(*command)
+    assert result.code == 0, result.err
+    assert "mixup" not in result.err
+    assert cli("report").code == 0
+    assert "mixup_first_epoch 6" not in (folder / "hpo-out" / "report" / "report.md").read_text()
 
 
 def test_a_pruner_that_knows_no_chance_level_is_said_to_stop_nothing(folder: Path, cli: Cli) -> None:
     from hpo.monitor.status import remarks
 
     assert cli("create", "--data=digits", "--limit-train=200", "--metric=loss").code == 0
-    said = remarks(find_plan("hpo-out"))
+    said = remarks(find_plan("hpo-out"), ["l2", "network-setup"])
     assert "l2: pruner 'chance' stops nothing, as the chance level of loss is not known" in said
     assert not any("network-setup" in text for text in said)  # which has another pruner
 
