@@ -1,6 +1,6 @@
 """How often a plan's verdicts are wrong: today's rule, and fresh seeds that decide, in simulated worlds.
 
-    python examples/benchmarks/verdicts.py [--replays 4000] [--out verdicts.csv]
+    python examples/benchmarks/verdicts.py [--replays 4000]
 
 A replay is a plan of five studies. Each tries four changes of what it inherits on the seeds of the search
 and adopts by `hpo.planning.decisions.decide`, as `hpo run` does. What was adopted is then left out again,
@@ -25,21 +25,19 @@ that are; `equivalent_wrong`: decisions that make a difference of delta or more 
 from __future__ import annotations
 
 import argparse
-import csv
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
 from math import sqrt
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import beta
+from tables import Table, heading
 
 from hpo.planning.decisions import Candidate, TrialRef, decide
 from hpo.planning.metrics import Metric
@@ -194,24 +192,18 @@ def main() -> None:
     parser.add_argument("--replays", type=int, default=4000, help="plans a world")
     parser.add_argument("--search-seeds", type=int, nargs="+", default=[1, 3], help="of the search")
     parser.add_argument("--workers", type=int, default=2, help="processes")
-    parser.add_argument("--out", type=Path, help="file of the table  [default: standard output]")
     options = parser.parse_args()
     for n_decisions in range(1, N_STUDIES + 1):
         bounds(0.05 / n_decisions)  # found once, and not in every process
-    rows = []
+    heading(f"{options.replays} plans a world")
+    table = Table()
     with ProcessPoolExecutor(options.workers) as pool:
         for n_seeds in options.search_seeds:
             for number, (name, world) in enumerate(WORLDS.items()):
                 each = -(-options.replays // options.workers)
                 seeds = [1000 * number + worker for worker in range(options.workers)]
                 tallies = pool.map(replay, repeat(world), seeds, repeat(each), repeat(n_seeds))
-                rows.append(row(name, world, n_seeds, sum(tallies, Counter[str]())))
-                print(rows[-1], file=sys.stderr)
-    file = options.out.open("w", newline="") if options.out else sys.stdout
-    with file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+                table.add(row(name, world, n_seeds, sum(tallies, Counter[str]())))
 
 
 if __name__ == "__main__":
