@@ -1,6 +1,7 @@
 """Every trial and every epoch of a plan as flat records, for other programs: CSV, JSON, Parquet, pandas.
 
-Columns bear the names that parameters and metrics have everywhere. Lost and superseded attempts are records
+Columns bear the names that parameters and metrics have everywhere; of two with one name the parameter's is
+`param_NAME`, as where it is called `state`. Lost and superseded attempts are records
 too: `state` says what they are.
 """
 
@@ -34,20 +35,22 @@ Record = dict[str, Any]
 def export(plan: Plan) -> list[Record]:
     """Return one record a trial; its metrics are those of the best epoch, means over seeds."""
     return [
-        {
-            **_identity(name, trial),
-            "reason": attrs.get("reason", ""),
-            "control": attrs.get("point") == CONTROL_SLOT.point,
-            "point": attrs.get("point"),
-            "attempt": attrs.get("attempt"),
-            "seeds": " ".join(map(str, attrs.get("seeds", []))),
-            **_metrics(plan, trial, is_ours=bool(attrs)),
-            "best_epoch": best_epoch(trial, plan.objective),
-            "epochs_trained": len(trial.intermediate_values),
-            "start": _iso(trial.datetime_start),
-            "complete": _iso(trial.datetime_complete),
-            **_params(plan, attrs),
-        }
+        _joined(
+            {
+                **_identity(name, trial),
+                "reason": attrs.get("reason", ""),
+                "control": attrs.get("point") == CONTROL_SLOT.point,
+                "point": attrs.get("point"),
+                "attempt": attrs.get("attempt"),
+                "seeds": " ".join(map(str, attrs.get("seeds", []))),
+                "best_epoch": best_epoch(trial, plan.objective),
+                "epochs_trained": len(trial.intermediate_values),
+                "start": _iso(trial.datetime_start),
+                "complete": _iso(trial.datetime_complete),
+            },
+            metric=_metrics(plan, trial, is_ours=bool(attrs)),
+            param=_params(plan, attrs),
+        )
         for name, trial, attrs in _trials(plan)
     ]
 
@@ -65,23 +68,25 @@ def export_epochs(plan: Plan) -> list[Record]:
             tested = {test["seed"]: test for test in tests}
             for seed in seeds:
                 records.append(
-                    {
-                        **_identity(name, trial),
-                        "epoch": number,
-                        **{key: value for key, value in seed.items() if key not in ("layers", "metrics")},
-                        **{f"valid_{metric}": value for metric, value in seed["metrics"].items()},
-                        **{
+                    _joined(
+                        {
+                            **_identity(name, trial),
+                            "epoch": number,
+                            **{key: value for key, value in seed.items() if key not in ("layers", "metrics")},
+                            **{f"valid_{metric}": value for metric, value in seed["metrics"].items()},
+                        },
+                        layer={
                             f"{layer}_{metric}": value
                             for layer, health in seed["layers"].items()
                             for metric, value in health.items()
                         },
-                        **{
+                        metric={
                             f"test_{metric}": value
                             for metric, value in tested.get(seed["seed"], {}).items()
                             if metric != "seed"
                         },
-                        **_params(plan, attrs),
-                    }
+                        param=_params(plan, attrs),
+                    )
                 )
     return records
 
@@ -166,6 +171,16 @@ def _trials(plan: Plan) -> Iterator[tuple[str, FrozenTrial, Mapping[str, Any]]]:
 
 def _identity(name: str, trial: FrozenTrial) -> Record:
     return {"study": name, "trial": trial.number, "state": attempt_state(trial)}
+
+
+def _joined(record: Record, **groups: Record) -> Record:
+    """Return a record with the columns of further groups; one whose name is taken is `GROUP_NAME`.
+
+    A recipe may have a parameter `state`, or one with the name of a metric.
+    """
+    for group, columns in groups.items():
+        record |= {f"{group}_{name}" if name in record else name: value for name, value in columns.items()}
+    return record
 
 
 def _metrics(plan: Plan, trial: FrozenTrial, *, is_ours: bool) -> Record:

@@ -66,6 +66,65 @@ def test_types_do_not_depend_on_the_values(plan: Plan) -> None:
     assert (kinds["batch_size"], kinds["batch_norm"], kinds["optimizer"]) == ("Int64", "boolean", "string")
 
 
+NAMESAKES = """
+import hpo
+
+
+class Names(hpo.LoopParams):
+    study: int = 41
+    trial: int = 42
+    state: int = 43
+    seed: int = 44
+    epoch: int = 45
+    train_loss: float = 46.0
+    score: int = 47
+
+
+class Namesake(hpo.Recipe):
+    Params = Names
+    metrics = {"score": "maximize", "seeds": "minimize", "start": "minimize"}
+
+    def train(self, params, data, seed, context, resume=None):
+        yield hpo.Epoch({"score": 1.0, "seeds": 2.0, "start": 3.0})
+
+    def test(self, params, data, state):
+        return {"score": 1.0, "seeds": 2.0, "start": 3.0}
+"""
+
+
+def test_no_name_of_a_parameter_or_metric_hides_a_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "namesake.py").write_text(NAMESAKES)
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "only.toml").write_text("[search]\nscore = [1, 2]\n")
+    plan = library.run_plan(
+        recipe="python:namesake:Namesake",
+        data="digits",
+        studies=tmp_path / "studies",
+        out=tmp_path / "out",
+        final_seeds=2,
+        workers=1,
+    )
+    ours = {"study": 41, "trial": 42, "state": 43, "seed": 44, "epoch": 45, "train_loss": 46.0}
+    trials = [row for row in library.export(plan) if row["study"] == "only"]
+    assert [(row["trial"], row["state"]) for row in trials] == [(0, "complete"), (1, "complete")]
+    assert [(row["seeds"], row["score"], row["param_score"]) for row in trials] == [("0", 1, 1), ("0", 1, 2)]
+    assert all(row["metric_seeds"] == 2 and row["metric_start"] == 3 for row in trials)
+    assert trials[0]["start"].startswith("20")
+    epochs = [row for row in library.export_epochs(plan) if row["study"] == "only"]
+    assert [(row["trial"], row["epoch"], row["seed"], row["train_loss"]) for row in epochs] == [
+        (0, 1, 0, None),
+        (1, 1, 0, None),
+    ]
+    for row in (*trials, *epochs):
+        assert ours == {name: row.get(f"param_{name}", row.get(name)) for name in ours}
+    for frame in (library.trials_frame(plan), library.epochs_frame(plan)):
+        assert set(frame["study"]) == {"only", "final"}
+
+
 @pytest.mark.parametrize("rows", ["trials", "epochs"])
 def test_every_format_says_the_same(finished: Path, cli: Cli, tmp_path: Path, rows: str) -> None:
     expected = library.export(library.find_plan(finished))
