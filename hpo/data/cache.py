@@ -42,7 +42,7 @@ from hpo.data.sources import open_source
 from hpo.errors import DataError, InputError
 from hpo.space.parameters import canonical_json, explain
 
-FORMAT = 3
+FORMAT = 4
 """Part of every entry's name: to be raised when its files, or a source's pictures, split or order, change."""
 
 _BLOCK = 1024
@@ -274,9 +274,14 @@ def _parts(data: ImageData | ArrayData) -> dict[str, Arrays]:
         if data.valid_images is not None and data.valid_labels is not None:
             parts["valid"] = data.valid_images, data.valid_labels
         return parts
-    parts = {"train": (data.train_inputs, data.train_targets), "test": (data.test_inputs, data.test_targets)}
+    # without names integers are counts to be predicted; losses and metrics tell them from classes by type
+    kind = np.int64 if data.class_names else np.float32
+    parts = {
+        "train": (data.train_inputs, data.train_targets.astype(kind)),
+        "test": (data.test_inputs, data.test_targets.astype(kind)),
+    }
     if data.valid_inputs is not None and data.valid_targets is not None:
-        parts["valid"] = data.valid_inputs, data.valid_targets
+        parts["valid"] = data.valid_inputs, data.valid_targets.astype(kind)
     return parts
 
 

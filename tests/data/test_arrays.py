@@ -312,3 +312,15 @@ def test_a_fifth_of_the_rows_is_held_out(prepared: Prepared, n: int) -> None:
     assert len(data.valid) == min(max(round(0.2 * n), 1), n - 1)
     rows = [*data.train.inputs[:, 0].tolist(), *data.valid.inputs[:, 0].tolist()]
     assert sorted(rows) == [4.0 * row for row in range(n)]
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.bool_])
+def test_integers_without_class_names_are_numbers_to_be_predicted(prepared: Prepared, kind: type) -> None:
+    counts = (NUMBERS.train_targets % 7).astype(kind)
+    entry = prepared(replace(NUMBERS, train_targets=counts, test_targets=counts[:6]))
+    data, test = load_training(entry), load_test(entry)
+    assert (data.n_classes, data.n_outputs) == (0, 1)
+    for split in (data.train, data.valid, test):
+        assert split.targets.dtype == np.float32  # by which losses and metrics tell numbers from classes
+    found = np.concatenate([data.train.targets, data.valid.targets])
+    np.testing.assert_array_equal(np.sort(found), np.sort(counts).astype(np.float32))
