@@ -12,7 +12,7 @@ import io
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from hpo.data.test_set import load_test
 from hpo.errors import TrialLost
 from hpo.execution.context import WorkerContext
 from hpo.execution.trial import Config, TrialCallback
+from hpo.monitor.results import deviation, mean
 from hpo.planning.inheritance import best_decided
 from hpo.planning.plan import MODEL, WRONG_IMAGES, Plan
 from hpo.space.parameters import canonical_json
@@ -142,11 +143,11 @@ class TestSetCallback(TrialCallback):
             "metric": objective.name,
             "seeds": seeds,
             "selected_epoch": selected_epoch,
-            "test": {metric: fmean(each[metric] for each in per_seed) for metric in metrics},
-            "std": {metric: _deviation([each[metric] for each in per_seed]) for metric in metrics},
+            "test": {metric: mean(each[metric] for each in per_seed) for metric in metrics},
+            "std": {metric: deviation([each[metric] for each in per_seed]) for metric in metrics},
             "per_seed": per_seed,
             "per_epoch": [
-                {"epoch": epoch, **{metric: fmean(each[metric] for each in found) for metric in metrics}}
+                {"epoch": epoch, **{metric: mean(each[metric] for each in found) for metric in metrics}}
                 for epoch, found in sorted(self.state["per_epoch"].items())
             ],
             "search_value": search_value,
@@ -266,7 +267,3 @@ def contact_sheet(images: Any, wrong: Sequence[Wrong], class_names: Sequence[str
         for number, text in enumerate(texts):
             draw.text((x, y + cell + 2 + number * line), printable(text)[:22], fill="black", font=font)
     return sheet
-
-
-def _deviation(values: Sequence[float]) -> float | None:
-    return stdev(values) if len(values) > 1 else None

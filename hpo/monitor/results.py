@@ -187,6 +187,12 @@ def best_values(plan: Plan, trial: FrozenTrial) -> dict[str, list[float]]:
     return {name: [seed["metrics"][name] for seed in seeds] for name in plan.recipe.metrics}
 
 
+def mean(values: Iterable[float]) -> float:
+    """Return the mean over seeds; NaN where a seed has none, as the loss of a sure and wrong network."""
+    found = list(values)
+    return fmean(found) if all(map(math.isfinite, found)) else math.nan
+
+
 def deviation(values: Sequence[float]) -> float | None:
     """Return the standard deviation over seeds; None where there is none."""
     return stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
-from statistics import fmean
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from hpo._text import duration, show_value
+from hpo.monitor.results import mean
 from hpo.planning.metrics import Metric
 from hpo.planning.samplers import distributions
 from hpo.reporting.charts import Bar, Bars, Curves, Effect, Effects, Figure, Line, Matrix, Panel, Scatter
@@ -260,7 +260,7 @@ def _over_seeds(epochs: Sequence[Sequence[float]], scale: float, colour: Colour,
     lowest, highest = ([edge(seeds, default=math.nan) for seeds in scaled] for edge in (min, max))
     is_faint, has_several = settings.get("weight") == "faint", any(len(seeds) > 1 for seeds in scaled)
     return Line(
-        [fmean(seeds) if seeds else None for seeds in scaled],
+        [mean(seeds) if seeds else None for seeds in scaled],
         colour,
         band=(lowest, highest) if has_several and not is_faint else None,
         **settings,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import fmean
 
 from hpo._text import params_text
+from hpo.monitor.results import mean
 from hpo.planning.metrics import Metric
 from hpo.planning.plan import FINAL
 from hpo.reporting.data import Point, ReportData, Section
@@ -87,7 +87,7 @@ def _same(section: Section, params: Mapping[str, ParamValue]) -> Point | None:
 
 def _ours(report: ReportData, point: Point | None, metric: Metric, result: PublishedResult) -> float | None:
     if result.on == "test":
-        curve = [fmean(seed[metric.name] for seed in epoch) for epoch in report.test_epochs]
+        curve = [mean(seed[metric.name] for seed in epoch) for epoch in report.test_epochs]
     else:
         curve = point.curve(metric.name) if point else []
     if not curve:

@@ -244,6 +244,12 @@ def graph_hindrance(recipe: Recipe) -> str | None:
     return "the recipe has an optimizer of its own" if recipe.overrides("optimizer") else None
 
 
+LARGEST = 1e150
+"""A metric beyond it counts as infinite: no mean or variance of those below overflows."""
+_DIRECTIONS = {**Recipe.metrics, "r2": "maximize"}
+"""Of the metrics that `default_metrics` returns, as far as they are not to be minimised."""
+
+
 def checked_metrics(recipe: Recipe, found: object, where: str) -> dict[str, float]:
     """Return the metrics that a recipe declares, of what it returned.
 
@@ -259,7 +265,8 @@ def checked_metrics(recipe: Recipe, found: object, where: str) -> dict[str, floa
                 f"{where} returned no {name!r}, which metrics declares; {_hint(recipe, name, found)}"
             )
         try:
-            metrics[name] = float(found[name])
+            number = float(found[name])
+            metrics[name] = number if abs(number) <= LARGEST else number * math.inf
         except (TypeError, ValueError, RuntimeError):
             raise InputError(f"{where}: {name} = {found[name]!r}: must be a number") from None
     return metrics
@@ -268,7 +275,7 @@ def checked_metrics(recipe: Recipe, found: object, where: str) -> dict[str, floa
 def _hint(recipe: Recipe, name: str, found: Mapping[str, Any]) -> str:
     near = did_you_mean(name, found)
     if recipe.metrics is Recipe.metrics and near.startswith("known"):  # nobody has declared any
-        declared = ", ".join(f"{each!r}: 'minimize'" for each in found)
+        declared = ", ".join(f"{each!r}: {_DIRECTIONS.get(each, 'minimize')!r}" for each in found)
         return f"declare what it returns, as metrics = {{{declared}}}, each 'minimize' or 'maximize'"
     return near
 

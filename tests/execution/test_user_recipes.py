@@ -29,6 +29,7 @@ from hpo.planning.decisions import best_epoch
 from hpo.planning.plan import FINAL, MODEL, Plan
 from hpo.storage.storage import Storage
 from hpo.training.registry import load_recipe
+from tests.support.fixtures import Cli
 from tests.support.plans import TINY_SIZES, accepted_epochs
 
 MLP = """
@@ -131,6 +132,25 @@ def slowed(code: str, line: str) -> str:
     assert line in code
     indent = line[: len(line) - len(line.lstrip())]
     return code.replace(line, f"{indent}__import__('time').sleep(0.2)\n{line}")
+
+
+@pytest.mark.parametrize("values", ["nan, nan", "inf, 0.5", "inf, -inf"])
+def test_a_test_metric_that_is_no_number_is_told_as_unknown(
+    values: str, write: Callable[..., str], tmp_path: Path, cli: Cli
+) -> None:
+    code = LOOP.replace("STATE", '{"weights": weights, "seed": seed, "done": epoch}')
+    answer = '        return {"accuracy": float(TOLD[state["seed"] % 2])}\n'
+    code = code.replace(
+        '        return accuracy(state["weights"], data) if state else {"accuracy": 0.5}\n', answer
+    )
+    recipe = write(f"TOLD = '{values}'.split(', ')\n{code}", "Loop")
+    plan = created(tmp_path / "out", {"rate": "[search]\nrate = [0.01]"}, recipe, epochs=1, final_seeds=2)
+    assert work(plan.storage, out=tmp_path / "out") is None
+    found = json.loads(cli("final", "--out", tmp_path / "out", "--json").out)
+    assert (found["test"], found["std"]) == ({"accuracy": None}, {"accuracy": None})
+    for command in ("final", "status", "best", "report"):
+        result = cli(command, "--out", tmp_path / "out")
+        assert (result.code, "Traceback" in result.err) == (0, False), result
 
 
 @pytest.mark.parametrize("kind", ["Mlp", "Loop"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -471,10 +472,19 @@ def test_numbers_need_as_many_outputs_as_there_are() -> None:
         run(case)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_metric_that_is_no_number_is_a_divergence(value: float) -> None:
-    with pytest.raises(Diverged, match=f"^seed 0, epoch 1: cost {value}$"):
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(float("nan"), "nan"), (float("inf"), "inf"), (-1e200, "-inf"), (torch.tensor(1e308).double(), "inf")],
+)
+def test_a_metric_that_is_no_number_is_a_divergence(value: Any, told: str) -> None:
+    with pytest.raises(Diverged, match=f"^seed 0, epoch 1: cost {told}$"):
         run(Case(evaluating({"accuracy": 1.0, "cost": value}), IMAGES))
+
+
+def test_metrics_of_numbers_are_told_with_their_directions() -> None:
+    declared = "{'loss': 'minimize', 'mae': 'minimize', 'r2': 'maximize'}"
+    with pytest.raises(InputError, match=re.escape(f"declare what it returns, as metrics = {declared}")):
+        run(Case(Mlp(), toy_table(n_outputs=1)))
 
 
 def test_metrics_may_be_tensors_and_more_than_are_declared() -> None:
