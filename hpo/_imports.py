@@ -40,16 +40,18 @@ def load_object(name: str, error: type[InputError] = InputError) -> Any:
         # what a module prints is no JSON
         with redirect_stdout(sys.stderr), without_runs(f"{name} is being imported"):
             module = importlib.import_module(module_name)
-    except ModuleNotFoundError as problem:
-        raise error(
-            f"{name}: {problem}; looked in {here} and the environment: start it where {module_name}.py is, "
-            "or set PYTHONPATH"
-        ) from problem
     except (Exception, SystemExit) as problem:
-        place = place_in_user_code(problem) or module_name
-        first, *_ = str(problem).splitlines() or [""]
-        kind = "" if isinstance(problem, HpoError) else f"{type(problem).__name__}: "
-        raise error(f"{name}: {place}: {kind}{first}") from problem
+        place = place_in_user_code(problem)
+        if isinstance(problem, ModuleNotFoundError) and not place:  # nothing of the user's runs yet
+            file = f"{module_name.replace('.', os.sep)}.py"
+            raise error(
+                f"{name}: {problem}; looked in {here} and the environment: start it where {file} is, "
+                "or set PYTHONPATH"
+            ) from problem
+        hint = ""
+        if isinstance(problem, ModuleNotFoundError):
+            hint = f"; install it, or set PYTHONPATH; looked in {here} and the environment, {sys.prefix}"
+        raise error(f"{name}: {place or module_name}: {in_one_line(problem)}{hint}") from problem
     if module.__spec__ is None or module.__spec__.name != module_name:
         raise error(
             f"{name}: {module_name} is in this process alone, and others import it by its name: put "
@@ -89,13 +91,27 @@ def place_in_user_code(problem: BaseException, kind: type | None = None) -> str:
         return places[-1]
     if kind is None or kind.__module__.partition(".")[0] == __package__:
         return ""
+    return place_of(kind)
+
+
+def place_of(kind: type) -> str:
+    """Return file and line where a class begins."""
     return f"{inspect.getfile(kind)}:{inspect.getsourcelines(kind)[1]}"
 
 
-def source_hashes(module_name: str) -> dict[str, str]:
-    """Return SHA-256 of a module's file and of those beside it that it imports, by name of module.
+def in_one_line(problem: BaseException) -> str:
+    """Return what was raised: its type, and its text without line breaks; of ours the text alone."""
+    text = " ".join(str(problem).split())
+    if isinstance(problem, HpoError):
+        return text
+    return f"{type(problem).__name__}: {text}" if text else type(problem).__name__
 
-    The module itself is not run; empty where there is none, or it has no file.
+
+def source_hashes(module_name: str) -> dict[str, str]:
+    """Return SHA-256 of a module's file and of those of the user that it imports, by path from its folder.
+
+    Those are below the folder that holds the module, or its outermost package; of an installed module, in
+    its outermost package. No module is run; empty where there is none, or it has no file.
     """
     _look_here()
     try:
@@ -105,25 +121,42 @@ def source_hashes(module_name: str) -> dict[str, str]:
     if spec is None or spec.origin is None or not spec.has_location:
         return {}
     file = Path(spec.origin)
+    outermost, *others = module_name.split(".")
+    root = file.parents[len(others) + (file.name == "__init__.py")]
+    is_installed = not {"site-packages", "dist-packages"}.isdisjoint(root.parts)
     hashes: dict[str, str] = {}
-    open_ = {module_name.rpartition(".")[2]: file}
+    open_ = _files_of(root, [outermost, *others])
     while open_:
-        name, path = open_.popitem()
+        path = open_.pop()
+        name = Path(os.path.relpath(path, file.parent)).with_suffix("").as_posix()
+        if name in hashes:
+            continue
         content = path.read_bytes()
         hashes[name] = hashlib.sha256(content).hexdigest()[:16]
-        for other in _imported(content):
-            beside = file.parent / f"{other}.py"
-            if other not in hashes and beside.is_file():
-                open_[other] = beside
+        for first, *rest in _imported(content, path.parent.relative_to(root).parts):
+            # of hpo itself the plan has the version
+            if first != __package__ and (first == outermost or not is_installed):
+                open_ += _files_of(root, [first, *rest])
     return dict(sorted(hashes.items()))
 
 
-def _imported(source: bytes) -> set[str]:
-    """Return the last names of all modules that a source imports, wherever it does."""
-    names: set[str] = set()
+def _files_of(root: Path, names: list[str]) -> list[Path]:
+    """Return the files that importing a module runs: its own and its packages'; the last may be no module."""
+    places = [root.joinpath(*names[:count]) for count in range(1, len(names) + 1)]
+    files = [
+        file for place in places for file in (place / "__init__.py", place.with_name(f"{place.name}.py"))
+    ]
+    return [file for file in files if file.is_file()]
+
+
+def _imported(source: bytes, package: tuple[str, ...]) -> set[tuple[str, ...]]:
+    """Return the names of all that a source in a package imports, wherever it does, from the outermost on."""
+    found: set[tuple[str, ...]] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            names |= {alias.name.rpartition(".")[2] for alias in node.names}
+            found |= {tuple(alias.name.split(".")) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            names |= {(node.module or "").rpartition(".")[2], *(alias.name for alias in node.names)}
-    return names - {""}
+            base = package[: len(package) + 1 - node.level] if node.level else ()
+            base += tuple(node.module.split(".")) if node.module else ()
+            found |= {(*base, alias.name) for alias in node.names}
+    return found

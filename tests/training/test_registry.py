@@ -11,6 +11,7 @@ from types import ModuleType
 
 import pytest
 
+from hpo._imports import source_hashes
 from hpo.errors import InputError
 from hpo.planning.defaults import Defaults
 from hpo.training.recipe import Recipe
@@ -178,3 +179,48 @@ def test_hashes_follow_imports_beside_the_file(write: Write, tmp_path: Path) -> 
     load_recipe.cache_clear()
     after = load_recipe(asked).sources
     assert {key for key in before if before[key] != after[key]} == {f"far_{name}"}
+
+
+@pytest.mark.parametrize("changed", ["__init__", "sizes", "deep/__init__", "deep/layers", "../beside", None])
+def test_hashes_follow_imports_through_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"own_{tmp_path.name}"
+    package = tmp_path / name
+    (package / "deep").mkdir(parents=True)
+    for file, text in {
+        "__init__": "",
+        "sizes": "WIDTH = 8",
+        "deep/__init__": f"import {name}_beside",
+        "deep/layers": "from ..sizes import WIDTH",
+        "deep/unused": "",
+        "recipe": f"{HEAD}from .deep import layers\nclass Mine(hpo.Recipe):\n{BUILD}",
+    }.items():
+        (package / f"{file}.py").write_text(text)
+    beside = tmp_path / f"{name}_beside.py"
+    beside.write_text("")
+    asked = f"python:{name}.recipe:Mine"
+    before = load_recipe(asked).sources
+    known = {"__init__", "sizes", "deep/__init__", "deep/layers", "recipe", f"../{name}_beside"}
+    assert set(before) == known
+    if changed:
+        changed = changed.replace("beside", beside.stem)
+        (package / f"{changed}.py").write_text("# changed")
+        load_recipe.cache_clear()  # as another process would
+    found = source_hashes(f"{name}.recipe")
+    differing = {key for key in before.keys() | found.keys() if before.get(key) != found.get(key)}
+    assert changed in differing if changed else not differing
+
+
+def test_hashes_of_an_installed_recipe_keep_to_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, site = f"own_{tmp_path.name}", tmp_path / "site-packages"
+    (site / name).mkdir(parents=True)
+    (site / name / "__init__.py").write_text(f"import {name}_other\nfrom . import sizes")
+    (site / name / "sizes.py").write_text("")
+    (site / f"{name}_other.py").write_text("")
+    monkeypatch.syspath_prepend(site)
+    assert set(source_hashes(name)) == {"__init__", "sizes"}
