@@ -175,6 +175,8 @@ def build(recipe: Recipe, params: Any, info: DataInfo, seed: int) -> nn.Module:
         network = recipe.build(params, info)
     if not isinstance(network, nn.Module):
         raise InputError(f"build must return a torch.nn.Module, returned {type(network).__name__}")
+    if not any(weight.requires_grad for weight in network.parameters()):
+        raise InputError("build returned a network without weights to train")
     if info.is_images:
         network.to(memory_format=torch.channels_last)
     return network.train()

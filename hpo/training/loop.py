@@ -280,6 +280,26 @@ def _hint(recipe: Recipe, name: str, found: Mapping[str, Any]) -> str:
     return near
 
 
+def params_at(recipe: Recipe, params: Any, epoch: int) -> Any:
+    """Return the parameters as they hold in an epoch.
+
+    Raises:
+        InputError: `at_epoch` changes one that nothing asks for by epoch: it would change nothing.
+    """
+    found = recipe.at_epoch(params, epoch)
+    if not isinstance(found, type(params)):
+        raise InputError(f"at_epoch must return {type(params).__name__}, returned {type(found).__name__}")
+    own = type(params).model_fields.keys() - Params.model_fields.keys()
+    asked = {*AUGMENTATIONS, "mixup", *(own if recipe.overrides("augment") else ())}
+    for name in type(params).model_fields:
+        if name not in asked and getattr(found, name) != getattr(params, name):
+            raise InputError(
+                f"at_epoch changes {name} in epoch {epoch}, to no effect: it is asked by "
+                f"{', '.join(AUGMENTATIONS)}, mixup and an augment of yours; schedule changes the rate"
+            )
+    return found
+
+
 def check_settings(recipe: Recipe, params: Params, data: TrainingData) -> None:
     """Check that what is on, and off by default, can do something to these data.
 
@@ -363,7 +383,7 @@ class _Task:
             Losses summed over the inputs, () float64; gradient norms of the first step (layers, 2) float32.
         """
         size, recipe = self.params.batch_size, self.recipe
-        at_epoch = recipe.at_epoch(self.params, epoch)
+        at_epoch = params_at(recipe, self.params, epoch)
         by_name = dict(zip(names, drawn, strict=True))
         parts = {name: torch.split(by_name[name], size) for name in names if name not in PER_STEP}
         own = generator_of(learner.seed, epoch, "augment", chunk) if recipe.overrides("augment") else None
@@ -468,7 +488,7 @@ class _Lane:
     def _drawn(self, epoch: int) -> dict[str, Sequence[Tensor]]:
         """Return what `_Task.steps` takes by name, each cut into chunks."""
         task, seed = self._task, self._learner.seed
-        at_epoch = task.recipe.at_epoch(task.params, epoch)
+        at_epoch = params_at(task.recipe, task.params, epoch)
         size = task.params.batch_size
         order = torch.randperm(len(task.targets), generator=generator_of(seed, epoch, "order"))
         sizes = [len(each) for each in torch.split(order, size)]
@@ -497,7 +517,7 @@ class _Lane:
         call = partial(self._task.steps, self._learner, epoch, number, names)
         if not self._is_recorded:
             return call(*chunk)
-        key = names, len(chunk[0]), self._task.recipe.at_epoch(self._task.params, epoch)
+        key = names, len(chunk[0]), params_at(self._task.recipe, self._task.params, epoch)
         try:
             loss, norms = self._graphs.setdefault(key, CudaGraph(call, self._task.device))(*chunk)
         except Exception as error:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ValidationError
 
-from hpo.errors import InputError
+from hpo._imports import in_one_line, place_in_user_code, place_of
+from hpo.errors import InputError, did_you_mean
 from hpo.space.parameters import Direction, LoopParams, Params, ParamValues, explain
 from hpo.space.schema import Schema
 
@@ -243,10 +244,30 @@ class Recipe:
 
     def _inactive(self, config: ParamValues) -> set[str]:
         params = self.params_of(config)
-        names = set(self.inactive(params))
+        names = self._named_inactive(params)
         if isinstance(params, Params):
             if params.optimizer not in ("sgd", "rmsprop"):
                 names.add("momentum")
             if params.schedule == "one-cycle":
                 names.add("warmup_epochs")
+        return names
+
+    def _named_inactive(self, params: Any) -> set[str]:
+        """Return what `inactive` does, checked.
+
+        Raises:
+            InputError: it fails, or returns something else than names of parameters.
+        """
+        try:
+            found = self.inactive(params)
+            names = set() if isinstance(found, str) else set(found)
+        except (Exception, SystemExit) as error:  # whatever the user's code raises
+            place = place_in_user_code(error, type(self))
+            raise InputError(f"{place}: inactive: {in_one_line(error)}") from error
+        where = f"{place_of(type(self))}: inactive returned {found!r}"
+        if isinstance(found, str):
+            raise InputError(f"{where}; return several names, as ({found!r},)")
+        for name in names - self.Params.model_fields.keys():
+            hint = did_you_mean(str(name), self.Params.model_fields)
+            raise InputError(f"{where}: {name!r} is not a parameter; {hint}")
         return names

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from typing import get_args
 
-from hpo._imports import load_object, source_hashes
+from hpo._imports import in_one_line, load_object, place_in_user_code, place_of, source_hashes
 from hpo.errors import InputError, did_you_mean
-from hpo.space.parameters import Direction, Params
+from hpo.space.parameters import Direction, LoopParams, Params
 from hpo.training.recipe import Recipe
 
 DEFAULT_RECIPE = "constrained-cnn"
@@ -57,14 +56,16 @@ def load_recipe(name: str) -> NamedRecipe:
     if not isinstance(found, type) or not issubclass(found, Recipe):
         what = found.__name__ if isinstance(found, type) else type(found).__name__
         raise InputError(f"{name}: must be a subclass of hpo.Recipe, is {what}")
-    place = f"{inspect.getfile(found)}:{inspect.getsourcelines(found)[1]}: class {found.__name__}"
+    place = f"{place_of(found)}: class {found.__name__}"
     try:
         recipe = found()
         _check(recipe)
     except InputError as error:
         raise InputError(f"{name}: {place}: {error}") from None
-    except TypeError as error:
-        raise InputError(f"{name}: {place}: cannot be made without arguments: {error}") from None
+    except (Exception, SystemExit) as error:  # whatever __init__ raises
+        line = place_in_user_code(error)
+        where, why = (line, "") if line else (place, "cannot be made without arguments: ")
+        raise InputError(f"{name}: {where}: {why}{in_one_line(error)}") from error
     return NamedRecipe(name, recipe, source_hashes(found.__module__))
 
 
@@ -74,17 +75,18 @@ def _check(recipe: Recipe) -> None:
     Raises:
         InputError: something is missing or of another kind.
     """
+    base: type[LoopParams]
     if recipe.has_own_loop:
         if not recipe.overrides("test"):
             raise InputError("has train, so it needs test(self, params, data, state) for the final stage")
+        base, owner = LoopParams, "a recipe"
     else:
         if not recipe.overrides("build"):
             raise InputError("has no build(self, params, data), which returns the network")
-        if not issubclass(recipe.Params, Params):
-            raise InputError(
-                f"Params is a {recipe.Params.__name__}; a recipe without a train of its own needs a subclass "
-                "of hpo.Params"
-            )
+        base, owner = Params, "a recipe without a train of its own"
+    if not isinstance(recipe.Params, type) or not issubclass(recipe.Params, base):
+        found = getattr(recipe.Params, "__name__", repr(recipe.Params))
+        raise InputError(f"Params is a {found}; {owner} needs a subclass of hpo.{base.__name__}")
     directions = get_args(Direction)
     if not isinstance(recipe.metrics, Mapping) or not recipe.metrics:
         raise InputError("metrics must be a mapping, as {'macro_f1': 'maximize', 'loss': 'minimize'}")
@@ -95,4 +97,8 @@ def _check(recipe: Recipe) -> None:
             raise InputError(
                 f"metrics[{metric!r}] = {direction!r}: must be {' or '.join(map(repr, directions))}"
             )
+    if not isinstance(recipe.constraints, tuple | list) or not all(
+        isinstance(each, str) for each in recipe.constraints
+    ):
+        raise InputError(f"constraints = {recipe.constraints!r}: must be texts, as ('width <= 64',)")
     _ = recipe.schema  # raises where a parameter or a constraint cannot be used

@@ -198,6 +198,97 @@ MISTAKES = {
         with_method("\n    constraints = ('widht <= 3',)\n"),
         "did you mean 'width'?",
     ),
+    "constraints that are no texts": (
+        with_method("\n    constraints = (lambda params: params.width < 3,)\n"),
+        "AT_CLASS: constraints = (<function",
+    ),
+    "a constraint outside of a list": (
+        with_method("\n    constraints = 'width <= 3'\n"),
+        "AT_CLASS: constraints = 'width <= 3': must be texts, as ('width <= 64',)",
+    ),
+    "parameters instead of their class": (
+        MLP.replace("Params = Sizes", "Params = Sizes()"),
+        "AT_CLASS: Params is a Sizes(",
+    ),
+    "an error in __init__": (
+        with_method("\n    def __init__(self):\n        raise ValueError('no\\nidea')\n"),
+        "AT_LAST: ValueError: no idea",
+    ),
+    "an end of the program in build": (
+        with_method("\n    def build(self, params, data):\n        raise SystemExit('no idea')\n"),
+        "AT_LAST: SystemExit: no idea",
+    ),
+    "an error in inactive": (
+        with_method("\n    def inactive(self, params):\n        return 1 / 0\n"),
+        "AT_LAST: inactive: ZeroDivisionError: division by zero",
+    ),
+    "nothing from inactive": (
+        with_method("\n    def inactive(self, params):\n        pass\n"),
+        "AT_FILE: inactive: TypeError: 'NoneType' object is not iterable",
+    ),
+    "one name from inactive": (
+        with_method("\n    def inactive(self, params):\n        return 'width'\n"),
+        "AT_FILE: inactive returned 'width'; return several names, as ('width',)",
+    ),
+    "an unknown name from inactive": (
+        with_method("\n    def inactive(self, params):\n        return ['widht']\n"),
+        "AT_FILE: inactive returned ['widht']: 'widht' is not a parameter; did you mean 'width'?",
+    ),
+    "a network that is always the same": (
+        MLP.replace("        return nn", "        self.net = self.net or nn")
+        + "        return self.net\n    net = None\n",
+        "build must make a new network in every call; it returned weights of an earlier one",
+    ),
+    "a network of any shape": (
+        MLP.replace("params.width, data", "params.width + self.more(), data").replace(
+            "n_inputs, params.width", "n_inputs, params.width + self.count"
+        )
+        + "    count = 0\n"
+        + "    def more(self):\n        self.count += 1\n        return self.count - 1\n",
+        "build returned networks of different shapes for the same parameters",
+    ),
+    "a network without weights": (
+        MLP.replace(
+            "        return nn.Sequential(nn.Flatten(), first, nn.ReLU(), last)", "        return nn.ReLU()"
+        ),
+        "build returned a network without weights to train",
+    ),
+    "an error in augment": (
+        with_method(
+            "\n    def augment(self, params, inputs, targets, epoch, generator):\n"
+            "        return inputs / None, targets\n"
+        ),
+        "AT_LAST: TypeError: unsupported operand",
+    ),
+    "an error in schedule": (
+        with_method("\n    def schedule(self, params, progress):\n        return 1 / 0\n"),
+        "AT_LAST: ZeroDivisionError: division by zero",
+    ),
+    "an error in at_epoch": (
+        with_method(
+            "\n    def at_epoch(self, params, epoch):\n        return params if epoch < 9 else 1 / 0\n"
+        ),
+        "AT_LAST: ZeroDivisionError: division by zero",
+    ),
+    "nothing from at_epoch": (
+        with_method("\n    def at_epoch(self, params, epoch):\n        pass\n"),
+        "at_epoch must return Sizes, returned NoneType",
+    ),
+    "a rate that at_epoch cannot change": (
+        with_method(
+            "\n    def at_epoch(self, params, epoch):\n"
+            "        return params.model_copy(update={'learning_rate': params.learning_rate / epoch})\n"
+        ),
+        "at_epoch changes learning_rate in epoch 2, to no effect: ",
+    ),
+    "layers that are none": (
+        with_method("\n    def layers(self, model):\n        return {'first': 3}\n"),
+        "AT_FILE: AttributeError: 'int' object has no attribute",
+    ),
+    "a module that is not installed": (
+        "import no_such_module\n" + MLP,
+        "AT_FIRST: ModuleNotFoundError: No module named 'no_such_module'; install it, or set PYTHONPATH",
+    ),
     "a syntax error": (MLP + "\n    def (:\n", "SyntaxError"),
     "an error at import": (MLP + "\nraise OSError('no weights')\n", "AT_LAST: OSError: no weights"),
 }
@@ -213,6 +304,7 @@ def test_a_mistake_in_a_recipe_is_one_line_with_its_place(
     at_class = next(n for n, line in enumerate(lines, 1) if line.startswith("class Mlp"))
     says = says.replace("AT_FILE", f"{file}:{at_class}")
     says = says.replace("AT_CLASS", f"{file}:{at_class}: class Mlp")
+    says = says.replace("AT_FIRST", f"{file}:1")
     says = says.replace("AT_LAST", f"{file}:{len(lines)}")
     result = cli("doctor", "--recipe", f"python:{module}:Mlp", "--device=cpu")
     assert (result.code, result.out) == (2, ""), result

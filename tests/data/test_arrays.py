@@ -316,7 +316,7 @@ def test_a_fifth_of_the_rows_is_held_out(prepared: Prepared, n: int) -> None:
 
 @pytest.mark.parametrize("kind", [np.int64, np.uint8, np.bool_])
 def test_integers_without_class_names_are_numbers_to_be_predicted(prepared: Prepared, kind: type) -> None:
-    counts = (NUMBERS.train_targets % 7).astype(kind)
+    counts: np.ndarray[Any, Any] = (NUMBERS.train_targets % 7).astype(kind)
     entry = prepared(replace(NUMBERS, train_targets=counts, test_targets=counts[:6]))
     data, test = load_training(entry), load_test(entry)
     assert (data.n_classes, data.n_outputs) == (0, 1)
