@@ -395,7 +395,7 @@ def test_a_reader_never_sees_half_an_epoch(storage: Storage, queue: Queue) -> No
     ("url", "what"),
     [
         ("nonsense", "not a database URL"),
-        ("sqlite://", "in-memory"),
+        ("sqlite://", "in memory"),
         ("postgresql+nodriver://h/d", "driver|opened|load"),
     ],
 )
