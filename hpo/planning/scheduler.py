@@ -27,6 +27,7 @@ from hpo.planning.manifest import StudyRecord
 from hpo.planning.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
 from hpo.planning.samplers import distributions
 from hpo.space.parameters import ParamValues, canonical_json
+from hpo.space.schema import Inactive
 from hpo.space.study_file import StudySpec
 from hpo.storage.queue import Job, Queue, Reason, Slot, Slots, SlotState, reason_of, slot_of, told_state
 from hpo.storage.trials import id_of
@@ -140,7 +141,8 @@ def study_jobs(plan: Plan, name: str, inherited: Inherited | None) -> list[Job]:
     """Return the ordered jobs of a study: its control first where it trains one, then its points."""
     study = plan.spec(name)
     if study.is_grid:
-        jobs = list(_grid_jobs(study, canonical_json(context_of(plan, name, inherited)), plan.seeds))
+        known = canonical_json(context_of(plan, name, inherited))
+        jobs = list(_grid_jobs(study, study.parameters.inactive_rule, known, plan.seeds))
     else:
         count = n_samples(study, context_of(plan, name, inherited))
         jobs = [Job(Slot(f"#{index}"), index, plan.seeds) for index in range(count)]
@@ -150,8 +152,13 @@ def study_jobs(plan: Plan, name: str, inherited: Inherited | None) -> list[Job]:
 
 
 @lru_cache(maxsize=16)
-def _grid_jobs(study: StudySpec, known: str, seeds: tuple[int, ...]) -> tuple[Job, ...]:
-    """Return the points of a grid over a context; every look asks for them, and 10,000 take 0.1 s."""
+def _grid_jobs(
+    study: StudySpec, inactive_rule: Inactive | None, known: str, seeds: tuple[int, ...]
+) -> tuple[Job, ...]:
+    """Return the points of a grid over a context; every look asks for them, and 10,000 take 0.1 s.
+
+    Studies are equal whether or not they know which points are the same, so their rule is asked for as well.
+    """
     axes = distributions(study)
     points = enumerate(study.grid(json.loads(known)))
     return tuple(Job(Slot(canonical_json(point)), index, seeds, point, axes) for index, point in points)
@@ -159,11 +166,11 @@ def _grid_jobs(study: StudySpec, known: str, seeds: tuple[int, ...]) -> tuple[Jo
 
 def n_samples(study: StudySpec, known: ParamValues) -> int:
     """Return how many points a sampled study tries: no more than its space has."""
-    return _n_samples(study, canonical_json(known))
+    return _n_samples(study, study.parameters.inactive_rule, canonical_json(known))
 
 
 @lru_cache(maxsize=16)
-def _n_samples(study: StudySpec, known: str) -> int:
+def _n_samples(study: StudySpec, inactive_rule: Inactive | None, known: str) -> int:
     listed = study.listed(json.loads(known))
     return min(study.trials or 0, len(listed)) if listed is not None else study.trials or 0
 
@@ -183,11 +190,12 @@ def _own_control(plan: Plan, name: str, inherited: Inherited) -> Slot | None:
     if not study.is_grid:
         return None
     control = canonical_json(plan.schema.effective(control_config(plan, inherited)))
-    return _grid_slot(study, canonical_json(context_of(plan, name, inherited)), control)
+    known = canonical_json(context_of(plan, name, inherited))
+    return _grid_slot(study, study.parameters.inactive_rule, known, control)
 
 
 @lru_cache(maxsize=16)
-def _grid_slot(study: StudySpec, known: str, key: str) -> Slot | None:
+def _grid_slot(study: StudySpec, inactive_rule: Inactive | None, known: str, key: str) -> Slot | None:
     """Return the point of a grid that trains what a key says, as `StudySpec.key` has it."""
     context = json.loads(known)
     found = (point for point in study.grid(context) if study.key(context, point) == key)

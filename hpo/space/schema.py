@@ -125,6 +125,11 @@ class Schema(BaseModel):
         """
         return tuple(Constraint.parse(text, self.numbers, self.parameters) for text in self.constraints)
 
+    @property
+    def inactive_rule(self) -> Inactive | None:
+        """What says which parameters mean nothing; None where the recipe itself, which knows, is not here."""
+        return self._inactive
+
     def inactive(self, params: ParamValues) -> frozenset[str]:
         """Return the parameters that mean nothing in a complete configuration.
 

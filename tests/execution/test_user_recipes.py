@@ -329,6 +329,7 @@ INACTIVE = """
 def test_points_of_a_grid_that_train_the_same_are_one(write: Callable[..., str], tmp_path: Path) -> None:
     study = "[search]\ndepth = [1, 2]\ndropout = [0.0, 0.2, 0.4]"
     plan = created(tmp_path / "out", {"s": study}, write(MLP + INACTIVE, "Mlp"), epochs=1)
+    status(Plan.open(Storage(plan.storage.url, reader=True)))  # as `hpo run` looks on in its own process
     assert work(plan.storage, out=tmp_path / "out", studies=["s"]) is None
     points = [row.params for row in results.rows(plan, "s")]
     assert [point["depth"] for point in points].count(1) == 1
