@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import re
 import shutil
@@ -21,7 +20,7 @@ from hpo.cli.main import COMMANDS
 from hpo.cli.main import hpo as hpo_commands
 from hpo.planning.scheduler import advance
 from hpo.storage.queue import this_process
-from tests.support.command import Result, hpo
+from tests.support.command import hpo, hpo_as_reader, read_only
 from tests.support.fixtures import Cli
 from tests.support.plans import SMALL, SMALL_RUN
 from tests.support.scripted_worker import Worker, new_plan
@@ -219,30 +218,6 @@ def test_a_refused_study_raises_no_other(cli: Cli, created: Path, folder: Path, 
     (studies / "rate.toml").write_text(text.replace("0.003", "0.004"))
     assert cli("create", "--studies", studies).code == 2
     assert find_plan("hpo-out").spec("shape").trials == 3
-
-
-def read_only(folder: Path) -> Path:
-    """A folder whose files nobody may write, root neither once `hpo_as_reader` has dropped the right."""
-    for path in (*folder.rglob("*"), folder):
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    return folder
-
-
-def hpo_as_reader(*arguments: object) -> Result:
-    """The command without root's right to write everywhere, which tests in containers have."""
-
-    def drop_override() -> None:
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(24, 1)  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE
-
-    done = subprocess.run(
-        [sys.executable, "-m", "hpo", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=drop_override,
-    )
-    return Result(done.returncode, done.stdout, done.stderr)
 
 
 def test_a_plan_in_a_folder_that_nobody_may_write_is_read(cli: Cli, created: Path) -> None:

@@ -194,8 +194,10 @@ def test_how_a_forked_worker_ended_is_told_and_each_has_variables_of_its_own(tmp
         server.start(number, tmp_path / f"{number}.log", {"HPO_OUT": name})
         assert server.ended(300) == {number: 2}
         assert f"{name}/hpo.db" in (tmp_path / f"{number}.log").read_text()
+    server._process.send_signal(signal.SIGSTOP)  # until it has both orders: else the worker may end by itself
     server.start(3, tmp_path / "3.log", {})
-    server.send_signal(signal.SIGKILL)
+    server._send({"signal": signal.SIGKILL})
+    server._process.send_signal(signal.SIGCONT)
     assert server.ended(300) == {3: -signal.SIGKILL}
     server.kill()
     assert not server.is_alive

@@ -38,7 +38,7 @@ from hpo.reporting.data import Section
 from hpo.reporting.data import read as read_report
 from hpo.reporting.render import plotly
 from hpo.storage.storage import Storage
-from tests.support.command import start_hpo
+from tests.support.command import read_only, start_hpo
 from tests.support.fixtures import Cli
 from tests.support.hostile_plan import HOSTILE_NAMES, train_hostile
 from tests.support.plans import SMALL_SIZES, train
@@ -90,8 +90,8 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(out: Path, *options: str) -> Iterator[Served]:
-    process = start_hpo("dashboard", "--out", out, *(options or ("--port=0",)))
+def serving(out: Path, *options: str, as_reader: bool = False) -> Iterator[Served]:
+    process = start_hpo("dashboard", "--out", out, *(options or ("--port=0",)), as_reader=as_reader)
     try:
         assert process.stdout is not None
         line = process.stdout.readline().strip()
@@ -456,9 +456,7 @@ def test_no_artifact_is_a_page(out: Path, served: Served, name: str, mimetype: s
 @pytest.mark.usefixtures("served")  # has written notes
 def test_a_database_that_takes_no_writes_is_served(out: Path, tmp_path: Path) -> None:
     copy = copied(out, tmp_path)
-    (copy / "hpo.db.lock").unlink(missing_ok=True)
-    (copy / "hpo.db.lock").mkdir()  # who writes takes this lock first
-    with serving(copy, "--port=0") as served:
+    with serving(read_only(copy), as_reader=True) as served:
         assert "Decision" in served.detail("rate")["note"]["body"]
         answer = served.ask(
             "PUT", f"/api/studies/{served.studies()['rate']}/note", {"version": 2, "body": ""}
