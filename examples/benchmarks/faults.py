@@ -11,7 +11,7 @@ trials are queued again, while a study decides, in the final stage), SIGKILL fro
 of all, SIGSTOP past the lease, SIGTERM, the server restarted, crashed, paused, a minute away; 16 processes
 that create the plan at once and 16 workers; a full disk (a small tmpfs, as root on Linux); a trial that gets
 no memory; a learning rate that ends in NaN; a worker with other data. About every other worker poses as
-another machine's, so that only its lease tells that it died; time zones differ, and clocks by up to an hour.
+another machine's, so that only its lease tells that it died; time zones differ.
 
 After each back end the faults of processes and servers strike plain Optuna (`faults_plain.py`). CSV.
 """
@@ -29,7 +29,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import datetime, timedelta, tzinfo
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -125,12 +124,12 @@ class HpoPlan:
         run.find_or_create_plan(out, storage=self._url, studies=studies, given=given)
 
     def work(self, seed: int) -> int:
-        """A worker in some time zone, with some clock, perhaps of another machine."""
+        """A worker in some time zone, perhaps of another machine."""
         chance = random.Random(seed)
         os.environ["TZ"] = chance.choice(["UTC", "America/New_York", "Asia/Kathmandu"])
         time.tzset()
         if chance.random() < 0.5:
-            pose_as_elsewhere(f"machine-{seed}", chance.uniform(-3600, 3600))
+            pose_as_elsewhere(f"machine-{seed}")
         try:
             stopped_by = worker.work(Storage(self._url, patience_seconds=90), out=self._folder / "out")
         except RunError as error:
@@ -213,19 +212,10 @@ class HpoPlan:
                     tally.resumed_equal += measured[name][slot.point] == reference[name][slot.point]
 
 
-def pose_as_elsewhere(name: str, clock_ahead_seconds: float) -> None:
+def pose_as_elsewhere(name: str) -> None:
     """Makes this process look like one of another container: nobody here can tell whether it lives."""
     me = {**queue.this_process(), "host": name, "boot": f"{queue._boot_id().split()[0]} {name}"}
-    me["clock_ahead_seconds"] = clock_ahead_seconds
     queue.this_process = lambda: me  # type: ignore[assignment]
-    ahead = timedelta(seconds=clock_ahead_seconds)
-
-    class Clock(datetime):
-        @classmethod
-        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
-            return datetime.now(tz) + ahead
-
-    storage.datetime = Clock  # type: ignore[attr-defined]
 
 
 def judge_attempts(attempts: list[FrozenTrial], tally: Tally, hurt: dict[int, float]) -> None:
@@ -237,8 +227,7 @@ def judge_attempts(attempts: list[FrozenTrial], tally: Tally, hurt: dict[int, fl
             if pid not in hurt:
                 tally.false_losses += 1
             elif after.datetime_start is not None:
-                ahead = after.user_attrs["owner"].get("clock_ahead_seconds", 0.0)
-                recovered = after.datetime_start.timestamp() - ahead - hurt[pid]
+                recovered = after.datetime_start.timestamp() - hurt[pid]
                 tally.recovery_seconds.append(max(0.0, recovered))
         # what is taken over from an earlier study trains nothing, however often it is written
         if after.state.name in ("COMPLETE", "PRUNED") and reason_of(after) != Reason.REUSED:
