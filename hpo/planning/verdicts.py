@@ -19,10 +19,12 @@ its own, and all of them together keep the error rate:
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
+from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
@@ -170,8 +172,15 @@ def _comparison(
     elif seen and (len(seen) == len(looks) or _is_hopeless(seen[-1], delta, looks)):
         verdict = Verdict.NOT_SHOWN
     mean, error = _mean_and_error(differences)
-    reach = _t_quantile((1 + INTERVAL_LEVEL) / 2, len(differences) - 1) * error
+    reach = _t_quantile(len(differences) - 1) * error
     return Comparison(verdict, len(differences), mean, (mean - reach, mean + reach))
+
+
+@cache
+def _t_quantile(degrees_of_freedom: int) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees_of_freedom, (1 + INTERVAL_LEVEL) / 2))
 
 
 def _is_hopeless(look: _Look, delta: float, looks: tuple[int, ...]) -> bool:
@@ -185,40 +194,32 @@ def _is_hopeless(look: _Look, delta: float, looks: tuple[int, ...]) -> bool:
 
 
 def compare(ours: Mapping[int, float], theirs: Mapping[int, float], delta: float) -> Comparison:
-    """Compare two samples of seeds by a t-test, paired where they share two seeds and more.
+    """Compare two samples of seeds by a t-test: paired where they share two seeds and more, or else Welch's.
 
     Args:
         ours: score by seed; the higher the better.
         theirs: likewise, of what it is compared with.
         delta: differences below it do not matter.
     """
+    from scipy.stats import ttest_ind, ttest_rel  # 0.3 s to import
+
     shared = sorted(ours.keys() & theirs.keys())
-    if len(shared) > 1:
-        mean, error = _mean_and_error([ours[seed] - theirs[seed] for seed in shared])
-        n_seeds, freedom = len(shared), len(shared) - 1.0
-    else:
-        n_seeds = min(len(ours), len(theirs))
-        mean = math.fsum(ours.values()) / len(ours) - math.fsum(theirs.values()) / len(theirs)
-        if n_seeds == 1:
-            return Comparison(None, n_seeds, mean, None)
-        squares = [_mean_and_error(list(each.values()))[1] ** 2 for each in (ours, theirs)]
-        error = math.sqrt(sum(squares))
-        shares = [square**2 / (len(each) - 1) for square, each in zip(squares, (ours, theirs), strict=True)]
-        freedom = error**4 / sum(shares) if error else float(n_seeds - 1)  # Welch 1947
-    reach, reach_of_one = (_t_quantile(level, freedom) * error for level in (0.975, 0.95))
+    is_paired = len(shared) > 1
+    samples = [[each[seed] for seed in (shared if is_paired else each)] for each in (ours, theirs)]
+    n_seeds = min(map(len, samples))
+    difference = fmean(samples[0]) - fmean(samples[1])
+    if n_seeds == 1:
+        return Comparison(None, n_seeds, difference, None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of seeds that all differ by the same
+        found = ttest_rel(*samples) if is_paired else ttest_ind(*samples, equal_var=False)
+        (low, high), (lowest, highest) = (found.confidence_interval(level) for level in (0.95, 0.9))
     verdict = Verdict.NOT_SHOWN
-    if abs(mean) > reach:
-        verdict = Verdict.BETTER if mean > 0 else Verdict.WORSE
-    elif abs(mean) + reach_of_one < delta:
+    if low > 0 or high < 0:
+        verdict = Verdict.BETTER if low > 0 else Verdict.WORSE
+    elif -delta < lowest and highest < delta:
         verdict = Verdict.EQUIVALENT
-    return Comparison(verdict, n_seeds, mean, (mean - reach, mean + reach))
-
-
-@cache
-def _t_quantile(level: float, degrees_of_freedom: float) -> float:
-    from scipy.special import stdtrit  # 0.3 s to import
-
-    return float(stdtrit(degrees_of_freedom, level))
+    return Comparison(verdict, n_seeds, difference, (float(low), float(high)))
 
 
 def in_words(comparison: Comparison, metric: Metric) -> str:
