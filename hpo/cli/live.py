@@ -54,11 +54,11 @@ class Looks:
     last: Progress
 
     def __init__(self, eyes: Watch, draw: Draw) -> None:
-        self._eyes, self._draw = eyes, draw
+        self.eyes, self._draw = eyes, draw
 
     def __call__(self) -> Progress:
         """Look once."""
-        self.last = self._eyes.look()
+        self.last = self.eyes.look()
         self._draw(self.last)
         return self.last
 
@@ -73,7 +73,7 @@ def watch(plan: Plan, *, as_json: bool) -> Progress:
         SystemExit: stopped by a signal, with the terminal as it was.
     """
     with on_stop_signals(_stop), watching(plan, (), as_json=as_json, stderr=False) as look:
-        while not ((progress := look()).is_over or progress.is_left):
+        while not ((progress := look()).is_over or look.eyes.is_left(progress.running)):
             time.sleep(TICK_SECONDS)
     return progress
 

@@ -138,8 +138,6 @@ class Progress:
     """The answer of the final stage, as `hpo final --json` has it."""
     events: Sequence[Event]
     """What has happened since the look before; of the first look: nothing."""
-    is_left: bool = False
-    """Whether it has begun, nothing is queued, and no worker lives that could queue more."""
 
     @property
     def is_over(self) -> bool:
@@ -210,7 +208,6 @@ class Watch:
                 n_at_once=self._count_at_once(),
                 trial_seconds=self._trial_seconds(),
             ),
-            is_left=self._is_left(running),
             is_test_open=any(trial.state != TrialState.WAITING for trial in self._trials[FINAL]),
             test=self._test_result(),
             events=[
@@ -220,8 +217,13 @@ class Watch:
             ],
         )
 
-    def _is_left(self, running: Sequence[Running]) -> bool:
-        """Return whether all workers have gone, and left nothing in the queue."""
+    def is_left(self, running: Sequence[Running]) -> bool:
+        """Return whether the plan has begun, nothing is queued, and no worker lives that could queue more.
+
+        Args:
+            running: as the last look found them. Who has claimed trials is asked where none runs alone: that
+                is a look at every trial.
+        """
         states = {trial.state for trials in self._trials.values() for trial in trials}
         lease = self._plan.options.lease_seconds
         if TrialState.WAITING in states or any(each.silent_seconds < lease for each in running):
