@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
 
-DELTA_HELP = "A difference below it does not matter.  [default: 0.005 of a share, which is half a point]"
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 

@@ -136,7 +136,11 @@ def best(as_json: bool, **options: Any) -> None:
 @click.command()
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
-@click.option("--delta", type=click.FloatRange(min=0), help=opt.DELTA_HELP)
+@click.option(
+    "--delta",
+    type=click.FloatRange(min=0),
+    help="A difference below it does not matter.  [default: 0.005 of a share, which is half a point]",
+)
 @opt.database
 @opt.as_json
 def compare(first: str, second: str, delta: float | None, as_json: bool, **options: Any) -> None:

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -116,13 +116,14 @@ def show_status(records: Sequence[StudyStatus], objective: Metric) -> None:
 
 def show_comparison(found: PairComparison) -> None:
     """Print what differs between two trained configurations, what each reached, and the verdict."""
+    from hpo.monitor.results import deviation, mean
+
     first, second = found.sides
     grid = Grid(("", Kind.NAME), (first.name, Kind.NUMBER), (second.name, Kind.NUMBER))
     for name, values in found.differing.items():
         grid.add(name, *("–" if value is None else show_value(value) for value in values))
-    means = [fmean(side.values.values()) for side in found.sides]
-    spreads = [stdev(side.values.values()) if len(side.values) > 1 else None for side in found.sides]
-    reached = [found.metric.text(*pair) for pair in zip(means, spreads, strict=True)]
+    by_seed = [list(side.values.values()) for side in found.sides]
+    reached = [found.metric.text(mean(each), deviation(each)) for each in by_seed]
     grid.add(Text(f"{found.part} {found.metric.head}", "bold"), *(Text(each, "bold") for each in reached))
     grid.add("seeds", *(str(len(side.values)) for side in found.sides))
     screen = console()

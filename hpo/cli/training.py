@@ -78,7 +78,6 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
             from hpo.cli.advice import advise_without, command
             from hpo.cli.live import watching
             from hpo.cli.tables import describe, show_outcome, stopped_text
-            from hpo.data.sources import absolute_source
             from hpo.errors import PointsFailedError
             from hpo.execution.run import find_or_create_plan, run
             from hpo.monitor.status import remarks
@@ -95,7 +94,7 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
                 resolve=resolve,
             )
             reader = opt.open_plan(options, reader=True)
-        if options["data"] is None or absolute_source(options["data"]) == plan.options.data:
+        if options["data"] in (None, plan.options.data):
             advise_without("data")  # the plan knows
         say(describe(plan), err=True)
         unshared = unshared_checkpoints(plan, out, options["checkpoints"])

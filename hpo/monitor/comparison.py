@@ -93,6 +93,8 @@ def compare_trained(
         InputError: the two cannot be compared; the text says why.
         MissingError: there is no such plan or trial, or it has no result.
     """
+    if first == second:
+        raise InputError(f"{first} is compared with itself; give another")
     are_plans = _is_plan(first), _is_plan(second)
     if are_plans == (True, True):
         plans = _opened(first), _opened(second)
@@ -108,8 +110,6 @@ def compare_trained(
             f"{first} and {second}: one is a plan, one a trial; give two plans, or two trials of one, as "
             "STUDY/NUMBER"
         )
-    if first == second:
-        raise InputError(f"{first} is compared with itself; give another")
     one, other = sides
     scores = [{seed: metric.score(value) for seed, value in side.values.items()} for side in sides]
     least = delta if delta is not None else DELTA if metric.is_share else 0.0

@@ -73,13 +73,13 @@ def check_recipe(named: NamedRecipe, data: TrainingData, config: Mapping[str, An
         recipe, config = named.recipe, config or named.recipe.schema.defaults
         params = recipe.params_of(config)
         recipe.schema.inactive(config)
-        for epoch in range(1, params.epochs + 1):
-            params_at(recipe, params, epoch)
+        if recipe.overrides("at_epoch"):
+            for epoch in range(1, params.epochs + 1):
+                params_at(recipe, params, epoch)
         check_settings(recipe, params, data)
         learner = Learner(recipe, params, data.info, 0)
         _check_builds_anew(learner.network, build(recipe, params, data.info, 0))
         inputs, targets = _examples(data, N_EXAMPLES)
-        learner.step(inputs, targets)
         _check_last_batch(learner, inputs, targets, params.batch_size, len(data.train))
         few = Split(data.train.inputs[:N_EXAMPLES], data.train.targets[:N_EXAMPLES])
         with suppress(Diverged):  # a metric of so few may be no number
