@@ -398,7 +398,7 @@ def stopped_text(progress: Progress) -> str:
     open_ = [study.status.name for study in progress.studies if not study.is_over]
     return (
         f"stopped; nothing is lost. Done: {n_decided} of {len(studies)} studies, "
-        f"{n_ended} of {n_points} points; open: {', '.join(open_)}"
+        f"{n_ended} of {n_points} points; open: {', '.join(open_) or 'nothing'}"
     )
 
 

@@ -71,7 +71,10 @@ def test_what_is_advised_before_anything_is_trained_can_be_pasted(folder: Path, 
     assert databases(folder) == [f"{OUT}/hpo.db"]
 
 
-def test_what_a_run_advises_when_it_is_stopped_and_when_it_ends(folder: Path) -> None:
+def test_what_a_run_advises_when_it_is_stopped_and_when_it_ends(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HPO_EPOCHS", "40")  # a quick machine has trained two before the signal comes
     with start_hpo("run", "--out", OUT, "--workers=1") as process:
         assert process.stderr is not None
         said = process.stderr.readline()
