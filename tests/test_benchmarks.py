@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bounded
 import equality
 import faults
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -187,3 +190,33 @@ def test_recorded_tables_are_whole(name: str, n_points: int, n_seeds: int) -> No
     tables = tables_by_seed(RECORDED / f"{name}.csv")
     assert [len(points) for points in tables] == [n_points] * n_seeds
     assert {len(point.macro_f1) for points in tables for point in points} == {EPOCHS}
+
+
+STUBBORN = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = [sys.executable, "-c", "import time; time.sleep(600)"]
+print(subprocess.Popen(child, start_new_session=True).pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_nothing_is_left_of_a_child_whose_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded, "GRACE_SECONDS", 0.1)
+    with bounded.Child([sys.executable, "-c", STUBBORN], 2) as child:
+        (pid,) = child.lines()  # ends although nobody else does
+        assert child.wait() is None
+        assert child.outcome == "stopped after 2 s"
+    assert not psutil.pid_exists(child.process.pid)
+    assert not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"),
+    [("print('a\\nb')", "done"), ("raise SystemExit('no room')", "failed with code 1: no room")],
+)
+def test_a_child_says_how_it_ended(code: str, outcome: str) -> None:
+    with bounded.Child([sys.executable, "-c", code], 60) as child:
+        lines = list(child.lines())
+        assert child.outcome == outcome
+        assert lines == ([] if "room" in outcome else ["a", "b"])
