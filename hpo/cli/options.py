@@ -352,6 +352,12 @@ plan_options = _together(
     _recorded("--device", "auto: a GPU where there is one.", metavar="auto|cpu|cuda[:N]"),
     _option("--no-pruning", is_flag=True, help="Train every trial to its last epoch."),
     _recorded(
+        "--audit",
+        "Share of the pruned points, drawn at random, that are trained on to see what pruning misses.",
+        type=float,
+        metavar="SHARE",
+    ),
+    _recorded(
         "--inherit",
         "What a study starts from: the winner before it, or the published choice.",
         type=click.Choice(get_args(Inherit)),

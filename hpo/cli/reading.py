@@ -90,8 +90,12 @@ def show(study: str, as_json: bool, **options: Any) -> None:
 
     Of a trial: its configuration with where each value is from, its curves, attempts, hosts and notes.
     """
+    from dataclasses import asdict
+
     from hpo.cli.tables import show_study, show_trial
     from hpo.monitor import results
+    from hpo.monitor.status import study_audit
+    from hpo.storage.queue import Queue
 
     plan = opt.open_plan(options, reader=True)
     if "/" in study:
@@ -103,18 +107,20 @@ def show(study: str, as_json: bool, **options: Any) -> None:
         return
     with waiting("reading the trials"):
         rows = results.rows(plan, study)
-    if as_json:
         decision = plan.decision(study)
+        audit = study_audit(plan, decision, Queue(plan.storage, study).slots())
+    if as_json:
         write_json(
             {
                 "study": study,
                 "points": [row.to_json() for row in rows],
                 "decision": decision.model_dump(mode="json") if decision else None,
+                "audit": asdict(audit) if audit else None,
             },
             sys.stdout,
         )
     else:
-        show_study(plan, study, rows)
+        show_study(plan, study, rows, audit)
 
 
 @click.command()

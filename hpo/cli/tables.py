@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hpo.monitor.results import TrialDetail, TrialRow
     from hpo.monitor.status import StudyStatus
     from hpo.monitor.watch import Progress
+    from hpo.planning.audit import Audit
     from hpo.planning.metrics import Metric
     from hpo.planning.plan import Plan
     from hpo.training.dry_run import DryRun, LoopRun
@@ -133,8 +134,9 @@ def show_comparison(found: PairComparison) -> None:
     screen.print(Text(found.text, "bold"))
 
 
-def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
+def show_study(plan: Plan, name: str, rows: Sequence[TrialRow], audit: Audit | None) -> None:
     """Print the points of a study, what was decided, and what is to be known about single runs."""
+    from hpo.planning.audit import in_words
     from hpo.storage.queue import Reason
 
     spec = plan.specs.get(name)
@@ -178,6 +180,8 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow]) -> None:
         screen.print(Text(f"control: {control.source.name}, the inherited configuration, {value}{here}"))
     if decision:
         screen.print(Text(f"decision: {decision.text}", "bold"))
+    if audit:
+        screen.print(in_words(audit, plan.objective))
 
 
 def _points_grid(plan: Plan, axes: Sequence[str], rows: Sequence[TrialRow], width: int) -> Grid:

@@ -26,6 +26,7 @@ from hpo.errors import (
     TrialLost,
 )
 from hpo.execution.context import WorkerContext
+from hpo.planning.audit import is_audited
 from hpo.planning.inheritance import config_of_trial, context_of, control_config, decided_trial, inherited_by
 from hpo.planning.plan import FINAL, Plan, versions
 from hpo.planning.pruners import Runs, TrialPruner, build_pruner
@@ -35,7 +36,7 @@ from hpo.space.parameters import ParamValue
 from hpo.space.study_file import StudySpec
 from hpo.storage.outbox import Outbox
 from hpo.storage.queue import Queue, Reason, slot_of
-from hpo.storage.trials import id_of
+from hpo.storage.trials import AUDIT_KEY, id_of
 from hpo.training.checkpoints import Checkpoints
 from hpo.training.cuda import is_lost, is_out_of_memory
 from hpo.training.devices import processor
@@ -97,6 +98,8 @@ class _Saved:
     callback: Annotated[dict[str, Any], Field(validation_alias=AliasChoices("callback", "recorder"))]
     trained_on: list[str]
     """Processors and versions of torch, in order."""
+    pruned_after: Annotated[int, Field(ge=1)] | None = None
+    """Of a trial that is trained on for the audit."""
 
 
 _SAVED = TypeAdapter(_Saved)
@@ -183,16 +186,26 @@ def _train_trial(
         resume=attempt.restore(),
         should_stop=context.should_stop,
     )
-    pruned, diverged = False, None
+    ended_by: Diverged | TrialFailedError | None = None
+    # the kill may have come between the last report and the pruner's answer to it
+    is_asked = attempt.n_epochs > 0
     try:
-        # the kill may have come between the last report and the pruner's answer to it
-        pruned = attempt.n_epochs > 0 and pruning.should_prune(attempt.n_epochs)
-        while not pruned and (epoch := _computed(context, lambda: next(training, None))) is not None:
-            if attempt.add(epoch):  # an outage postpones the pruner's answer; training goes on
-                pruned = pruning.should_prune(attempt.n_epochs)
+        while True:
+            if is_asked and attempt.pruned_after is None and pruning.should_prune(attempt.n_epochs):
+                attempt.pruned_after = attempt.n_epochs
+            if attempt.pruned_after is not None and not attempt.is_audited:
+                break
+            epoch = _computed(context, lambda: next(training, None))
+            if epoch is None:
+                break
+            is_asked = attempt.add(epoch)  # an outage postpones the pruner's answer; training goes on
     except Diverged as error:
-        diverged = error
-    return attempt.finish(pruned=pruned, diverged=diverged)
+        ended_by = error
+    except TrialFailedError as error:
+        if attempt.pruned_after is None:
+            raise
+        ended_by = error  # without the audit it would not have come so far
+    return attempt.finish(ended_by)
 
 
 class _Pruning:
@@ -240,6 +253,10 @@ class _Attempt:
         self._reports: dict[int, float] = {}
         self._trained_on: list[str] = []
         self._notes: list[str] = []
+        self.pruned_after: int | None = None
+        """The epoch after which the pruner stopped the trial."""
+        self.is_audited = is_audited(plan.options.audit, plan.options.seed, name, slot_of(trial).point)
+        """Whether it is trained on after that."""
 
     @property
     def n_epochs(self) -> int:
@@ -257,6 +274,8 @@ class _Attempt:
             self._reports |= {number: self._value(each) for number, each in saved.epochs.items()}
             attrs = {_key(number): _records(each) for number, each in saved.epochs.items()}
             attrs |= self._callback.attrs() | {"resumed_after_epoch": len(saved.epochs)}
+            self.pruned_after = saved.pruned_after
+            attrs |= self._audit()
             self._plan.storage.write(id_of(self._trial), attrs=attrs, reports=self._reports)
         here = f"{processor(self._context.device)} with torch {versions()['torch']}"
         self._trained_on = list(dict.fromkeys([*(saved.trained_on if saved else []), here]))
@@ -288,7 +307,7 @@ class _Attempt:
         )
         self._epochs[epoch.number] = epoch.seeds
         training = state_of(epoch)
-        attrs |= self._said(*epoch.notes, *([NO_STATE] if training is None else []))
+        attrs |= self._said(*epoch.notes, *([NO_STATE] if training is None else [])) | self._audit()
         delivered = self._outbox.send(attrs, {epoch.number: value})
         if training is None:
             return delivered
@@ -297,6 +316,7 @@ class _Attempt:
             "epochs": {number: _records(each) for number, each in self._epochs.items()},
             "callback": self._callback.state,
             "trained_on": self._trained_on,
+            **({} if self.pruned_after is None else {"pruned_after": self.pruned_after}),
         }
         with _telling_lost_devices(self._context):  # it copies tensors from there
             self._checkpoints.save(self._trial.user_attrs["attempt"], epoch.number, state)
@@ -312,32 +332,52 @@ class _Attempt:
         self._notes += new
         return {"notes": list(self._notes)} if new else {}
 
-    def finish(self, *, pruned: bool, diverged: Diverged | None) -> TrialState:
-        """End the trial with its result, and remove its checkpoints."""
+    def _audit(self) -> dict[str, Any]:
+        """Return the attribute that says which reports the search must not see, if there are such."""
+        return {} if self.pruned_after is None else {AUDIT_KEY: {"pruned_after_epoch": self.pruned_after}}
+
+    def finish(self, ended_by: Diverged | TrialFailedError | None) -> TrialState:
+        """End the trial with its result, and remove its checkpoints.
+
+        Args:
+            ended_by: what ended it before its last epoch, other than the pruner.
+        """
         self._outbox.flush(self._context.should_stop)
-        state, value, attrs = self._result(pruned=pruned, diverged=diverged)
+        state, value, attrs = self._result(ended_by)
         self._plan.storage.finish(id_of(self._trial), state, value, attrs)
         self._checkpoints.clear()
         return state
 
     def _result(
-        self, *, pruned: bool, diverged: Diverged | None
+        self, ended_by: Diverged | TrialFailedError | None
     ) -> tuple[TrialState, float | None, dict[str, Any]]:
-        if diverged is not None:
+        if self.pruned_after is not None:
+            return TrialState.PRUNED, *self._pruned_result(self.pruned_after, ended_by)
+        if ended_by is not None:
             # PRUNED, not FAIL: it is a result, never the best one, never tried again
-            return TrialState.PRUNED, None, {"reason": f"{Reason.DIVERGED}: {diverged}"}
+            return TrialState.PRUNED, None, {"reason": f"{Reason.DIVERGED}: {ended_by}"}
         selected = self._plan.objective.best_of(self._reports)
         if selected is None:
             raise TrialFailedError(RuntimeError("training ended without an epoch"))
-        best = self._reports[selected]
-        if pruned:
-            by = self._plan.specs[self._name].pruner.name
-            return TrialState.PRUNED, best, {"reason": f"pruned: by {by} after epoch {self.n_epochs}"}
         attrs = dict(self._callback.at_end(self._config, selected))
         n_asked = self._config["epochs"]
         if self.n_epochs != n_asked:
             attrs |= self._said(f"the recipe's loop ended after epoch {self.n_epochs} of {n_asked}")
-        return TrialState.COMPLETE, best, attrs
+        return TrialState.COMPLETE, self._reports[selected], attrs
+
+    def _pruned_result(self, after: int, ended_by: Exception | None) -> tuple[float | None, dict[str, Any]]:
+        """Return the value that the trial had when it was stopped, and what the audit says of it."""
+        reason = f"pruned: by {self._plan.specs[self._name].pruner.name} after epoch {after}"
+        value = self._best({n: value for n, value in self._reports.items() if n <= after})
+        if not self.is_audited:
+            return value, {"reason": reason}
+        whole = self._best(self._reports) if ended_by is None else None
+        reason += "; trained on for the audit" + (f", which ended: {ended_by}" if ended_by else "")
+        return value, {"reason": reason, AUDIT_KEY: {"pruned_after_epoch": after, "value": whole}}
+
+    def _best(self, reports: Mapping[int, float]) -> float:
+        """Return the best of some reports."""
+        return max(reports.values(), key=self._plan.objective.score)
 
 
 def _configure(plan: Plan, name: str, trial: FrozenTrial, context: WorkerContext) -> Config:

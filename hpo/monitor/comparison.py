@@ -13,14 +13,10 @@ from hpo.errors import InputError, MissingError
 from hpo.monitor.results import best_values, final_result, final_trial, find_trial
 from hpo.planning.metrics import Metric
 from hpo.planning.plan import Plan
-from hpo.planning.verdicts import Comparison, compare, in_words
+from hpo.planning.verdicts import Comparison, compare, default_delta, in_words
 from hpo.space.parameters import ParamValue
 from hpo.storage.database import default_url
 from hpo.storage.storage import Storage
-
-DELTA = 0.005
-"""Half a point: less of a share does not matter, unless somebody says otherwise."""
-
 
 Pair = tuple[ParamValue | None, ParamValue | None]
 """A parameter or fact of both; None where there is none."""
@@ -112,7 +108,7 @@ def compare_trained(
         )
     one, other = sides
     scores = [{seed: metric.score(value) for seed, value in side.values.items()} for side in sides]
-    least = delta if delta is not None else DELTA if metric.is_share else 0.0
+    least = default_delta(metric) if delta is None else delta
     return PairComparison(
         metric=metric,
         part=part,

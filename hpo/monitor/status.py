@@ -10,11 +10,13 @@ from optuna.trial import FrozenTrial
 
 from hpo._text import show_value
 from hpo.monitor.results import answer_text, best_complete, own_params
+from hpo.planning.audit import Audit, audit_of
 from hpo.planning.decisions import Decision
 from hpo.planning.inheritance import context_of
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.plan import FINAL, FINAL_SLOT, Plan
 from hpo.planning.scheduler import study_jobs
+from hpo.planning.verdicts import default_delta
 from hpo.storage.queue import Reason, Slots, SlotState, reason_of
 from hpo.storage.trials import id_of
 
@@ -38,6 +40,8 @@ class StudyStatus:
     """study, trial, params that the study started from."""
     decision: str = ""
     """What was decided, in words; of the final stage what it found."""
+    audit: Audit | None = None
+    """What the audit of pruning found, where there is one and the study has decided."""
 
     @property
     def n_points(self) -> int:
@@ -114,7 +118,17 @@ def study_status(plan: Plan, name: str, record: StudyRecord, trials: Sequence[Fr
             "params": inherited.params,
         },
         decision=decision.text if decision else (answer_text(final, plan.objective) if final else ""),
+        audit=study_audit(plan, decision, slots),
     )
+
+
+def study_audit(plan: Plan, decision: Decision | None, slots: Slots) -> Audit | None:
+    """Return what the audit of pruning found in a study; None where nothing can be said."""
+    if not plan.options.audit or decision is None or decision.value is None:
+        return None
+    accepted = [trial for slot in slots.attempts if (trial := slots.accepted(slot))]
+    found = audit_of(accepted, decision.value, plan.objective, default_delta(plan.objective))
+    return found if found.pruned else None
 
 
 def _state(name: str, states: Sequence[SlotState], slots: Slots, decision: Decision | None) -> StudyState:

@@ -30,6 +30,7 @@ class Defaults:
     precision: Precision = "auto"
     device: str = "auto"
     pruning: bool = True
+    audit: float = 0.0
     inherit: Inherit = "winners"
     adopt: Adopt = "better"
     lease_seconds: float = 60.0

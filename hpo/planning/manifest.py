@@ -49,6 +49,8 @@ class Options(BaseModel):
     precision: Precision = Defaults.precision
     device: str = Defaults.device
     pruning: bool = Defaults.pruning
+    audit: Annotated[float, Field(ge=0, le=1)] = Defaults.audit
+    """The share of the pruned points that are trained on, to see what pruning misses."""
     inherit: Inherit = Defaults.inherit
     adopt: Adopt = Defaults.adopt
     lease_seconds: Annotated[float, Field(ge=4, le=86_400, strict=False)] = Defaults.lease_seconds

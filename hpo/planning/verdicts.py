@@ -36,9 +36,16 @@ LOOKS = (4, 6, 8, 10, 12, 16, 20)
 ERROR_RATE = 0.05
 N_SIMULATED = 200_000
 """Sets of differences by which the bounds are found: 5 % are then right to 1 % of it, 1 % to 2 %."""
+DELTA = 0.005
+"""Half a point: less of a share does not matter, unless somebody says otherwise."""
 INTERVAL_LEVEL = 0.96
 """Of t intervals, which then cover 93 to 97 % although an early end favours large differences
 (examples/benchmarks/verdicts.py)."""
+
+
+def default_delta(metric: Metric) -> float:
+    """Return the difference of a metric that does not matter; of one that is no share none is known."""
+    return DELTA if metric.is_share else 0.0
 
 
 class Verdict(StrEnum):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from hpo._text import show_value
+from hpo.planning.audit import in_words as audit_text
+from hpo.planning.audit import together
 from hpo.planning.decisions import MIN_SEEDS_TO_TEST
 from hpo.reporting.data import ReportData
 from hpo.reporting.prose import baseline_text, count_text, in_words
@@ -110,6 +112,16 @@ def _of_the_search(report: ReportData) -> Iterator[str]:
     if seeds < MIN_SEEDS_TO_TEST:
         each = "a single seed" if seeds == 1 else f"{count_text(seeds)} seeds"
         yield f"Every point of the search was trained on {each}: no decision is tested against noise."
+    n_pruned = sum(section.status.ended_badly.get("pruned", 0) for section in report.sections)
+    audits = [section.status.audit for section in report.sections if section.status.audit]
+    if n_pruned and not report.options.audit:
+        points = "point" if n_pruned == 1 else "points"
+        yield (
+            f"A pruner stopped {count_text(n_pruned)} {points}: whether that was right is not known, as none "
+            "was trained on to see (--audit 0.1)."
+        )
+    if (audit := together(audits)) and audit.within_delta:
+        yield f"Pruning may have stopped good points. {audit_text(audit, report.objective).capitalize()}."
     for section in report.sections:
         failed = section.status.points["failed"]
         if failed:

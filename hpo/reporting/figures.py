@@ -469,10 +469,11 @@ def _digits(values: Sequence[float]) -> int:
 
 
 def _pruned_text(section: Section) -> str:
-    n_pruned = sum(point.row.state == "pruned" for point in section.ranked)
-    if not n_pruned:
+    rows = [point.row for point in section.ranked if point.row.state == "pruned"]
+    n_short = sum(row.epochs < (row.epochs_asked or 0) for row in rows)  # those for the audit are not
+    if not n_short:
         return ""
-    return f" {n_pruned} of the {len(section.ranked)} were pruned: theirs is of fewer epochs."
+    return f" {n_short} of the {len(section.ranked)} were pruned: theirs is of fewer epochs."
 
 
 def _kind(axis: str) -> str:

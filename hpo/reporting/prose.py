@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from hpo._text import params_text, printable, show_value
 from hpo.monitor.origins import Origin
+from hpo.planning.audit import in_words as audit_text
 from hpo.reporting.data import ReportData, Section
 from hpo.reporting.test_set import baseline
 from hpo.space.axes import Choices, Range
@@ -107,7 +108,9 @@ def method(section: Section) -> str:
     pruner = f"pruner {spec.pruner.name}{f' ({options})' if options else ''}"
     parts.append(pruner if section.prunes else "pruned nothing (--no-pruning)")
     counts = [f"{count} {state}" for state, count in points.items() if count]
-    return f"{'; '.join(parts)}. {', '.join(counts).capitalize()}."
+    audit = section.status.audit
+    audited = f" {audit_text(audit, section.objective).capitalize()}." if audit else ""
+    return f"{'; '.join(parts)}. {', '.join(counts).capitalize()}.{audited}"
 
 
 def decision_text(section: Section) -> str:

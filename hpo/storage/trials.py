@@ -33,6 +33,9 @@ Reader = Callable[[Callable[[Session], list[FrozenTrial]]], list[FrozenTrial]]
 ATTEMPT_KEY = "attempt_key"
 """The attribute that every trial of ours has: point, replicate and attempt in one text."""
 
+AUDIT_KEY = "audit"
+"""The attribute of a trial that is trained on after a pruner stopped it: after which epoch, and its value."""
+
 
 @dataclass(frozen=True)
 class Projection:
@@ -47,11 +50,12 @@ class Projection:
 
 
 OUTLINE = Projection(
-    (ATTEMPT_KEY, "reason", "retry"), (TrialState.RUNNING, TrialState.FAIL), has_params=False
+    (ATTEMPT_KEY, "reason", "retry", AUDIT_KEY), (TrialState.RUNNING, TrialState.FAIL), has_params=False
 )
-"""Where a trial of ours stands. Its attributes are point, replicate, attempt, reason and retry."""
-HISTORY = Projection(())
-"""What samplers and pruners learn from: all but the epochs' records, which are nine tenths of a trial."""
+"""Where a trial of ours stands. Its attributes are point, replicate, attempt, reason, retry and audit."""
+HISTORY = Projection((AUDIT_KEY,))
+"""What samplers and pruners learn from: all but the epochs' records, which are nine tenths of a trial, and
+but what an audit reported after the pruner had stopped the trial."""
 WHOLE = Projection(None)
 
 
@@ -122,6 +126,10 @@ def fetch(session: Session, projection: Projection, *where: ColumnElement[bool])
     # reports first: what has been reported is among the attributes by then, as both are written together
     reports = _reports(session, where, projection.reports_of)
     attrs = _attrs(session, models.TrialUserAttributeModel, where, projection.attrs)
+    if projection is HISTORY:
+        for trial_id, of_trial in attrs.items():
+            last = of_trial[AUDIT_KEY]["pruned_after_epoch"]
+            reports[trial_id] = {n: value for n, value in reports[trial_id].items() if n <= last}
     values = _values(session, where)
     params = _params(session, where) if projection.has_params else {}
     system = _attrs(session, models.TrialSystemAttributeModel, where, None) if projection.has_params else {}

@@ -306,6 +306,25 @@ def test_an_error_in_a_loss_names_the_user_s_file_and_line(write: Callable[..., 
     assert decision.params["width"] == 16
 
 
+def test_an_error_that_only_the_audit_came_to_leaves_the_point_pruned(
+    write: Callable[..., str], tmp_path: Path
+) -> None:
+    broken = f"            if epoch == 2: raise ValueError('no second epoch')\n{END_OF_EPOCH}"
+    code = LOOP.replace("STATE", "state").replace(END_OF_EPOCH, broken)
+    study = {"rate": '[search]\nrate = [0.01]\n[pruner]\nname = "threshold"\nlower = 0.999'}
+    for audit in (1.0, 0.0):
+        out = tmp_path / str(audit)
+        plan = created(out, study, write(code, "Loop"), audit=audit)
+        assert work(plan.storage, out=out, studies=["rate"]) is None
+        (trial,) = plan.trials("rate")
+        assert (trial.state, len(trial.intermediate_values)) == (TrialState.PRUNED, 1)
+        assert trial.value == trial.intermediate_values[1]
+        if audit:
+            assert trial.user_attrs["audit"] == {"pruned_after_epoch": 1, "value": None}
+            assert "trained on for the audit, which ended: " in trial.user_attrs["reason"]
+            assert "no second epoch" in trial.user_attrs["reason"]
+
+
 def test_two_workers_never_draw_a_point_twice_and_an_exhausted_space_is_said(
     write: Callable[..., str], tmp_path: Path
 ) -> None:
