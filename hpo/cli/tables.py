@@ -291,6 +291,7 @@ def _print_traceback(screen: Screen, row: TrialRow) -> None:
 
 def show_best(record: Mapping[str, Any], plan: Plan) -> None:
     """Print the best configuration and the decisions that led to it."""
+    from hpo.monitor.results import shrinkage_text, uncertainty_text
     from hpo.planning.decisions import TrialRef
 
     screen, objective = console(), plan.objective
@@ -302,7 +303,11 @@ def show_best(record: Mapping[str, Any], plan: Plan) -> None:
     screen.print(Text(f"{objective.label} {value} on validation ({where}{why})", "bold"))
     if record["test"]:
         answer = objective.with_unit(record["test"][objective.name])
-        screen.print(completed(f"{objective.label} {answer} on the test set: `hpo final` has more"))
+        off = uncertainty_text(record["final"], objective, plan.identity.examples)
+        screen.print(f"on the test set {objective.label} {answer}{off and f': {off}'}")
+        if said := shrinkage_text(record["final"], objective):
+            screen.print(f"on validation {said}")
+        screen.print(completed("`hpo final` has more"))
     grid = Grid(("parameter", Kind.NAME), ("value", Kind.TEXT))
     for name, param in plan.schema.told(record["params"]).items():
         grid.add(name, show_value(param))
@@ -331,6 +336,8 @@ def show_final(record: Mapping[str, Any], plan: Plan) -> None:
 
 def show_answer(record: Mapping[str, Any], plan: Plan) -> None:
     """Print the answer of the final stage of a plan, in a few lines."""
+    from hpo.monitor.results import shrinkage_text, uncertainty_text
+
     screen, objective = console(), plan.objective
     test, deviation, n_seeds = record["test"], record["std"], len(record["seeds"])
     others = [metric for metric in plan.metrics if metric != objective]
@@ -343,12 +350,10 @@ def show_answer(record: Mapping[str, Any], plan: Plan) -> None:
     screen.print(
         f"{seeds}, at epoch {record['selected_epoch']}, which validation chose; data {record['data']}"
     )
-    if record["shrinkage"] is not None:
-        search, fresh = (objective.with_unit(record[key]) for key in ("search_value", "fresh_value"))
-        screen.print(
-            f"validation {objective.label}: {search} in the search, {fresh} on fresh seeds "
-            f"(shrinkage {objective.distance(record['shrinkage'])})"
-        )
+    if said := uncertainty_text(record, objective, plan.identity.examples):
+        screen.print(f"{objective.label} is {said}")
+    if said := shrinkage_text(record, objective):
+        screen.print(f"on validation {said}")
     screen.print(Text(f"configuration: {params_text(plan.schema.told(record['config']))}", "dim"))
 
 

@@ -28,9 +28,11 @@ from hpo.data.test_set import load_test
 from hpo.errors import TrialLost
 from hpo.execution.context import WorkerContext
 from hpo.execution.trial import Config, TrialCallback
+from hpo.execution.uncertainty import uncertainty
 from hpo.monitor.results import deviation, mean
 from hpo.planning.inheritance import best_decided
 from hpo.planning.plan import MODEL, WRONG_IMAGES, Plan
+from hpo.planning.verdicts import mean_interval
 from hpo.space.parameters import canonical_json
 from hpo.training.devices import normaliser, predict, targets_tensor
 from hpo.training.loop import EpochResult, checked_metrics
@@ -153,6 +155,10 @@ class TestSetCallback(TrialCallback):
             "search_value": search_value,
             "fresh_value": fresh_value,
             "shrinkage": None if search_value is None else objective.gain(search_value, fresh_value),
+            "shrinkage_interval": None
+            if search_value is None
+            else mean_interval([objective.gain(search_value, value) for value in best["valid"]]),
+            "uncertainty": uncertainty(self._recipe, per_seed, best["outputs"], self._targets),
             "model": {"file": MODEL, "seed": seeds[chosen]} if best["networks"] else None,
             "n_test": len(self._targets),
             "shared_folder": shared,

@@ -13,6 +13,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo._text import seeds_text
 from hpo.errors import InputError, MissingError
 from hpo.monitor.diagnostics import Finding, findings
 from hpo.monitor.origins import Origin, origins
@@ -307,6 +308,48 @@ def answer_text(result: Mapping[str, Any], objective: Metric) -> str:
     return f"test {objective.label} {value}, at epoch {result['selected_epoch']}"
 
 
+def uncertainty_text(result: Mapping[str, Any], objective: Metric, examples: str) -> str:
+    """Return how far the result of the final stage may be off, in words; empty where nobody knows.
+
+    Args:
+        result: what the final stage stored; hpo before 0.2 stored nothing of it.
+        objective: the plan's.
+        examples: what the test set is made of, as "images".
+    """
+    found = (result.get("uncertainty") or {}).get(objective.name)
+    if found is None or found["interval"] is None:
+        return ""
+    low, high = found["interval"]
+    between = f"between {objective.text(low)} and {objective.with_unit(high)} with 95 % confidence"
+    of_seeds, of_examples = found["seeds"], found["examples"]
+    n_seeds, n_test = seeds_text(len(result["seeds"])), f"{result['n_test']:,} {examples}"
+    if of_seeds is None:
+        return f"{between}, for other test {examples}; what other seeds would change, one seed cannot tell"
+    if of_examples is None:
+        return f"{between}, for other seeds; what other test {examples} would change is not known"
+    parts = [(of_examples, f"the {n_test} of the test"), (of_seeds, f"the {n_seeds}")]
+    (more, larger), (less, smaller) = sorted(parts, key=lambda part: -part[0])
+    return (
+        f"{between}, for other seeds and other test {examples}; {larger} leave more open than {smaller} "
+        f"(standard errors {objective.distance(more)} and {objective.distance(less)})"
+    )
+
+
+def shrinkage_text(result: Mapping[str, Any], objective: Metric) -> str:
+    """Return what fresh seeds say of the value that was selected in the search; empty where there is none."""
+    if result["search_value"] is None:
+        return ""
+    search, fresh = (objective.with_unit(result[key]) for key in ("search_value", "fresh_value"))
+    found = (
+        f"{objective.label} {search} in the search, {fresh} on {seeds_text(len(result['seeds']))} that it "
+        f"did not use: the search's value was too good by {objective.signed(result['shrinkage'])}"
+    )
+    if result.get("shrinkage_interval") is None:
+        return found
+    low, high = map(objective.signed, result["shrinkage_interval"])
+    return f"{found}, between {low.removesuffix(' points')} and {high} with 95 % confidence"
+
+
 def best_complete(plan: Plan, trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
     """Return the best of the trials that trained to their end, of equal ones the first."""
     done = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
@@ -336,6 +379,18 @@ def best_so_far(
     decisions = {name: record.decision for name, record in records.items() if record.decision}
     names = [name for name, decision in decisions.items() if decision.source == best]
     return (names or [best.study])[-1], best  # a study that keeps what it inherited has decided for it, too
+
+
+_OF_FINAL = (
+    "seeds",
+    "search_value",
+    "fresh_value",
+    "shrinkage",
+    "shrinkage_interval",
+    "n_test",
+    "uncertainty",
+)
+"""What `best` tells of the final stage beside its test metrics."""
 
 
 def best(plan: Plan) -> dict[str, Any]:
@@ -370,4 +425,5 @@ def best(plan: Plan) -> dict[str, Any]:
             each.name: decided[each.name].text for each in lineage(plan.specs, name) if each.name in decided
         },
         "test": final.user_attrs["final"]["test"] if final else None,
+        "final": {key: final.user_attrs["final"].get(key) for key in _OF_FINAL} if final else None,
     }

@@ -124,6 +124,11 @@ class Identity(BaseModel):
     """Threads per worker; sums on a CPU depend on it in the last bit."""
 
     @property
+    def examples(self) -> str:
+        """What the data are made of, in a word."""
+        return "images" if self.is_images else "rows"
+
+    @property
     def inputs_text(self) -> str:
         """What the inputs are, in words."""
         if not self.is_images:

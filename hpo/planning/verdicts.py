@@ -38,6 +38,7 @@ N_SIMULATED = 200_000
 """Sets of differences by which the bounds are found: 5 % are then right to 1 % of it, 1 % to 2 %."""
 DELTA = 0.005
 """Half a point: less of a share does not matter, unless somebody says otherwise."""
+LEVEL = 0.95
 INTERVAL_LEVEL = 0.96
 """Of t intervals, which then cover 93 to 97 % although an early end favours large differences
 (examples/benchmarks/verdicts.py)."""
@@ -179,15 +180,25 @@ def _comparison(
     elif seen and (len(seen) == len(looks) or _is_hopeless(seen[-1], delta, looks)):
         verdict = Verdict.NOT_SHOWN
     mean, error = _mean_and_error(differences)
-    reach = _t_quantile(len(differences) - 1) * error
+    reach = t_quantile(len(differences) - 1, INTERVAL_LEVEL) * error
     return Comparison(verdict, len(differences), mean, (mean - reach, mean + reach))
 
 
 @cache
-def _t_quantile(degrees_of_freedom: int) -> float:
+def t_quantile(degrees_of_freedom: float, level: float) -> float:
+    """Return so many standard errors as an interval of a level reaches to each side (Student's t)."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(degrees_of_freedom, (1 + INTERVAL_LEVEL) / 2))
+    return float(stdtrit(degrees_of_freedom, (1 + level) / 2))
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return in what the mean lies with 95 % confidence; None where nothing can be said."""
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return None
+    mean, error = _mean_and_error(values)
+    reach = t_quantile(len(values) - 1, LEVEL) * error
+    return mean - reach, mean + reach
 
 
 def _is_hopeless(look: _Look, delta: float, looks: tuple[int, ...]) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from hpo._text import show_value
+from hpo.monitor.results import uncertainty_text
 from hpo.planning.audit import in_words as audit_text
 from hpo.planning.audit import together
 from hpo.planning.decisions import MIN_SEEDS_TO_TEST
 from hpo.reporting.data import ReportData
 from hpo.reporting.prose import baseline_text, count_text, in_words
-from hpo.reporting.test_set import baseline, interval
+from hpo.reporting.test_set import baseline
 from hpo.space.axes import Choices, Range
 from hpo.space.parameters import ParamValue
 
@@ -61,14 +62,11 @@ def _of_the_test_set(report: ReportData) -> Iterator[str]:
                 f"{report.objective.label} may differ."
             )
         return
-    metric, intervals = report.shares[0], {each: interval(known, each.name) for each in report.shares}
-    low, high = intervals[metric]
+    found = {each: final.get("uncertainty", {}).get(each.name, {}).get("interval") for each in report.shares}
+    intervals = {metric: interval for metric, interval in found.items() if interval}
+    (low, high), metric = intervals.get(report.shares[0], (0.0, 0.0)), report.shares[0]
     if high - low >= WIDE:
-        yield (
-            f"The test set has {n_test:,} {report.examples}: with others of the same kind {metric.label} "
-            f"would be between {metric.text(low)} and {metric.with_unit(high)} (95 % interval), whatever the "
-            "seed."
-        )
+        yield f"{metric.title} on the test set is {uncertainty_text(final, metric, report.examples)}."
     reached, _ = baseline(known)
     weak = [each.label for each, (low, _) in intervals.items() if low <= reached[each.name]]
     if weak:

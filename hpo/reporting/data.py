@@ -258,7 +258,7 @@ class ReportData:
     @property
     def examples(self) -> str:
         """What the data are made of, in a word."""
-        return "images" if self.identity.is_images else "rows"
+        return self.identity.examples
 
     def told(self, config: Mapping[str, ParamValue]) -> dict[str, ParamValue]:
         """Return a configuration as sentences and tables tell it."""

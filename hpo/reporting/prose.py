@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from hpo._text import params_text, printable, show_value
 from hpo.monitor.origins import Origin
+from hpo.monitor.results import shrinkage_text, uncertainty_text
 from hpo.planning.audit import in_words as audit_text
 from hpo.reporting.data import ReportData, Section
 from hpo.reporting.test_set import baseline
@@ -141,21 +142,26 @@ def grouped_origins(report: ReportData, section: Section) -> list[tuple[Origin, 
     return sorted(groups.items(), key=lambda group: group[0].text == "default")
 
 
+def uncertainty(report: ReportData) -> str:
+    """Return how far the answer on the test set may be off."""
+    if report.final is None:
+        return ""
+    objective, test = report.objective, report.final["test"]
+    said = uncertainty_text(report.final, objective, report.examples)
+    return (
+        said and f"{objective.title} {objective.with_unit(test[objective.name])} on the test set is {said}."
+    )
+
+
 def shrinkage(report: ReportData) -> str:
     """Return how search, fresh seeds and test set compare."""
-    final = report.final
-    if final is None or final["search_value"] is None:
+    said = shrinkage_text(report.final, report.objective) if report.final else ""
+    if not said:
         return ""
-    objective = report.objective
-    search, fresh, test = (
-        objective.with_unit(value)
-        for value in (final["search_value"], final["fresh_value"], final["test"][objective.name])
-    )
     return (
-        f"{objective.title} of this configuration: {search} on validation in the search, {fresh} on "
-        f"validation at fresh seeds, {test} on the test set. The first step takes away the luck of the "
-        "search's own seeds, the second that configuration and epoch were chosen on the validation "
-        f"{report.examples}; chance is in both."
+        f"On validation this configuration has {said}. That is the luck of the search's own seeds, by which "
+        "it was chosen; the test set takes away besides that it was chosen on the validation "
+        f"{report.examples}."
     )
 
 

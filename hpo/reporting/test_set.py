@@ -1,4 +1,4 @@
-"""What a confusion matrix says of the test metrics: how sure they are, and what is easily had."""
+"""What a confusion matrix says of the test metrics: what is easily had."""
 
 from __future__ import annotations
 
@@ -7,22 +7,6 @@ from numpy.typing import NDArray
 
 Confusion = NDArray[np.float64]
 """(k, k): examples by true class (rows) and predicted class (columns), means over seeds."""
-N_DRAWS = 500
-
-
-def interval(confusion: Confusion, metric: str) -> tuple[float, float]:
-    """Return between what a metric lies for other test examples of the same kind: 95 %, by the bootstrap.
-
-    Args:
-        confusion: whose examples are drawn anew, with replacement.
-        metric: `accuracy` or `macro_f1`.
-    """
-    rows, columns = np.nonzero(confusion)
-    counts = confusion[rows, columns]
-    draws = np.random.default_rng(0).multinomial(round(counts.sum()), counts / counts.sum(), N_DRAWS)
-    found = [_scores(rows, columns, drawn, len(confusion))[metric] for drawn in draws]
-    low, high = np.quantile(found, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def baseline(confusion: Confusion) -> tuple[dict[str, float], int]:

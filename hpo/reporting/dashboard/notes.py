@@ -50,7 +50,8 @@ def final_note(report: ReportData, ids: StudyIds) -> str:
     parts = [f"# {md(answer.headline)}", md(answer.sentence)]
     if report.final is not None:
         origins = [each for each in report.final_origins if each[0] not in report.final_inactive]
-        parts += [md(prose.shrinkage(report)), _origins("configuration", origins, ids)]
+        parts += [md(prose.uncertainty(report)), md(prose.shrinkage(report))]
+        parts.append(_origins("configuration", origins, ids))
     decided = [section for section in report.sections if section.decision]
     if decided:
         lines = [f"- {_linked(s.label, s.name, 'note', ids)}: {md(prose.decision_text(s))}" for s in decided]
