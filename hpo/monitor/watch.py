@@ -182,7 +182,12 @@ class Watch:
         """When each worker was seen to train last, and how many trials."""
 
     def look(self) -> Progress:
-        """Return what the database says now."""
+        """Return what the database says now.
+
+        Raises:
+            DatabaseGoneError: as from `Storage.check_in_place`.
+        """
+        self._plan.storage.check_in_place()
         records = self._plan.records()
         for name in dict.fromkeys([*self._names, FINAL]):
             self._read(name)

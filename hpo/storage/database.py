@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import sqlite3
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, MutableMapping
+from contextlib import closing, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -142,36 +143,95 @@ def sqlite_file(url: str) -> Path | None:
 
 
 class FileGuard:
-    """Knows a file again.
+    """Knows a database file again, and the two that SQLite has beside it while a connection is open.
 
-    What is written into one that was removed or replaced is stored nowhere, and SQLite says nothing of it.
+    What is written into one that was removed or replaced is stored nowhere, or spoils the other; SQLite says
+    nothing of it.
     """
 
     def __init__(self, file: Path) -> None:
         self._file = file.absolute()
-        self._identity = self._look()
+        self._opened, self._size = _identity(self._file)
+        self._mark: int | None = None
+        self._gone: Path | None = None
 
-    def check(self) -> None:
-        """Check that the file is still there; costs 2 µs.
+    def check(self, beside: MutableMapping[Any, Any] | None = None) -> None:
+        """Check that the files are still those which were opened; costs 7 µs.
+
+        Args:
+            beside: what a connection has open beside the file, kept here by this function. None of it is
+                removed by SQLite before the connection is closed.
 
         Raises:
-            DatabaseGoneError: it is not, or there is another one.
+            DatabaseGoneError: one is not there, or another is in its place; then at each later call as well.
         """
-        if self._look() != self._identity:
+        least_size = self._size  # before the look: another thread may find it longer meanwhile
+        found, size = _identity(self._file)
+        # SQLite never makes it shorter: another's content was written into it
+        if found != self._opened or size < least_size:
+            self._gone = self._gone or self._file
+        self._size = size
+        if beside is not None:
+            for suffix in ("-wal", "-shm"):
+                file = Path(f"{self._file}{suffix}")
+                found, _ = _identity(file)
+                if found != (beside.get(suffix) or found):
+                    self._gone = self._gone or file
+                beside[suffix] = found
+        if self._gone:
+            again = "put it back and" if self._gone == self._file else "once all that use it have ended,"
             raise DatabaseGoneError(
-                f"{self._file}: the database file was removed or replaced while it was in use, and nothing "
-                "more is stored; put it back and run the same command to resume, or give another --out"
+                f"{self._gone}: the database file was removed or replaced while it was in use, and nothing "
+                f"more is stored; {again} run the same command to resume, or give another --out"
             )
 
-    def _look(self) -> tuple[int, int] | None:
+    @property
+    def has_lost_log(self) -> bool:
+        """Whether what is beside the file was found to be gone, and not the file itself."""
+        return self._gone not in (None, self._file)
+
+    def check_content(self) -> None:
+        """Check also that nobody has written another database into the file; costs 0.1 ms.
+
+        Raises:
+            DatabaseGoneError: as from `check`.
+        """
+        self.check()
+        mark = self._mark_now()
+        if self._mark is None:
+            self._mark = mark
+        if mark != self._mark:
+            self._gone = self._file
+            self.check()
+
+    def _mark_now(self) -> int | None:
+        """Return the number that `_make_tables` gave the database; 0 if none, None where it is no database.
+
+        Nobody changes it, so it is read past all locks and the log. To open the file in another way would
+        lose this process its locks on it, when it is closed again.
+        """
+        url = f"{self._file.as_uri()}?mode=ro&immutable=1"
         try:
-            found = self._file.stat()
-        except (FileNotFoundError, NotADirectoryError):
+            with closing(sqlite3.connect(url, uri=True)) as connection:
+                return int(connection.execute("PRAGMA user_version").fetchone()[0])
+        except sqlite3.OperationalError:  # it cannot be opened now, for want of file handles say
+            return self._mark
+        except sqlite3.DatabaseError:
             return None
-        return found.st_dev, found.st_ino
 
 
-def open_rdb(url: str, *, create: bool, reader: bool, patience_seconds: float = 0.0) -> RDBStorage:
+def _identity(file: Path) -> tuple[tuple[int, int] | None, int]:
+    """Return device and inode of a file, None where there is none, and its size in bytes."""
+    try:
+        found = file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None, 0
+    return (found.st_dev, found.st_ino), found.st_size
+
+
+def open_rdb(
+    url: str, *, create: bool, reader: bool, patience_seconds: float = 0.0
+) -> tuple[RDBStorage, FileGuard | None]:
     """Open Optuna's storage on a database that several processes may open and create at once.
 
     Args:
@@ -179,6 +239,9 @@ def open_rdb(url: str, *, create: bool, reader: bool, patience_seconds: float = 
         create: make the database file, and the tables where they are missing.
         reader: only reads; on SQLite it then never takes the write lock that claims need.
         patience_seconds: how long to try again while the server is away or starting.
+
+    Returns:
+        The storage, and what knows the file of SQLite again: each of its transactions asks.
 
     Raises:
         MissingError: there is no such SQLite file, or there are no tables, and `create` is false.
@@ -214,24 +277,24 @@ def _say_once(state: tenacity.RetryCallState) -> None:
         log.warning("the database cannot be opened yet: %s; trying again", first_line(error))
 
 
-def _connect(url: str, *, create: bool, reader: bool) -> RDBStorage:
-    rdb = _opened(url, create=create, reader=reader)
-    if rdb is not None:
-        return rdb
+def _connect(url: str, *, create: bool, reader: bool) -> tuple[RDBStorage, FileGuard | None]:
+    opened = _opened(url, create=create, reader=reader)
+    if opened is not None:
+        return opened
     # half a CPU second, and more where Python may keep no bytecode: not while others wait
     import_module("alembic.command")
     # several processes that create or upgrade the tables at once crash each other
     with exclusive(url):
-        rdb = _opened(url, create=create, reader=reader)
-        if rdb is None:
+        opened = _opened(url, create=create, reader=reader)
+        if opened is None:
             _make_tables(url)
-            rdb = _opened(url, create=False, reader=reader)
-    assert rdb is not None
-    return rdb
+            opened = _opened(url, create=False, reader=reader)
+    assert opened is not None
+    return opened
 
 
-def _opened(url: str, *, create: bool, reader: bool) -> RDBStorage | None:
-    """Return the storage; None where tables must be made or upgraded first, and may be."""
+def _opened(url: str, *, create: bool, reader: bool) -> tuple[RDBStorage, FileGuard | None] | None:
+    """Return what `open_rdb` does; None where tables must be made or upgraded first, and may be."""
     parsed, file = parse(url), sqlite_file(url)
     if (file is not None and not file.exists()) or not has_tables(url):
         if create:
@@ -240,16 +303,17 @@ def _opened(url: str, *, create: bool, reader: bool) -> RDBStorage | None:
     if file is not None and not reader and not (os.access(file, os.W_OK) and _may_write_beside(parsed)):
         raise InputError(f"{shown(parsed)}: cannot be opened: file or folder cannot be written")
     rdb = _storage(parsed, _engine_arguments(parsed, "read" if reader else "write"))
+    guard = None if file is None else FileGuard(file)
     try:
-        if file is not None:
-            _make_sqlite_safe(rdb.engine, FileGuard(file), reader=reader)
+        if guard is not None:
+            _make_sqlite_safe(rdb.engine, guard, reader=reader)
         with reading():
             is_current = _check_versions(rdb, shown(parsed), reader=reader)
     except BaseException:
         rdb.engine.dispose()
         raise
     if is_current:
-        return rdb
+        return rdb, guard
     rdb.engine.dispose()
     return None
 
@@ -261,6 +325,12 @@ def _make_tables(url: str) -> None:
     try:
         if rdb.get_current_version() != rdb.get_head_version():
             rdb.upgrade()
+        if parsed.get_backend_name() == "sqlite":
+            with rdb.engine.connect() as connection:
+                # a new file: in one that is in use already the number would stay in the log for a while
+                if connection.exec_driver_sql("PRAGMA journal_mode").scalar() != "wal":
+                    number = 1 + secrets.randbelow(2**31 - 1)
+                    connection.exec_driver_sql(f"PRAGMA user_version = {number}")
     finally:
         rdb.engine.dispose()
 
@@ -583,7 +653,12 @@ def _make_sqlite_safe(engine: sqlalchemy.Engine, guard: FileGuard, *, reader: bo
     # A reader's transaction is one too: Optuna reads a trial with several queries, which must agree.
     @sqlalchemy.event.listens_for(engine, "begin")
     def on_begin(connection: sqlalchemy.Connection) -> None:
-        guard.check()
+        try:
+            guard.check(connection.info)
+        except DatabaseGoneError:
+            if not reader and guard.has_lost_log:  # into the file with what it holds, while we have it open
+                connection.exec_driver_sql("PRAGMA wal_checkpoint")
+            raise
         only_reads = reader or getattr(_this_thread, "only_reads", False)
         connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")
 

@@ -86,10 +86,10 @@ class Storage:
         self.url = url
         self.name = database.shown(database.parse(url))
         """The URL as people may see it, without password."""
-        file = database.sqlite_file(url)
-        self.is_sqlite = file is not None
-        self._rdb = database.open_rdb(url, create=create, reader=reader, patience_seconds=patience_seconds)
-        self._guard = None if file is None else database.FileGuard(file)
+        self.is_sqlite = database.sqlite_file(url) is not None
+        self._rdb, self._guard = database.open_rdb(
+            url, create=create, reader=reader, patience_seconds=patience_seconds
+        )
         self._whole = Trials(self._read, WHOLE)
         self._cached = StorageView(self._rdb, self._whole)
         self._for_samplers = StorageWithoutFailed(self._rdb, Trials(self._read, HISTORY))
@@ -501,13 +501,13 @@ class Storage:
         return sqlalchemy.literal(_machine_time()) if self.is_sqlite else sqlalchemy.func.now()
 
     def check_in_place(self) -> None:
-        """Check that the database is the one that was opened, as every transaction does.
+        """Check that the database is the one that was opened, more closely than every transaction does.
 
         Raises:
-            DatabaseGoneError: its file was removed or replaced.
+            DatabaseGoneError: its file was removed, replaced or overwritten.
         """
         if self._guard is not None:
-            self._guard.check()
+            self._guard.check_content()
 
     def retry(self, call: Callable[[], T], patience_seconds: float = RETRY_SECONDS) -> T:
         """Call, and again with back-off while the database is locked or away.
@@ -528,6 +528,7 @@ class Storage:
         try:
             return retrying(call)
         except (StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
+            self.check_in_place()  # the reason, where somebody has overwritten the file
             raise StorageError(f"{self.name}: {database.first_line(error)}") from error
         finally:
             ended = time.monotonic()

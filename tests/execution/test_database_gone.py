@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from hpo import find_plan
 from hpo.errors import DatabaseGoneError
 from hpo.planning.scheduler import advance
+from hpo.storage.storage import Storage
 from tests.support.command import start_hpo, wait_for
 from tests.support.fixtures import Cli
 from tests.support.plans import RATES, made_plan
@@ -26,7 +29,27 @@ def replace(file: Path) -> None:
     file.with_name("other").replace(file)
 
 
-@pytest.mark.parametrize("vanish", [remove, replace])
+def remove_log(file: Path) -> None:
+    file.with_name(f"{file.name}-wal").unlink()
+
+
+def overwrite(file: Path) -> None:
+    """Write another plan's database into the file, as `cp` does."""
+    other = file.with_name("other.db")
+    Storage(f"sqlite:///{other}", create=True)
+    gc.collect()  # its connections, which have a log beside it
+    file.write_bytes(other.read_bytes())
+    other.unlink()
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+VANISH = [remove, replace, remove_log, overwrite, empty]
+
+
+@pytest.mark.parametrize("vanish", VANISH)
 @pytest.mark.parametrize("command", [("run", "rate", "--workers=1"), ("worker",)], ids=["run", "worker"])
 def test_a_database_file_that_is_removed_or_replaced_ends_all_who_work_on_it(
     command: tuple[str, ...], vanish: Callable[[Path], None], tmp_path: Path
@@ -41,10 +64,11 @@ def test_a_database_file_that_is_removed_or_replaced_ends_all_who_work_on_it(
     assert process.returncode == 1, said
     assert "the database file was removed or replaced" in said
     assert "Traceback" not in said
-    assert (file.read_bytes() if file.exists() else None) == left
+    if vanish in (remove, replace):
+        assert (file.read_bytes() if file.exists() else None) == left
 
 
-@pytest.mark.parametrize("vanish", [remove, replace])
+@pytest.mark.parametrize("vanish", [remove, replace, remove_log, empty])
 def test_who_looks_at_such_a_database_or_writes_into_it_is_told(
     vanish: Callable[[Path], None], tmp_path: Path
 ) -> None:
@@ -55,12 +79,38 @@ def test_who_looks_at_such_a_database_or_writes_into_it_is_told(
     for use in (
         eyes.look,
         lambda: advance(plan),
-        plan.storage.check_in_place,
         lambda: plan.storage.for_optuna.set_study_user_attr(study_id, "a", 1),  # as the dashboard does
+        plan.storage.check_in_place,
     ):
         with pytest.raises(DatabaseGoneError, match="was removed or replaced"):
             use()
-    assert sorted(tmp_path.glob("*.db")) == ([tmp_path / "hpo.db"] if vanish is replace else [])
+    assert sorted(tmp_path.glob("*.db")) == ([] if vanish is remove else [tmp_path / "hpo.db"])
+
+
+def test_another_database_written_into_the_file_is_not_taken_for_the_plans(tmp_path: Path) -> None:
+    plan = new_plan(tmp_path)
+    eyes = watch(plan)
+    eyes.look()
+    plan.storage.check_in_place()
+    overwrite(tmp_path / "hpo.db")
+    for use in (eyes.look, plan.storage.check_in_place):
+        with pytest.raises(DatabaseGoneError, match="was removed or replaced"):
+            use()
+
+
+def test_a_lost_log_costs_nothing_once_all_have_ended(tmp_path: Path) -> None:
+    plan = new_plan(tmp_path)  # all of it is in the log
+    eyes = watch(plan)
+    eyes.look()
+    before = plan.storage.study_attrs()
+    remove_log(tmp_path / "hpo.db")
+    with pytest.raises(DatabaseGoneError, match=r"hpo\.db-wal: .* once all that use it have ended"):
+        advance(plan)
+    del plan
+    gc.collect()
+    del eyes  # leaves last, and only reads: SQLite would save nothing
+    gc.collect()
+    assert find_plan(tmp_path).storage.study_attrs() == before
 
 
 @pytest.mark.parametrize("study", ["setup", "rate", "final"])
