@@ -130,11 +130,13 @@ def test_a_user_without_a_home_gets_a_report_and_no_warnings(
     assert list(ours.glob("*/hpo/digits-*"))
 
 
-def test_a_cache_that_can_be_nowhere_is_refused_in_words(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cache", ["file/cache", "n" * 256, "~nobody-s-name/x"])
+def test_a_cache_that_can_be_nowhere_is_refused_in_words(tmp_path: Path, cache: str) -> None:
     (tmp_path / "file").touch()
     done = subprocess.run(
         [sys.executable, "-m", "hpo", "create", "--data=digits", "--out", str(tmp_path / "out")],
-        env={**os.environ, "HPO_CACHE": str(tmp_path / "file" / "cache")},
+        env={**os.environ, "HPO_CACHE": cache},
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,

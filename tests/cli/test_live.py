@@ -29,6 +29,7 @@ from hpo import find_plan
 from hpo.cli.live import watching
 from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance
+from hpo.storage.queue import Reason
 from tests.support.command import hpo
 from tests.support.fixtures import Cli
 from tests.support.plans import SMALL_RUN
@@ -127,6 +128,8 @@ def check_screens(small: str, large: str, code: str) -> None:
     assert {len(frame) for frame in resized} == {40}
     assert [row for frame in resized for row in frame if cell_len(row) != 120] == []
     assert any("study 1 of 2" in frame[0] for frame in frames(small))
+    assert "trials are starting" in small
+    assert "no worker" not in small + large
     assert any("test set opened" in frame[0] for frame in resized)
     assert "test macro F1" in plain(outcome)
     assert "test set opened" not in plain(outcome)  # the table at the end is enough
@@ -277,6 +280,18 @@ def test_a_line_is_out_as_soon_as_something_happened(tmp_path: Path, monkeypatch
         finally:
             process.terminate()
         assert process.wait(timeout=300) == 143
+
+
+def test_a_point_that_diverged_is_called_so_in_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = new_plan(tmp_path, {"rate": "[search]\nlearning_rate = [0.01, 0.001]"})
+    advance(plan)
+    worker = Worker(plan)
+    with watching(find_plan(tmp_path), ()) as look:
+        worker.prune(worker.claim("rate"), f"{Reason.DIVERGED}: the loss is nan")
+        look()
+    assert capsys.readouterr().err.startswith("rate/0 diverged (the loss is nan): ")
 
 
 def test_what_is_logged_meanwhile_is_drawn_at_once_and_said_at_the_end(

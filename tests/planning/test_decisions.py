@@ -145,6 +145,14 @@ def test_without_anything_inherited_the_best_is_chosen_and_the_first_of_equals()
     assert decision.params["learning_rate"] == 0.01
 
 
+def test_a_first_study_compares_its_winner_with_the_runner_up() -> None:
+    decision = decide("s", points(trial(0.01, 0.6), trial(0.0001, 0.62)), None, None)
+    assert decision.text == (
+        "chose learning_rate 0.0001: best of 2, 2.0 points ahead of the runner-up, learning_rate 0.01 "
+        "(one seed; nothing inherited to compare with)"
+    )
+
+
 def test_pruned_and_failed_points_never_win() -> None:
     pruned = trial(0.01, 0.9, state=TrialState.PRUNED)
     decision = decide("s", points(pruned, trial(0.001, 0.5)), None, None)

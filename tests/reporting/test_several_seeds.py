@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
 
 import pytest
 
@@ -16,17 +17,22 @@ from tests.support.scripted_worker import Worker, new_plan
 DEAD = [False, True, True]
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
-    """A study of learning rates; at the highest the second and third of three seeds died."""
+def trained(folder: Path, dead: list[bool]) -> ReportData:
+    """A study of learning rates; at the highest some of three seeds died."""
     study = "[search]\nlearning_rate = [0.1, 0.01]"
-    plan = new_plan(tmp_path_factory.mktemp("seeds"), {"rate": study}, seeds=3)
+    plan = new_plan(folder, {"rate": study}, seeds=3)
     advance(plan)
     worker = Worker(plan)
-    worker.finish(worker.claim("rate"), [[0.2, 0.1, 0.1], [0.5, 0.1, 0.0]], dead=DEAD)
+    worker.finish(worker.claim("rate"), [[0.2, 0.1, 0.1], [0.5, 0.1, 0.0]], dead=dead)
     worker.finish(worker.claim("rate"), [[0.3, 0.4, 0.5], [0.6, 0.7, 0.8]])
     advance(plan)
     return read(plan)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
+    """As `trained`, where the second and third seed died."""
+    return trained(tmp_path_factory.mktemp("seeds"), DEAD)
 
 
 def drawn(report: ReportData, name: str) -> Figure:
@@ -73,3 +79,11 @@ def test_layers_are_those_of_all_seeds_and_no_run_is_called_the_worst(
     assert (died.title, best.title) == ("died: learning rate 0.1", "best: learning rate 0.01")
     assert "2 of 3 seeds died (rate/0)" in figure.caption
     assert "worst" not in f"{figure.caption} {died.title} {best.title}"
+
+
+def test_a_run_that_did_not_die_is_not_called_the_worst_for_its_high_rate(tmp_path: Path) -> None:
+    figure = drawn(trained(tmp_path, [False] * 3), "rate-gradients-weights")
+    assert isinstance(figure.chart, Curves)
+    titles = [panel.title for panel in figure.chart.panels]
+    assert titles == ["other: learning rate 0.1", "best: learning rate 0.01"]
+    assert "of the run of the highest other rate (rate/0) and the best (rate/1)" in figure.caption
