@@ -31,7 +31,7 @@ from hpo.execution.trial import Config, TrialCallback
 from hpo.execution.uncertainty import uncertainty
 from hpo.monitor.results import deviation, mean
 from hpo.planning.inheritance import best_decided
-from hpo.planning.plan import MODEL, WRONG_IMAGES, Plan
+from hpo.planning.plan import FINAL, MODEL, WRONG_IMAGES, Plan
 from hpo.planning.verdicts import mean_interval
 from hpo.space.parameters import canonical_json
 from hpo.training.devices import normaliser, predict, targets_tensor
@@ -55,6 +55,9 @@ class TestSetCallback(TrialCallback):
         self._plan, self._trial_id, self._out = plan, trial_id, out
         self._recipe, self._data, self._device = context.recipe, context.data, context.device
         self._blobs = context.checkpoints
+        # said before it is so, and not in the trial: it stays opened if that is deleted
+        number = plan.storage.trial(trial_id).number
+        plan.storage.set_study_attr(plan.storage.study_id(FINAL), "test_opened", number)
         self._test = load_test(entry)
         self._targets = targets_tensor(np.array(self._test.targets), "cpu")
         self._normalise = normaliser(context.data.mean, context.data.std, context.data.info, context.device)

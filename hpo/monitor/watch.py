@@ -213,7 +213,8 @@ class Watch:
                 n_at_once=self._count_at_once(),
                 trial_seconds=self._trial_seconds(),
             ),
-            is_test_open=any(trial.state != TrialState.WAITING for trial in self._trials[FINAL]),
+            is_test_open=records[FINAL].test_opened is not None
+            or any(trial.state != TrialState.WAITING for trial in self._trials[FINAL]),
             test=self._test_result(),
             events=[
                 event

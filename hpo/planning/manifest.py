@@ -188,6 +188,8 @@ class StudyRecord(BaseModel):
     n_points: int | None = None
     """How many points it has, the control included; None before it begins. Only a recipe itself knows which
     points of a grid are the same."""
+    test_opened: int | None = None
+    """Of the final stage: the number of the trial that opened the test set last; None before one has."""
 
 
 class PlanManifest(BaseModel):
@@ -249,6 +251,15 @@ def deleted(storage: Storage, name: str) -> InputError:
     return InputError(
         f"{storage.name}: study {name!r} of its plan is missing: it was deleted, and with it {what}; "
         "put back a copy of the database, or start anew in another one"
+    )
+
+
+def deleted_final_trial(storage: Storage, number: int) -> InputError:
+    """Return an error that says that a trial of the final stage was taken out of a database."""
+    return InputError(
+        f"{storage.name}: trial {RESERVED_NAME}/{number} was deleted, and it had opened the test set: what "
+        "that answered is gone, and no other trial may open it; put back a copy of the database, or start "
+        "anew in another one"
     )
 
 

@@ -23,7 +23,7 @@ from hpo.planning.inheritance import (
     decided_trial,
     inherited_by,
 )
-from hpo.planning.manifest import StudyRecord
+from hpo.planning.manifest import StudyRecord, deleted_final_trial
 from hpo.planning.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
 from hpo.planning.samplers import distributions
 from hpo.space.parameters import ParamValues, canonical_json
@@ -127,9 +127,12 @@ def _advance_final(plan: Plan) -> bool:
     best = best_decided(plan)
     if best is None:
         return True
-    plan.record(FINAL)  # refuses, where somebody has deleted it
+    opened = plan.record(FINAL).test_opened  # refuses, where somebody has deleted the study
     queue = Queue(plan.storage, FINAL)
     slots = queue.slots()
+    numbers = {trial.number for attempts in slots.attempts.values() for trial in attempts}
+    if opened is not None and opened not in numbers:
+        raise deleted_final_trial(plan.storage, opened)
     if not slots.attempts:
         plan.storage.set_study_attr(queue.study_id, "inherited", best.model_dump(mode="json"))
     if slots.state(FINAL_SLOT) == SlotState.WAITING and not slots.queued(FINAL_SLOT):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -82,9 +83,11 @@ SHOWN = [
     ("under_way", "show", "rate/2"),
     ("under_way", "show", "rate/5"),
     ("under_way", "show", "rate/7"),
+    ("under_way", "compare", "setup/0", "setup/1"),
     ("wide", "status"),
     ("wide", "show", "setup"),
     ("wide", "show", "setup/3"),
+    ("wide", "compare", "setup/0", "setup/3"),
 ]
 
 
@@ -113,6 +116,20 @@ def test_the_answer_is_whole_at_every_width(
     def shown(width: int) -> str:
         monkeypatch.setenv("COLUMNS", str(width))
         result = cli(*words, "--out", finished)
+        assert result.code == 0, result.err
+        return result.out
+
+    check_numbers(shown)
+
+
+def test_two_plans_side_by_side_are_whole_at_every_width(
+    finished: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(finished / "hpo.db", tmp_path)
+
+    def shown(width: int) -> str:
+        monkeypatch.setenv("COLUMNS", str(width))
+        result = cli("compare", finished, tmp_path)
         assert result.code == 0, result.err
         return result.out
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import pytest
 
 from hpo import find_plan
 from hpo.errors import DatabaseGoneError
+from hpo.execution.worker import work
 from hpo.planning.scheduler import advance
 from hpo.storage.storage import Storage
 from tests.support.command import start_hpo, wait_for
 from tests.support.fixtures import Cli
-from tests.support.plans import RATES, made_plan
+from tests.support.plans import RATES, SMALL, made_plan
 from tests.support.scripted_worker import new_plan, watch
 
 
@@ -139,3 +141,20 @@ def test_a_study_that_is_deleted_under_a_worker_ends_it_in_words(study: str, tmp
     assert process.returncode == 2, said
     assert f"study {study!r} of its plan is missing" in said
     assert "Traceback" not in said
+
+
+def test_an_opened_test_set_stays_opened_when_the_trial_that_opened_it_is_deleted(
+    cli: Cli, tmp_path: Path
+) -> None:
+    plan = made_plan(tmp_path, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"}, final_seeds=1)
+    assert work(plan.storage, out=tmp_path) is None
+    (final,) = plan.trials("final")
+    with sqlite3.connect(tmp_path / "hpo.db") as connection:
+        connection.execute("DELETE FROM trials WHERE trial_id = ?", (final._trial_id,))
+    connection.close()
+    for command in ("run", "worker", "final"):
+        result = cli(command, "--out", tmp_path)
+        assert result.code == 2, (command, result)
+        assert "trial final/0 was deleted, and it had opened the test set" in result.err
+    assert "test set locked" not in cli("status", "--out", tmp_path).out
+    assert find_plan(tmp_path).trials("final") == []
