@@ -26,6 +26,9 @@ settings.load_profile("untimed")
 # before torch is imported, here and in the commands that tests start: threads that spin while they wait take
 # the cores from other tests; four commands at once on two cores took 48 and 68 s so, 36 and 22 s with this
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+if not Path("/proc/driver/nvidia").exists() and not Path("/dev/nvidia0").exists():
+    # read when Triton is imported: without a GPU its kernels are interpreted
+    os.environ["TRITON_INTERPRET"] = "1"
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((path for name in BROWSERS if (path := shutil.which(name))), None)

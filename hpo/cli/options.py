@@ -19,7 +19,7 @@ from hpo._files import user_path
 from hpo.cli.advice import completed, quoted, remember
 from hpo.cli.output import waiting
 from hpo.errors import HpoError, InputError
-from hpo.planning.defaults import Adopt, Defaults, Fit, Inherit, Precision
+from hpo.planning.defaults import Adopt, Defaults, Fit, Inherit, Kernels, Precision
 
 if TYPE_CHECKING:
     from hpo.planning.plan import Plan
@@ -348,6 +348,11 @@ plan_options = _together(
         "--precision",
         "auto: bf16 where the hardware has it, else fp32.",
         type=click.Choice(get_args(Precision)),
+    ),
+    _recorded(
+        "--kernels",
+        "Of a GPU. auto: fused ones in Triton where they work, else PyTorch's own.",
+        type=click.Choice(get_args(Kernels)),
     ),
     _recorded("--device", "auto: a GPU where there is one.", metavar="auto|cpu|cuda[:N]"),
     _option("--no-pruning", is_flag=True, help="Train every trial to its last epoch."),

@@ -129,7 +129,7 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
 
 @contextmanager
 def _engine(studies: tuple[str, ...], options: dict[str, Any]) -> Iterator[tuple[int, Resolve, OpenBackend]]:
-    """Yield the threads of a worker, what resolves device and precision, and who places the workers.
+    """Yield the threads of a worker, what resolves device, precision and kernels, and who places the workers.
 
     Raises:
         InputError: an option of Ray's without it.

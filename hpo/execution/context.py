@@ -15,9 +15,11 @@ from hpo.execution.plan_data import load_plan_data
 from hpo.execution.plan_recipe import recipe_of
 from hpo.planning.compatibility import check_sqlite_is_local, check_versions
 from hpo.planning.plan import Plan
+from hpo.training import fused
 from hpo.training.blobs import BlobStore
 from hpo.training.devices import keep_freed_memory, resolve_device, resolve_precision
 from hpo.training.recipe import Recipe
+from hpo.training.slots import Slots
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,10 @@ class WorkerContext:
     device: str
     checkpoints: BlobStore
     should_stop: Callable[[], bool]
+    slots: Slots | None = None
+    """What earlier trials have left on a GPU; None on a CPU."""
+    count: Callable[[int], None] = lambda n_examples: None
+    """Told of examples that have been trained on."""
     is_shared: Callable[[], bool] = lambda: False
     """Whether other trials of this process may be in the device's memory."""
 
@@ -42,7 +48,7 @@ def check_machine(plan: Plan) -> str:
     """Check that this machine computes as the plan's workers do, and return the device to train on.
 
     Raises:
-        ConflictError: cores, device or precision differ from the plan's; both are named.
+        ConflictError: cores, device, precision or kernels differ from the plan's; both are named.
         InputError: there is no such device, or it does not know the plan's precision.
     """
     if n_cores() < plan.identity.threads:
@@ -60,6 +66,12 @@ def check_machine(plan: Plan) -> str:
             f"the plan trains in bf16, which this machine's {device} does not compute natively (fp32 here); "
             "create plans for mixed machines with --precision fp32"
         )
+    hindrance = plan.identity.kernels == "triton" and fused.triton_hindrance(device)
+    if hindrance:
+        raise ConflictError(
+            f"the plan trains with Triton's kernels, which this machine's {device} cannot use: {hindrance}; "
+            "create plans for mixed machines with --kernels plain"
+        )
     return device
 
 
@@ -69,13 +81,17 @@ def set_up(
     """Check that what is done here is the plan's work, and bring in its data.
 
     Raises:
-        ConflictError: versions, cores, device, precision or data differ from the plan's; both are named.
+        ConflictError: versions, cores, device, precision, kernels or data differ from the plan's; both are
+            named.
         InputError: the device does not know the plan's precision.
     """
     check_versions(plan)
     check_sqlite_is_local(plan)
     device = check_machine(plan)
     torch.set_num_threads(plan.identity.threads)
+    fused.use(plan.identity.kernels)
     keep_freed_memory()
     entry, training = load_plan_data(plan, data)
-    return entry, WorkerContext(recipe_of(plan).recipe, training, device, checkpoints, should_stop)
+    slots = None if device == "cpu" else Slots()
+    recipe = recipe_of(plan).recipe
+    return entry, WorkerContext(recipe, training, device, checkpoints, should_stop, slots)

@@ -485,8 +485,15 @@ def _devices(plan: Plan | None) -> tuple[State, str]:
 
     from hpo.execution.context import check_machine
     from hpo.training.devices import resolve_precision
+    from hpo.training.fused import triton_hindrance
 
-    names = [f"cuda:{n} {torch.cuda.get_device_name(n)}" for n in range(torch.cuda.device_count())]
+    names = []
+    for number in range(torch.cuda.device_count()):
+        hindrance = triton_hindrance(f"cuda:{number}")
+        kernels = (
+            f"plain kernels, as Triton's cannot be used: {hindrance}" if hindrance else "Triton's kernels"
+        )
+        names.append(f"cuda:{number} {torch.cuda.get_device_name(number)} ({kernels})")
     native = "native" if resolve_precision("auto", "cpu") == "bf16" else "emulated"
     here = ", ".join([f"{n_cores()} cores", f"bf16 on them {native}", *(names or ["no CUDA device"])])
     if plan is None:

@@ -19,6 +19,7 @@ from hpo.planning.scheduler import n_samples
 from hpo.planning.studies import check_epochs, lineage, published_config, root_configs, with_ancestors
 from hpo.space.parameters import ParamValue, canonical_json
 from hpo.space.study_file import StudySpec
+from hpo.training import fused
 from hpo.training.devices import resolve_device, visible_gpus
 from hpo.training.dry_run import seconds_per_step
 from hpo.training.registry import load_recipe
@@ -78,6 +79,7 @@ def forecast(
     identity = identify(options, threads_each(workers), root_configs(specs))
     served = with_ancestors(specs, names, options.inherit) if names else list(specs)
     torch.set_num_threads(identity.threads)
+    fused.use(identity.kernels)
     data = training_data(options)
     named = load_recipe(options.recipe)
     schema = named.recipe.schema

@@ -14,30 +14,32 @@ from hpo.planning.manifest import Identity, Options
 from hpo.space.parameters import ParamValue
 
 Config = Mapping[str, ParamValue]
-Resolve = Callable[[str, str, str, str, Sequence[Config]], tuple[str, str]]
+Resolve = Callable[[str, str, str, str, str, Sequence[Config]], tuple[str, str, str]]
 """`resolve_here`, or what does the same elsewhere."""
 
 
 def resolve_here(
-    device: str, precision: str, recipe: str, entry: str, configs: Sequence[Config]
-) -> tuple[str, str]:
-    """Return the device and the precision that options mean on this machine, in this process.
+    device: str, precision: str, kernels: str, recipe: str, entry: str, configs: Sequence[Config]
+) -> tuple[str, str, str]:
+    """Return the device, the precision and the kernels that options mean on this machine, in this process.
 
     Args:
         device: as in `Options`.
         precision: as in `Options`.
+        kernels: likewise.
         recipe: likewise; data that it cannot train on are refused here, not in every trial.
         entry: the prepared data.
         configs: complete configurations that are going to be trained: a user's own recipe is tried with them
             on a few examples.
 
     Raises:
-        InputError: device or precision cannot be had, or the recipe cannot train on the data.
+        InputError: device, precision or kernels cannot be had, or the recipe cannot train on the data.
     """
     # here and not above: what can be refused without torch is not to wait for it
     with without_garbage_collection():
         from hpo.training.devices import resolve_device, resolve_precision
         from hpo.training.dry_run import check_recipe
+        from hpo.training.fused import resolve_kernels
         from hpo.training.registry import load_recipe
 
     resolved_device = resolve_device(device)
@@ -46,7 +48,11 @@ def resolve_here(
         configs = [named.recipe.schema.defaults]
     for config in configs:
         check_recipe(named, data, config)
-    return resolved_device, resolve_precision(precision, resolved_device)
+    return (
+        resolved_device,
+        resolve_precision(precision, resolved_device),
+        resolve_kernels(kernels, resolved_device),
+    )
 
 
 def identify(
@@ -61,11 +67,14 @@ def identify(
         resolve: `resolve_here`, or what does the same elsewhere.
 
     Raises:
-        InputError: data, limits, device or precision cannot be had, or the recipe cannot train on the data.
+        InputError: data, limits, device, precision or kernels cannot be had, or the recipe cannot train on
+            the data.
     """
     entry, data = prepared(options, options.data)
     n_classes = len(data.info.class_names)
-    device, precision = resolve(options.device, options.precision, options.recipe, str(entry), configs)
+    device, precision, kernels = resolve(
+        options.device, options.precision, options.kernels, options.recipe, str(entry), configs
+    )
     return Identity(
         fingerprint=data.fingerprint,
         input_shape=data.info.input_shape,
@@ -79,6 +88,7 @@ def identify(
         n_valid=len(data.valid),
         data_notes=data.notes,
         precision=precision,
+        kernels=kernels,
         device=device.partition(":")[0],
         threads=threads,
     )

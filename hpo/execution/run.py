@@ -64,7 +64,7 @@ def find_or_create_plan(
         names: studies that are going to be asked for, to be checked before anything is written.
         threads: threads that every worker is going to train with.
         given: the options that the user gave, of those in `Options`.
-        resolve: says what device and precision of a new plan mean here.
+        resolve: says what device, precision and kernels of a new plan mean here.
 
     Raises:
         InputError: something given cannot be used, or contradicts the plan that is there; or an import or a

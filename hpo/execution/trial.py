@@ -185,6 +185,8 @@ def _train_trial(
         precision=plan.identity.precision,
         resume=attempt.restore(),
         should_stop=context.should_stop,
+        slots=context.slots,
+        count=context.count,
     )
     ended_by: Diverged | TrialFailedError | None = None
     # the kill may have come between the last report and the pruner's answer to it

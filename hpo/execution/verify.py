@@ -14,6 +14,7 @@ from hpo.execution.plan_recipe import recipe_of
 from hpo.planning.decisions import epochs_of
 from hpo.planning.plan import Plan, versions
 from hpo.storage.queue import Reason, reason_of
+from hpo.training import fused
 from hpo.training.devices import processor
 from hpo.training.loop import train
 
@@ -39,6 +40,7 @@ def verify(plan: Plan, name: str, trial: FrozenTrial, place: str | None = None) 
         raise MissingError(f"{name}/{trial.number} has no finished epoch to compare with")
     _, data = load_plan_data(plan, place)
     torch.set_num_threads(plan.identity.threads)
+    fused.use(plan.identity.kernels)
     device = device_here(plan)
     epochs = train(
         recipe_of(plan).recipe,

@@ -9,6 +9,7 @@ from typing import Literal
 
 Fit = Literal["crop", "pad", "squash"]
 Precision = Literal["auto", "fp32", "tf32", "bf16"]
+Kernels = Literal["auto", "plain", "triton"]
 Inherit = Literal["winners", "published"]
 Adopt = Literal["better", "always"]
 
@@ -28,6 +29,7 @@ class Defaults:
     limit_train: int | None = None
     limit_valid: int | None = None
     precision: Precision = "auto"
+    kernels: Kernels = "auto"
     device: str = "auto"
     pruning: bool = True
     audit: float = 0.0

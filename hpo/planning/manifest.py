@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from hpo.errors import InputError, StudyFileError, did_you_mean
 from hpo.planning.decisions import Decision, Inherited
-from hpo.planning.defaults import Adopt, Defaults, Fit, Inherit, Precision
+from hpo.planning.defaults import Adopt, Defaults, Fit, Inherit, Kernels, Precision
 from hpo.planning.metrics import Metric
 from hpo.planning.studies import check_study
 from hpo.space.parameters import Direction, demand, explain
@@ -47,6 +47,7 @@ class Options(BaseModel):
     limit_train: Annotated[int, Field(ge=1)] | None = Defaults.limit_train
     limit_valid: Annotated[int, Field(ge=1)] | None = Defaults.limit_valid
     precision: Precision = Defaults.precision
+    kernels: Kernels = Defaults.kernels
     device: str = Defaults.device
     pruning: bool = Defaults.pruning
     audit: Annotated[float, Field(ge=0, le=1)] = Defaults.audit
@@ -119,6 +120,8 @@ class Identity(BaseModel):
     data_notes: tuple[str, ...] = ()
     """What the user should know of the data, a sentence each."""
     precision: Literal["fp32", "tf32", "bf16"]
+    kernels: Literal["plain", "triton"] = "plain"
+    """As `hpo.training.fused` has them."""
     device: Literal["cpu", "cuda"]
     threads: Annotated[int, Field(ge=1)]
     """Threads per worker; sums on a CPU depend on it in the last bit."""

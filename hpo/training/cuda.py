@@ -91,6 +91,11 @@ class Backlog:
             self._launched.popleft().synchronize()
 
 
+def is_recording() -> bool:
+    """Return whether some thread of this process records steps right now."""
+    return _RECORDING.locked()
+
+
 @contextmanager
 def beside_others(device: str) -> Iterator[None]:
     """Train on queues of the calling thread's own, so that threads do not wait for each other's work."""

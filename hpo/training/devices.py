@@ -136,6 +136,12 @@ class Normaliser:
         """Normalise; see the class."""
         return torch.addcmul(self._shift, images, self._scale).permute(0, 3, 1, 2)
 
+    def gathered(self, images: Tensor, order: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return `self(images[order])` in a dtype, by one of Triton's kernels."""
+        from hpo.training.kernels import gather_normalised
+
+        return gather_normalised(images, order, self._scale, self._shift, dtype)
+
 
 class Standardiser:
     """Turns float32 inputs (n, …) into ones of mean 0 and deviation 1.

@@ -18,8 +18,8 @@ from hpo.data.dataset import Split
 from hpo.errors import Diverged, HpoError, InputError
 from hpo.training.cuda import CudaGraph, is_lost, is_out_of_memory, prepare
 from hpo.training.devices import as_tensor, normaliser, targets_tensor
-from hpo.training.learner import Learner, build
-from hpo.training.loop import check_settings, checked_metrics, graph_hindrance, params_at, state_of, train
+from hpo.training.learner import Learner, build, graph_hindrance
+from hpo.training.loop import check_settings, checked_metrics, params_at, state_of, train
 from hpo.training.own_loop import unpacked
 from hpo.training.randomness import seed_generators
 from hpo.training.registry import NamedRecipe

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from hpo.data.dataset import DataInfo
 from hpo.errors import InputError
-from hpo.training import losses
+from hpo.training import fused, losses
 from hpo.training.devices import bf16_copy, to_dtype
 from hpo.training.mixup import Mix
 from hpo.training.randomness import seeded_alone
 from hpo.training.recipe import Recipe
 from hpo.training.schedules import is_constant
+
+if TYPE_CHECKING:
+    from hpo.training.flat_optimizer import FlatOptimizer
 
 
 class Learner:
@@ -32,6 +35,7 @@ class Learner:
         device: as `resolve_device` returns it.
         precision: as `resolve_precision` returns it.
         class_weights: (n_classes,) float32 on the device, where the recipe's loss is the default.
+        network: what `build` returned for this seed, if that has been called; the learner's from now on.
     """
 
     def __init__(
@@ -44,10 +48,11 @@ class Learner:
         device: str = "cpu",
         precision: str = "fp32",
         class_weights: Tensor | None = None,
+        network: nn.Module | None = None,
     ) -> None:
         self.seed = seed
         self._recipe, self._params, self._info = recipe, params, info
-        self.network = build(recipe, params, info, seed).to(device)
+        self.network = (network or build(recipe, params, info, seed)).to(device)
         self.optimizer = recipe.optimizer(params, self.network)
         self.is_scheduled = recipe.overrides("schedule") or not is_constant(params)
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -58,15 +63,43 @@ class Learner:
         self._class_weights = class_weights
         self._runner = bf16_copy(self.network) if precision == "bf16" else self.network
         self.layers = recipe.layers(self.network)
-        pairs = zip(self.network.parameters(), self._runner.parameters(), strict=True)
+        pairs = list(zip(self.network.parameters(), self._runner.parameters(), strict=True))
         # frozen weights have no gradient, and stay what they are
         copies = [(master, low) for master, low in pairs if master is not low and master.requires_grad]
         self._masters: list[Tensor] = [master for master, _ in copies]
         self._lows: list[Tensor] = [low for _, low in copies]
-        for master in self._masters:
+        self._runners = {id(master): low for master, low in pairs}
+        self._flat = self._flat_optimizer(pairs)
+        for master in self._masters if self._flat is None else []:
             master.grad = torch.zeros_like(master)
         buffers = zip(self.network.buffers(), self._runner.buffers(), strict=True)
         self._buffers = [(buffer, low) for buffer, low in buffers if buffer is not low]
+
+    @property
+    def reads_its_rate(self) -> bool:
+        """Whether a recorded step reads learning rate, l2 and momentum anew, and none is part of it."""
+        return self._flat is not None
+
+    def begin_anew(self, params: Any, seed: int, network: nn.Module) -> None:
+        """Become the learner of another seed and other parameters, with tensors that stay where they are.
+
+        Args:
+            params: a `Params` of the recipe that differs in nothing that a recorded step is made of.
+            seed: of the initialisation.
+            network: what `build` returned for them, alike in everything but the values of its tensors.
+        """
+        self.seed, self._params = seed, params
+        with torch.no_grad():
+            for mine, new in zip(tensors_of(self.network), tensors_of(network), strict=True):
+                mine.copy_(new)
+            if self._flat is not None:
+                self._flat.begin_anew(self._recipe.optimizer(params, network).param_groups[0])
+            else:
+                for state in self.optimizer.state.values():
+                    for value in state.values():
+                        if isinstance(value, Tensor):
+                            value.zero_()
+            self._refresh()
 
     def step(
         self, inputs: Tensor, targets: Any, mix: Mix | None = None, rate: float | Tensor | None = None
@@ -92,6 +125,11 @@ class Learner:
         )
         loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
+            if self._flat is not None:
+                self._flat.step()
+                for buffer, low in self._buffers:
+                    buffer.copy_(low)
+                return loss.detach()
             if self._lows:  # a call for all of them is one kernel on a GPU
                 for master, low in zip(self._masters, self._lows, strict=True):
                     if low.grad is None:  # not used by the network: then nothing decays it either
@@ -102,6 +140,17 @@ class Learner:
                 buffer.copy_(low)
             self._refresh()
         return loss.detach()
+
+    def _flat_optimizer(self, pairs: Sequence[tuple[nn.Parameter, nn.Parameter]]) -> FlatOptimizer | None:
+        """Return what takes the steps by fused kernels, where they are in use and steps are all alike."""
+        device = pairs[0][0].device
+        if not fused.are_used_on(device) or graph_hindrance(self._recipe):
+            return None
+        from hpo.training.flat_optimizer import FlatOptimizer, Weight, can_be_flat
+
+        trained = [(master, low) for master, low in pairs if master.requires_grad]
+        weights = [Weight(master, None if low is master else low) for master, low in trained]
+        return FlatOptimizer(self.optimizer, weights) if can_be_flat(self.optimizer, weights) else None
 
     def _outputs(self, inputs: Tensor) -> Tensor:
         outputs = self._runner(to_dtype(inputs, self._precision))
@@ -124,6 +173,9 @@ class Learner:
         return losses.loss(outputs, targets, self._params.label_smoothing, self._class_weights)
 
     def _set_rate(self, factor: float | Tensor) -> None:
+        if self._flat is not None:
+            self._flat.scale_rate(factor)
+            return
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             if isinstance(factor, Tensor):
                 group["lr"].copy_(rate * factor)
@@ -139,11 +191,10 @@ class Learner:
 
     def gradient_norms(self) -> Tensor:
         """Return norms of the last step's gradients, (layers, 2): weight and bias of each watched layer."""
-        norms = [
-            torch.linalg.vector_norm(gradient)
-            for layer in self.layers.values()
-            for gradient in _gradients([layer.weight, layer.bias])
-        ]
+        watched = [each for layer in self.layers.values() for each in (layer.weight, layer.bias)]
+        if self._flat is not None:  # the gradients are where the arithmetic is
+            watched = [self._runners[id(each)] for each in watched]
+        norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in _gradients(watched)]
         return torch.stack(norms).view(-1, 2) if norms else torch.empty(0, 2)
 
     def state_dict(self) -> dict[str, Any]:
@@ -159,10 +210,27 @@ class Learner:
         if state["seed"] != self.seed:
             raise ValueError(f"the state belongs to seed {state['seed']}, not {self.seed}")
         self.network.load_state_dict(state["network"])
-        stored = copy.deepcopy(state["optimizer"])
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": stored})
         with torch.no_grad():
+            if self._flat is not None:
+                self._flat.load(state["optimizer"])
+            else:
+                stored = copy.deepcopy(state["optimizer"])
+                self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": stored})
             self._refresh()
+
+
+def tensors_of(network: nn.Module) -> list[Tensor]:
+    """Return parameters and buffers of a network, in its order."""
+    return [*network.parameters(), *network.buffers()]
+
+
+def graph_hindrance(recipe: Recipe) -> str | None:
+    """Return why a recipe's steps cannot be recorded as CUDA graphs; None where it can be tried."""
+    if recipe.overrides("augment"):
+        return "augment draws numbers at every step"
+    if recipe.draws_in_training:
+        return "training may draw random numbers; a recipe that draws none says draws_in_training = False"
+    return "the recipe has an optimizer of its own" if recipe.overrides("optimizer") else None
 
 
 def build(recipe: Recipe, params: Any, info: DataInfo, seed: int) -> nn.Module:

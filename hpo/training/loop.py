@@ -19,19 +19,30 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hpo.errors import Diverged, InputError, Interrupted, did_you_mean
 from hpo.space.parameters import Params, as_written
+from hpo.training import fused
 from hpo.training.augmentations import AUGMENTATIONS, active
 from hpo.training.cuda import Backlog, CudaGraph, is_lost, is_out_of_memory, joining, on, prepare, streams
 from hpo.training.dead_units import watching
-from hpo.training.devices import as_tensor, batches, evaluating, normaliser, targets_tensor
-from hpo.training.learner import Learner, check_outputs
+from hpo.training.devices import (
+    DTYPES,
+    Normaliser,
+    as_tensor,
+    batches,
+    evaluating,
+    normaliser,
+    targets_tensor,
+)
+from hpo.training.learner import Learner, build, check_outputs, graph_hindrance
 from hpo.training.losses import balanced
 from hpo.training.mixup import Mix, draw_mixes
 from hpo.training.randomness import entropy, generator_of, seed_generators
 from hpo.training.recipe import Layer, Recipe
+from hpo.training.schedules import is_constant
+from hpo.training.slots import Key, Slot, Slots, structure_of
 from hpo.training.tensors import is_like
 
 if TYPE_CHECKING:
@@ -117,6 +128,8 @@ def train(
     precision: str = "fp32",
     resume: Mapping[str, Any] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    slots: Slots | None = None,
+    count: Callable[[int], None] = lambda n_examples: None,
 ) -> Iterator[EpochResult]:
     """Train one model per seed and yield after every epoch, up to `config["epochs"]`.
 
@@ -129,6 +142,9 @@ def train(
         precision: as `resolve_precision` returns it.
         resume: what `state_of` returned after an epoch; training goes on with the next one.
         should_stop: asked before every step; on a GPU before every chunk of steps.
+        slots: what earlier calls have left of their recordings, of the same recipe, data, device and
+            precision; this one leaves its own there. None: nothing is kept.
+        count: told of the examples of every chunk of steps.
 
     Raises:
         InputError: the recipe refuses the parameters or the data, or does not keep its contract.
@@ -150,8 +166,9 @@ def train(
             should_stop=should_stop,
         )
         return
-    task = _Task(recipe, params, data, device, precision, should_stop)
-    learners = tuple(task.learner(seed) for seed in seeds)
+    task = _Task(recipe, params, data, device, precision, should_stop, count)
+    taken = [task.slot(seed, slots) for seed in seeds]
+    learners = tuple(slot.learner for slot in taken)
     last_epoch = 0
     if resume is not None:
         last_epoch = resume["epoch"]
@@ -160,7 +177,7 @@ def train(
     # of draws from the process's generators the order counts: one queue for all
     n_queues = 0 if recipe.draws_in_training else len(learners)
     queues = streams(device, n_queues) or [None] * len(learners)
-    lanes = [_Lane(task, learner, stream) for learner, stream in zip(learners, queues, strict=True)]
+    lanes = [_Lane(task, slot, stream) for slot, stream in zip(taken, queues, strict=True)]
     for number in range(last_epoch + 1, params.epochs + 1):
         start = time.perf_counter()
         for _ in zip(*[lane.training(number) for lane in lanes], strict=True):
@@ -173,6 +190,9 @@ def train(
             learners,
             notes=tuple(dict.fromkeys(note for lane in lanes for note in lane.notes)),
         )
+    for slot in taken:  # not where training was cut short: the device may be at work on it
+        if slots is not None:
+            slots.give(slot)
 
 
 def state_of(epoch: EpochResult) -> dict[str, Any] | None:
@@ -233,15 +253,6 @@ def check_state(
         raise ValueError("its layers are others")
     if any(each.metrics.keys() != recipe.metrics.keys() for epoch in epochs.values() for each in epoch):
         raise ValueError("its metrics are others")
-
-
-def graph_hindrance(recipe: Recipe) -> str | None:
-    """Return why a recipe's steps cannot be recorded as CUDA graphs; None where it can be tried."""
-    if recipe.overrides("augment"):
-        return "augment draws numbers at every step"
-    if recipe.draws_in_training:
-        return "training may draw random numbers; a recipe that draws none says draws_in_training = False"
-    return "the recipe has an optimizer of its own" if recipe.overrides("optimizer") else None
 
 
 LARGEST = 1e150
@@ -334,13 +345,14 @@ class _Task:
         device: str,
         precision: str,
         should_stop: Callable[[], bool],
+        count: Callable[[int], None],
     ) -> None:
         prepare(device, precision)
         check_settings(recipe, params, data)
         self.recipe, self.params, self.info = recipe, params, data.info
         self.device = device
         self.precision = precision
-        self.should_stop = should_stop
+        self.should_stop, self.count = should_stop, count
         self.inputs, self.targets = _resident(data.train, device)
         self.valid_inputs, self.valid_targets = _resident(data.valid, device)
         self.normalise = normaliser(data.mean, data.std, data.info, device)
@@ -348,9 +360,16 @@ class _Task:
         if params.class_weights == "balanced":
             self.class_weights = balanced(data.train.targets, data.n_classes).to(device)
 
-    def learner(self, seed: int) -> Learner:
-        """Return a new learner."""
-        return Learner(
+    def slot(self, seed: int, slots: Slots | None) -> Slot:
+        """Return a learner with what has been recorded of its steps: one that was kept, or a new one."""
+        network = build(self.recipe, self.params, self.info, seed)
+        keys = [] if slots is None or graph_hindrance(self.recipe) else self._keys(network)
+        for key in keys:
+            found = slots.take(key) if slots else None
+            if found is not None:
+                found.learner.begin_anew(self.params, seed, network)
+                return found
+        learner = Learner(
             self.recipe,
             self.params,
             self.info,
@@ -358,7 +377,21 @@ class _Task:
             device=self.device,
             precision=self.precision,
             class_weights=self.class_weights,
+            network=network,
         )
+        return Slot(learner, keys[0 if learner.reads_its_rate else 1] if keys else None)
+
+    def _keys(self, network: nn.Module) -> list[Key]:
+        """Return what recorded steps depend on: where they read the rates anew, and where they do not."""
+        structure = structure_of(network)
+        if structure is None:
+            return []
+        params = self.params
+        shared: Key = (structure, params.batch_size, params.optimizer, is_constant(params))
+        shared += (params.label_smoothing, params.class_weights)
+        if self.recipe.overrides("loss"):
+            shared += (repr(params),)
+        return [shared, (*shared, params.learning_rate, params.l2, params.momentum)]
 
     @property
     def n_steps(self) -> int:
@@ -389,12 +422,13 @@ class _Task:
         own = generator_of(learner.seed, epoch, "augment", chunk) if recipe.overrides("augment") else None
         if recipe.draws_in_training:
             seed_generators(self.device, learner.seed, epoch, "training", chunk)
+        is_changed = own is not None or any(name in AUGMENTATIONS or name == "partners" for name in names)
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         norms = None
         for step, batch in enumerate(parts["order"]):
             if self.should_stop():
                 raise Interrupted(f"seed {learner.seed}")
-            inputs, targets = self.normalise(self.inputs[batch]), self.targets[batch]
+            inputs, targets = self._inputs(batch, is_changed), self.targets[batch]
             for name in names:
                 if name in AUGMENTATIONS:
                     inputs = AUGMENTATIONS[name].apply(at_epoch, inputs, parts[name][step])
@@ -413,6 +447,13 @@ class _Task:
         assert norms is not None
         return loss_sum, norms
 
+    def _inputs(self, batch: Tensor, is_changed: bool) -> Tensor:
+        """Return normalised training inputs; as arithmetic wants them unless they are yet to be changed."""
+        if not (isinstance(self.normalise, Normaliser) and fused.are_used_on(self.inputs.device)):
+            return self.normalise(self.inputs[batch])
+        dtype = torch.float32 if is_changed else DTYPES[self.precision]
+        return self.normalise.gathered(self.inputs, batch, dtype)
+
 
 Outcome = tuple[Tensor, Tensor]
 PER_STEP = ("weights", "rates")
@@ -422,9 +463,8 @@ PER_STEP = ("weights", "rates")
 class _Lane:
     """One seed on its way through a task; on a GPU with a stream of its own, beside the other seeds."""
 
-    def __init__(self, task: _Task, learner: Learner, stream: torch.cuda.Stream | None) -> None:
-        self._task, self._learner, self._stream = task, learner, stream
-        self._graphs: dict[tuple[Any, ...], CudaGraph] = {}
+    def __init__(self, task: _Task, slot: Slot, stream: torch.cuda.Stream | None) -> None:
+        self._task, self._learner, self._graphs, self._stream = task, slot.learner, slot.graphs, stream
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=task.device)
         self._norms: list[Tensor] = []
         self._backlog = Backlog(stream)
@@ -452,6 +492,7 @@ class _Lane:
                     self._loss_sum += loss
                     self._norms.append(norm.clone())
                 self._backlog.add()
+                self._task.count(len(chunk[0]))
                 yield
 
     def result(self, epoch: int) -> SeedEpoch:
@@ -517,7 +558,8 @@ class _Lane:
         call = partial(self._task.steps, self._learner, epoch, number, names)
         if not self._is_recorded:
             return call(*chunk)
-        key = names, len(chunk[0]), params_at(self._task.recipe, self._task.params, epoch)
+        at_epoch = params_at(self._task.recipe, self._task.params, epoch)
+        key = names, len(chunk[0]), *(getattr(at_epoch, name) for name in AUGMENTATIONS)
         try:
             loss, norms = self._graphs.setdefault(key, CudaGraph(call, self._task.device))(*chunk)
         except Exception as error:

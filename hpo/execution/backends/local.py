@@ -49,19 +49,20 @@ local_processes = forked_processes if sys.platform == "linux" else spawned_proce
 def forking(
     out: Path, studies: Sequence[str], trials_per_device: int | None, threads: int
 ) -> Iterator[tuple[Resolve, OpenBackend]]:
-    """Yield what resolves device and precision of a new plan, and the engine of its workers, on Linux.
+    """Yield what resolves a new plan's device, precision and kernels, and its workers' engine, on Linux.
 
     One process does both: it imports torch, which takes longer than all else before the first epoch, and this
     one does not. Where the plan exists, the engine starts that process.
     """
     servers: list[ForkServer] = []
 
-    def resolve(*arguments: object) -> tuple[str, str]:
+    def resolve(*arguments: object) -> tuple[str, str, str]:
         settings = {"OMP_NUM_THREADS": str(threads)}
         spec = WorkerSpec(str(out.resolve()), tuple(studies), threads, "", trials_per_device, settings)
         servers.append(spec.fork_server(is_early=True))
-        device, precision = servers[0].call(f"{resolve_here.__module__}:{resolve_here.__name__}", *arguments)
-        return device, precision
+        found = servers[0].call(f"{resolve_here.__module__}:{resolve_here.__name__}", *arguments)
+        device, precision, kernels = found
+        return device, precision, kernels
 
     def engine(spec: WorkerSpec) -> AbstractContextManager[WorkerBackend]:
         # another process may have written the plan meanwhile, with other threads

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hpo.errors import InputError
+from hpo.training import fused
 
 if TYPE_CHECKING:
     from hpo.recipes.constrained_cnn import ConstrainedCnnParams
@@ -71,12 +72,24 @@ class ConstrainedCnnNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits (n, n_classes) of images (n, c, h, w)."""
-        x = self.relu1(self.pool(self.norm1(self.conv1(images))))
-        x = self.relu2(self.pool(self.norm2(self.conv2(x))))
+        x = self._stage(images, self.conv1, self.norm1, self.relu1)
+        x = self._stage(x, self.conv2, self.norm2, self.relu2)
         x = x.permute(0, 2, 3, 1).flatten(1)  # the order in memory: costs no copy
         x = self.relu_hidden(self.hidden(x))
         logits: Tensor = self.output(x)
         return logits
+
+    def _stage(self, x: Tensor, conv: nn.Conv2d, norm: nn.Module, relu: nn.Module) -> Tensor:
+        """Return what a convolution and what follows it make of (n, c, h, w)."""
+        # evaluation goes through the modules, where dead units are watched
+        if not (self.training and fused.are_used_on(x.device)):
+            return relu(self.pool(norm(conv(x))))  # type: ignore[no-any-return]
+        from hpo.training.kernels import bias_max_pool_relu
+
+        if isinstance(norm, nn.Identity):
+            x = nn.functional.conv2d(x, conv.weight, padding=conv.padding)
+            return bias_max_pool_relu(x, conv.bias)
+        return bias_max_pool_relu(norm(conv(x)), None)
 
     def weight_and_bias(self, layer: str) -> tuple[nn.Parameter, nn.Parameter]:
         """Return the weight of a layer, and what is added after it: its bias, or its batch norm's shift."""
