@@ -398,7 +398,7 @@ def test_what_the_list_of_commands_says_is_what_the_command_says(name: str) -> N
 
 def test_defaults_in_help_are_those_that_hold(cli: Cli) -> None:
     from hpo.data.sources import DEFAULT_IMAGE_SIZE
-    from hpo.execution.worker import TRIALS_PER_GPU
+    from hpo.execution.worker import MOST_PER_GPU
     from hpo.planning.manifest import Options
     from hpo.reporting.dashboard.server import HOST, PORT
 
@@ -409,7 +409,7 @@ def test_defaults_in_help_are_those_that_hold(cli: Cli) -> None:
             shown = f"{field.default:g}" if isinstance(field.default, float) else field.default
             assert re.search(rf"\[default: {shown}[\];]", option), name
     assert f"[default: {DEFAULT_IMAGE_SIZE}]" in run
-    assert f"up to {TRIALS_PER_GPU} on a GPU" in run
+    assert f"up to {MOST_PER_GPU} on a GPU" in run
     assert f"default: {HOST}]" in dashboard
     assert f"auto: {PORT}," in dashboard
 
