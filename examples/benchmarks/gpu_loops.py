@@ -1,6 +1,6 @@
-"""The parts trial and recipes of `gpu.py`, which runs this file with a time limit: loops in one process.
+"""The parts trial, slots and recipes of `gpu.py`, which runs this file with a time limit: one process.
 
-    python examples/benchmarks/gpu_loops.py PATH trial|recipes [--device cuda:0] [--limit-train N]
+    python examples/benchmarks/gpu_loops.py PATH trial|slots|recipes [--device cuda:0] [--limit-train N]
 
 A line of JSON with the names of the rows to come, then one a row, as soon as it is known.
 """
@@ -31,11 +31,13 @@ from torch import nn
 from hpo.data import Split, TrainingData
 from hpo.execution.plan_data import training_data
 from hpo.planning.manifest import Options
+from hpo.training import fused
 from hpo.training.devices import resolve_precision
 from hpo.training.learner import build
 from hpo.training.loop import train
 from hpo.training.recipe import Recipe
 from hpo.training.registry import load_recipe
+from hpo.training.slots import Slots
 
 BATCH_SIZE, LEARNING_RATE = 20, 1e-4
 LIMITS = ("limit_train", "limit_valid")
@@ -45,8 +47,9 @@ EAGER = "eager loop, resident images, fp32"
 PLAIN = "plain script, DataLoader, fp32"
 
 
-def trial_of_hpo(recipe: Recipe, data: TrainingData, device: str, precision: str) -> float:
+def trial_of_hpo(recipe: Recipe, data: TrainingData, device: str, precision: str, kernels: str) -> float:
     """Images a second of a seed's third and fourth epoch: the first two record the graphs."""
+    fused.use(kernels)
     config = recipe.schema.complete({"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE, "epochs": 4})
     epochs = list(train(recipe, config, data, [0], device=device, precision=precision))
     return 2 * len(data.train) / sum(epoch.seconds for epoch in epochs[2:])
@@ -104,9 +107,33 @@ def of_trial(folder: Path, data: TrainingData, device: str) -> Contenders:
         (EAGER,): lambda: eager_loop(network(), data, device),
         (PLAIN,): lambda: plain_script(folder, len(data.valid), len(data.train), device),
     }
-    for precision in _precisions(device):
-        contenders[(f"hpo, {precision}",)] = partial(trial_of_hpo, shipped, data, device, precision)
+    for precision, kernels in _arithmetics(device):
+        call = partial(trial_of_hpo, shipped, data, device, precision, kernels)
+        contenders[(f"hpo, {precision}, {kernels} kernels",)] = call
     return contenders
+
+
+def of_slots(data: TrainingData, device: str) -> Contenders:
+    """The first epoch of a trial whose steps are to be recorded, later ones, and the first in a warm slot."""
+    recipe = load_recipe("constrained-cnn").recipe
+    precision, kernels = _arithmetics(device)[0]
+    slots = Slots()
+
+    def epochs(first: int, last: int, **changed: Any) -> float:
+        fused.use(kernels)
+        config = {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE, "epochs": last, **changed}
+        trained = train(
+            recipe, recipe.schema.complete(config), data, [0], device=device, precision=precision, slots=slots
+        )
+        seconds = [epoch.seconds for epoch in trained][first - 1 :]
+        return len(seconds) * len(data.train) / sum(seconds)
+
+    return {
+        ("epoch 1, nothing recorded in this process",): lambda: epochs(1, 1),
+        ("epoch 1 of another shape",): lambda: epochs(1, 1, conv1_channels=16),
+        ("epochs 3 and 4",): lambda: epochs(3, 4),
+        ("epoch 1 in a warm slot",): lambda: epochs(1, 1, learning_rate=2e-4, l2=1e-4),
+    }
 
 
 def of_recipes(data: TrainingData, device: str) -> Contenders:
@@ -121,14 +148,16 @@ def of_recipes(data: TrainingData, device: str) -> Contenders:
 
     contenders: Contenders = {(name, EAGER): partial(eager, recipe) for name, recipe in recipes.items()}
     for name, recipe in recipes.items():
-        for precision in _precisions(device):
-            contenders[name, f"hpo, {precision}"] = partial(trial_of_hpo, recipe, data, device, precision)
+        for precision, kernels in _arithmetics(device):
+            call = partial(trial_of_hpo, recipe, data, device, precision, kernels)
+            contenders[name, f"hpo, {precision}, {kernels} kernels"] = call
     return contenders
 
 
-def _precisions(device: str) -> list[str]:
-    """What hpo takes by itself, and fp32."""
-    return list(dict.fromkeys([resolve_precision("auto", device), "fp32"]))
+def _arithmetics(device: str) -> list[tuple[str, str]]:
+    """Precision and kernels: what hpo takes by itself, the same with plain kernels, and fp32."""
+    precision, kernels = resolve_precision("auto", device), fused.resolve_kernels("auto", device)
+    return list(dict.fromkeys([(precision, kernels), (precision, "plain"), ("fp32", kernels)]))
 
 
 def rows(contenders: Contenders, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
@@ -160,7 +189,7 @@ def main() -> None:
     faulthandler.register(signal.SIGTERM, chain=True)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("part", choices=["trial", "recipes"])
+    parser.add_argument("part", choices=["trial", "slots", "recipes"])
     parser.add_argument("--device", default="cuda:0")
     for name in LIMITS:
         parser.add_argument(f"--{name.replace('_', '-')}", type=int)
@@ -170,6 +199,8 @@ def main() -> None:
     columns: tuple[str, ...] = ("contender",)
     if options.part == "trial":
         contenders = of_trial(options.folder, data, options.device)
+    elif options.part == "slots":
+        contenders = of_slots(data, options.device)
     else:
         contenders, columns = of_recipes(data, options.device), ("recipe", "contender")
     print(json.dumps([dict(zip(columns, names, strict=True)) for names in contenders]), flush=True)
