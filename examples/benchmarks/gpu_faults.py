@@ -36,7 +36,6 @@ STOP_SECONDS = 10.0
 STUDY = "faulty"
 NEIGHBOUR = """
 import sys, time, torch
-free, _ = torch.cuda.mem_get_info(sys.argv[1])
 held, step = [], 2**24
 while torch.cuda.mem_get_info(sys.argv[1])[0] > int(sys.argv[2]) + step:
     size = max(step, (torch.cuda.mem_get_info(sys.argv[1])[0] - int(sys.argv[2])) // 2)

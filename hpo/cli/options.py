@@ -354,7 +354,11 @@ plan_options = _together(
         "Of a GPU. auto: fused ones in Triton where they work, else PyTorch's own.",
         type=click.Choice(get_args(Kernels)),
     ),
-    _recorded("--device", "auto: a GPU where there is one.", metavar="auto|cpu|cuda[:N]"),
+    _recorded(
+        "--device",
+        "auto: a CUDA device where there is one; mps (Apple) is untested.",
+        metavar="auto|cpu|cuda[:N]|mps",
+    ),
     _option("--no-pruning", is_flag=True, help="Train every trial to its last epoch."),
     _recorded(
         "--audit",

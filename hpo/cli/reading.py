@@ -308,7 +308,7 @@ def plan(study: tuple[str, ...], as_json: bool, **options: Any) -> None:
 @click.option(
     "--recipe", metavar="NAME", help="Try this recipe instead, constrained-cnn or python:MODULE:CLASS."
 )
-@click.option("--device", metavar="auto|cpu|cuda[:N]", help="Where the recipe is tried.  [default: auto]")
+@click.option("--device", metavar="auto|cpu|cuda[:N]|mps", help="Where the recipe is tried.  [default: auto]")
 @opt.database
 @opt.checkpoints
 @opt.doctor_data

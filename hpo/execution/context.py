@@ -17,6 +17,7 @@ from hpo.planning.compatibility import check_sqlite_is_local, check_versions
 from hpo.planning.plan import Plan
 from hpo.training import fused
 from hpo.training.blobs import BlobStore
+from hpo.training.cuda import is_cuda
 from hpo.training.devices import keep_freed_memory, resolve_device, resolve_precision
 from hpo.training.recipe import Recipe
 from hpo.training.slots import Slots
@@ -92,6 +93,6 @@ def set_up(
     fused.use(plan.identity.kernels)
     keep_freed_memory()
     entry, training = load_plan_data(plan, data)
-    slots = None if device == "cpu" else Slots()
+    slots = Slots() if is_cuda(device) else None
     recipe = recipe_of(plan).recipe
     return entry, WorkerContext(recipe, training, device, checkpoints, should_stop, slots)

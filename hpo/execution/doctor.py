@@ -494,6 +494,8 @@ def _devices(plan: Plan | None) -> tuple[State, str]:
             f"plain kernels, as Triton's cannot be used: {hindrance}" if hindrance else "Triton's kernels"
         )
         names.append(f"cuda:{number} {torch.cuda.get_device_name(number)} ({kernels})")
+    if torch.backends.mps.is_available():
+        names.append("an Apple GPU (mps, untested)")
     native = "native" if resolve_precision("auto", "cpu") == "bf16" else "emulated"
     here = ", ".join([f"{n_cores()} cores", f"bf16 on them {native}", *(names or ["no CUDA device"])])
     if plan is None:
@@ -506,6 +508,8 @@ def _devices(plan: Plan | None) -> tuple[State, str]:
         return "wrong", f"{text}; {error}"
     if wanted.precision == "bf16" and resolve_precision("auto", device) != "bf16":
         return "warning", f"{text}, which is slow here; for mixed machines create plans with --precision fp32"
+    if device == "mps":
+        return "warning", f"{text}; hpo has never been tested on mps: compare a trial with one on the CPU"
     return "ok", text
 
 

@@ -33,7 +33,7 @@ from hpo.storage.queue import Claim, claim
 from hpo.storage.storage import Storage
 from hpo.storage.trials import id_of
 from hpo.training.blobs import open_blobs
-from hpo.training.cuda import beside_others, is_recording
+from hpo.training.cuda import beside_others, is_cuda, is_recording
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +75,8 @@ def work(
         data: where the plan's data are on this machine, if elsewhere than where it was created.
         checkpoints: folder or fsspec URL of the plan's checkpoints; default `out/checkpoints`.
         limits: when to stop early.
-        trials_per_device: how many to train at a time; None: one on a CPU, on a GPU as many as are fastest,
-            `MOST_PER_GPU` at most. Fewer where the device's memory does not hold them.
+        trials_per_device: how many to train at a time; None: on a CUDA device as many as are fastest,
+            `MOST_PER_GPU` at most, on others one. Fewer where the device's memory does not hold them.
 
     Returns:
         The signal that stopped it, or None when everything asked for has ended or a limit was reached.
@@ -111,7 +111,7 @@ def work(
                     raise
                 slots.clear()  # first what nobody uses; the trial is back in the queue
 
-        size = trials_per_device or (1 if context.device == "cpu" else MOST_PER_GPU)
+        size = trials_per_device or (MOST_PER_GPU if is_cuda(context.device) else 1)
         if size > 1 and context.recipe.draws_in_training:
             # trials in threads would share the process's generators of random numbers
             log.warning(

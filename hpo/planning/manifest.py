@@ -122,7 +122,7 @@ class Identity(BaseModel):
     precision: Literal["fp32", "tf32", "bf16"]
     kernels: Literal["plain", "triton"] = "plain"
     """As `hpo.training.fused` has them."""
-    device: Literal["cpu", "cuda"]
+    device: Literal["cpu", "cuda", "mps"]
     threads: Annotated[int, Field(ge=1)]
     """Threads per worker; sums on a CPU depend on it in the last bit."""
 

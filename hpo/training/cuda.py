@@ -1,6 +1,6 @@
 """Keeps a GPU busy with small networks: many kernels as one launch, seeds and trials beside each other.
 
-On a CPU all of it is a plain call.
+On any other device all of it is a plain call.
 
 A stream that is being recorded must not be anybody's to launch on, so there are two kinds of them: PyTorch
 hands out 32 of a priority in turn, to all threads alike, and the 33rd is the first one again.
@@ -36,9 +36,14 @@ _RECORDERS: dict[str, torch.cuda.Stream] = {}
 _OWN = threading.local()
 
 
+def is_cuda(device: str) -> bool:
+    """Return whether a resolved device is a CUDA device: others know neither graphs nor streams."""
+    return device.startswith("cuda")
+
+
 def prepare(device: str, precision: str) -> None:
     """Set what the results of a process's training depend on, for a resolved device and precision."""
-    if device == "cpu":
+    if not is_cuda(device):
         return
     # same seed, same bits: cuDNN's fastest gradients of weights add up in any order
     torch.backends.cudnn.deterministic = True
@@ -47,7 +52,7 @@ def prepare(device: str, precision: str) -> None:
 
 def streams(device: str, count: int) -> list[torch.cuda.Stream | None]:
     """Return queues of work of the calling thread's own; None where work waits in no queue."""
-    return [None if device == "cpu" else _own_stream(device, 1 + number) for number in range(count)]
+    return [_own_stream(device, 1 + number) if is_cuda(device) else None for number in range(count)]
 
 
 @contextmanager
@@ -99,7 +104,7 @@ def is_recording() -> bool:
 @contextmanager
 def beside_others(device: str) -> Iterator[None]:
     """Train on queues of the calling thread's own, so that threads do not wait for each other's work."""
-    with nullcontext() if device == "cpu" else torch.cuda.stream(_own_stream(device, 0)):
+    with torch.cuda.stream(_own_stream(device, 0)) if is_cuda(device) else nullcontext():
         yield
 
 

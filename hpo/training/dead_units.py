@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hpo.training.devices import in_float64
 from hpo.training.recipe import Layer
 
 
@@ -45,4 +46,4 @@ def watching(layers: Mapping[str, Layer], n_watched: int) -> Iterator[Mapping[st
         yield dead
     for name, watch in watches.items():
         if watch.alive is not None:
-            dead[name] = 1 - watch.alive.double().mean().item()
+            dead[name] = 1 - in_float64(watch.alive).mean().item()

@@ -37,6 +37,8 @@ TF32_CAPABILITY = (8, 0)
 
 def processor(device: str) -> str:
     """Return the model of GPU or CPU that a resolved device is, as its maker names it."""
+    if device == "mps":
+        return "Apple GPU"
     if device != "cpu":
         return str(torch.cuda.get_device_name(device))
     info = Path("/proc/cpuinfo")
@@ -46,24 +48,51 @@ def processor(device: str) -> str:
 
 
 def resolve_device(name: str) -> str:
-    """Return the device that a name means: "cpu" or "cuda:N"; "auto" takes a GPU where there is one.
+    """Return the device that a name means: "cpu", "cuda:N" or "mps"; "auto" takes a CUDA device or the CPU.
+
+    Apple's "mps" is untested: whoever wants it says so.
 
     Raises:
-        InputError: an unknown name, no GPU, or no GPU of that index.
+        InputError: an unknown name, no GPU, no GPU of that index, or one that takes no more work.
     """
     kind, _, index = name.partition(":")
     if name == "auto":
-        return "cuda:0" if torch.cuda.is_available() else "cpu"
+        name, kind = ("cuda", "cuda") if torch.cuda.is_available() else ("cpu", "cpu")
     if name == "cpu":
         return "cpu"
+    if name == "mps":
+        if not torch.backends.mps.is_available():
+            raise InputError(
+                "device = 'mps': PyTorch sees no Apple GPU here, which needs macOS on Apple silicon; "
+                "use 'cpu' or 'auto'"
+            )
+        check_usable("mps")
+        return "mps"
     if kind != "cuda" or not (index.isdecimal() or name == "cuda"):
-        raise InputError(f"device = {name!r}: known: auto, cpu, cuda, cuda:1, …")
+        raise InputError(f"device = {name!r}: known: auto, cpu, cuda, cuda:1, …, mps")
     count = torch.cuda.device_count()
     if not count:
         raise InputError(f"device = {name!r}: PyTorch sees no CUDA device here; use 'cpu' or 'auto'")
     if int(index or 0) >= count:
         raise InputError(f"device = {name!r}: there are {count}, counted from cuda:0")
-    return f"cuda:{int(index or 0)}"
+    device = f"cuda:{int(index or 0)}"
+    check_usable(device)
+    return device
+
+
+def check_usable(device: str) -> None:
+    """Check that a device does something for this process: another may hold all its memory, or all of it.
+
+    Raises:
+        InputError: it does not; the text says why.
+    """
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, torch.cuda.DeferredCudaCallError) as error:
+        why = str(error).strip().splitlines()[0].rstrip(".")
+        raise InputError(
+            f"device = {device!r} cannot be used: {why}; see what else runs on it, or use 'cpu'"
+        ) from error
 
 
 def visible_gpus() -> list[str]:
@@ -83,6 +112,8 @@ def resolve_precision(name: str, device: str) -> str:
     """
     if name not in PRECISIONS:
         raise InputError(f"precision = {name!r}: {did_you_mean(name, PRECISIONS)}")
+    if device == "mps" and name not in ("auto", "fp32"):
+        raise InputError(f"precision = {name!r}: on mps hpo trains in fp32; use 'fp32' or 'auto'")
     if name == "tf32" and (device == "cpu" or torch.cuda.get_device_capability(device) < TF32_CAPABILITY):
         raise InputError(
             f"precision = 'tf32': {processor(device)} does not multiply so, NVIDIA's GPUs do from Ampere on; "
@@ -90,6 +121,8 @@ def resolve_precision(name: str, device: str) -> str:
         )
     if name != "auto":
         return name
+    if device == "mps":
+        return "fp32"
     if device == "cpu":
         # PyTorch 2.10 cannot be asked; fp32 is right everywhere
         capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
@@ -98,6 +131,16 @@ def resolve_precision(name: str, device: str) -> str:
         with torch.cuda.device(device):
             native = torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16" if native else "fp32"
+
+
+def sum_dtype(device: str) -> torch.dtype:
+    """Return the type that a device sums losses in: float64 where it has one."""
+    return torch.float32 if device == "mps" else torch.float64
+
+
+def in_float64(tensor: Tensor) -> Tensor:
+    """Return a tensor in float64, on the CPU where its device has no such numbers."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 
 def as_tensor(array: NDArray[np.generic], device: str) -> Tensor:

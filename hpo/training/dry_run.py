@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hpo._imports import in_one_line, place_in_user_code
 from hpo.data.dataset import Split
 from hpo.errors import Diverged, HpoError, InputError
-from hpo.training.cuda import CudaGraph, is_lost, is_out_of_memory, prepare
+from hpo.training.cuda import CudaGraph, is_cuda, is_lost, is_out_of_memory, prepare
 from hpo.training.devices import as_tensor, normaliser, targets_tensor
 from hpo.training.learner import Learner, build, graph_hindrance
 from hpo.training.loop import check_settings, checked_metrics, params_at, state_of, train
@@ -216,7 +216,7 @@ def _timed(
 
     hindrance = graph_hindrance(named.recipe)
     call: Callable[[], tuple[Tensor, ...]] = steps
-    if device != "cpu" and hindrance is None:
+    if is_cuda(device) and hindrance is None:
         call = CudaGraph(steps, device)
     try:
         seconds(call, WARM_UP_CALLS)
@@ -230,7 +230,11 @@ def _timed(
 
 def _generators(device: str) -> tuple[object, ...]:
     """Return the states of the process's generators."""
-    on_gpu = None if device == "cpu" else bytes(torch.cuda.get_rng_state(device).tolist())
+    on_gpu = None
+    if is_cuda(device):
+        on_gpu = bytes(torch.cuda.get_rng_state(device).tolist())
+    elif device == "mps":
+        on_gpu = bytes(torch.mps.get_rng_state().tolist())
     numbers = np.random.get_state()
     return bytes(torch.get_rng_state().tolist()), on_gpu, random.getstate(), repr(numbers)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hpo.data.dataset import DataInfo
 from hpo.errors import InputError
 from hpo.training import fused, losses
+from hpo.training.cuda import is_cuda
 from hpo.training.devices import bf16_copy, to_dtype
 from hpo.training.mixup import Mix
 from hpo.training.randomness import seeded_alone
@@ -56,7 +57,7 @@ class Learner:
         self.optimizer = recipe.optimizer(params, self.network)
         self.is_scheduled = recipe.overrides("schedule") or not is_constant(params)
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
-        if self.is_scheduled and device != "cpu":
+        if self.is_scheduled and is_cuda(device):
             for group in self.optimizer.param_groups:  # a recorded step reads it from there
                 group["lr"] = torch.tensor(group["lr"], device=device)
         self._precision = precision

@@ -25,7 +25,17 @@ from hpo.errors import Diverged, InputError, Interrupted, did_you_mean
 from hpo.space.parameters import Params, as_written
 from hpo.training import fused
 from hpo.training.augmentations import AUGMENTATIONS, active
-from hpo.training.cuda import Backlog, CudaGraph, is_lost, is_out_of_memory, joining, on, prepare, streams
+from hpo.training.cuda import (
+    Backlog,
+    CudaGraph,
+    is_cuda,
+    is_lost,
+    is_out_of_memory,
+    joining,
+    on,
+    prepare,
+    streams,
+)
 from hpo.training.dead_units import watching
 from hpo.training.devices import (
     DTYPES,
@@ -34,6 +44,7 @@ from hpo.training.devices import (
     batches,
     evaluating,
     normaliser,
+    sum_dtype,
     targets_tensor,
 )
 from hpo.training.learner import Learner, build, check_outputs, graph_hindrance
@@ -413,7 +424,8 @@ class _Task:
                 batch in turn; weights and rates (batches,) float32.
 
         Returns:
-            Losses summed over the inputs, () float64; gradient norms of the first step (layers, 2) float32.
+            Losses summed over the inputs, () of `sum_dtype`; gradient norms of the first step, (layers, 2)
+            float32.
         """
         size, recipe = self.params.batch_size, self.recipe
         at_epoch = params_at(recipe, self.params, epoch)
@@ -423,7 +435,7 @@ class _Task:
         if recipe.draws_in_training:
             seed_generators(self.device, learner.seed, epoch, "training", chunk)
         is_changed = own is not None or any(name in AUGMENTATIONS or name == "partners" for name in names)
-        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        loss_sum = torch.zeros((), dtype=sum_dtype(self.device), device=self.device)
         norms = None
         for step, batch in enumerate(parts["order"]):
             if self.should_stop():
@@ -440,7 +452,7 @@ class _Task:
             rate: float | Tensor | None = None
             if "rates" in by_name:
                 rate = by_name["rates"][step]
-                rate = rate.item() if self.device == "cpu" else rate
+                rate = rate if is_cuda(self.device) else rate.item()
             loss_sum += learner.step(inputs, targets, mix, rate) * len(batch)
             if norms is None:
                 norms = learner.gradient_norms()
@@ -465,10 +477,10 @@ class _Lane:
 
     def __init__(self, task: _Task, slot: Slot, stream: torch.cuda.Stream | None) -> None:
         self._task, self._learner, self._graphs, self._stream = task, slot.learner, slot.graphs, stream
-        self._loss_sum = torch.zeros((), dtype=torch.float64, device=task.device)
+        self._loss_sum = torch.zeros((), dtype=sum_dtype(task.device), device=task.device)
         self._norms: list[Tensor] = []
         self._backlog = Backlog(stream)
-        self._is_recorded = task.device != "cpu"
+        self._is_recorded = is_cuda(task.device)
         self.notes: list[str] = []
         if self._is_recorded and (hindrance := graph_hindrance(task.recipe)):
             self._take_plain_steps(hindrance)
@@ -545,11 +557,15 @@ class _Lane:
             rates = [
                 task.recipe.schedule(task.params, (done + step) / all_steps) for step in range(task.n_steps)
             ]
+            # only where a recorded step reads them are they numbers of the device
             drawn["rates"] = torch.tensor(
-                rates, dtype=torch.float64 if task.device == "cpu" else torch.float32
+                rates, dtype=torch.float32 if is_cuda(task.device) else torch.float64
             )
+        homes = {"rates": task.device if is_cuda(task.device) else "cpu"}
         return {
-            name: torch.split(each.to(task.device), CHUNK_STEPS * (1 if name in PER_STEP else size))
+            name: torch.split(
+                each.to(homes.get(name, task.device)), CHUNK_STEPS * (1 if name in PER_STEP else size)
+            )
             for name, each in drawn.items()
         }
 

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hpo.training.devices import in_float64
+
 
 @dataclass(frozen=True, eq=False)
 class Scores:
@@ -64,8 +66,8 @@ def default_metrics(outputs: Tensor, targets: Tensor) -> dict[str, float]:
     if not targets.is_floating_point():
         scores = score(outputs, targets, outputs.shape[1])
         return {"macro_f1": scores.macro_f1, "accuracy": scores.accuracy, "loss": scores.loss}
-    errors = (outputs.reshape(targets.shape) - targets).double().reshape(len(targets), -1)
-    spread = (targets - targets.mean(dim=0)).double().reshape(len(targets), -1)
+    errors = in_float64(outputs.reshape(targets.shape) - targets).reshape(len(targets), -1)
+    spread = in_float64(targets - targets.mean(dim=0)).reshape(len(targets), -1)
     unexplained = errors.square().sum(dim=0) / spread.square().sum(dim=0).clamp_min(1e-12)
     return {
         "loss": errors.square().mean().item(),

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from hpo.training.cuda import is_cuda
+
 _PURPOSES = {
     "init": 0,
     "order": 1,
@@ -42,9 +44,11 @@ def seed_generators(device: str, seed: int, epoch: int, purpose: str, chunk: int
     state = _state(entropy(seed, epoch, purpose, chunk))
     # not torch.manual_seed: as long as CUDA sleeps, that formats a stack trace at every call
     torch.default_generator.manual_seed(state)
-    if device != "cpu":
+    if is_cuda(device):
         with torch.cuda.device(device):
             torch.cuda.manual_seed(state)
+    elif device == "mps":
+        torch.mps.manual_seed(state)
     np.random.seed(state % 2**32)
     random.seed(state)
 

@@ -50,7 +50,7 @@ class LoopContext:
     """What a training loop of one's own may use.
 
     Attributes:
-        device: "cpu" or "cuda:N".
+        device: "cpu", "cuda:N" or "mps".
         precision: "fp32", "tf32" or "bf16".
         threads: how many this trial may use.
         should_stop: to be asked from time to time; when it says so, the loop may return at once: the trial

@@ -14,11 +14,13 @@ import pytest
 import sqlalchemy
 
 import hpo as library
+from hpo.execution.worker import work
 from hpo.storage.storage import Storage
 from tests.support.command import start_hpo, wait_for
+from tests.support.devices import pretended_mps
 from tests.support.fixtures import Cli, StartedServers
 from tests.support.pictures import write_folder
-from tests.support.plans import SMALL_RUN
+from tests.support.plans import SMALL, SMALL_RUN, made_plan
 
 NAMES = (
     *("storage", "writable", "claims", "latency", "clock", "file system", "plan", "data", "devices"),
@@ -361,3 +363,18 @@ def test_checkpoints_in_an_object_store(cli: Cli, created: Path) -> None:
     assert (code, checks["checkpoints"]["state"]) == (0, "ok")
     code, checks = examined(cli, "--checkpoints=nowhere://doctor")
     assert (code, checks["checkpoints"]["state"]) == (1, "wrong")
+
+
+@pytest.mark.usefixtures("claimed_once")
+def test_apples_gpu_is_served_and_said_to_be_untested(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pretended_mps(monkeypatch):
+        plan = made_plan(folder, {"rate": f"{SMALL}[search]\nlearning_rate = [0.01]"}, device="mps")
+        assert work(plan.storage, out=folder) is None
+        (trial,) = plan.trials("rate")
+        assert (trial.state.name, trial.user_attrs["device"]) == ("COMPLETE", "mps")
+        _, checks = examined(cli, "--out", folder)
+    assert checks["devices"]["state"] == "warning"
+    assert "an Apple GPU (mps, untested)" in checks["devices"]["text"]
+    assert "never been tested on mps" in checks["devices"]["text"]

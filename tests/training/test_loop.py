@@ -24,8 +24,10 @@ from hpo.training.devices import (
     DTYPES,
     Normaliser,
     batches,
+    check_usable,
     normaliser,
     predict,
+    processor,
     resolve_device,
     resolve_precision,
 )
@@ -38,6 +40,7 @@ from hpo.training.loop import (
 )
 from hpo.training.metrics import score
 from hpo.training.optimizers import OPTIMIZERS
+from tests.support.devices import pretended_mps
 from tests.support.recipes import RECIPE, SCHEMA, SMALL_CNN
 from tests.support.toy_images import toy_data
 
@@ -376,6 +379,43 @@ def test_devices_are_named_exactly() -> None:
             resolve_device(wrong)
     with pytest.raises(InputError, match=f"there are {count}" if count else "no CUDA device"):
         resolve_device(f"cuda:{count}")
+
+
+def test_a_device_that_does_nothing_is_refused_in_words() -> None:
+    with pytest.raises(InputError, match=r"^device = 'cuda:99' cannot be used: [^\n]+; see what else"):
+        check_usable("cuda:99")
+
+
+def test_apples_gpu_is_taken_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not torch.backends.mps.is_available():
+        with pytest.raises(InputError, match="no Apple GPU here"):
+            resolve_device("mps")
+    with pretended_mps(monkeypatch):
+        assert resolve_device("mps") == "mps"
+        assert not resolve_device("auto").startswith("mps")
+    assert resolve_precision("auto", "mps") == resolve_precision("fp32", "mps") == "fp32"
+    for other in ("bf16", "tf32"):
+        with pytest.raises(InputError, match=f"precision = '{other}': on mps hpo trains in fp32"):
+            resolve_precision(other, "mps")
+    assert processor("mps") == "Apple GPU"
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [{}, {"schedule": "cosine", "flip": True, "shift": 1, "cutout": 2, "mixup_alpha": 0.3}],
+    ids=["plain", "everything"],
+)
+def test_apples_gpu_takes_the_same_steps(extra: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = config(**CHUNKS, **extra)
+    on_cpu, learners = run(trial, (0, 1))
+    with pretended_mps(monkeypatch):
+        on_mps, theirs = run(trial, (0, 1), device="mps")
+    assert all(same(learners[seed], theirs[seed]) for seed in (0, 1))
+    for mine, other in zip(on_cpu, on_mps, strict=True):
+        # its sums of losses are of fewer digits
+        assert [each.train_loss for each in mine] == pytest.approx([each.train_loss for each in other])
+        first, second = ([replace(each, train_loss=None) for each in epoch] for epoch in (mine, other))
+        assert first == second
 
 
 def test_precisions_are_named_exactly() -> None:

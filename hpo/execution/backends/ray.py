@@ -35,7 +35,7 @@ def ray_cluster(address: str, *, cpus: float | None = None, gpus: float | None =
     """
 
     def engine(spec: WorkerSpec) -> AbstractContextManager[WorkerBackend]:
-        default_gpus = 0.0 if spec.device == "cpu" else 1.0
+        default_gpus = float(spec.device.startswith("cuda"))
         return _connected(address, spec, float(cpus or spec.threads), default_gpus if gpus is None else gpus)
 
     return engine

@@ -25,7 +25,7 @@ class WorkerSpec:
     studies: tuple[str, ...]
     threads: int
     device: str
-    """What the plan trains on: cpu, cuda (any GPU) or cuda:N."""
+    """What the plan trains on: cpu, cuda (any GPU), cuda:N or mps."""
     trials_per_device: int | None
     """How many trials a worker trains at once; None: as it sees fit."""
     settings: Mapping[str, str]
