@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +34,19 @@ def user_path(given: str | Path) -> Path:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"{given}: {reason}") from None
     return path
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file that a user has written, in UTF-8 with or without a mark at its begin.
+
+    Raises:
+        OSError: it cannot be read; or it is a pipe or a device, which might wait or go on for ever.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "is a pipe or a device, not a file")
+    return path.read_text("utf-8-sig")
 
 
 def resolved(given: str | Path) -> Path:

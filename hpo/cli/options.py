@@ -28,6 +28,8 @@ Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+MAX_AT_ONCE = 1000
+"""Of workers, and of trials that one trains: a typing mistake is not to take the whole machine."""
 
 
 class NumberOrAuto(click.ParamType[int | None]):
@@ -47,6 +49,17 @@ class NumberOrAuto(click.ParamType[int | None]):
         if number not in self._range:
             self.fail(f"{text[:40]!r} is neither {self._what} nor 'auto'", param, ctx)
         return number
+
+
+class Finite(click.FloatRange):
+    """A number in a range, neither infinite nor NaN."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return float(number)
 
 
 class Duration(click.ParamType[float | None]):
@@ -215,7 +228,7 @@ checkpoints = _option(
 
 
 def _count(flag: str, things: str, text: str) -> Decorator:
-    kind = NumberOrAuto(f"a number of {things} from 1 on", 1, 10**9)
+    kind = NumberOrAuto(f"a number of {things} from 1 to {MAX_AT_ONCE:,}", 1, MAX_AT_ONCE)
     return _option(flag, type=kind, metavar=kind.name, default="auto", show_default=True, help=text)
 
 
@@ -250,13 +263,13 @@ engine = _together(
     ),
     _option(
         "--cpus-per-worker",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Finite(min=0, min_open=True),
         metavar="N",
         help="CPUs of the cluster a worker gets.  [default: the plan's threads a worker]",
     ),
     _option(
         "--gpus-per-worker",
-        type=click.FloatRange(min=0),
+        type=Finite(min=0),
         metavar="N",
         help="GPUs, 0.25 for a quarter of one.  [default: 1 where the plan trains on CUDA]",
     ),

@@ -144,7 +144,7 @@ def best(as_json: bool, **options: Any) -> None:
 @click.argument("second", metavar="B")
 @click.option(
     "--delta",
-    type=click.FloatRange(min=0),
+    type=opt.Finite(min=0),
     help="A difference below it does not matter.  [default: 0.005 of a share, which is half a point]",
 )
 @opt.database

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from hpo._files import read_text
 from hpo.errors import InputError, StudyFileError, did_you_mean
 from hpo.planning.decisions import Decision, Inherited
 from hpo.planning.defaults import Adopt, Defaults, Fit, Inherit, Kernels, Precision
@@ -80,7 +81,7 @@ def read_plan_file(folder: Path) -> dict[str, Any]:
     """
     file = folder / PLAN_FILE
     try:
-        given = tomllib.loads(file.read_text("utf-8-sig"))
+        given = tomllib.loads(read_text(file))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:

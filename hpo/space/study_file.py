@@ -41,6 +41,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from hpo._files import read_text
 from hpo.errors import InputError, StudyFileError, did_you_mean
 from hpo.space.axes import Choices, Range, read_axis, read_each, read_params
 from hpo.space.constraints import Constraint
@@ -402,7 +403,7 @@ def load_study(path: Path, schema: Schema) -> StudySpec:
         StudyFileError: the file cannot be used; the text says where, and what would be right.
     """
     try:
-        document = tomllib.loads(path.read_text("utf-8-sig"))
+        document = tomllib.loads(read_text(path))
         _check_leaves(document)
         if "name" in document:
             raise InputError("name is not a key of a study file; a study is named by its file")

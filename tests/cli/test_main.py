@@ -126,7 +126,11 @@ WRONG_OPTIONS = [
     (["run", "--workers=1_0"], "'1_0' is neither a number of processes"),
     (["status", "--out=a?b"], "--out a.b: no database URL can name a file there"),
     (["run", "--data=digits", "--out=50%20"], "--out 50%20: no database URL can name a file there"),
-    (["run", "--trials-per-device=0"], "'0' is neither a number of trials from 1 on nor 'auto'"),
+    (["run", "--trials-per-device=0"], "'0' is neither a number of trials from 1 to 1,000 nor 'auto'"),
+    (["run", "--workers=1001"], "'1001' is neither a number of processes from 1 to 1,000 nor 'auto'"),
+    (["compare", "a/0", "a/1", "--delta=nan"], "'nan' is not a finite number"),
+    (["run", "--engine=ray", "--cpus-per-worker=inf"], "'inf' is not a finite number"),
+    (["run", "--engine=ray", "--gpus-per-worker=nan"], "'nan' is not a finite number"),
     (["run", "--precision=fp8"], "fp32"),
     (
         ["run", "--data=digits", "--device=cpu", "--precision=tf32"],

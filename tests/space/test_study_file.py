@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -291,6 +292,11 @@ def test_unreadable_files(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes("title = 'Grün'".encode("latin-1"))
     with pytest.raises(StudyFileError, match="is not valid TOML"):
         load_study(tmp_path / "latin.toml")
+    os.mkfifo(tmp_path / "pipe.toml")  # to read it would wait for a writer
+    (tmp_path / "endless.toml").symlink_to("/dev/zero")
+    for name in ("pipe", "endless"):
+        with pytest.raises(StudyFileError, match=f"{name}.toml: is a pipe or a device, not a file"):
+            load_study(tmp_path / f"{name}.toml")
 
 
 def test_a_file_saved_by_a_windows_editor_is_read(tmp_path: Path) -> None:
