@@ -1,4 +1,4 @@
-"""Keeps a GPU busy with small networks: many kernels as one launch, seeds and trials beside each other.
+"""Keeps a GPU busy with small networks: many kernels as one launch, and trials beside each other.
 
 On any other device all of it is a plain call.
 
@@ -50,47 +50,21 @@ def prepare(device: str, precision: str) -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
 
 
-def streams(device: str, count: int) -> list[torch.cuda.Stream | None]:
-    """Return queues of work of the calling thread's own; None where work waits in no queue."""
-    return [_own_stream(device, 1 + number) if is_cuda(device) else None for number in range(count)]
-
-
-@contextmanager
-def on(stream: torch.cuda.Stream | None) -> Iterator[None]:
-    """Launch what the context launches into that queue."""
-    with nullcontext() if stream is None else torch.cuda.stream(stream):
-        yield
-
-
-@contextmanager
-def joining(stream: torch.cuda.Stream | None) -> Iterator[None]:
-    """Have a queue begin after what was launched before the context, and what follows it after the queue."""
-    if stream is None:
-        yield
-        return
-    current = torch.cuda.current_stream(stream.device)
-    stream.wait_stream(current)
-    try:
-        yield
-    finally:
-        current.wait_stream(stream)
-
-
 class Backlog:
-    """What was launched on a queue and is not done yet: little of it, so that who launches can be stopped.
+    """What was launched on a device and is not done yet: little of it, so that who launches can be stopped.
 
     Launches return at once, and an epoch of them may take the device longer than a process has to stop.
     """
 
-    def __init__(self, stream: torch.cuda.Stream | None) -> None:
-        self._stream, self._launched = stream, deque[torch.cuda.Event]()
+    def __init__(self, device: str) -> None:
+        self._device, self._launched = device, deque[torch.cuda.Event]()
 
     def add(self) -> None:
         """Note what was launched since the last call; waits until all but the latest two are done."""
-        if self._stream is None:
+        if not is_cuda(self._device):
             return
         event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-        event.record(self._stream)
+        event.record(torch.cuda.current_stream(self._device))
         self._launched.append(event)
         if len(self._launched) > 2:
             self._launched.popleft().synchronize()
@@ -103,17 +77,17 @@ def is_recording() -> bool:
 
 @contextmanager
 def beside_others(device: str) -> Iterator[None]:
-    """Train on queues of the calling thread's own, so that threads do not wait for each other's work."""
-    with torch.cuda.stream(_own_stream(device, 0)) if is_cuda(device) else nullcontext():
+    """Train on a queue of the calling thread's own, so that threads do not wait for each other's work."""
+    with torch.cuda.stream(_own_stream(device)) if is_cuda(device) else nullcontext():
         yield
 
 
-def _own_stream(device: str, number: int) -> torch.cuda.Stream:
-    """Return one of the thread's streams, of high priority, which those that are recorded never have."""
-    mine: list[torch.cuda.Stream] = _OWN.__dict__.setdefault(device, [])
-    while len(mine) <= number:
-        mine.append(torch.cuda.Stream(device, priority=-1))  # type: ignore[no-untyped-call]
-    return mine[number]
+def _own_stream(device: str) -> torch.cuda.Stream:
+    """Return the thread's stream, of high priority, which those that are recorded never have."""
+    mine: dict[str, torch.cuda.Stream] = _OWN.__dict__
+    if device not in mine:
+        mine[device] = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
+    return mine[device]
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
