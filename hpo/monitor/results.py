@@ -15,9 +15,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo._text import seeds_text
 from hpo.errors import InputError, MissingError
-from hpo.monitor.diagnostics import Finding, findings
 from hpo.monitor.origins import Origin, origins
 from hpo.planning.decisions import TrialRef, best_epoch, epochs_of
+from hpo.planning.diagnostics import Finding, findings
 from hpo.planning.inheritance import best_decided, decided_trial
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.metrics import Metric

@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.monitor.diagnostics import findings
 from hpo.monitor.results import best_so_far, best_values, deviation, own_params
 from hpo.monitor.status import StudyStatus, study_status
 from hpo.planning.decisions import Decision, TrialRef, best_epoch, epochs_of
+from hpo.planning.diagnostics import findings
 from hpo.planning.inheritance import best_decided, decided_trial
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.metrics import Metric
@@ -73,7 +73,7 @@ class Running:
     silent_seconds: float
     """Seconds since its last heartbeat, 0 below half a lease; infinite where the process is gone."""
     flags: Sequence[str]
-    """What was found (`hpo.monitor.diagnostics`), each in a few words."""
+    """What was found (`hpo.planning.diagnostics`), each in a few words."""
 
     @property
     def worker(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hpo.monitor.diagnostics import Finding
+from hpo.planning.diagnostics import Finding
 from hpo.monitor.results import TrialRow
 from hpo.recipes.constrained_cnn import ConstrainedCnn
 from hpo.recipes.constrained_cnn.conclusions import CLAIMS

@@ -11,7 +11,7 @@ from dataclasses import replace
 from statistics import fmean
 
 from hpo._text import show_value
-from hpo.monitor.diagnostics import DEAD_SHARE
+from hpo.planning.diagnostics import DEAD_SHARE
 from hpo.recipes.constrained_cnn.contrasts import (
     Block,
     Cells,

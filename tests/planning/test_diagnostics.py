@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from hpo import rows
-from hpo.monitor.diagnostics import Finding, findings
 from hpo.monitor.watch import Progress
+from hpo.planning.diagnostics import Finding, findings
 from hpo.planning.metrics import Metric
 from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance
