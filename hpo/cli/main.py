@@ -27,6 +27,7 @@ COMMANDS = {
     "status": ("reading", "Where every study stands, and the time left."),
     "show": ("reading", "The points of a study and its decision, or one trial whole."),
     "best": ("reading", "The best configuration so far, and why."),
+    "claims": ("reading", "What the plan shows of its claims, and what is missing."),
     "compare": ("reading", "What differs between two trials or plans, and what it makes."),
     "predict": ("reading", "Classify pictures with the final model."),
     "export": ("reading", "Every trial, as CSV, JSON or Parquet."),

@@ -398,6 +398,13 @@ plan_options = _together(
 )
 """Everything that a plan is created with."""
 
+claim_studies = _option(
+    "--studies",
+    type=UserPath(is_folder=True),
+    metavar="DIR",
+    help="Judge the claims in this folder of study files.  [default: those stored with the plan]",
+)
+
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of the options that change results which the user gave."""

@@ -140,6 +140,29 @@ def best(as_json: bool, **options: Any) -> None:
 
 
 @click.command()
+@opt.claim_studies
+@opt.database
+@opt.as_json
+def claims(studies: Path | None, as_json: bool, **options: Any) -> None:
+    """What the plan shows of its claims, and what is missing.
+
+    Claims stand in claims.toml beside the study files, or in these.
+    """
+    from hpo.cli.tables import show_claims
+    from hpo.planning.claims import judge
+    from hpo.space.claim_file import load_claims
+
+    plan = opt.open_plan(options, reader=True)
+    stated = load_claims(studies, plan.specs, plan.schema) if studies is not None else None
+    with waiting("reading the trials"):
+        found = judge(plan, stated)
+    if as_json:
+        write_json(found.to_json(), sys.stdout)
+    else:
+        show_claims(found)
+
+
+@click.command()
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
 @click.option(
@@ -231,7 +254,7 @@ def export(file: Path | None, rows: str, as_json: bool, **options: Any) -> None:
 def report(to: Path | None, **options: Any) -> None:
     """Write a page about the plan.
 
-    With tables, figures and conclusions; also of a plan that is under way.
+    With tables, figures and claims; also of a plan that is under way.
     """
     with waiting("writing the report"):
         from hpo.reporting import write_report

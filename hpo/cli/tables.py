@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hpo.monitor.status import StudyStatus
     from hpo.monitor.watch import Progress
     from hpo.planning.audit import Audit
+    from hpo.planning.claims import Judgement
     from hpo.planning.metrics import Metric
     from hpo.planning.plan import Plan
     from hpo.training.dry_run import DryRun, LoopRun
@@ -47,6 +48,9 @@ STATE_STYLES = {
     "warning": "yellow",
     "wrong": "bold red",
     "skipped": "dim",
+    "confirmed": "green",
+    "denied": "bold red",
+    "open": "dim",
 }
 
 
@@ -132,6 +136,39 @@ def show_comparison(found: PairComparison) -> None:
     if not found.differing:
         screen.print("the two do not differ in what was recorded")
     screen.print(Text(found.text, "bold"))
+
+
+def show_claims(found: Judgement) -> None:
+    """Print every claim with its verdict and evidence, and what it takes to train what is missing."""
+    screen = console()
+    if found.off_topic or not found.results:
+        none = "the plan has no claims; write claims.toml beside its study files, and give --studies DIR"
+        screen.print(found.off_topic or none)
+        return
+    grid = Grid(
+        ("", Kind.NUMBER),
+        ("verdict", Kind.WORD),
+        ("claim", Kind.TEXT),
+        ("seeds missing", Kind.NUMBER),
+        ("evidence", Kind.SENTENCE),
+    )
+    for number, each in enumerate(found.results, start=1):
+        trials = ", ".join(trial.name for trial in each.trials)
+        missing = found.price([each]).seeds
+        grid.add(
+            str(number),
+            Text(each.verdict, STATE_STYLES[each.verdict]),
+            each.claim.text,
+            str(missing or ""),
+            f"{each.text} Trials: {trials}." if trials else each.text,
+        )
+    screen.print(grid)
+    screen.print(Text(found.noise.text(found.metric), "dim"))
+    price, at_power = (found.price(found.results, at_power=each) for each in (False, True))
+    if price.seeds:
+        screen.print(f"Missing for the next look: {price.text}.")
+    if at_power.seeds > price.seeds:
+        screen.print(f"With 80 % power, to show a difference of a claim's delta: {at_power.text}.")
 
 
 def show_study(plan: Plan, name: str, rows: Sequence[TrialRow], audit: Audit | None) -> None:

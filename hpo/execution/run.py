@@ -21,6 +21,7 @@ from hpo.execution.plan_data import load_plan_data
 from hpo.execution.plan_recipe import given_options, read_folder, record_of, with_recipe
 from hpo.execution.supervisor import supervise
 from hpo.monitor.results import final_result, final_trial
+from hpo.planning.claims import store_claims
 from hpo.planning.compatibility import (
     check_compatible,
     check_sqlite_is_local,
@@ -36,6 +37,7 @@ from hpo.planning.studies import (
     root_configs,
     with_ancestors,
 )
+from hpo.space.claim_file import load_claims
 from hpo.space.study_file import shipped_studies
 from hpo.storage.database import default_url, exclusive
 from hpo.storage.storage import Storage
@@ -77,6 +79,7 @@ def find_or_create_plan(
     if plan is not None:
         return _agreeing(plan, studies, names, given)
     options, named, specs = read_folder(studies, given)
+    claims = load_claims(studies or shipped_studies(), specs, named.recipe.schema)
     # everything that can be refused is refused before anything is written: a mistake must leave no plan
     with_ancestors(specs, names, options.inherit)
     if options.inherit == "published":
@@ -92,9 +95,10 @@ def find_or_create_plan(
     with nullcontext() if Plan.find(database) else exclusive(url):
         plan = Plan.find(database)
         if plan is None:
-            return with_recipe(Plan.create(database, specs, options, identity, record))
+            return with_recipe(Plan.create(database, specs, options, identity, record, claims))
     plan = with_recipe(plan)
     check_compatible(plan, given, specs, studies or shipped_studies())
+    store_claims(plan, claims)
     return with_more_trials(plan, specs)
 
 
@@ -106,6 +110,8 @@ def _agreeing(plan: Plan, studies: Path | None, names: Sequence[str], given: Map
         _, _, specs = read_folder(studies, {**given, "recipe": plan.recipe.name})
     plan = with_recipe(plan)
     check_compatible(plan, given, specs, studies)
+    if studies is not None and specs is not None:
+        store_claims(plan, load_claims(studies, specs, plan.schema))
     plan.with_ancestors(names)
     if given.get("data", plan.options.data) != plan.options.data:
         load_plan_data(plan, given["data"])

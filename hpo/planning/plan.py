@@ -30,6 +30,7 @@ from hpo.planning.manifest import (
 )
 from hpo.planning.metrics import Metric
 from hpo.planning.studies import with_ancestors
+from hpo.space.claim_file import Claims
 from hpo.space.schema import Schema
 from hpo.space.study_file import RESERVED_NAME, StudySpec
 from hpo.storage.queue import Slot
@@ -67,6 +68,7 @@ class Plan:
         options: Options,
         identity: Identity,
         recipe: RecipeRecord,
+        claims: Claims | None = None,
     ) -> Plan:
         """Write the plan: studies, definitions, options; no trials. Doing it twice does no harm.
 
@@ -81,7 +83,8 @@ class Plan:
         direction = recipe.objective(options.metric).direction
         for name, study in specs.items():
             storage.create_study(name, {"definition": study.to_json(), **record}, direction)
-        storage.create_study(FINAL, {**record, "plan": list(specs)}, direction)
+        stated = {} if claims is None else {"claims": claims.to_json()}
+        storage.create_study(FINAL, {**record, **stated, "plan": list(specs)}, direction)
         return cls(storage, specs, options, identity, recipe, record["versions"])
 
     @classmethod

@@ -232,12 +232,32 @@ def compare(ours: Mapping[int, float], theirs: Mapping[int, float], delta: float
         warnings.simplefilter("ignore", RuntimeWarning)  # of seeds that all differ by the same
         found = ttest_rel(*samples) if is_paired else ttest_ind(*samples, equal_var=False)
         (low, high), (lowest, highest) = (found.confidence_interval(level) for level in (0.95, 0.9))
-    verdict = Verdict.NOT_SHOWN
-    if low > 0 or high < 0:
-        verdict = Verdict.BETTER if low > 0 else Verdict.WORSE
-    elif -delta < lowest and highest < delta:
-        verdict = Verdict.EQUIVALENT
+    verdict = verdict_of((low, high), (lowest, highest), delta)
     return Comparison(verdict, n_seeds, difference, (float(low), float(high)))
+
+
+def verdict_of(interval: tuple[float, float], narrower: tuple[float, float], delta: float) -> Verdict:
+    """Return what an interval of a difference shows.
+
+    Args:
+        interval: with the error rate of both sides together.
+        narrower: with as much on each side, as two one-sided tests have it.
+        delta: differences below it do not matter.
+    """
+    low, high = interval
+    if low > 0 or high < 0:
+        return Verdict.BETTER if low > 0 else Verdict.WORSE
+    return Verdict.EQUIVALENT if -delta < narrower[0] and narrower[1] < delta else Verdict.NOT_SHOWN
+
+
+SAID: dict[Verdict | None, str] = {
+    None: "needs more seeds",
+    Verdict.BETTER: "shown to be better",
+    Verdict.WORSE: "shown to be worse",
+    Verdict.EQUIVALENT: "shown to make no difference that matters",
+    Verdict.NOT_SHOWN: "not shown to make a difference",
+}
+"""Verdicts as sentences have them."""
 
 
 def in_words(comparison: Comparison, metric: Metric) -> str:
@@ -247,11 +267,4 @@ def in_words(comparison: Comparison, metric: Metric) -> str:
         return f"not tested, as one seed has no deviation: {found}"
     low, high = sorted(map(metric.score, comparison.interval))
     between = f"between {metric.signed(low).removesuffix(' points')} and {metric.signed(high)}"
-    said = {
-        None: "needs more seeds",
-        Verdict.BETTER: "shown to be better",
-        Verdict.WORSE: "shown to be worse",
-        Verdict.EQUIVALENT: "shown to make no difference that matters",
-        Verdict.NOT_SHOWN: "not shown to make a difference",
-    }[comparison.verdict]
-    return f"{said}: {found}, {between} with 95 % confidence"
+    return f"{SAID[comparison.verdict]}: {found}, {between} with 95 % confidence"

@@ -6,7 +6,7 @@
 
 Everything shown comes from the database and from what the final stage stored; nothing here trains, imports
 torch or opens the test set. `data` reads the database; `figures` says what there is to see, in terms of
-`charts`, and `render` draws that; `tables`, `prose`, `published` and `conclusions` say the rest; `page`
+`charts`, and `render` draws that; `tables`, `prose`, and `published` say the rest; `page`
 writes all of it.
 """
 

@@ -18,6 +18,7 @@ from hpo.data.sources import without_folders
 from hpo.monitor.origins import DEFAULT, Origin, origins
 from hpo.monitor.results import TrialRow, attempt_state, final_trial, rows
 from hpo.monitor.status import StudyStatus, remarks, status
+from hpo.planning.claims import Judgement, judge
 from hpo.planning.decisions import Decision, Inherited, TrialRef, test_epochs_of
 from hpo.planning.inheritance import best_decided, context_of, inherited_by
 from hpo.planning.manifest import Identity, Options, RecipeRecord
@@ -191,6 +192,8 @@ class ReportData:
     remarks: Sequence[str] = ()
     machines: Mapping[str, int] = field(default_factory=dict)
     """Trials by machine that trained them."""
+    claims: Judgement | None = None
+    """What is said of the plan's claims; None where there is nothing to be said."""
 
     @property
     def points(self) -> list[Point]:
@@ -295,6 +298,7 @@ def read(plan: Plan) -> ReportData:
         (name, trial) for name, found in trials.items() for trial in found if "owner" in trial.user_attrs
     ]
     trained = [(name, trial) for name, trial in claimed if reason_of(trial) != Reason.REUSED]
+    claims = judge(plan)
     starts = [trial.datetime_start for _, trial in claimed if trial.datetime_start]
     ends = [trial.datetime_complete for _, trial in claimed if trial.datetime_complete]
     return ReportData(
@@ -315,6 +319,7 @@ def read(plan: Plan) -> ReportData:
         ended=f"{max(ends).astimezone():%Y-%m-%d %H:%M %Z}" if ends else "",
         remarks=remarks(plan, [name for name in plan.specs if trials[name]]),
         machines=_machines(trial for _, trial in trained),
+        claims=claims if claims.results else None,
     )
 
 

@@ -21,7 +21,6 @@ from hpo.planning.plan import WRONG_IMAGES, Plan
 from hpo.reporting import prose, published, tables
 from hpo.reporting.caveats import caveats
 from hpo.reporting.data import ReportData, anchor, read
-from hpo.reporting.evidence import conclusions
 from hpo.reporting.figures import Placed, figures
 from hpo.reporting.render.matplotlib import Drawing, draw
 
@@ -72,12 +71,11 @@ def write_report(plan: Plan, out: str | Path, to: str | Path | None = None) -> P
 
 def _context(report: ReportData, drawings: Sequence[tuple[Placed, Drawing]], out: Path) -> dict[str, Any]:
     """Return what both templates know; they call `prose` for what a study says of itself."""
-    judged = conclusions(report)
     all_tables = [
         *[tables.points_table(report, section) for section in report.sections],
         *tables.final_tables(report),
         *([tables.published_table(published.comparisons(report), report)] if report.repeats_original else []),
-        *([tables.conclusions_table(judged.evidence)] if judged else []),
+        *(tables.claims_tables(report)),
         tables.provenance_table(report, version("hpo-studies")),
     ]
     return {
@@ -88,9 +86,9 @@ def _context(report: ReportData, drawings: Sequence[tuple[Placed, Drawing]], out
         "meanings": prose.meanings(report),
         "source": printable(report.options.data),
         "warnings": [printable(text) for text in caveats(report)],
-        "conclusions": judged.evidence if judged else {},
-        "noise": judged.noise if judged else "",
-        "limits": judged.limits if judged else (),
+        "claims": report.claims.results if report.claims else (),
+        "noise": report.claims.noise.text(report.objective) if report.claims else "",
+        "studies": {section.name for section in report.sections},
         "marks": VERDICT_MARKS,
         "tables": {table.name: table for table in all_tables},
         "drawings": drawings,
@@ -121,6 +119,7 @@ def _environment(*, autoescape: bool) -> Environment:
     environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
     environment.filters["unbroken"] = _unbroken
     environment.filters["md"] = markdown_text
+    environment.filters["printable"] = printable
     environment.filters["params"] = params_text
     return environment
 

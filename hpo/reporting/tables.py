@@ -7,15 +7,16 @@ import io
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
-from hpo._text import duration, harmless_cell, percent, printable, show_value
+from hpo._text import duration, harmless_cell, params_text, percent, printable, show_value
 from hpo.monitor.origins import Origin
 from hpo.monitor.results import deviation
+from hpo.planning.claims import Cell as ClaimCell
 from hpo.planning.manifest import Options
 from hpo.planning.metrics import Metric
 from hpo.reporting.data import Point, ReportData, Section, anchor
-from hpo.reporting.evidence import Evidence
 from hpo.reporting.prose import count_text, data_text
 from hpo.reporting.published import Comparison
 from hpo.space.parameters import ParamValue
@@ -384,17 +385,46 @@ def published_table(comparisons: Sequence[Comparison], report: ReportData) -> Ta
     return _table("published", caption, comparisons, columns)
 
 
-def conclusions_table(conclusions: Mapping[str, Evidence]) -> Table:
-    """Return the original's conclusions and what is said of them here."""
+def claims_tables(report: ReportData) -> list[Table]:
+    """Return the plan's claims with what is said of them here, and their cells; none where it has none."""
+    if report.claims is None:
+        return []
+    numbered = list(enumerate(report.claims.results, start=1))
     columns: Columns = [
         (_words("no.", "number"), lambda each: Cell(str(each[0]))),
-        (_words("claim"), lambda each: Cell(each[1])),
-        (_words("verdict"), lambda each: Cell(each[2].verdict)),
-        (_words("evidence"), lambda each: Cell(each[2].text)),
-        (_words("trials"), lambda each: Cell(" ".join(point.name for point in each[2].points))),
+        (_words("claim"), lambda each: Cell(printable(each[1].claim.text))),
+        (_words("verdict"), lambda each: Cell(each[1].verdict)),
+        (_words("evidence"), lambda each: Cell(printable(each[1].text))),
+        (_words("trials"), lambda each: Cell(_trials(each[1].cells))),
     ]
-    numbered = [(number, *judged) for number, judged in enumerate(conclusions.items(), start=1)]
-    return _table("conclusions", "The original's conclusions.", numbered, columns)
+    objective = report.objective
+    cell_columns: Columns = [
+        (_words("claim"), lambda each: Cell(str(each[0]))),
+        (_words("cell", "parameters"), lambda each: Cell(printable(params_text(each[1].params)))),
+        (Column("seeds"), lambda each: Cell(str(len(each[1].scores)), len(each[1].scores))),
+        (Column(objective.head, objective.name), lambda each: _mean_cell(objective, each[1])),
+        (_words("trials"), lambda each: Cell(_trials([each[1]]))),
+    ]
+    cells = [(number, cell) for number, result in numbered for cell in result.cells]
+    caption = (
+        "What the claims are judged by. Seeds were trained to their end; the metric is of each one's best "
+        "epoch, and ± its standard deviation between seeds."
+    )
+    return [
+        _table("claims", "The plan's claims.", numbered, columns),
+        _table("claim-cells", caption, cells, cell_columns),
+    ]
+
+
+def _trials(cells: Iterable[ClaimCell]) -> str:
+    return " ".join(dict.fromkeys(ref.name for cell in cells for ref in cell.trials))
+
+
+def _mean_cell(objective: Metric, cell: ClaimCell) -> Cell:
+    values = [objective.score(score) for score in cell.scores]
+    if not values:
+        return Cell("–")
+    return Cell(objective.text(fmean(values), deviation(values)), fmean(values))
 
 
 # --- provenance ------------------------------------------------------------------------------------------

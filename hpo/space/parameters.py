@@ -99,6 +99,8 @@ _DEMANDS = {
     "finite_number": "must be a finite number",
     "bool_type": "must be true or false",
     "string_type": "must be text, in quotes",
+    "string_too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length} characters",
     "dict_type": "must be a table",
     "model_type": "must be a table",
     "list_type": "must be a list",

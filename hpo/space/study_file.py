@@ -54,8 +54,9 @@ MAX_GRID_POINTS = 100_000
 MAX_LISTED_POINTS = 10_000
 """Of a sampled space with more, it is not listed which points are left."""
 RESERVED_NAME = "final"
-PLAN_FILE = "plan.toml"
-"""In a folder of study files: options of the plan, as `hpo run` would take them. It is no study."""
+PLAN_FILE, CLAIMS_FILE = "plan.toml", "claims.toml"
+"""In a folder of study files, but no studies: options of the plan, as `hpo run` would take them, and claims
+(`hpo.space.claim_file`)."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _MISTAKE = "mistake"
@@ -402,22 +403,36 @@ def load_study(path: Path, schema: Schema) -> StudySpec:
     Raises:
         StudyFileError: the file cannot be used; the text says where, and what would be right.
     """
+    document = read_document(path)
+    document.pop("claims", None)  # `claim_file` reads them; they are no part of what is trained
     try:
-        document = tomllib.loads(read_text(path))
-        _check_leaves(document)
         if "name" in document:
             raise InputError("name is not a key of a study file; a study is named by its file")
         return StudySpec.model_validate({**document, "name": path.stem}, context={"schema": schema})
-    except OSError as error:
-        raise StudyFileError(path, error.strerror or str(error)) from None
-    except RecursionError:
-        raise StudyFileError(path, "is nested too deeply") from None
     except ValidationError as error:
         raise StudyFileError(path, _explain(error)) from None
     except InputError as error:
         raise StudyFileError(path, str(error)) from None
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Read a TOML file that holds nothing which no file of a plan can use.
+
+    Raises:
+        StudyFileError: it cannot be read, is not TOML, or holds dates or numbers beyond all bounds.
+    """
+    try:
+        document = tomllib.loads(read_text(path))
+        _check_leaves(document)
+    except OSError as error:
+        raise StudyFileError(path, error.strerror or str(error)) from None
+    except RecursionError:
+        raise StudyFileError(path, "is nested too deeply") from None
+    except InputError as error:
+        raise StudyFileError(path, str(error)) from None
     except ValueError as error:  # of TOML's syntax, of UTF-8, or a number of thousands of digits
         raise StudyFileError(path, f"is not valid TOML: {error}") from None
+    return document
 
 
 def load_studies(folder: Path, schema: Schema) -> dict[str, StudySpec]:
@@ -434,7 +449,8 @@ def load_studies(folder: Path, schema: Schema) -> dict[str, StudySpec]:
         raise StudyFileError(folder, error.strerror or str(error)) from None
     files = {}
     for file in found:
-        if file.name.startswith(".") or file.name == PLAN_FILE or file.suffix.lower() != ".toml":
+        is_no_study = file.name.startswith(".") or file.name in (PLAN_FILE, CLAIMS_FILE)
+        if is_no_study or file.suffix.lower() != ".toml":
             continue
         if file.suffix != ".toml":
             raise StudyFileError(file, "would be left out: names end in .toml, in small letters; rename it")

@@ -17,8 +17,6 @@ DEFAULT_RECIPE = "constrained-cnn"
 """What the shipped studies are for; `hpo.planning.defaults` has it as well."""
 RECIPES = {"constrained-cnn": "hpo.recipes.constrained_cnn:ConstrainedCnn"}
 """Name → module and class. A recipe is a plug-in: nothing else names its module."""
-CONCLUSIONS = {"constrained-cnn": "hpo.recipes.constrained_cnn.conclusions"}
-"""Name → module whose `conclusions(report)` judges what others have concluded, for the report's page."""
 
 
 @dataclass(frozen=True)

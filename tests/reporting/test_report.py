@@ -254,8 +254,8 @@ def test_a_report_is_written_while_trials_are_queued(tmp_path: Path, monkeypatch
     assert len(read(plan).points) >= 2
 
 
-def test_of_some_of_the_images_the_conclusions_stay_open(original: Path) -> None:
-    assert [row["verdict"] for row in rows(original, "conclusions")] == ["open"] * 7
+def test_of_some_of_the_images_the_claims_stay_open(original: Path) -> None:
+    assert [row["verdict"] for row in rows(original, "claims")] == ["open"] * 7
     page = (original / "report" / "report.html").read_text("utf-8")
     assert "only 20 + 20 of the images were used" in page
     assert 'class="verdict confirmed"' not in page
@@ -264,9 +264,9 @@ def test_of_some_of_the_images_the_conclusions_stay_open(original: Path) -> None
 def test_on_other_data_nothing_is_said_of_the_original(out: Path, page: str) -> None:
     text = (out / "report" / "report.md").read_text("utf-8")
     for each in (text, re.sub(r"<style>.*?</style>|base64,[^\"]*", "", page, flags=re.DOTALL)):
-        assert not re.search(r"[Cc]onclusion|[Pp]ublished|CIFAR|original", each)
+        assert not re.search(r"[Cc]laim|[Pp]ublished|CIFAR|original", each)
     tables = {file.stem for file in (out / "report" / "tables").iterdir()}
-    assert not {"published", "conclusions"} & tables
+    assert not {"published", "claims", "claim-cells"} & tables
 
 
 def test_macro_f1_is_explained_once(page: str) -> None:
@@ -337,7 +337,7 @@ def test_a_plan_that_has_only_been_written(tmp_path: Path, cli: Cli) -> None:
     assert "None of six studies has decided" in page
     assert {row["published"] for row in rows(out, "published")} > {"0.71"}
     assert not any(row["ours"] for row in rows(out, "published"))
-    assert [row["verdict"] for row in rows(out, "conclusions")] == ["open"] * 7
+    assert [row["verdict"] for row in rows(out, "claims")] == ["open"] * 7
 
 
 def test_it_names_no_folder_of_this_machine_and_no_pruner_that_was_not_asked(
