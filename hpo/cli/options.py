@@ -398,6 +398,9 @@ plan_options = _together(
 )
 """Everything that a plan is created with."""
 
+for_claims = click.option(
+    "--claims", "for_claims", is_flag=True, help="Train the cells alone that the plan's claims lack."
+)
 claim_studies = _option(
     "--studies",
     type=UserPath(is_folder=True),

@@ -68,9 +68,9 @@ def _fail_stale_trials(plan: Plan, options: dict[str, Any]) -> None:
     from hpo.planning.scheduler import fail_stale_trials
     from hpo.storage.outbox import PATIENCE_SECONDS, in_background
 
-    if not any(plan.storage.running(plan.storage.study_id(name)) for name in plan.all_names):
+    if not any(plan.storage.running(plan.storage.study_id(name)) for name in plan.records()):
         return
-    closed = in_background(lambda: fail_stale_trials(opt.open_plan(options)))
+    closed = in_background(lambda: fail_stale_trials(opt.open_plan(options), list(plan.records())))
     if not wait([closed], PATIENCE_SECONDS).done:
         why = "the database's lock is held, or this machine is busy"
         say(f"hpo status: {why}: stale trials are shown as running", err=True)
@@ -146,7 +146,8 @@ def best(as_json: bool, **options: Any) -> None:
 def claims(studies: Path | None, as_json: bool, **options: Any) -> None:
     """What the plan shows of its claims, and what is missing.
 
-    Claims stand in claims.toml beside the study files, or in these.
+    Claims stand in claims.toml beside the study files, or in these. `hpo run --claims` trains the cells that
+    are missing.
     """
     from hpo.cli.tables import show_claims
     from hpo.planning.claims import judge

@@ -53,6 +53,8 @@ STATE_STYLES = {
     "open": "dim",
 }
 
+TITLES = {"final": "final stage", "claims": "cells of claims"}
+"""Of what is no study."""
 
 WIDE_COLUMNS = 160
 
@@ -166,7 +168,7 @@ def show_claims(found: Judgement) -> None:
     screen.print(Text(found.noise.text(found.metric), "dim"))
     price, at_power = (found.price(found.results, at_power=each) for each in (False, True))
     if price.seeds:
-        screen.print(f"Missing for the next look: {price.text}.")
+        screen.print(f"`hpo run --claims` trains what is missing. For the next look: {price.text}.")
     if at_power.seeds > price.seeds:
         screen.print(f"With 80 % power, to show a difference of a claim's delta: {at_power.text}.")
 
@@ -174,11 +176,12 @@ def show_claims(found: Judgement) -> None:
 def show_study(plan: Plan, name: str, rows: Sequence[TrialRow], audit: Audit | None) -> None:
     """Print the points of a study, what was decided, and what is to be known about single runs."""
     from hpo.planning.audit import in_words
+    from hpo.planning.plan import FINAL
     from hpo.storage.queue import Reason
 
     spec = plan.specs.get(name)
     screen = console()
-    title = f"{spec.section} {spec.title}".strip() if spec else "final stage"
+    title = f"{spec.section} {spec.title}".strip() if spec else TITLES[name]
     screen.print(Text(title or name, "bold"))
     record = plan.record(name)
     inherited, decision = record.inherited, record.decision
@@ -188,7 +191,7 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow], audit: Audit | N
         screen.print(Text(f"from {origin}: {params_text(plan.schema.told(inherited.params))}", "dim"))
     if spec and spec.fixed:
         screen.print(Text(f"fixed in this study: {params_text(spec.fixed)}", "dim"))
-    screen.print(_points_grid(plan, list(spec.search) if spec else [], rows, screen.width))
+    screen.print(_points_grid(plan, list(spec.search) if spec else _differing(rows), rows, screen.width))
     control = decision.control if decision else None
     # a point that is the control says so once, with the control
     mark = f"{Reason.REUSED}: {control.source.name} " if control else "-"
@@ -207,7 +210,7 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow], audit: Audit | N
     for row in rows:
         for note in (*row.earlier, *row.checkpoint_notes):
             screen.print(Text(note, "dim"))
-    if spec is None and any(row.state == "complete" for row in rows):
+    if name == FINAL and any(row.state == "complete" for row in rows):
         screen.print(
             completed("these metrics are of the validation part; `hpo final` has those of the test set")
         )
@@ -219,6 +222,15 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow], audit: Audit | N
         screen.print(Text(f"decision: {decision.text}", "bold"))
     if audit:
         screen.print(in_words(audit, plan.objective))
+
+
+def _differing(rows: Sequence[TrialRow]) -> list[str]:
+    """Return the parameters in which rows differ."""
+    seen: dict[str, set[Any]] = {}
+    for row in rows:
+        for name, value in row.params.items():
+            seen.setdefault(name, set()).add(value)
+    return [name for name, values in seen.items() if len(values) > 1]
 
 
 def _points_grid(plan: Plan, axes: Sequence[str], rows: Sequence[TrialRow], width: int) -> Grid:

@@ -44,13 +44,31 @@ def demo(**options: Any) -> int:
 @opt.workers
 @opt.trials_per_device
 @opt.engine
+@opt.for_claims
 @opt.as_json_lines
-def run(study: tuple[str, ...], **options: Any) -> int:
+def run(study: tuple[str, ...], for_claims: bool, **options: Any) -> int:
     """Run the plan, or only STUDY… and the earlier studies they need.
 
     Continues where an earlier run stopped. Several runs on one --out share the work.
     """
-    return _run(study, options)
+    return _run_for_claims(study, options) if for_claims else _run(study, options)
+
+
+def _run_for_claims(studies: tuple[str, ...], options: dict[str, Any]) -> int:
+    """Train the cells that the plan's claims lack, and say what is shown of these then."""
+    from hpo.execution.run import find_or_create_plan
+    from hpo.planning.claims import open_cells
+    from hpo.planning.plan import CLAIMS
+
+    if studies:
+        raise InputError(f"--claims and {studies[0]}: the cells of all claims are trained, without any study")
+    opt.open_plan(options, reader=True)  # MissingError where there is no plan
+    with waiting("reading the plan"):
+        plan = find_or_create_plan(
+            options["out"], storage=options["storage"], studies=options["studies"], given=opt.given(options)
+        )
+        open_cells(plan)
+    return _run((CLAIMS,), options)
 
 
 @click.command()
@@ -77,11 +95,13 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
             threads, resolve, engine = stack.enter_context(_engine(studies, options))
             from hpo.cli.advice import advise_without, command
             from hpo.cli.live import watching
-            from hpo.cli.tables import describe, show_outcome, stopped_text
+            from hpo.cli.tables import describe, show_claims, show_outcome, stopped_text
             from hpo.errors import PointsFailedError
             from hpo.execution.run import find_or_create_plan, run
             from hpo.monitor.status import remarks
+            from hpo.planning.claims import judge
             from hpo.planning.compatibility import unshared_checkpoints
+            from hpo.planning.plan import CLAIMS
 
             out = options["out"]
             plan = find_or_create_plan(
@@ -123,7 +143,10 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
                 say(line, err=True)
             return 128 + stopped_by
         if not options["as_json"]:
-            show_outcome(reader, out)
+            if asked == [CLAIMS] and plan.has_cells:
+                show_claims(judge(reader))
+            else:
+                show_outcome(reader, out)
         return 0
 
 
@@ -228,7 +251,7 @@ def retry(study: tuple[str, ...], **options: Any) -> None:
 
     plan = opt.open_plan(options)
     plan.with_ancestors(name for name in study if name != FINAL)  # refuses unknown names
-    again, hopeless = queue_again(plan, study or None)
+    again, hopeless = queue_again(plan, study or list(plan.records()))
     if again:
         say(f"queued again: {', '.join(again)}; `hpo run` trains them")
     else:

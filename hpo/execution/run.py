@@ -232,7 +232,7 @@ def run(
     check_sqlite_is_local(plan)
     data = absolute_source(data) if data is not None else None
     load_plan_data(plan, data)
-    fail_stale_trials(plan)
+    fail_stale_trials(plan, names)
     if not advance(plan, names):
         again = waiting_again(plan, names or plan.all_names)
         if again:

@@ -28,7 +28,7 @@ from hpo.errors import (
 from hpo.execution.context import WorkerContext
 from hpo.planning.audit import is_audited
 from hpo.planning.inheritance import config_of_trial, context_of, control_config, decided_trial, inherited_by
-from hpo.planning.plan import FINAL, Plan, versions
+from hpo.planning.plan import Plan, versions
 from hpo.planning.pruners import Runs, TrialPruner, build_pruner
 from hpo.planning.samplers import distributions, draw
 from hpo.planning.scheduler import is_control
@@ -216,7 +216,7 @@ class _Pruning:
     def __init__(self, plan: Plan, name: str, trial: FrozenTrial, config: Config) -> None:
         self._plan, self._trial_id = plan, id_of(trial)
         self._pruner: TrialPruner | None = None
-        if name == FINAL or not plan.options.pruning:
+        if name not in plan.specs or not plan.options.pruning:
             return
         epochs = int(config["epochs"])
         runs = Runs(epochs, len(plan.identity.class_names), plan.objective.is_share)
@@ -447,7 +447,7 @@ def _reuse_result(plan: Plan, name: str, trial: FrozenTrial, config: Config, pru
 
     Grids often hold the value that was inherited, as a control (2 of the original's 32 points).
     """
-    inherited = plan.record(name).inherited if name != FINAL else None
+    inherited = plan.record(name).inherited if name in plan.specs else None
     if inherited is None or inherited.source is None:
         return False
     if plan.schema.effective(config) != plan.schema.effective(control_config(plan, inherited)):

@@ -164,7 +164,7 @@ ROWS: Mapping[str, Callable[[Plan], list[Record]]] = {"trials": export, "epochs"
 
 def _trials(plan: Plan) -> Iterator[tuple[str, FrozenTrial, Mapping[str, Any]]]:
     """Yield all trials with the name of their study and their attributes, as far as these are ours."""
-    for name in plan.all_names:
+    for name in plan.records():
         for trial in plan.trials(name):
             yield name, trial, trial.user_attrs if ATTEMPT_KEY in trial.user_attrs else {}
 

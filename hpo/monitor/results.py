@@ -5,6 +5,7 @@ Nothing in this room writes, imports torch, or looks anywhere else than into the
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -122,10 +123,18 @@ class TrialDetail:
         }
 
 
-def own_params(trial: FrozenTrial) -> Mapping[str, ParamValue]:
+def own_params(plan: Plan, trial: FrozenTrial) -> Mapping[str, ParamValue]:
     """Return what tells a trial from the others of its study."""
+    if _is_cell(trial):
+        cell, defaults = json.loads(trial.user_attrs["point"]), plan.schema.defaults
+        return {name: value for name, value in cell.items() if value != defaults[name]} or cell
     # a control or the final trial searched nothing: its whole configuration is what it is
     return trial.params or trial.user_attrs.get("config", {})
+
+
+def _is_cell(trial: FrozenTrial) -> bool:
+    """Return whether a trial is of a cell of claims, whose point is a whole configuration."""
+    return not trial.params and str(trial.user_attrs["point"]).startswith("{")
 
 
 def rows(plan: Plan, name: str, trials: Sequence[FrozenTrial] | None = None) -> list[TrialRow]:
@@ -153,7 +162,7 @@ def _row(plan: Plan, trial: FrozenTrial, slots: Slots, state: str) -> TrialRow:
     return TrialRow(
         trial=trial.number,
         point=slot.point,
-        params=trial.params,
+        params=json.loads(slot.point) if _is_cell(trial) else trial.params,
         state=state,
         reason=trial.user_attrs.get("reason", ""),
         traceback=trial.user_attrs.get("traceback", ""),
@@ -248,6 +257,8 @@ def _origins(plan: Plan, name: str, trial: FrozenTrial) -> Mapping[str, Origin]:
     if name == FINAL:
         trained = plan.record(FINAL).inherited
         return found[trained.study].carried if trained else {}
+    if name not in plan.specs:
+        return dict.fromkeys(plan.schema.parameters, Origin("cell of a claim"))
     if trial.user_attrs["point"] == CONTROL_SLOT.point:
         return found[name].inherited
     return {**found[name].context, **dict.fromkeys(plan.specs[name].search, Origin("searched"))}

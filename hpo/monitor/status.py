@@ -14,7 +14,7 @@ from hpo.planning.audit import Audit, audit_of
 from hpo.planning.decisions import Decision
 from hpo.planning.inheritance import context_of
 from hpo.planning.manifest import StudyRecord
-from hpo.planning.plan import FINAL, FINAL_SLOT, Plan
+from hpo.planning.plan import CLAIMS, FINAL, FINAL_SLOT, Plan
 from hpo.planning.scheduler import study_jobs
 from hpo.planning.verdicts import default_delta
 from hpo.storage.queue import Reason, Slots, SlotState, reason_of
@@ -108,7 +108,7 @@ def study_status(plan: Plan, name: str, record: StudyRecord, trials: Sequence[Fr
         else {
             "trial": best_trial.number,
             "value": best_trial.value,
-            "params": own_params(best_trial),
+            "params": own_params(plan, best_trial),
         },
         inherited=None
         if inherited is None
@@ -137,6 +137,8 @@ def _state(name: str, states: Sequence[SlotState], slots: Slots, decision: Decis
         if not slots.attempts:
             return "pending"
         return "running" if open_ else ("done" if states == [SlotState.COMPLETE] else "failed")
+    if name == CLAIMS and slots.attempts and not open_:
+        return "done"
     if decision is not None:
         return "done" if decision.params else "failed"
     return "running" if slots.attempts else "pending"

@@ -23,7 +23,7 @@ from hpo.planning.diagnostics import findings
 from hpo.planning.inheritance import best_decided, decided_trial
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.metrics import Metric
-from hpo.planning.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
+from hpo.planning.plan import CLAIMS, CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
 from hpo.planning.scheduler import is_orphaned
 from hpo.space.parameters import ParamValue
 from hpo.storage.queue import Reason, Slot, Slots, SlotState, is_dead, reason_of, this_process, told_state
@@ -32,6 +32,7 @@ from hpo.storage.trials import id_of
 CATCH_UP = 40
 """Ended trials that one look examines for flags; the latest first, until all have been."""
 FINAL_TITLE = "The best configuration on fresh seeds, and the test set"
+CLAIMS_TITLE = "What the plan's claims lack"
 
 
 # --- what one look finds ---------------------------------------------------------------------------------
@@ -259,7 +260,7 @@ class Watch:
             trials, spec = self._trials[name], self._plan.specs.get(name)
             progress = StudyProgress(
                 status=study_status(self._plan, name, record, trials),
-                title=spec.title if spec else FINAL_TITLE,
+                title=spec.title if spec else FINAL_TITLE if name == FINAL else CLAIMS_TITLE,
                 inherits=spec.inherits if spec else None,
                 is_over=False,
                 reasons=_reasons(slots),
@@ -275,7 +276,9 @@ class Watch:
         over: dict[str, bool] = {}
         for study in studies:
             name, points = study.status.name, study.status.points
-            if name == FINAL:
+            if name == CLAIMS and name not in self._plan.specs:
+                over[name] = study.status.state == "done"
+            elif name == FINAL:
                 has_ended = study.status.state in ("done", "failed")
                 over[name] = has_ended or (all(over.values()) and best_decided(self._plan) is None)
             elif over.get(study.inherits or "") and is_orphaned(self._plan, name, records):
@@ -357,7 +360,7 @@ class Watch:
         values = {
             study.status.name: (best["trial"], best["value"])
             for study in studies
-            if study.status.name != FINAL and (best := study.status.best)
+            if study.status.name in self._plan.specs and (best := study.status.best)
         }
         found = best_so_far(self._plan, records, values)
         if found is None:
@@ -483,7 +486,7 @@ class _StudyEvents:
         record = {
             "trial": trial.number,
             "point": trial.user_attrs["point"],
-            "params": own_params(trial),
+            "params": own_params(self._plan, trial),
             "state": state.value,
             "reason": trial.user_attrs.get("reason", ""),
             self._plan.objective.name: trial.intermediate_values.get(epoch) if epoch else None,
@@ -557,7 +560,7 @@ def _n_epochs(plan: Plan, study: str, best: Best | None) -> int:
     if plan.options.epochs is not None:
         return plan.options.epochs
     config = best.config if best else {}
-    if study != FINAL:
+    if study in plan.specs:
         spec = plan.specs[study]
         config = spec.context(config if spec.inherits else None)
     return int(config.get("epochs", 0))

@@ -21,6 +21,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -33,23 +34,21 @@ from hpo.planning.diagnostics import findings
 from hpo.planning.inheritance import context_of, control_config, inherited_by
 from hpo.planning.manifest import unreadable
 from hpo.planning.metrics import Metric
-from hpo.planning.plan import FINAL, Plan
+from hpo.planning.plan import CLAIMS, FINAL, Plan
 from hpo.planning.verdicts import ERROR_RATE, SAID, Comparison, Verdict, default_delta, verdict_of
 from hpo.space.claim_file import Claim, Claims, Contrast
 from hpo.space.parameters import ParamValue, ParamValues, canonical_json
-from hpo.storage.queue import Reason, Slots, reason_of
+from hpo.storage.queue import Job, Reason, Slot, Slots, reason_of
 
 SEED_OFFSET = 30_000
 """The seeds that claims add start so far above the search's."""
 LOOKS = (3, 5, 8, 12)
 """Seeds a cell at each look."""
 POWER = 0.8
-MAX_PRICED = 1000
-"""Seeds a cell; what needs more is too dear to be counted."""
+MIN_DF = 3
+"""With fewer degrees of freedom a deviation is too uncertain to tell a price by."""
 DELTA_OF_STATE = 0.5
 """A smaller difference of shares does not matter, unless the claim says otherwise: half of the seeds."""
-CLAIMS = "claims"
-"""The study of what was trained for claims alone, where anything was."""
 
 
 class ClaimVerdict(StrEnum):
@@ -191,7 +190,7 @@ class Noise:
             return "No configuration was trained on two seeds, so nobody knows how much seeds alone do."
         return (
             f"Between seeds of one configuration {metric.label} has a standard deviation of "
-            f"{metric.distance(math.sqrt(self.variance))} ({self.df} degrees of freedom)."
+            f"{metric.distance(math.sqrt(self.variance))} ({self.df} degree{'s' * (self.df > 1)} of freedom)."
         )
 
 
@@ -212,7 +211,7 @@ class Price:
         """The price in words."""
         time = f", about {duration(self.seconds)} of training" if self.seconds is not None else ""
         cells = "one cell" if self.cells == 1 else f"{self.cells} cells"
-        return f"{cells}, {seeds_text(self.seeds)} in all, {self.epochs:,} epochs{time}"
+        return f"{cells}, {self.seeds:,} seeds in all, {self.epochs:,} epochs{time}"
 
 
 @dataclass(frozen=True)
@@ -363,7 +362,7 @@ class _Evidence:
         self._inactive: dict[str, frozenset[str]] = {}
         self._asked: dict[str, set[int]] = {}
         seconds, n_epochs = 0.0, 0
-        for name in [*plan.specs, FINAL, *([CLAIMS] if has_study(plan) else [])]:
+        for name in [*plan.specs, FINAL, *([CLAIMS] if plan.has_cells else [])]:
             trials = plan.trials(name)
             for slot, attempts in Slots.of(trials).attempts.items():
                 if name == CLAIMS:
@@ -626,7 +625,7 @@ def _innermost(compared: Sequence[Comparison]) -> tuple[Comparison, int]:
 def _n_at_power(sums: Sequence[Sequence[tuple[float, Cell]]], delta: float, noise: Noise) -> int | None:
     from scipy.special import stdtrit
 
-    if not noise.variance or not delta:
+    if not noise.variance or not delta or noise.df < MIN_DF:
         return None
     quantiles = stdtrit(noise.df, 1 - _error_rate(LOOKS[-1]) / 2) + stdtrit(noise.df, POWER)
     weights = max(math.fsum(weight**2 for weight, _ in _summed(weighted)) for weighted in sums)
@@ -711,6 +710,45 @@ def store_claims(plan: Plan, claims: Claims) -> None:
         plan.storage.set_study_attr(plan.storage.study_id(FINAL), "claims", claims.to_json())
 
 
-def has_study(plan: Plan) -> bool:
-    """Return whether anything was trained for claims alone."""
-    return CLAIMS in plan.storage.study_attrs()
+def open_cells(plan: Plan) -> None:
+    """Make the study that holds what is trained for claims alone; do nothing where it is there.
+
+    Raises:
+        InputError: no claim can have any cells trained; the text says why.
+    """
+    if CLAIMS in plan.specs:
+        raise InputError(f"the plan has a study {CLAIMS!r}, whose name the cells of claims would need")
+    found = judge(plan)
+    if found.off_topic or not found.results:
+        raise InputError(
+            found.off_topic or "the plan has no claims; --studies DIR names a folder that has some"
+        )
+    if not any(map(partial(_has_ended, plan), found.results)):
+        names = ", ".join(dict.fromkeys(each.claim.study for each in found.results))
+        raise InputError(f"no study that has claims has decided yet ({names}); `hpo run` trains them first")
+    if not plan.has_cells:
+        plan.storage.create_study(CLAIMS, {"n_points": 0}, plan.objective.direction)
+
+
+def cell_jobs(plan: Plan, slots: Slots) -> list[Job]:
+    """Return what is still to be queued for claims: the seeds that cells lack for their next look.
+
+    A cell is a point of its own, whatever claims share it, and further seeds are a replicate of it. Claims
+    about a study wait until that has decided: its points are evidence, and nothing is trained twice.
+
+    Args:
+        plan: bound to its recipe.
+        slots: of the study of the claims.
+    """
+    results = [each for each in judge(plan).results if _has_ended(plan, each)]
+    jobs = list[Job]()
+    for cell, n_seeds in most_lacking(each.missing for each in results):
+        replicate = sum(slot.point == cell.key for slot in slots.attempts)
+        first = max(cell.asked, default=plan.options.seed + SEED_OFFSET - 1) + 1
+        place = len(slots.attempts) + len(jobs)
+        jobs.append(Job(Slot(cell.key, replicate), place, tuple(range(first, first + n_seeds))))
+    return jobs
+
+
+def _has_ended(plan: Plan, result: ClaimResult) -> bool:
+    return plan.decision(result.claim.study) is not None

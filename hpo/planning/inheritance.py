@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 from optuna.trial import FrozenTrial
 
 from hpo.planning.decisions import Inherited, TrialRef
-from hpo.planning.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
+from hpo.planning.plan import CLAIMS, CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
 from hpo.planning.studies import published_config
 from hpo.space.parameters import ParamValue, ParamValues
 
@@ -57,6 +59,9 @@ def decided_trial(plan: Plan, source: TrialRef) -> FrozenTrial:
 
 def config_of_trial(plan: Plan, name: str, trial: FrozenTrial, params: ParamValues) -> dict[str, ParamValue]:
     """Return the configuration that a claimed trial trains."""
+    if name == CLAIMS and name not in plan.specs:
+        cell: dict[str, ParamValue] = json.loads(trial.user_attrs["point"])
+        return plan.schema.complete(cell)
     inherited = plan.record(name).inherited
     if trial.user_attrs["point"] in (CONTROL_SLOT.point, FINAL_SLOT.point):
         assert inherited is not None  # written before the trial was queued

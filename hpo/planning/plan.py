@@ -39,6 +39,8 @@ from hpo.storage.storage import Storage
 FINAL = RESERVED_NAME
 FINAL_SLOT = Slot("final")
 CONTROL_SLOT = Slot("control")
+CLAIMS = "claims"
+"""The study of what was trained for claims alone; it is there from the first `hpo run --claims` on."""
 MODEL, WRONG_IMAGES = "model.safetensors", "most-confidently-wrong.png"
 """The files that the final stage leaves in an output folder."""
 FINAL_SEED_OFFSET = 10_000
@@ -165,7 +167,15 @@ class Plan:
         Raises:
             InputError: an unknown name; the text says what is near.
         """
+        names = list(names)
+        if names == [CLAIMS] and self.has_cells:
+            return names
         return with_ancestors(self.specs, names, self.options.inherit)
+
+    @property
+    def has_cells(self) -> bool:
+        """Whether anything is trained for claims alone, in a study of its own."""
+        return CLAIMS not in self.specs and CLAIMS in self.storage.study_attrs()
 
     @property
     def all_names(self) -> list[str]:
@@ -198,9 +208,12 @@ class Plan:
         return checked(StudyRecord, self.storage, name, self.storage.study_attrs(), self.schema)
 
     def records(self) -> dict[str, StudyRecord]:
-        """Return what `record` does, of every study, the final stage last."""
+        """Return what `record` does, of every study, that of the claims too; the final stage last."""
         attrs = self.storage.study_attrs()
-        return {name: checked(StudyRecord, self.storage, name, attrs, self.schema) for name in self.all_names}
+        *others, final = self.all_names
+        cells = [CLAIMS] if CLAIMS in attrs and CLAIMS not in self.specs else []
+        names = [*others, *cells, final]
+        return {name: checked(StudyRecord, self.storage, name, attrs, self.schema) for name in names}
 
     def spec(self, name: str) -> StudySpec:
         """Return a study as the database has it now: more trials of a sampled one may have been asked for."""

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo._text import point_text
 from hpo.errors import PointsFailedError
+from hpo.planning.claims import cell_jobs
 from hpo.planning.decisions import Candidate, Inherited, candidate, decide
 from hpo.planning.inheritance import (
     best_decided,
@@ -24,7 +25,7 @@ from hpo.planning.inheritance import (
     inherited_by,
 )
 from hpo.planning.manifest import StudyRecord, deleted_final_trial
-from hpo.planning.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
+from hpo.planning.plan import CLAIMS, CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
 from hpo.planning.samplers import distributions
 from hpo.space.parameters import ParamValues, canonical_json
 from hpo.space.schema import Inactive
@@ -48,7 +49,7 @@ def advance(plan: Plan, names: Sequence[str] | None = None) -> bool:
     """
     ended: dict[str, bool] = {}
     for name in plan.specs if names is None else names:  # parents come before children
-        ended[name] = _advance_study(plan, name, ended)
+        ended[name] = _advance_study(plan, name, ended) if name in plan.specs else _advance_cells(plan)
     if names is not None or not all(ended.values()):
         return all(ended.values())
     return _advance_final(plan)
@@ -121,6 +122,22 @@ def _whole(plan: Plan, points: Sequence[Sequence[FrozenTrial]]) -> Iterator[list
     ids = [[id_of(trial) for trial in point if trial.state == TrialState.COMPLETE] for point in points]
     trials = plan.storage.whole([trial_id for of_point in ids for trial_id in of_point])
     return ([next(trials) for _ in of_point] for of_point in ids)
+
+
+def _advance_cells(plan: Plan) -> bool:
+    """Queue the cells that claims lack; return whether nothing is open, and nothing lacking."""
+    queue = Queue(plan.storage, CLAIMS)
+    slots = queue.slots()
+    states = [slots.state(slot) for slot in slots.attempts]
+    again = [slot for slot in slots.attempts if slots.state(slot).is_open and not slots.queued(slot)]
+    queue.enqueue(_jobs_again(plan, slots, again), slots)
+    room = max(MIN_WAITING, 2 * states.count(SlotState.RUNNING)) - states.count(SlotState.WAITING)
+    jobs = cell_jobs(plan, slots)
+    queue.enqueue(jobs[: max(0, room)], slots)
+    n_points = len(slots.attempts) + len(jobs)
+    if plan.record(CLAIMS).n_points != n_points:
+        plan.storage.set_study_attr(queue.study_id, "n_points", n_points)
+    return not jobs and not any(state.is_open for state in states)
 
 
 def _advance_final(plan: Plan) -> bool:
@@ -241,7 +258,7 @@ def is_orphaned(plan: Plan, name: str, records: Mapping[str, StudyRecord] | None
 
 def is_control(plan: Plan, name: str, slot: Slot) -> bool:
     """Return whether a study's winner will be compared with this slot."""
-    inherited = inherited_by(plan, name) if name != FINAL else None
+    inherited = inherited_by(plan, name) if name in plan.specs else None
     if inherited is None or inherited.source is not None:
         return False
     return slot == (_own_control(plan, name, inherited) or CONTROL_SLOT)
@@ -322,6 +339,8 @@ def require_result(plan: Plan, names: Sequence[str] | None) -> None:
             if final is not None and final.state != TrialState.COMPLETE:  # the same seeds would diverge again
                 empty.append(f"{name}/{final.number} {final.user_attrs['reason']}: no answer on the test set")
                 advice.append(f"`hpo show {name}/{final.number}` says more")
+        elif name not in plan.specs:
+            continue  # claims may stay open
         elif is_orphaned(plan, name):
             empty.append(f"{name}: not begun, as {plan.specs[name].inherits} has nothing to go on from")
         elif not ((decision := plan.decision(name)) and decision.params):

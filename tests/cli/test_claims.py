@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from hpo.planning.scheduler import advance
 from tests.support.fixtures import Cli
+from tests.support.plans import SMALL, TINY_SIZES, train, write_study
 from tests.support.scripted_worker import HOSTILE, Worker, new_plan
 
 CLAIM = f"""
@@ -63,6 +67,47 @@ def test_claims_of_another_folder_are_judged_and_not_stored(tmp_path: Path, cli:
 def test_a_plan_without_claims_says_where_they_would_stand(tmp_path: Path, cli: Cli) -> None:
     new_plan(tmp_path, {"rate": STUDY})
     assert "write claims.toml beside its study files" in cli("claims", "--out", tmp_path).out
+
+
+def test_cells_that_are_missing_are_trained_alone_and_once(
+    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    claim = CLAIM.replace(json.dumps(HOSTILE), '"A claim"')
+    claim += "more_at = {batch_size = 20}\nless_at = {batch_size = 40}\n"
+    write_study("rate", f"{SMALL}[search]\nlearning_rate = [0.1, 0.001]\n{claim}")
+    train(tmp_path / "out", studies=Path("studies"), **{**TINY_SIZES, "seeds": 12, "epochs": 1})
+    refused = cli("run", "rate", "--claims", "--out", tmp_path / "out")
+    assert (refused.code, "--claims and rate" in refused.err) == (2, True)
+    before = rows_of(cli, tmp_path / "out")
+    done = cli("run", "--claims", "--out", tmp_path / "out", "--workers", 2)
+    assert done.code == 0, done.err
+    assert "A claim" in done.out
+    assert "12 seeds a cell" in done.out
+    after = rows_of(cli, tmp_path / "out")
+    assert {row["study"] for row in after} == {"rate", "final", "claims"}
+    assert [row for row in after if row["study"] != "claims"] == before
+    assert cli("run", "--claims", "--out", tmp_path / "out").code == 0
+    assert rows_of(cli, tmp_path / "out") == after
+    status = json.loads(cli("status", "--json", "--out", tmp_path / "out").out)
+    states = {study["name"]: study["state"] for study in status["studies"]}
+    assert states == {"rate": "done", "claims": "done", "final": "done"}
+    shown = cli("show", "claims", "--out", tmp_path / "out").out
+    assert shown.startswith("cells of claims")
+    assert "learning_rate" in shown.splitlines()[1]
+    assert "cell of a claim" in cli("show", "claims/0", "--out", tmp_path / "out").out
+
+
+def rows_of(cli: Cli, out: Path) -> list[dict[str, Any]]:
+    """Every trial, as exported."""
+    found: list[dict[str, Any]] = json.loads(cli("export", "--json", "--out", out).out)
+    return found
+
+
+def test_without_a_plan_there_are_no_cells(tmp_path: Path, cli: Cli) -> None:
+    refused = cli("run", "--claims", "--out", tmp_path / "none")
+    assert refused.code == 2
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_report_has_the_claims(tmp_path: Path, cli: Cli) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ from hpo.planning.claims import (
     Run,
     compare_cells,
     judge,
+    open_cells,
 )
 from hpo.planning.decisions import TrialRef
-from hpo.planning.plan import Plan
+from hpo.planning.inheritance import best_decided
+from hpo.planning.plan import CLAIMS, Plan
 from hpo.planning.scheduler import advance
 from hpo.planning.verdicts import Verdict
 from tests.support.plans import SMALL_SIZES
@@ -209,6 +212,85 @@ def test_claims_that_somebody_changed_by_hand_are_refused(tmp_path: Path) -> Non
     plan.storage.set_study_attr(plan.storage.study_id("final"), "claims", {"claims": 3})
     with pytest.raises(InputError, match=r"holds no plan that hpo .* can read: study 'final', claims = 3"):
         judge(plan)
+
+
+# --- cells that are trained for claims alone ---------------------------------------------------------------
+
+INTERACTION = f"{LOWER}more_at = {{batch_size = 20}}\nless_at = {{batch_size = 40}}\ndelta = 0.05"
+
+
+def cells_by_seed(plan: Plan) -> list[tuple[str, int]]:
+    """Every seed of every cell that was queued, by configuration."""
+    return [(t.user_attrs["point"], seed) for t in plan.trials(CLAIMS) for seed in t.user_attrs["seeds"]]
+
+
+def finish_cells(plan: Plan, score: Callable[[Mapping[str, Any]], float]) -> None:
+    """Train all that waits, and what is queued then, as `hpo run --claims` does."""
+    worker = Worker(plan)
+    while not advance(plan, [CLAIMS]):
+        trial = worker.claim(CLAIMS)
+        config = plan.storage.trial(trial._trial_id).user_attrs["config"]
+        seeds = trial.user_attrs["seeds"]
+        worker.finish(trial, [[score(config) + 0.005 * (-1) ** seed for seed in seeds]])
+
+
+def test_only_missing_cells_are_trained_and_no_seed_twice(tmp_path: Path) -> None:
+    plan = trained(
+        tmp_path,
+        stated(INTERACTION) + stated(LOWER),
+        {0.1: around(0.5, 3), 0.01: around(0.5, 3), 0.001: around(0.9, 3)},
+    )
+    open_cells(plan)
+    best = best_decided(plan)
+    assert not advance(plan, [CLAIMS])
+    waiting = [json.loads(trial.user_attrs["point"]) for trial in plan.trials(CLAIMS)]
+    assert [(c["learning_rate"], c["batch_size"]) for c in waiting] == [(0.001, 40), (0.1, 40)]
+    assert not advance(plan, [CLAIMS])  # a second look queues nothing anew
+    assert len(plan.trials(CLAIMS)) == 2
+    finish_cells(plan, lambda config: 0.9 if config["learning_rate"] == 0.001 else 0.88)
+    both = judge(plan).results
+    assert [each.verdict for each in both] == [ClaimVerdict.CONFIRMED, ClaimVerdict.CONFIRMED]
+    assert len(set(cells_by_seed(plan))) == len(cells_by_seed(plan)) == 6
+    assert best_decided(plan) == best
+    assert [name for name, record in plan.records().items() if record.decision] == ["rate"]
+
+
+def test_seeds_are_added_look_by_look_until_the_claim_is_decided(tmp_path: Path) -> None:
+    plan = trained(tmp_path, stated(INTERACTION), {0.1: [0.5], 0.01: [0.5], 0.001: [0.5]})
+    open_cells(plan)
+    finish_cells(plan, lambda config: 0.5)
+    found = only(judge(plan))
+    assert found.verdict == ClaimVerdict.DENIED
+    n_seeds = found.contrasts[0].comparison.n_seeds
+    assert LOOKS[0] <= n_seeds < LOOKS[-1]
+    assert len(cells_by_seed(plan)) == 2 * n_seeds + 2 * (n_seeds - 1)
+    assert not set(plan.seeds) & {seed for _, seed in cells_by_seed(plan)}
+    assert advance(plan, [CLAIMS])
+
+
+def test_a_cell_that_always_diverges_ends(tmp_path: Path) -> None:
+    plan = trained(tmp_path, stated(INTERACTION), dict.fromkeys((0.1, 0.01, 0.001), around(0.5, 3)))
+    open_cells(plan)
+    worker = Worker(plan)
+    for _ in range(10):
+        if advance(plan, [CLAIMS]):
+            break
+        worker.prune(worker.claim(CLAIMS), "diverged: the loss is nan")
+    assert advance(plan, [CLAIMS])
+    assert only(judge(plan)).verdict == ClaimVerdict.OPEN
+    assert len(plan.trials(CLAIMS)) == 2
+
+
+@pytest.mark.parametrize(
+    ("claims", "problem"),
+    [("", "the plan has no claims"), (stated(LOWER), r"no study that has claims has decided yet \(rate\)")],
+)
+def test_where_no_cell_can_be_trained_that_is_said(tmp_path: Path, claims: str, problem: str) -> None:
+    plan = new_plan(tmp_path, {"rate": RATES + claims})
+    with pytest.raises(InputError, match=problem):
+        open_cells(plan)
+    with pytest.raises(InputError, match="claims is not a study of this plan"):
+        plan.with_ancestors([CLAIMS])
 
 
 # --- error rates -------------------------------------------------------------------------------------------
