@@ -154,6 +154,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="hpo-gpu-") as folder:
         work = Path(folder)
         os.environ.setdefault("HPO_CACHE", str(work / "cache"))
+        os.environ["TMPDIR"] = folder  # what a child that was stopped leaves there goes with it
         parts: dict[str, Callable[[Clock], None]] = {
             "trial": lambda clock: loops("trial", options, clock, table),
             "slots": lambda clock: loops("slots", options, clock, table),
