@@ -64,7 +64,7 @@ def test_pooling_has_the_values_and_gradients_of_the_plain_operations(
         else:
             moved = x if b is None else x + b.view(1, -1, 1, 1)
             y = nn.functional.relu(nn.functional.max_pool2d(moved, 2))
-        y.backward(gradient)
+        y.backward(gradient)  # type: ignore[no-untyped-call]
         found.append((y, x.grad, None if b is None else b.grad))
     (y, dx, db), (expected, expected_dx, expected_db) = found
     assert torch.equal(y, expected)
@@ -151,7 +151,7 @@ def test_training_goes_the_same_way_and_resumes_to_the_bit(
     precision: str, extra: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = SCHEMA.complete({**CONFIG, **extra})
-    options = {"device": DEVICE, "precision": precision}
+    options: dict[str, Any] = {"device": DEVICE, "precision": precision}
     whole, state = [], None
     for epoch in loop.train(RECIPE, config, DATA, [0], **options):
         whole += curves(iter([epoch]))
@@ -218,7 +218,7 @@ def test_few_slots_are_kept_and_those_of_stopped_trials_are_not() -> None:
     slots.clear()
     training = loop.train(RECIPE, SCHEMA.complete(CONFIG), DATA, [0], device=DEVICE, slots=slots)
     next(training)
-    training.close()
+    del training
     assert len(slots) == 0
 
 
