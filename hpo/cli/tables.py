@@ -410,8 +410,7 @@ def describe(plan: Plan) -> str:
     """Return one line that says what is being run on what."""
     identity, data = plan.identity, plan.options.data
     inputs = f"{identity.n_train:,} + {identity.n_valid:,} {identity.inputs_text}, {identity.targets_text}"
-    kernels = f" with {identity.kernels} kernels" if identity.device == "cuda" else ""
-    how = f"{identity.precision} on {identity.device}{kernels}, threads a worker: {identity.threads}"
+    how = f"{identity.precision} on {identity.device_text}, threads a worker: {identity.threads}"
     return f"{data}: {inputs}; {how}; {plan.storage.name}"
 
 

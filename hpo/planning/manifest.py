@@ -133,6 +133,11 @@ class Identity(BaseModel):
         return "images" if self.is_images else "rows"
 
     @property
+    def device_text(self) -> str:
+        """What the plan trains on, in words."""
+        return f"{self.device} with {self.kernels} kernels" if self.device == "cuda" else self.device
+
+    @property
     def inputs_text(self) -> str:
         """What the inputs are, in words."""
         if not self.is_images:

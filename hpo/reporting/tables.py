@@ -437,7 +437,6 @@ def provenance_table(report: ReportData, version: str) -> Table:
     trained = sum(point.row.epochs * len(point.seeds) for point in points)
     pruned = [point for point in points if point.row.state == "pruned"]
     saved = sum((int(p.config.get("epochs", 0)) - p.row.epochs) * len(p.seeds) for p in pruned)
-    kernels = f" with {identity.kernels} kernels" if identity.device == "cuda" else ""
     busy = sum(point.row.seconds for point in points)
     seconds_saved = sum(
         point.row.seconds / point.row.epochs * (int(point.config.get("epochs", 0)) - point.row.epochs)
@@ -464,7 +463,7 @@ def provenance_table(report: ReportData, version: str) -> Table:
         ("seeds of the final stage", final_seeds),
         (
             "precision, device, threads a worker",
-            f"{identity.precision}, {identity.device}{kernels}, {identity.threads}",
+            f"{identity.precision}, {identity.device_text}, {identity.threads}",
         ),
         (
             "trained on",
