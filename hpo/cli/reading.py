@@ -107,7 +107,8 @@ def show(study: str, as_json: bool, **options: Any) -> None:
         return
     with waiting("reading the trials"):
         rows = results.rows(plan, study)
-        decision = plan.decision(study)
+        record = plan.record(study)
+        decision = record.decision
         audit = study_audit(plan, decision, Queue(plan.storage, study).slots())
     if as_json:
         write_json(
@@ -115,6 +116,7 @@ def show(study: str, as_json: bool, **options: Any) -> None:
                 "study": study,
                 "points": [row.to_json() for row in rows],
                 "decision": decision.model_dump(mode="json") if decision else None,
+                "superseded": [each.model_dump(mode="json") for each in record.superseded],
                 "audit": asdict(audit) if audit else None,
             },
             sys.stdout,

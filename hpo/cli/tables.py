@@ -41,6 +41,7 @@ STATE_STYLES = {
     "idle": "dim",
     "pruned": "yellow",
     "diverged": "yellow",
+    "discarded": "yellow",
     "lost": "yellow",
     "failed": "bold red",
     "error": "bold red",
@@ -220,6 +221,8 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow], audit: Audit | N
         screen.print(Text(f"control: {control.source.name}, the inherited configuration, {value}{here}"))
     if decision:
         screen.print(Text(f"decision: {decision.text}", "bold"))
+    for each in reversed(record.superseded):
+        screen.print(Text(f"before: {each.text}", "dim"))
     if audit:
         screen.print(in_words(audit, plan.objective))
 

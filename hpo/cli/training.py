@@ -21,6 +21,8 @@ from hpo.errors import InputError
 if TYPE_CHECKING:
     from hpo.execution.backends.base import OpenBackend
     from hpo.execution.identity import Resolve
+    from hpo.planning.decisions import Decision
+    from hpo.planning.plan import Plan
 
 
 @click.command()
@@ -258,6 +260,37 @@ def retry(study: tuple[str, ...], **options: Any) -> None:
         say("no point has failed for good")
     if hopeless:
         say(f"diverged, and would diverge again: {', '.join(hopeless)}")
+
+
+@click.command()
+@click.argument("trial")
+@click.option("--reason", required=True, help="Why it is not to count; kept with the study.")
+@opt.database
+def discard(trial: str, reason: str, **options: Any) -> None:
+    """Leave a trial out of what its study decides.
+
+    TRIAL is STUDY/NUMBER. It stays in the database, with the reason, and is not trained again. The study
+    decides anew, and shows the old decision as superseded. Refused once anything was trained on top of it.
+    """
+    from hpo.monitor import results
+    from hpo.planning.revision import discard as leave_out
+
+    plan = opt.open_plan(options)
+    name, found = results.find_trial(plan, trial)
+    _decide_anew(plan, name, leave_out(plan, name, found, reason))
+
+
+def _decide_anew(plan: Plan, name: str, before: Decision | None) -> None:
+    with waiting("deciding anew"):
+        from hpo.execution.plan_recipe import with_recipe
+        from hpo.planning.scheduler import advance
+
+        if before is not None:
+            advance(with_recipe(plan), plan.with_ancestors([name]))
+        after = plan.decision(name)
+    if before is not None:
+        say(f"before: {before.text}")
+    say(f"now: {after.text}" if after else f"{name} has not decided; `hpo run` trains what is open")
 
 
 @click.command()

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -150,10 +150,11 @@ def rows(plan: Plan, name: str, trials: Sequence[FrozenTrial] | None = None) -> 
     """
     if name != FINAL:
         plan.with_ancestors([name])
-    slots = Slots.of(plan.trials(name) if trials is None else trials)
+    slots, discarded = Slots.of(plan.trials(name) if trials is None else trials), plan.record(name).discarded
     chosen = map(slots.accepted_or_latest, slots.attempts)
     ordered = sorted(chosen, key=lambda trial: trial.user_attrs["index"])
-    return [_row(plan, trial, slots, slots.state(slot_of(trial)).value) for trial in ordered]
+    found = [_row(plan, trial, slots, slots.state(slot_of(trial)).value) for trial in ordered]
+    return [_discarded(row, discarded) for row in found]
 
 
 def _row(plan: Plan, trial: FrozenTrial, slots: Slots, state: str) -> TrialRow:
@@ -190,6 +191,13 @@ def _row(plan: Plan, trial: FrozenTrial, slots: Slots, state: str) -> TrialRow:
     )
 
 
+def _discarded(row: TrialRow, discarded: Mapping[int, str]) -> TrialRow:
+    """Return a row as it is where its trial does not count."""
+    if row.trial not in discarded:
+        return row
+    return replace(row, state="discarded", reason=f"discarded: {discarded[row.trial]}")
+
+
 def best_values(plan: Plan, trial: FrozenTrial) -> dict[str, list[float]]:
     """Return the metrics of a trial at its best epoch, by seed; of each none before any report."""
     epoch = best_epoch(trial, plan.objective)
@@ -224,7 +232,7 @@ def detail(plan: Plan, name: str, trial: FrozenTrial) -> TrialDetail:
         raise MissingError(f"{name}/{trial.number} is no trial of hpo: others have put it into the study")
     return TrialDetail(
         study=name,
-        row=_row(plan, trial, slots, attempt_state(trial)),
+        row=_discarded(_row(plan, trial, slots, attempt_state(trial)), plan.record(name).discarded),
         seeds=attrs["seeds"],
         config=attrs.get("config", {}),
         origins=_origins(plan, name, trial),
@@ -361,9 +369,13 @@ def shrinkage_text(result: Mapping[str, Any], objective: Metric) -> str:
     return f"{found}, between {low.removesuffix(' points')} and {high} with 95 % confidence"
 
 
-def best_complete(plan: Plan, trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
-    """Return the best of the trials that trained to their end, of equal ones the first."""
-    done = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
+def best_complete(plan: Plan, trials: Iterable[FrozenTrial], discarded: Container[int]) -> FrozenTrial | None:
+    """Return the best of the trials that trained to their end and count, of equal ones the first."""
+    done = [
+        t
+        for t in trials
+        if t.state == TrialState.COMPLETE and t.value is not None and t.number not in discarded
+    ]
     return max(done, key=lambda t: (plan.objective.score(t.value or 0.0), -t.number), default=None)
 
 
@@ -411,7 +423,10 @@ def best(plan: Plan) -> dict[str, Any]:
         MissingError: no trial has a result yet.
     """
     records, storage = plan.records(), plan.storage
-    trials = {name: best_complete(plan, storage.outlines.of(storage.study_id(name))) for name in plan.specs}
+    trials = {
+        name: best_complete(plan, storage.outlines.of(storage.study_id(name)), records[name].discarded)
+        for name in plan.specs
+    }
     values = {name: (trial.number, trial.value or 0.0) for name, trial in trials.items() if trial}
     found = best_so_far(plan, records, values)
     if found is None:

@@ -93,7 +93,7 @@ def study_status(plan: Plan, name: str, record: StudyRecord, trials: Sequence[Fr
     decision, inherited = record.decision, record.inherited
     states = _states(plan, name, record, slots)
     points = {state.value: states.count(state) for state in SlotState}
-    best = best_complete(plan, trials)
+    best = best_complete(plan, trials, record.discarded)
     accepted = [trial for slot in slots.attempts if (trial := slots.accepted(slot))]
     best_trial = plan.storage.trial(id_of(best)) if best else None
     final = best_trial.user_attrs.get("final") if best_trial else None

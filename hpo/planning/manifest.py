@@ -185,6 +185,22 @@ def _with_all_majors(versions: dict[str, str]) -> dict[str, str]:
     return versions
 
 
+class Superseded(BaseModel):
+    """A decision that was taken back."""
+
+    model_config = ConfigDict(frozen=True)
+
+    decision: Decision
+    because: str
+    at: str
+    """UTC, as ISO 8601 has it."""
+
+    @property
+    def text(self) -> str:
+        """The decision and why it holds no more, in words."""
+        return f"{self.decision.text}; superseded on {self.at[:10]}, as {self.because}"
+
+
 class StudyRecord(BaseModel):
     """What the database holds of a study besides its trials; checked, as anybody may have changed it."""
 
@@ -199,6 +215,10 @@ class StudyRecord(BaseModel):
     points of a grid are the same."""
     test_opened: int | None = None
     """Of the final stage: the number of the trial that opened the test set last; None before one has."""
+    discarded: dict[int, str] = {}
+    """Why trials do not count, by number."""
+    superseded: tuple[Superseded, ...] = ()
+    """The decisions that were taken back, the oldest first."""
 
 
 class PlanManifest(BaseModel):

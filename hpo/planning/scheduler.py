@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from optuna.trial import FrozenTrial, TrialState
@@ -81,7 +81,7 @@ def _advance_study(plan: Plan, name: str, ended: Mapping[str, bool]) -> bool:
     points = [slots.attempts.get(job.slot, []) for job in jobs if job.slot != CONTROL_SLOT]
     decision = decide(
         name,
-        _whole(plan, points),
+        _whole(plan, points, without=record.discarded),
         inherited,
         _control(plan, name, inherited, slots),
         plan.objective,
@@ -94,7 +94,11 @@ def _advance_study(plan: Plan, name: str, ended: Mapping[str, bool]) -> bool:
         queue.study_id,
         "decision",
         decision.model_dump(mode="json"),
-        expected={"definition": record.definition, "decision": decided and decided.model_dump(mode="json")},
+        expected={
+            "definition": record.definition,
+            "decision": decided and decided.model_dump(mode="json"),
+            "discarded": {str(number): why for number, why in record.discarded.items()} or None,
+        },
     )
 
 
@@ -117,9 +121,14 @@ def _control(plan: Plan, name: str, inherited: Inherited | None, slots: Slots) -
     return candidate(name, trials, plan.objective)
 
 
-def _whole(plan: Plan, points: Sequence[Sequence[FrozenTrial]]) -> Iterator[list[FrozenTrial]]:
+def _whole(
+    plan: Plan, points: Sequence[Sequence[FrozenTrial]], without: Container[int] = ()
+) -> Iterator[list[FrozenTrial]]:
     """Yield the COMPLETE trials of each point, which alone decide; only a few are in memory at once."""
-    ids = [[id_of(trial) for trial in point if trial.state == TrialState.COMPLETE] for point in points]
+    ids = [
+        [id_of(t) for t in point if t.state == TrialState.COMPLETE and t.number not in without]
+        for point in points
+    ]
     trials = plan.storage.whole([trial_id for of_point in ids for trial_id in of_point])
     return ([next(trials) for _ in of_point] for of_point in ids)
 

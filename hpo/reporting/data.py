@@ -21,7 +21,7 @@ from hpo.monitor.status import StudyStatus, remarks, status
 from hpo.planning.claims import Judgement, judge
 from hpo.planning.decisions import Decision, Inherited, TrialRef, test_epochs_of
 from hpo.planning.inheritance import best_decided, context_of, inherited_by
-from hpo.planning.manifest import Identity, Options, RecipeRecord
+from hpo.planning.manifest import Identity, Options, RecipeRecord, Superseded
 from hpo.planning.metrics import Metric
 from hpo.planning.plan import FINAL, Plan
 from hpo.reporting.test_set import Confusion
@@ -120,6 +120,8 @@ class Section:
     """What its points are laid over; empty while there is nothing to inherit yet."""
     prunes: bool
     """Whether its pruner is asked at all."""
+    superseded: Sequence[Superseded] = ()
+    """The decisions that were taken back, the oldest first."""
 
     @property
     def name(self) -> str:
@@ -277,7 +279,8 @@ def read(plan: Plan) -> ReportData:
     of_study = origins(plan)
     sections: dict[str, Section] = {}
     for name, spec in plan.specs.items():
-        decision, inherited = plan.decision(name), inherited_by(plan, name)
+        record, inherited = plan.record(name), inherited_by(plan, name)
+        decision = record.decision
         ready = spec.inherits is None or inherited is not None
         control = decision.control.source if decision and decision.control else None
         sections[name] = Section(
@@ -291,6 +294,7 @@ def read(plan: Plan) -> ReportData:
             carried=of_study[name].carried,
             context=context_of(plan, name, inherited) if ready else {},
             prunes=plan.options.pruning,
+            superseded=record.superseded,
         )
     final = final_trial(plan)
     file = sqlite_file(plan.storage.url)

@@ -117,17 +117,18 @@ def method(section: Section) -> str:
 def decision_text(section: Section) -> str:
     """Return what a study decided and on what ground."""
     decision = section.decision
+    before = "".join(printable(f" Before: {each.text}.") for each in reversed(section.superseded))
     if decision is None:
         waiting = "Not begun" if section.status.state == "pending" else "Not decided yet"
-        return f"{waiting}: {section.status.n_ended} of {section.status.n_points} points have ended."
+        return f"{waiting}: {section.status.n_ended} of {section.status.n_points} points have ended.{before}"
     text = printable(f"{decision.text[0].upper()}{decision.text[1:]}.")
     control = decision.control
     if control is None:
-        return text
+        return text + before
     rule = "a winner replaces what was inherited only where it beats it at the same seeds"
     return (
         f"{text} The control, trial {control.source.name}, has {section.objective.label} "
-        f"{section.objective.with_unit(control.value)}; {rule}."
+        f"{section.objective.with_unit(control.value)}; {rule}.{before}"
     )
 
 

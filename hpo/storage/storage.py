@@ -179,6 +179,12 @@ class Storage:
 
     def swap_study_attr(self, study_id: int, key: str, value: object, *, expected: Mapping[str, Any]) -> bool:
         """Write one attribute if these are what the study still has (None: nothing); else return False."""
+        return self.swap_study_attrs(study_id, {key: value}, expected=expected)
+
+    def swap_study_attrs(
+        self, study_id: int, attrs: Mapping[str, Any], *, expected: Mapping[str, Any]
+    ) -> bool:
+        """Write attributes, all or none, if these are what the study still has; else return False."""
         model = models.StudyUserAttributeModel
 
         def transaction(session: Session) -> bool:
@@ -187,13 +193,14 @@ class Storage:
             query = sqlalchemy.select(model).filter_by(study_id=study_id)
             rows: dict[str, Any] = {str(row.key): row for row in session.scalars(query)}
             held = {name: json.loads(row.value_json) for name, row in rows.items()}
-            if held.get(key) == value:
+            if all(held.get(key) == value for key, value in attrs.items()):
                 return True  # an earlier try of ours may have committed before its connection broke
             if any(held.get(name) != before for name, before in expected.items()):
                 return False
-            row = rows.get(key) or model(study_id=study_id, key=key)
-            row.value_json = json.dumps(value)
-            session.add(row)
+            for key, value in attrs.items():
+                row = rows.get(key) or model(study_id=study_id, key=key)
+                row.value_json = json.dumps(value)
+                session.add(row)
             return True
 
         return self._write(transaction)

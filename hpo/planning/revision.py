@@ -1,0 +1,112 @@
+"""Decisions that are taken back and derived anew, as long as nothing was trained on top of them.
+
+Nothing is ever deleted: a discarded trial stays as it is, and the old decision is kept among the superseded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.errors import ConflictError, InputError
+from hpo.planning.decisions import Decision
+from hpo.planning.manifest import StudyRecord, checked
+from hpo.planning.plan import FINAL, Plan
+from hpo.planning.scheduler import is_control
+from hpo.storage.queue import Slots, slot_of
+
+
+def discard(plan: Plan, name: str, trial: FrozenTrial, reason: str) -> Decision | None:
+    """Leave a trial out of what its study decides; the decision is open again, if it was made.
+
+    Args:
+        plan: that the trial belongs to.
+        name: of its study.
+        trial: with a result.
+        reason: why, in words, for all who look at the study later.
+
+    Returns:
+        The decision that holds no more; None: there was none yet.
+
+    Raises:
+        InputError: the trial decides nothing, or is what the others are compared with.
+        ConflictError: something was trained on top of the decision, or somebody has decided meanwhile.
+    """
+    which = f"{name}/{trial.number}"
+    if not reason.strip():
+        raise InputError("--reason is empty; say why the trial is not to count")
+    if name not in plan.specs:
+        raise InputError(f"{which}: the final stage decides nothing, so there is nothing to leave out")
+    if trial.state != TrialState.COMPLETE:
+        raise InputError(
+            f"{which} has no result that could decide anything; only complete trials are discarded"
+        )
+    attrs = plan.storage.study_attrs()
+    record = checked(StudyRecord, plan.storage, name, attrs, plan.schema)
+    if trial.number in record.discarded:
+        raise InputError(f"{which} is discarded already: {record.discarded[trial.number]}")
+    if is_control(plan, name, slot_of(trial)):
+        raise InputError(f"{which} is the control, without which the study has nothing to compare with")
+    _check_nothing_on_top(plan, name)
+    text = " ".join(reason.split())
+    discarded = {**attrs[name].get("discarded", {}), str(trial.number): text}
+    _revise(plan, name, attrs[name], f"trial {trial.number} was discarded: {text}", {"discarded": discarded})
+    return record.decision
+
+
+def _revise(
+    plan: Plan, name: str, stored: Mapping[str, Any], because: str, changes: Mapping[str, object]
+) -> None:
+    """Change what is stored of a study, and open its decision again.
+
+    Raises:
+        ConflictError: the study has decided or changed meanwhile.
+    """
+    decision, superseded = stored.get("decision"), stored.get("superseded", [])
+    if decision is not None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        superseded = [*superseded, {"decision": decision, "because": because, "at": now}]
+    new = {**changes, "decision": None, "superseded": superseded}
+    expected = {key: stored.get(key) for key in ("definition", *new)}
+    if not plan.storage.swap_study_attrs(plan.storage.study_id(name), new, expected=expected):
+        raise ConflictError(
+            f"{plan.storage.name}: study {name!r} has decided or changed meanwhile; try again"
+        )
+
+
+def _check_nothing_on_top(plan: Plan, name: str) -> None:
+    """Check that no trial was trained because of what a study decided.
+
+    Raises:
+        ConflictError: some were; the text says what it would take.
+    """
+    records = plan.records()
+    on_top = [
+        other
+        for other, record in records.items()
+        if record.inherited is not None and _depends(plan, other, name)
+    ]
+    if not on_top:
+        return
+    n_points = sum(
+        len(Slots.of(plan.storage.outlines.of(plan.storage.study_id(each))).attempts) for each in on_top
+    )
+    points = f"{n_points} point" if n_points == 1 else f"{n_points} points"
+    anew = "another --out" if plan.storage.is_sqlite else "another database"
+    raise ConflictError(
+        f"{', '.join(on_top)}: trained on top of what {name} decided; to change that, "
+        f"{points} would have to be trained again: start anew with {anew}"
+    )
+
+
+def _depends(plan: Plan, other: str, name: str) -> bool:
+    """Return whether what a study trains depends on what another one decided."""
+    if other == FINAL:
+        return True  # it takes the best of all decisions
+    if plan.options.inherit != "winners":
+        return False
+    parent = plan.specs[other].inherits
+    return parent is not None and (parent == name or _depends(plan, parent, name))
