@@ -22,6 +22,7 @@ COMMANDS = {
     "create": ("training", "Write the plan into the database and train nothing."),
     "worker": ("training", "Train for a plan until it has ended."),
     "retry": ("training", "Queue the points that failed for good once more."),
+    "extend": ("training", "Try further values of a grid."),
     "discard": ("training", "Leave a trial out of what its study decides."),
     "final": ("training", "The test set's answer, trained first if need be."),
     "verify": ("training", "Train TRIAL again and compare every bit."),

@@ -177,6 +177,7 @@ def show_claims(found: Judgement) -> None:
 def show_study(plan: Plan, name: str, rows: Sequence[TrialRow], audit: Audit | None) -> None:
     """Print the points of a study, what was decided, and what is to be known about single runs."""
     from hpo.planning.audit import in_words
+    from hpo.planning.edges import advice, edges
     from hpo.planning.plan import FINAL
     from hpo.storage.queue import Reason
 
@@ -221,6 +222,10 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow], audit: Audit | N
         screen.print(Text(f"control: {control.source.name}, the inherited configuration, {value}{here}"))
     if decision:
         screen.print(Text(f"decision: {decision.text}", "bold"))
+    if found := edges(plan.specs[name], decision, plan.schema) if spec else []:
+        texts, command_ = ", ".join(edge.text for edge in found), advice(name, found)
+        further = f"; {completed(f'`{command_}`')} tries values beyond" if command_ else ""
+        screen.print(f"the winner is on the edge of the search: {texts}{further}")
     for each in reversed(record.superseded):
         screen.print(Text(f"before: {each.text}", "dim"))
     if audit:

@@ -280,6 +280,37 @@ def discard(trial: str, reason: str, **options: Any) -> None:
     _decide_anew(plan, name, leave_out(plan, name, found, reason))
 
 
+@click.command()
+@click.argument("study")
+@click.argument("value", nargs=-1, required=True, metavar="PARAM=VALUE…")
+@opt.database
+def extend(study: str, value: tuple[str, ...], **options: Any) -> None:
+    """Try further values of a grid.
+
+    As `hpo extend learning-rate learning_rate=1e-05`; several by commas. Nothing is trained twice: the points
+    so far keep their results, and the study decides anew once the new ones have ended. Refused once anything
+    was trained on top of its decision.
+    """
+    import tomllib
+
+    from hpo.planning.revision import extend as add_values
+
+    values: dict[str, list[object]] = {}
+    for each in value:
+        param, sign, text = each.partition("=")
+        try:
+            found = tomllib.loads(f"x = [{text}]")["x"] if sign else []
+        except tomllib.TOMLDecodeError:
+            found = text.split(",")  # of texts nobody writes the quotes
+        if not found:
+            raise InputError(f"{each!r} names no value; write PARAM=VALUE, as learning_rate=1e-05")
+        values.setdefault(param, []).extend(found)
+    before = add_values(opt.open_plan(options), study, values)
+    if before is not None:
+        say(f"before: {before.text}")
+    say("`hpo run` trains the new points, and nothing twice; the study decides anew after them")
+
+
 def _decide_anew(plan: Plan, name: str, before: Decision | None) -> None:
     with waiting("deciding anew"):
         from hpo.execution.plan_recipe import with_recipe

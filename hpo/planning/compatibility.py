@@ -44,6 +44,8 @@ def check_compatible(
             )
     for name in (specs or {}).keys() | (plan.specs.keys() if specs is not None else set()):
         ours, theirs = plan.specs.get(name), (specs or {}).get(name)
+        if _is_extended(plan, name, ours, theirs):
+            continue
         if ours != theirs and not (_asks_for_more(ours, theirs) and _is_open(plan, name)):
             raise ConflictError(
                 f"{where}: study {name!r} {_difference(ours, theirs)} the plan in "
@@ -59,7 +61,7 @@ def with_more_trials(plan: Plan, specs: Mapping[str, StudySpec]) -> Plan:
     """
     for name, study in specs.items():
         attrs, study_id = plan.storage.study_attrs()[name], plan.storage.study_id(name)
-        if study == plan.specs[name]:
+        if study == plan.specs[name] or study.is_grid:
             continue
         expected = {key: attrs.get(key) for key in ("definition", "decision")}
         if not _is_open(plan, name) or not plan.storage.swap_study_attr(
@@ -68,7 +70,8 @@ def with_more_trials(plan: Plan, specs: Mapping[str, StudySpec]) -> Plan:
             raise ConflictError(
                 f"{plan.storage.name}: study {name!r} has decided or changed meanwhile; try again"
             )
-    return replace(plan, specs={name: specs[name] for name in plan.specs})
+    found = {name: plan.specs[name] if study.is_grid else study for name, study in specs.items()}
+    return replace(plan, specs={name: found[name] for name in plan.specs})
 
 
 def _is_open(plan: Plan, name: str) -> bool:
@@ -139,6 +142,21 @@ def _asks_for_more(ours: StudySpec | None, theirs: StudySpec | None) -> bool:
     if ours is None or theirs is None or ours.trials is None or theirs.trials is None:
         return False
     return theirs.trials > ours.trials and theirs.model_copy(update={"trials": ours.trials}) == ours
+
+
+def _is_extended(plan: Plan, name: str, ours: StudySpec | None, theirs: StudySpec | None) -> bool:
+    """Return whether a study file says what the plan had before `hpo extend`, or has now in another order."""
+    if ours is None or theirs is None or ours == theirs:
+        return False
+    extended = plan.record(name).extended
+    if not extended or ours.search.keys() != theirs.search.keys():
+        return False
+    for param, added in extended.items():
+        all_, told = set(ours.search[param].values()), set(theirs.search[param].values())
+        if told not in (all_, all_ - set(added)):
+            return False
+    search = {**theirs.search, **{param: ours.search[param] for param in extended}}
+    return theirs.model_copy(update={"search": search}) == ours
 
 
 def _difference(ours: StudySpec | None, theirs: StudySpec | None) -> str:

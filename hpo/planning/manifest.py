@@ -20,7 +20,7 @@ from hpo.planning.decisions import Decision, Inherited
 from hpo.planning.defaults import Adopt, Defaults, Fit, Inherit, Kernels, Precision
 from hpo.planning.metrics import Metric
 from hpo.planning.studies import check_study
-from hpo.space.parameters import Direction, demand, explain
+from hpo.space.parameters import Direction, ParamValue, demand, explain
 from hpo.space.schema import Schema
 from hpo.space.study_file import PLAN_FILE, RESERVED_NAME, StudySpec
 from hpo.storage.storage import Storage
@@ -215,6 +215,8 @@ class StudyRecord(BaseModel):
     points of a grid are the same."""
     test_opened: int | None = None
     """Of the final stage: the number of the trial that opened the test set last; None before one has."""
+    extended: dict[str, list[ParamValue]] = {}
+    """Values that were added to axes of a grid, by parameter."""
     discarded: dict[int, str] = {}
     """Why trials do not count, by number."""
     superseded: tuple[Superseded, ...] = ()

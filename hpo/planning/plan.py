@@ -216,9 +216,10 @@ class Plan:
         return {name: checked(StudyRecord, self.storage, name, attrs, self.schema) for name in names}
 
     def spec(self, name: str) -> StudySpec:
-        """Return a study as the database has it now: more trials of a sampled one may have been asked for."""
-        known = self.specs[name]
-        return known if known.is_grid else defined(self.storage, name, self.record(name), self.schema)
+        """Return a study as the database has it now: it may have been extended since it was read."""
+        known, record = self.specs[name], self.record(name)
+        is_same = record.definition == known.to_json()
+        return known if is_same else defined(self.storage, name, record, self.schema)
 
     def decision(self, name: str) -> Decision | None:
         """Return what a study decided; None while it is open."""

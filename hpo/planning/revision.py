@@ -5,17 +5,22 @@ Nothing is ever deleted: a discarded trial stays as it is, and the old decision 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.errors import ConflictError, InputError
+from hpo._text import show_value
+from hpo.errors import ConflictError, InputError, did_you_mean
 from hpo.planning.decisions import Decision
-from hpo.planning.manifest import StudyRecord, checked
+from hpo.planning.manifest import StudyRecord, checked, defined
 from hpo.planning.plan import FINAL, Plan
 from hpo.planning.scheduler import is_control
+from hpo.space.axes import read_axis
+from hpo.space.parameters import ParamValue
+from hpo.space.study_file import StudySpec
 from hpo.storage.queue import Slots, slot_of
 
 
@@ -54,6 +59,50 @@ def discard(plan: Plan, name: str, trial: FrozenTrial, reason: str) -> Decision 
     text = " ".join(reason.split())
     discarded = {**attrs[name].get("discarded", {}), str(trial.number): text}
     _revise(plan, name, attrs[name], f"trial {trial.number} was discarded: {text}", {"discarded": discarded})
+    return record.decision
+
+
+def extend(plan: Plan, name: str, values: Mapping[str, Sequence[object]]) -> Decision | None:
+    """Add values to the axes of a grid; its points so far keep their results.
+
+    Args:
+        plan: that the study belongs to.
+        name: of the study.
+        values: to be added, by parameter.
+
+    Returns:
+        The decision that holds no more; None: there was none yet.
+
+    Raises:
+        InputError: no grid, no axis of it, or no value that it could have; or it has them all.
+        ConflictError: something was trained on top of the decision, or somebody has decided meanwhile.
+    """
+    plan.with_ancestors([name])
+    attrs = plan.storage.study_attrs()
+    record = checked(StudyRecord, plan.storage, name, attrs, plan.schema)
+    study = defined(plan.storage, name, record, plan.schema)
+    if not study.is_grid:
+        raise InputError(f"{name} is no grid; raise its trials = {study.trials} in its study file")
+    search, added = (
+        {param: list(axis.values()) for param, axis in study.search.items()},
+        dict(record.extended),
+    )
+    for param, more in values.items():
+        if param not in search:
+            raise InputError(f"{param} is not searched by {name}; {did_you_mean(param, search)}")
+        axis = read_axis(plan.schema, param, list(more))
+        new = [value for value in axis.values() if value not in search[param]]
+        if not new:
+            raise InputError(f"{name} tries {param} {_listed(axis.values())} already")
+        search[param] += new
+        added[param] = [*added.get(param, []), *new]
+    _check_nothing_on_top(plan, name)
+    definition = StudySpec.from_json(
+        json.dumps({**json.loads(study.to_json()), "search": search}), plan.schema
+    )
+    because = " and ".join(f"{param} {_listed(added[param])}" for param in values) + " came to it"
+    changes = {"definition": definition.to_json(), "extended": added}
+    _revise(plan, name, attrs[name], because, changes)
     return record.decision
 
 
@@ -110,3 +159,7 @@ def _depends(plan: Plan, other: str, name: str) -> bool:
         return False
     parent = plan.specs[other].inherits
     return parent is not None and (parent == name or _depends(plan, parent, name))
+
+
+def _listed(values: Iterable[ParamValue]) -> str:
+    return ", ".join(map(show_value, values))

@@ -215,7 +215,7 @@ def _exhausted(study: StudySpec, n_points: int) -> str:
 
 def _own_control(plan: Plan, name: str, inherited: Inherited) -> Slot | None:
     """Return the grid point that is exactly the inherited configuration."""
-    study = plan.specs[name]
+    study = plan.spec(name)
     if not study.is_grid:
         return None
     control = canonical_json(plan.schema.effective(control_config(plan, inherited)))

@@ -9,10 +9,10 @@ from hpo.monitor.results import uncertainty_text
 from hpo.planning.audit import in_words as audit_text
 from hpo.planning.audit import together
 from hpo.planning.decisions import MIN_SEEDS_TO_TEST
+from hpo.planning.edges import advice, edges
 from hpo.reporting.data import ReportData
 from hpo.reporting.prose import baseline_text, count_text, in_words
 from hpo.reporting.test_set import baseline
-from hpo.space.axes import Choices, Range
 from hpo.space.parameters import ParamValue
 
 ALPHA = 0.05
@@ -155,32 +155,12 @@ def _without_effect(report: ReportData) -> Iterator[str]:
 
 def _edges(report: ReportData) -> Iterator[str]:
     for section in report.chain:
-        decision = section.decision
-        if decision is None or not decision.adopted or decision.winner is None:
-            continue
-        edges = []
-        for name, axis in section.spec.search.items():
-            value = decision.winner.searched.get(name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                continue
-            side = _edge(axis, value)
-            if side:
-                edges.append(f"{name.replace('_', ' ')} {show_value(value)} is the {side} tried")
-        if edges:
-            yield f"{section.name}: the winner is on the edge of the search: {', '.join(edges)}."
-
-
-def _edge(axis: Choices | Range, value: float) -> str:
-    low, high = (float(bound) for bound in axis.bounds)
-    # a range is hardly ever drawn at its very end
-    near = 0.0 if isinstance(axis, Choices) or axis.step else 0.02
-    if isinstance(axis, Range) and axis.log:
-        near_low, near_high = low * (high / low) ** near, high / (high / low) ** near
-    else:
-        near_low, near_high = low + near * (high - low), high - near * (high - low)
-    if value >= near_high:
-        return "highest"
-    return "lowest" if value <= near_low else ""
+        found = edges(section.spec, section.decision, report.recipe.parameters)
+        if found:
+            texts = ", ".join(edge.text for edge in found)
+            command = "" if report.final_point else advice(section.name, found)
+            further = f"; before the next study begins, `{command}` tries values beyond" if command else ""
+            yield f"{section.name}: the winner is on the edge of the search: {texts}{further}."
 
 
 def _some(names: Sequence[str]) -> str:

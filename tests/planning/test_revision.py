@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from hpo.errors import ConflictError, InputError
+from hpo.execution.run import find_or_create_plan
 from hpo.monitor import results
 from hpo.monitor.status import status
+from hpo.planning.edges import edges
 from hpo.planning.plan import Plan
-from hpo.planning.revision import discard
+from hpo.planning.revision import discard, extend
 from hpo.planning.scheduler import advance
 from hpo.reporting import prose
+from hpo.reporting.caveats import caveats
 from hpo.reporting.data import read
 from tests.support.fixtures import Cli
 from tests.support.scripted_worker import Worker, new_plan
@@ -152,3 +157,114 @@ def test_a_control_cannot_be_discarded(tmp_path: Path) -> None:
         discard(plan, "size", trial, "broken")
     # its parent's decision is not what it started from
     worker.finish_all("rate", [0.1, 0.5])
+
+
+# --- further values of a grid ----------------------------------------------------------------------------
+
+
+def test_the_command_that_an_edge_advises_adds_points_and_trains_no_other_again(
+    tmp_path: Path, cli: Cli
+) -> None:
+    plan = _decided(tmp_path)
+    before = plan.decision("rate")
+    assert before is not None
+    shown = " ".join(cli("show", "rate", "--storage", plan.storage.url).out.split())
+    advised = re.search(
+        r"learning rate 0.1 is the highest tried; `hpo (extend rate [^`]*)` tries values beyond", shown
+    )
+    assert advised is not None
+    assert advised[1].startswith("extend rate learning_rate=1.0 ")
+    (warning,) = [text for text in caveats(read(plan)) if "on the edge" in text]
+    assert "`hpo extend rate learning_rate=1.0` tries values beyond" in warning
+
+    done = cli(*shlex.split(advised[1]))
+    assert done.code == 0, done.err
+    assert done.out.startswith(f"before: {before.text}\n")
+    assert not advance(plan, ["rate"])  # by one who has read the plan before
+    assert [trial.params for trial in plan.trials("rate")] == [
+        {"learning_rate": rate} for rate in (0.1, 0.01, 0.001, 1.0)
+    ]
+    worker = Worker(plan)
+    worker.finish(worker.claim("rate"), [0.1, 0.7])
+    assert advance(plan, ["rate"])
+    after = plan.decision("rate")
+    assert after is not None
+    assert (after.params["learning_rate"], after.value) == (1.0, 0.7)
+    assert [each.because for each in plan.record("rate").superseded] == ["learning_rate 1 came to it"]
+    assert (
+        status(Plan.open(plan.storage))[0].points["complete"]
+        == status(Plan.open(plan.storage))[0].n_points
+        == 4
+    )
+
+
+def test_study_files_may_stay_or_follow_and_say_nothing_else(tmp_path: Path) -> None:
+    plan = _decided(tmp_path)
+    extend(plan, "rate", {"learning_rate": [0.03, 0.3]})
+    file = tmp_path / "studies" / "rate.toml"
+    for listed in ("0.1, 0.01, 0.001", "0.3, 0.1, 0.03, 0.01, 0.001"):
+        file.write_text(f"[search]\nlearning_rate = [{listed}]")
+        again = find_or_create_plan(tmp_path, studies=file.parent)
+        assert again.specs["rate"].search["learning_rate"].values() == (0.1, 0.01, 0.001, 0.03, 0.3)
+    for listed in ("0.1, 0.01", "0.1, 0.01, 0.001, 0.03", "0.1, 0.01, 0.001, 0.5"):
+        file.write_text(f"[search]\nlearning_rate = [{listed}]")
+        with pytest.raises(ConflictError, match="differs in search"):
+            find_or_create_plan(tmp_path, studies=file.parent)
+
+
+def test_what_cannot_be_extended_is_refused_in_words(tmp_path: Path, cli: Cli) -> None:
+    plan = new_plan(
+        tmp_path,
+        {
+            "rate": RATES,
+            "drawn": "trials = 2\n[search]\nl2 = {low = 0.0, high = 0.1}",
+            "size": CHILD,
+        },
+    )
+    for study, value, said in (
+        ("drawn", "l2=0.2", "drawn is no grid; raise its trials = 2"),
+        ("rate", "learning_rat=0.2", "learning_rat is not searched by rate; did you mean 'learning_rate'?"),
+        ("rate", "learning_rate=0.01,0.1", "rate tries learning_rate 0.01, 0.1 already"),
+        ("rate", "learning_rate=fast", "learning_rate = 'fast': must be a number"),
+        ("rate", "learning_rate=-1", "learning_rate = -1: must be"),
+        ("rate", "learning_rate", "names no value; write PARAM=VALUE"),
+        ("rat", "learning_rate=1", "rat is not a study of this plan; did you mean 'rate'?"),
+    ):
+        refused = cli("extend", study, value, "--storage", plan.storage.url)
+        assert (refused.code, refused.out) == (2, "")
+        assert said in refused.err
+    advance(plan, ["rate"])
+    Worker(plan).finish_all("rate", [0.1, 0.5])
+    refused = cli("extend", "rate", "learning_rate=1", "--storage", plan.storage.url)
+    assert "size: trained on top of what rate decided" in refused.err
+    assert plan.record("rate").extended == {}
+
+
+@pytest.mark.parametrize(
+    ("search", "winner", "text", "beyond"),
+    [
+        ("batch_size = [20, 40, 80]", {"batch_size": 20}, "batch size 20 is the lowest tried", 10),
+        ("batch_size = [20, 40, 60]", {"batch_size": 60}, "batch size 60 is the highest tried", 80),
+        ("batch_size = [5, 20, 80]", {"batch_size": 80}, "batch size 80 is the highest tried", 320),
+        (
+            "learning_rate = [0.001, 0.0001]",
+            {"learning_rate": 0.0001},
+            "learning rate 0.0001 is the lowest",
+            1e-05,
+        ),
+        ("hidden_units = [1, 2]", {"hidden_units": 1}, "hidden units 1 is the lowest tried", None),
+    ],
+)
+def test_an_edge_names_the_next_value_that_can_be(
+    search: str, winner: dict[str, float], text: str, beyond: float | None, tmp_path: Path
+) -> None:
+    plan = new_plan(tmp_path, {"s": f"[search]\n{search}"})
+    advance(plan)
+    worker = Worker(plan)
+    while plan.storage.waiting([plan.storage.study_id("s")], 1):
+        trial = worker.claim("s")
+        worker.finish(trial, [0.1, 0.9 if trial.params == winner else 0.5])
+    advance(plan, ["s"])
+    (edge,) = edges(plan.specs["s"], plan.decision("s"), plan.schema)
+    assert text in edge.text
+    assert edge.beyond == beyond
