@@ -401,7 +401,7 @@ def test_a_trial_that_goes_on_from_another_machine_s_checkpoint_says_so(tmp_path
 
 def test_an_audited_trial_that_is_stopped_resumes_as_one(tmp_path: Path) -> None:
     study = f'{SMALL}[search]\nlearning_rate = [0.01]\n[pruner]\nname = "threshold"\nlower = 0.99'
-    ends = []
+    ends: list[dict[str, Any]] = []
     for name in ("undisturbed", "disturbed"):
         plan = made_plan(tmp_path / name, {"rate": study}, audit=1.0)
         if name == "disturbed":
@@ -409,12 +409,12 @@ def test_an_audited_trial_that_is_stopped_resumes_as_one(tmp_path: Path) -> None
         assert work(plan.storage, out=tmp_path / name, studies=["rate"]) is None
         trial = plan.trials("rate")[-1]
         assert ("resumed_after_epoch" in trial.user_attrs) is (name == "disturbed")
-        ends.append([trial.state, trial.value, trial.intermediate_values, without_times(trial)])
-        ends[-1] += [trial.user_attrs[key] for key in ("audit", "reason")]
+        kept = {key: trial.user_attrs[key] for key in ("audit", "reason")}
+        kept |= {"state": trial.state, "value": trial.value, "reports": trial.intermediate_values}
+        ends.append({**kept, "epochs": without_times(trial)})
     assert ends[0] == ends[1]
-    *_, audit, reason = ends[0]
-    assert (audit["pruned_after_epoch"], len(ends[0][2])) == (1, 3)
-    assert reason == "pruned: by threshold after epoch 1; trained on for the audit"
+    assert (ends[0]["audit"]["pruned_after_epoch"], len(ends[0]["reports"])) == (1, 3)
+    assert ends[0]["reason"] == "pruned: by threshold after epoch 1; trained on for the audit"
 
 
 def mutilated(value: Any) -> Iterator[Any]:
