@@ -21,6 +21,7 @@ COMMANDS = {
     "resume": ("training", "Resume a plan that exists."),
     "create": ("training", "Write the plan into the database and train nothing."),
     "worker": ("training", "Train for a plan until it has ended."),
+    "confirm": ("training", "What was adopted, tried again on fresh seeds."),
     "retry": ("training", "Queue the points that failed for good once more."),
     "extend": ("training", "Try further values of a grid."),
     "discard": ("training", "Leave a trial out of what its study decides."),

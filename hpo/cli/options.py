@@ -19,7 +19,7 @@ from hpo._files import user_path
 from hpo.cli.advice import completed, quoted, remember
 from hpo.cli.output import waiting
 from hpo.errors import HpoError, InputError
-from hpo.planning.defaults import Adopt, Defaults, Fit, Inherit, Kernels, Precision
+from hpo.planning.defaults import Adopt, Defaults, Fit, Inherit, Keep, Kernels, Precision
 
 if TYPE_CHECKING:
     from hpo.planning.plan import Plan
@@ -316,11 +316,32 @@ as_json_lines = click.option(
 def _recorded(flag: str, text: str, *, only_demo: str = "", **settings: Any) -> Decorator:
     """Return an option that is recorded with the plan; its help ends with its default."""
     default = getattr(Defaults, flag.removeprefix("--").replace("-", "_"))
-    if default is not None:
+    if default is not None and default is not False:
         shown = f"{default:g}" if isinstance(default, float) else default
         text += f"  [default: {shown}{only_demo}]"
     return _option(flag, help=text, **settings)
 
+
+of_confirmation = _together(
+    _recorded(
+        "--keep",
+        "What the confirmation keeps: what is shown to be better, or equivalent as well.",
+        type=click.Choice(get_args(Keep)),
+    ),
+    _recorded(
+        "--delta",
+        "Differences below it do not matter there.  [default: 0.005 of a share, which is half a point]",
+        type=float,
+        metavar="D",
+    ),
+    _recorded(
+        "--same-split",
+        "Its seeds all have the search's validation part; otherwise each splits its own off.",
+        is_flag=True,
+        default=None,
+    ),
+)
+"""How a confirmation decides."""
 
 plan_options = _together(
     _option(
@@ -390,6 +411,13 @@ plan_options = _together(
         type=click.Choice(get_args(Adopt)),
     ),
     _recorded(
+        "--confirm",
+        "Try what was adopted again, on fresh seeds, before the test set is opened; see `hpo confirm`.",
+        is_flag=True,
+        default=None,
+    ),
+    of_confirmation,
+    _recorded(
         "--lease-seconds",
         "A trial without a heartbeat for so long is queued again.",
         type=float,
@@ -409,9 +437,9 @@ claim_studies = _option(
 )
 
 
-def given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the options that change results which the user gave."""
-    names = Defaults.__annotations__
+def given(options: Mapping[str, Any], *besides: str) -> dict[str, Any]:
+    """Return those of the options that change results which the user gave, but for some."""
+    names = [name for name in Defaults.__annotations__ if name not in besides]
     found = {name: options[name] for name in names if options.get(name) is not None}
     return {**found, "pruning": False} if options.get("no_pruning") else found
 

@@ -19,7 +19,7 @@ from hpo.cli.grid import block, shortened
 from hpo.cli.tables import STATE_STYLES
 from hpo.monitor.watch import Best, Progress, Running, StudyProgress
 from hpo.planning.metrics import Metric
-from hpo.planning.plan import FINAL
+from hpo.space.study_file import RESERVED_NAMES
 
 WIDE, VERY_WIDE = 110, 150
 """Columns from which there is room for more."""
@@ -124,16 +124,15 @@ def headline(progress: Progress, width: float = math.inf, *, is_starting: bool =
 
 
 def _summary(progress: Progress, n_details: int, *, is_starting: bool) -> Text:
-    names = [study.status.name for study in progress.studies]
-    n_studies = len(names) - (FINAL in names)
+    n_studies = sum(not study.is_stage for study in progress.studies)
     of_all = str(n_studies) if n_studies == progress.n_in_plan else f"{n_studies} asked for"
     study, best, test = progress.studies[progress.current], progress.best, progress.test
     objective = progress.objective
     if progress.is_over:
-        n_decided = sum(each.status.state == "done" for each in progress.studies if each.status.name != FINAL)
+        n_decided = sum(each.status.state == "done" for each in progress.studies if not each.is_stage)
         where = f"{n_decided} of {n_studies} studies decided"
-    elif study.status.name == FINAL:
-        where = "final stage"
+    elif study.is_stage:
+        where = RESERVED_NAMES[study.status.name].removeprefix("the ")
     else:
         where = f"study {progress.current + 1} of {of_all}"
     parts = [Text(where, "bold")]

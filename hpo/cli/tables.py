@@ -176,13 +176,16 @@ def show_claims(found: Judgement) -> None:
 
 def show_study(plan: Plan, name: str, rows: Sequence[TrialRow], audit: Audit | None) -> None:
     """Print the points of a study, what was decided, and what is to be known about single runs."""
+    from hpo.monitor.results import confirmed_in_words
+    from hpo.monitor.watch import TITLES
     from hpo.planning.audit import in_words
     from hpo.planning.edges import advice, edges
-    from hpo.planning.plan import FINAL
+    from hpo.planning.plan import CONFIRM, FINAL
     from hpo.storage.queue import Reason
 
     spec = plan.specs.get(name)
     screen = console()
+    is_confirmation = plan.confirms and name == CONFIRM
     title = f"{spec.section} {spec.title}".strip() if spec else TITLES[name]
     screen.print(Text(title or name, "bold"))
     record = plan.record(name)
@@ -230,6 +233,10 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow], audit: Audit | N
         screen.print(Text(f"before: {each.text}", "dim"))
     if audit:
         screen.print(in_words(audit, plan.objective))
+    if name in (said := confirmed_in_words(plan)):
+        screen.print(Text(f"on fresh seeds: {said[name]}", "bold"))
+    if is_confirmation and record.confirmation is not None:
+        _print_decisions(screen, plan)
 
 
 def _differing(rows: Sequence[TrialRow]) -> list[str]:
@@ -346,18 +353,51 @@ def _print_traceback(screen: Screen, row: TrialRow) -> None:
             screen.print(Text(f"  {line}", "dim"), soft_wrap=True)
 
 
+def show_confirmation(plan: Plan) -> None:
+    """Print what fresh seeds say of each decision, and the configuration that is left."""
+    from hpo.monitor.results import confirmation, final_trial
+
+    screen, found = console(), confirmation(plan)
+    _print_decisions(screen, plan)
+    configuration = params_text(plan.schema.told(found.inherited.params))
+    screen.print(Text(f"configuration: {configuration}", "bold" if found.taken_back else ""))
+    if final_trial(plan) is None:
+        screen.print(completed("the test set is locked; `hpo final` trains this configuration and opens it"))
+
+
+def _print_decisions(screen: Screen, plan: Plan) -> None:
+    """Print a line a decision of the confirmation, once it has ended, and what is left of them."""
+    from hpo.monitor.results import confirmation, confirmed_in_words
+    from hpo.planning.confirmation import change_text, outcome_in_words
+
+    found, words = confirmation(plan), confirmed_in_words(plan)
+    grid = Grid(("study", Kind.NAME), ("change", Kind.TEXT), ("on fresh seeds", Kind.SENTENCE))
+    for each in found.decisions:
+        grid.add(each.study, change_text(each), words[each.study])
+    if found.decisions:
+        screen.print(grid)
+    outcome = outcome_in_words(found)
+    screen.print(Text(f"{outcome[0].upper()}{outcome[1:]}.", "bold"))
+
+
 def show_best(record: Mapping[str, Any], plan: Plan) -> None:
     """Print the best configuration and the decisions that led to it."""
     from hpo.monitor.results import shrinkage_text, uncertainty_text
     from hpo.planning.decisions import TrialRef
 
     screen, objective = console(), plan.objective
-    where = TrialRef(**record["source"]).name
+    if record["source"] is None:
+        where = "fresh seeds of the confirmation"
+    else:
+        where = TrialRef(**record["source"]).name
     why = "" if record["tested"] else ", with too few seeds to test it against noise"
     if not record["decided"]:
         why = f", so far: {record['study']} has not decided"
     value = objective.with_unit(record["value"], record["deviation"])
-    screen.print(Text(f"{objective.label} {value} on validation ({where}{why})", "bold"))
+    said = f"{objective.label} {value} on validation ({where}{why})"
+    if record["value"] is None:
+        said = "what the confirmation left of the decisions; nobody has trained all of it together yet"
+    screen.print(Text(said, "bold"))
     if record["test"]:
         answer = objective.with_unit(record["test"][objective.name])
         off = uncertainty_text(record["final"], objective, plan.identity.examples)
@@ -431,12 +471,15 @@ def show_outcome(plan: Plan, out: Path) -> None:
     """
     from hpo.monitor.results import final_trial
     from hpo.monitor.status import status
-    from hpo.planning.plan import FINAL, MODEL, WRONG_IMAGES
+    from hpo.planning.plan import CONFIRM, FINAL, MODEL, WRONG_IMAGES
 
     screen, final = console(), final_trial(plan)
     # the answer stands below, where it stays in sight
     show_status([each for each in status(plan) if final is None or each.name != FINAL], plan.objective)
     screen.print()
+    if plan.confirms and plan.record(CONFIRM).confirmation is not None:
+        _print_decisions(screen, plan)
+        screen.print()
     if final is not None:
         record = final.user_attrs["final"]
         show_answer(record, plan)
@@ -456,9 +499,7 @@ def show_outcome(plan: Plan, out: Path) -> None:
 
 def stopped_text(progress: Progress) -> str:
     """Return what is done and what is open of a run that was stopped, in words."""
-    from hpo.planning.plan import FINAL
-
-    studies = [study.status for study in progress.studies if study.status.name != FINAL]
+    studies = [study.status for study in progress.studies if not study.is_stage]
     n_decided = sum(each.state in ("done", "failed") for each in studies)
     n_ended, n_points = sum(each.n_ended for each in studies), sum(each.n_points for each in studies)
     open_ = [study.status.name for study in progress.studies if not study.is_over]
@@ -470,6 +511,8 @@ def stopped_text(progress: Progress) -> str:
 
 def show_forecast(lines: Sequence[Line]) -> None:
     """Print what a run would train."""
+    from hpo.planning.verdicts import LOOKS
+
     grid = Grid(
         ("§", Kind.NAME),
         ("study", Kind.NAME),
@@ -488,6 +531,13 @@ def show_forecast(lines: Sequence[Line]) -> None:
     total = duration(sum(times)) if len(times) == len(lines) else "–"
     grid.add("", "together", "", "", f"{sum(line.epochs for line in lines):,}", total, style="bold")
     console().print(grid)
+    for line in lines:
+        if line.is_at_most and line.epochs:
+            least = line.epochs * LOOKS[0] // LOOKS[-1]
+            console().print(
+                f"{line.study}: at most; {least:,} epochs where each of {line.points - 1} decisions is clear "
+                f"after {LOOKS[0]} seeds, less where fewer studies adopt a change"
+            )
 
 
 def show_checks(checks: Iterable[Check]) -> list[Check]:

@@ -91,7 +91,7 @@ def resume(study: tuple[str, ...], **options: Any) -> int:
     return _run(study, options)
 
 
-def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
+def _run(studies: tuple[str, ...], options: dict[str, Any], *, is_shown: bool = True) -> int:
     with ExitStack() as stack:
         with waiting("loading data and plan"):
             threads, resolve, engine = stack.enter_context(_engine(studies, options))
@@ -137,14 +137,14 @@ def _run(studies: tuple[str, ...], options: dict[str, Any]) -> int:
                     on_tick=tick,
                 )
         except PointsFailedError:
-            if not options["as_json"]:
+            if is_shown and not options["as_json"]:
                 show_outcome(reader, out)
             raise
         if stopped_by is not None:
             for line in (stopped_text(tick.last), f"resume: {command('resume', *studies)}"):
                 say(line, err=True)
             return 128 + stopped_by
-        if not options["as_json"]:
+        if is_shown and not options["as_json"]:
             if asked == [CLAIMS] and plan.has_cells:
                 show_claims(judge(reader))
             else:
@@ -203,7 +203,8 @@ def create(**options: Any) -> None:
         )
     for note in plan.identity.data_notes:
         say(f"data: {note}", err=True)
-    say(f"{plan.storage.name}: {', '.join(plan.specs)}, then the final stage")
+    then = "then the confirmation and the final stage" if plan.confirms else "then the final stage"
+    say(f"{plan.storage.name}: {', '.join(plan.specs)}, {then}")
     say("`hpo run` or `hpo worker` trains it")
 
 
@@ -241,6 +242,47 @@ def worker(study: tuple[str, ...], **options: Any) -> int:
         trials_per_device=options["trials_per_device"],
     )
     return 0 if stopped_by is None else 128 + stopped_by
+
+
+@click.command()
+@opt.of_confirmation
+@opt.database
+@opt.worker_data
+@opt.checkpoints
+@opt.workers
+@opt.trials_per_device
+@opt.engine
+@opt.as_json
+def confirm(as_json: bool, **options: Any) -> int:
+    """What was adopted, tried again on fresh seeds.
+
+    Once every study has decided, and before the test set is opened: the configuration that they chose is
+    compared with itself without each adopted decision, on seeds that the search did not use. What is not
+    shown to be better is taken back, and the final stage trains what is left. Seeds are spent only where a
+    decision is open, from 4 to 20 of them.
+    """
+    from hpo.cli.tables import show_confirmation
+    from hpo.monitor.results import confirmation
+    from hpo.planning.plan import CONFIRM
+
+    plan = opt.open_plan(options, reader=True)
+    _refuse_undecided(plan, "confirmation")
+    if plan.confirms:
+        from hpo.planning.compatibility import check_compatible
+
+        check_compatible(plan, opt.given(options, "data"))
+    else:
+        opt.open_plan(options).with_confirmation(opt.given(options, "data"))
+        plan = opt.open_plan(options, reader=True)
+    if plan.record(CONFIRM).confirmation is None:
+        code = _run((CONFIRM,), {**options, "studies": None, "as_json": False}, is_shown=False)
+        if code:
+            return code
+    if as_json:
+        write_json(confirmation(plan).to_json(), sys.stdout)
+    else:
+        show_confirmation(plan)
+    return 0
 
 
 @click.command()
@@ -336,15 +378,9 @@ def final(as_json: bool, **options: Any) -> int:
     """
     from hpo.cli.tables import show_final
     from hpo.monitor import results
-    from hpo.planning.scheduler import is_orphaned
 
     plan = opt.open_plan(options, reader=True)
-    undecided = [name for name in plan.specs if plan.decision(name) is None and not is_orphaned(plan, name)]
-    if undecided:
-        raise InputError(
-            f"no final stage before every study has decided; open: {', '.join(undecided)}; "
-            "`hpo resume` trains them"
-        )
+    _refuse_undecided(plan, "final stage")
     if results.final_trial(plan) is None:
         code = _train_final(options)
         if code:
@@ -355,6 +391,17 @@ def final(as_json: bool, **options: Any) -> int:
     else:
         show_final(record, plan)
     return 0
+
+
+def _refuse_undecided(plan: Plan, what: str) -> None:
+    from hpo.planning.scheduler import is_orphaned
+
+    undecided = [name for name in plan.specs if plan.decision(name) is None and not is_orphaned(plan, name)]
+    if undecided:
+        raise InputError(
+            f"no {what} before every study has decided; open: {', '.join(undecided)}; "
+            "`hpo resume` trains them"
+        )
 
 
 def _train_final(options: dict[str, Any]) -> int:

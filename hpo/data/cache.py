@@ -42,7 +42,7 @@ from hpo.data.sources import open_source
 from hpo.errors import DataError, InputError
 from hpo.space.parameters import canonical_json, explain
 
-FORMAT = 4
+FORMAT = 5
 """Part of every entry's name: to be raised when its files, or a source's pictures, split or order, change."""
 
 _BLOCK = 1024
@@ -55,6 +55,8 @@ class _Meta(BaseModel):
     is_images: bool
     class_names: list[str]
     """Empty where targets are numbers."""
+    is_split_off: bool
+    """Whether the validation part was split off the training part here."""
     content: dict[str, str]
     """SHA-256 of the arrays of each part."""
     mean: list[float]
@@ -131,7 +133,11 @@ def cache_folder() -> Path:
 
 
 def load_training(
-    entry: str | Path, *, limit_train: int | None = None, limit_valid: int | None = None
+    entry: str | Path,
+    *,
+    limit_train: int | None = None,
+    limit_valid: int | None = None,
+    split_seed: int | None = None,
 ) -> TrainingData:
     """Open the training and the validation part of an entry; the files of the test part stay closed.
 
@@ -139,6 +145,7 @@ def load_training(
         entry: what `prepare` returned.
         limit_train: train on so many images only, the classes in proportion, at least one of each.
         limit_valid: the same of the validation images.
+        split_seed: draw another validation part with this seed; without effect where the data came with one.
 
     Raises:
         InputError: a limit is larger than the part or smaller than the number of classes.
@@ -147,14 +154,22 @@ def load_training(
     entry = user_path(entry)
     meta = _load_meta(entry)
     fewest = len(meta.class_names) or 1
-    train = _limited("train", load_split(entry, "train"), limit_train, fewest)
-    valid = _limited("valid", load_split(entry, "valid"), limit_valid, fewest)
-    mean, std = (meta.mean, meta.std) if limit_train is None else _statistics(train.inputs)
-    identity = {
+    parts = load_split(entry, "train"), load_split(entry, "valid")
+    if not meta.is_split_off:
+        split_seed = None
+    if split_seed is not None:
+        parts = _split_anew(*parts, meta.class_names, split_seed)
+    train = _limited("train", parts[0], limit_train, fewest)
+    valid = _limited("valid", parts[1], limit_valid, fewest)
+    is_usual = limit_train is None and split_seed is None
+    mean, std = (meta.mean, meta.std) if is_usual else _statistics(train.inputs)
+    identity: dict[str, Any] = {
         "content": meta.content,
         "class_names": meta.class_names,
         "used": [len(train), len(valid)],
     }
+    if split_seed is not None:
+        identity["split_seed"] = split_seed
     shape = train.inputs.shape[1:]
     n_numbers = 1 if train.targets.ndim == 1 else train.targets.shape[1]
     return TrainingData(
@@ -172,7 +187,18 @@ def load_training(
         fingerprint=hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16],
         fit=meta.fit,
         notes=tuple(meta.notes),
+        split_seed=split_seed,
     )
+
+
+def _split_anew(train: Split, valid: Split, class_names: list[str], seed: int) -> tuple[Split, Split]:
+    """Put both parts together and split another validation part off."""
+    inputs = np.concatenate([train.inputs, valid.inputs])
+    targets = np.concatenate([train.targets, valid.targets])
+    strata = _strata(targets, class_names)
+    order = [indices[stratified_order(strata[indices], seed)] for indices in hold_out(strata, HELD_OUT, seed)]
+    first, second = (Split(inputs[indices], targets[indices]) for indices in order)
+    return first, second
 
 
 def _statistics(inputs: npt.NDArray[Any]) -> tuple[list[float], list[float]]:
@@ -230,7 +256,8 @@ def _write(data: ImageData | ArrayData, source: Source, folder: Path) -> None:
     parts = _parts(data)
     _, train_targets = parts["train"]
     class_names = list(data.class_names or ())
-    if "valid" in parts:
+    is_split_off = "valid" not in parts
+    if not is_split_off:
         stay, held_out = np.arange(len(train_targets)), np.arange(len(parts["valid"][1]))
     else:
         parts["valid"] = parts["train"]
@@ -247,6 +274,7 @@ def _write(data: ImageData | ArrayData, source: Source, folder: Path) -> None:
         source=source.name,
         is_images=is_images,
         class_names=class_names,
+        is_split_off=is_split_off,
         content=content,
         mean=mean,
         std=std,

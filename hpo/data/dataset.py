@@ -208,6 +208,7 @@ class TrainingData:
             and limits are equal.
         fit: how pictures became squares, a name of `hpo.data.images.FITS`; further ones are to be made so.
         notes: what its user should know of the data, a sentence each.
+        split_seed: of the draw that split the validation part off, where it is not the usual one.
     """
 
     train: Split
@@ -219,6 +220,7 @@ class TrainingData:
     fingerprint: str
     fit: str = DEFAULT_FIT
     notes: tuple[str, ...] = ()
+    split_seed: int | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -265,12 +267,14 @@ def is_text(name: str) -> bool:
     return "\0" not in name and not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
-def hold_out(labels: npt.NDArray[np.integer], share: float) -> tuple[Indices, Indices]:
-    """Split a part by class, drawing with the fixed seed: (indices that stay, indices held out).
+def hold_out(
+    labels: npt.NDArray[np.integer], share: float, seed: int = SPLIT_SEED
+) -> tuple[Indices, Indices]:
+    """Split a part by class, drawing with a seed: (indices that stay, indices held out).
 
     Of each class the rounded share is held out, at least one image; at least one stays where it has two.
     """
-    generator = np.random.default_rng((SPLIT_SEED, 0))
+    generator = np.random.default_rng((seed, 0))
     stay, out = [], []
     for label in np.unique(labels):
         members = generator.permutation(np.flatnonzero(labels == label))
@@ -280,13 +284,13 @@ def hold_out(labels: npt.NDArray[np.integer], share: float) -> tuple[Indices, In
     return np.sort(np.concatenate(stay)), np.sort(np.concatenate(out))
 
 
-def stratified_order(labels: npt.NDArray[np.integer]) -> Indices:
+def stratified_order(labels: npt.NDArray[np.integer], seed: int = SPLIT_SEED) -> Indices:
     """Return a fixed shuffled order whose every prefix holds the classes in proportion.
 
     The first k of n images hold one of each class once k reaches the number of classes, so that a limit is
     nothing but a prefix.
     """
-    generator = np.random.default_rng((SPLIT_SEED, 1))
+    generator = np.random.default_rng((seed, 1))
     position = np.empty(len(labels))
     for label in np.unique(labels):
         members = generator.permutation(np.flatnonzero(labels == label))

@@ -140,7 +140,9 @@ class TestSetCallback(TrialCallback):
             files.append(WRONG_IMAGES)
         sums = self._share(files, shared)
         search = best_decided(self._plan)
-        search_value, fresh_value = search.value if search else None, fmean(best["valid"])
+        # what a confirmation left may be what no trial of the search trained
+        search_value = search.value if search and search.source else None
+        fresh_value = fmean(best["valid"])
         metrics = list(self._recipe.metrics)
         result = {
             "config": dict(config),

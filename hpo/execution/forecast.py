@@ -14,9 +14,10 @@ from hpo.execution.identity import identify
 from hpo.execution.plan_data import training_data
 from hpo.execution.run import threads_each
 from hpo.planning.manifest import Options
-from hpo.planning.plan import FINAL
+from hpo.planning.plan import CONFIRM, FINAL
 from hpo.planning.scheduler import n_samples
 from hpo.planning.studies import check_epochs, lineage, published_config, root_configs, with_ancestors
+from hpo.planning.verdicts import LOOKS
 from hpo.space.parameters import ParamValue, canonical_json
 from hpo.space.study_file import StudySpec
 from hpo.training import fused
@@ -41,6 +42,8 @@ class Line:
     """Of all points and seeds together, if none is pruned."""
     seconds: float | None
     """Predicted for all workers together, if none is pruned; None of a recipe with a loop of its own."""
+    is_at_most: bool = False
+    """Whether it is the most that it can take, as of a confirmation, which ends when verdicts are clear."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as `hpo plan --json` prints it."""
@@ -55,7 +58,7 @@ def forecast(
     names: Sequence[str] = (),
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Line]:
-    """Forecast a run with these options, the final stage last unless studies are named.
+    """Forecast a run with these options, confirmation and final stage last unless studies are named.
 
     What a study will inherit is not known yet; its points are timed with the defaults instead, so the
     prediction is as good as the winners cost what the defaults cost. What a GPU gains by training several
@@ -118,10 +121,37 @@ def forecast(
         )
     if not names:
         config = schema.complete(_start(specs, served[-1], options))
+        if options.confirm:
+            lines.append(_confirmation(specs, served[-1], options, config, seconds_per_epoch(config), count))
         epochs = int(config["epochs"]) * options.final_seeds
         seconds_final = epochs * seconds_per_epoch(config)  # one trial, so one worker
         lines.append(Line(FINAL, "", 1, options.final_seeds, epochs, _known_time(seconds_final)))
     return lines
+
+
+def _confirmation(
+    specs: Mapping[str, StudySpec],
+    last: str,
+    options: Options,
+    config: Config,
+    seconds_per_epoch: float,
+    n_workers: int,
+) -> Line:
+    """Return the most that a confirmation can take: all studies adopt a change, and none is clear early."""
+    chain = lineage(specs, last) if options.inherit == "winners" else [specs[last]]
+    n_decisions = sum(study.inherits is not None for study in chain)
+    n_arms = n_decisions + 1 if n_decisions else 0
+    epochs = int(config["epochs"]) * n_arms * LOOKS[-1]
+    busy = min(n_workers, max(1, n_arms * LOOKS[0]))
+    return Line(
+        CONFIRM,
+        "",
+        n_arms,
+        LOOKS[-1],
+        epochs,
+        _known_time(epochs * seconds_per_epoch / busy),
+        is_at_most=True,
+    )
 
 
 def _known_time(seconds: float) -> float | None:

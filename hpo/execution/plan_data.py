@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
+
+from optuna.trial import FrozenTrial
 
 from hpo.data import TrainingData, load_training, prepare
 from hpo.errors import DataError
 from hpo.planning.compatibility import check_data
 from hpo.planning.manifest import Options
-from hpo.planning.plan import Plan
+from hpo.planning.plan import CONFIRM, Plan
 
 
 def training_data(options: Options) -> TrainingData:
@@ -40,6 +43,27 @@ def load_plan_data(plan: Plan, place: str | None = None) -> tuple[Path, Training
         raise DataError(f"{error}; --data says where the plan's data are on this machine") from None
     check_data(plan, training.fingerprint, training.source)
     return entry, training
+
+
+def data_of_trial(plan: Plan, name: str, trial: FrozenTrial, entry: Path, data: TrainingData) -> TrainingData:
+    """Return the data that a trial is trained on: in the confirmation with a split of its seed's own.
+
+    Args:
+        plan: that the trial belongs to.
+        name: of its study.
+        trial: that is to be trained.
+        entry: as from `load_plan_data`.
+        data: likewise.
+    """
+    if not (plan.confirms and name == CONFIRM) or plan.options.same_split:
+        return data
+    (seed,) = trial.user_attrs["seeds"]
+    return _split_by(entry, plan.options.limit_train, plan.options.limit_valid, seed)
+
+
+@lru_cache(maxsize=2)  # the arms of a seed are trained one after the other
+def _split_by(entry: Path, limit_train: int | None, limit_valid: int | None, seed: int) -> TrainingData:
+    return load_training(entry, limit_train=limit_train, limit_valid=limit_valid, split_seed=seed)
 
 
 def prepared(options: Options, source: str) -> tuple[Path, TrainingData]:

@@ -29,7 +29,7 @@ from hpo.planning.compatibility import (
     with_more_trials,
 )
 from hpo.planning.manifest import Options
-from hpo.planning.plan import MODEL, WRONG_IMAGES, Plan
+from hpo.planning.plan import CONFIRM, MODEL, WRONG_IMAGES, Plan
 from hpo.planning.scheduler import advance, fail_stale_trials, require_result, waiting_again
 from hpo.planning.studies import (
     check_epochs,
@@ -81,7 +81,7 @@ def find_or_create_plan(
     options, named, specs = read_folder(studies, given)
     claims = load_claims(studies or shipped_studies(), specs, named.recipe.schema)
     # everything that can be refused is refused before anything is written: a mistake must leave no plan
-    with_ancestors(specs, names, options.inherit)
+    with_ancestors(specs, (name for name in names if not options.confirm or name != CONFIRM), options.inherit)
     if options.inherit == "published":
         for study in specs.values():
             if study.inherits is not None:

@@ -398,6 +398,8 @@ def _configure(plan: Plan, name: str, trial: FrozenTrial, context: WorkerContext
         "threads": plan.identity.threads,
         "versions": versions(),
     }
+    if context.data.split_seed is not None:
+        attrs["split_seed"] = context.data.split_seed
     plan.storage.write(id_of(trial), attrs=attrs)
     return config
 
@@ -475,7 +477,7 @@ def _checkpoints(
         "recipe": {"name": plan.recipe.name, "sources": plan.recipe.sources},
         "config": dict(config),
         "seeds": attrs["seeds"],
-        "fingerprint": plan.identity.fingerprint,
+        "fingerprint": context.data.fingerprint,  # of the trial's own split where it has one
         "device": plan.identity.device,
         "precision": plan.identity.precision,
         "threads": plan.identity.threads,

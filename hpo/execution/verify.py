@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial
 
 from hpo.errors import Diverged, MissingError
 from hpo.execution.context import device_here
-from hpo.execution.plan_data import load_plan_data
+from hpo.execution.plan_data import data_of_trial, load_plan_data
 from hpo.execution.plan_recipe import recipe_of
 from hpo.planning.decisions import epochs_of
 from hpo.planning.plan import Plan, versions
@@ -38,7 +38,8 @@ def verify(plan: Plan, name: str, trial: FrozenTrial, place: str | None = None) 
     stored = epochs_of(trial.user_attrs)
     if not stored:
         raise MissingError(f"{name}/{trial.number} has no finished epoch to compare with")
-    _, data = load_plan_data(plan, place)
+    entry, data = load_plan_data(plan, place)
+    data = data_of_trial(plan, name, trial, entry, data)
     torch.set_num_threads(plan.identity.threads)
     fused.use(plan.identity.kernels)
     device = device_here(plan)

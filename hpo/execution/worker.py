@@ -22,6 +22,7 @@ from hpo.errors import DeviceFull, Interrupted, PointsFailedError, TrialLost
 from hpo.execution.context import WorkerContext, set_up
 from hpo.execution.final_stage import TestSetCallback
 from hpo.execution.heartbeat import BEATS_PER_LEASE, HeartbeatThread, fail_stale_and_log
+from hpo.execution.plan_data import data_of_trial
 from hpo.execution.plan_recipe import with_recipe
 from hpo.execution.pool import Pool, SizeSearch, Throughput
 from hpo.execution.stop_request import StopRequest
@@ -158,6 +159,10 @@ def _train(plan: Plan, claimed: Claim, context: WorkerContext, entry: Path, out:
         callback = (
             TestSetCallback(plan, id_of(trial), context, entry, out) if name == FINAL else TrialCallback()
         )
+        data = data_of_trial(plan, name, trial, entry, context.data)
+        if data is not context.data:
+            # what was recorded on a GPU reads the data that it was recorded on
+            context = replace(context, data=data, slots=None)
         end = run_trial(plan, name, trial, context, callback)
         log.info("%s/%d: %s", name, trial.number, _said(plan, id_of(trial), end))
     except Interrupted:

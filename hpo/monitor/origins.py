@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hpo.planning.decisions import Decision, TrialRef
-from hpo.planning.plan import Plan
+from hpo.planning.inheritance import best_decided, chain_of
+from hpo.planning.plan import CONFIRM, Plan
 from hpo.planning.studies import published_config
 from hpo.space.study_file import StudySpec
 
@@ -51,6 +52,22 @@ def origins(plan: Plan) -> dict[str, Origins]:
         fixed = dict.fromkeys(spec.fixed, Origin("fixed here"))
         found[name] = Origins(inherited, inherited | fixed, _carried(spec, inherited, records[name].decision))
     return found
+
+
+def origins_of_chosen(plan: Plan) -> dict[str, Origin]:
+    """Return where the values come from that the final stage trains; empty before anything has decided."""
+    found, chosen = origins(plan), best_decided(plan)
+    if chosen is None:
+        return {}
+    confirmation = plan.record(CONFIRM).confirmation if plan.confirms else None
+    if confirmation is None:
+        return dict(found[chosen.study].carried)
+    root = chain_of(plan, chosen.study)[0]
+    at = dict(found[root.name].inherited if root.inherits else found[root.name].carried)
+    for decision in confirmation.decisions:
+        if decision.kept:
+            at.update({name: found[decision.study].carried[name] for name in decision.change})
+    return at
 
 
 def _inherited(plan: Plan, spec: StudySpec, found: Mapping[str, Origins]) -> dict[str, Origin]:

@@ -16,13 +16,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo._text import seeds_text
 from hpo.errors import InputError, MissingError
-from hpo.monitor.origins import Origin, origins
+from hpo.monitor.origins import Origin, origins, origins_of_chosen
+from hpo.planning.confirmation import Confirmation, decision_in_words
 from hpo.planning.decisions import TrialRef, best_epoch, epochs_of
 from hpo.planning.diagnostics import Finding, findings
 from hpo.planning.inheritance import best_decided, decided_trial
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.metrics import Metric
-from hpo.planning.plan import CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
+from hpo.planning.plan import CONFIRM, CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
 from hpo.planning.scheduler import is_orphaned
 from hpo.planning.studies import lineage
 from hpo.space.parameters import ParamValue
@@ -153,16 +154,22 @@ def rows(plan: Plan, name: str, trials: Sequence[FrozenTrial] | None = None) -> 
     slots, discarded = Slots.of(plan.trials(name) if trials is None else trials), plan.record(name).discarded
     chosen = map(slots.accepted_or_latest, slots.attempts)
     ordered = sorted(chosen, key=lambda trial: trial.user_attrs["index"])
-    found = [_row(plan, trial, slots, slots.state(slot_of(trial)).value) for trial in ordered]
+    found = [_row(plan, name, trial, slots, slots.state(slot_of(trial)).value) for trial in ordered]
     return [_discarded(row, discarded) for row in found]
 
 
-def _row(plan: Plan, trial: FrozenTrial, slots: Slots, state: str) -> TrialRow:
+def point_name(plan: Plan, name: str, attrs: Mapping[str, Any]) -> str:
+    """Return what the point of a trial with such attributes is called; in the confirmation arm and seed."""
+    point: str = attrs["point"]
+    return f"{point}, seed {attrs['seeds'][0]}" if plan.confirms and name == CONFIRM else point
+
+
+def _row(plan: Plan, name: str, trial: FrozenTrial, slots: Slots, state: str) -> TrialRow:
     history, values = epochs_of(trial.user_attrs), best_values(plan, trial)
     slot = slot_of(trial)
     return TrialRow(
         trial=trial.number,
-        point=slot.point,
+        point=point_name(plan, name, trial.user_attrs),
         params=json.loads(slot.point) if _is_cell(trial) else trial.params,
         state=state,
         reason=trial.user_attrs.get("reason", ""),
@@ -232,7 +239,11 @@ def detail(plan: Plan, name: str, trial: FrozenTrial) -> TrialDetail:
         raise MissingError(f"{name}/{trial.number} is no trial of hpo: others have put it into the study")
     return TrialDetail(
         study=name,
-        row=_discarded(_row(plan, trial, slots, attempt_state(trial)), plan.record(name).discarded),
+        # its seeds are told beside it
+        row=_discarded(
+            replace(_row(plan, name, trial, slots, attempt_state(trial)), point=attrs["point"]),
+            plan.record(name).discarded,
+        ),
         seeds=attrs["seeds"],
         config=attrs.get("config", {}),
         origins=_origins(plan, name, trial),
@@ -241,7 +252,7 @@ def detail(plan: Plan, name: str, trial: FrozenTrial) -> TrialDetail:
     )
 
 
-_MACHINE = ("device", "processor", "precision", "threads", "versions")
+_MACHINE = ("device", "processor", "precision", "threads", "versions", "split_seed")
 
 
 def _attempt(trial: FrozenTrial) -> AttemptRow:
@@ -263,8 +274,20 @@ def _origins(plan: Plan, name: str, trial: FrozenTrial) -> Mapping[str, Origin]:
     """Return where each value of a trial's configuration comes from."""
     found = origins(plan)
     if name == FINAL:
-        trained = plan.record(FINAL).inherited
-        return found[trained.study].carried if trained else {}
+        return origins_of_chosen(plan)
+    if name == CONFIRM and plan.confirms:
+        arms = plan.record(CONFIRM).arms
+        assert arms is not None  # written before there are trials
+        whole = found[arms.chosen.study].carried
+        point, chosen = trial.user_attrs["point"], arms.chosen.params
+        differing = [
+            (each.study, name)
+            for each in arms.changes
+            if each.arm == point
+            for name in each.params
+            if arms.configs[point][name] != chosen[name]  # others a later study changed once more
+        ]
+        return {**whole, **{name: found[study].inherited[name] for study, name in differing}}
     if name not in plan.specs:
         return dict.fromkeys(plan.schema.parameters, Origin("cell of a claim"))
     if trial.user_attrs["point"] == CONTROL_SLOT.point:
@@ -369,6 +392,18 @@ def shrinkage_text(result: Mapping[str, Any], objective: Metric) -> str:
     return f"{found}, between {low.removesuffix(' points')} and {high} with 95 % confidence"
 
 
+def confirmation(plan: Plan) -> Confirmation:
+    """Return what a plan's confirmation found.
+
+    Raises:
+        MissingError: there is none, or it has not ended yet.
+    """
+    found = plan.record(CONFIRM).confirmation if plan.confirms else None
+    if found is None:
+        raise MissingError(f"{plan.storage.name}: no confirmation has ended yet; `hpo confirm` trains one")
+    return found
+
+
 def best_complete(plan: Plan, trials: Iterable[FrozenTrial], discarded: Container[int]) -> FrozenTrial | None:
     """Return the best of the trials that trained to their end and count, of equal ones the first."""
     done = [
@@ -385,6 +420,7 @@ def best_so_far(
     """Return the trial of the best configuration so far, whoever asks, and the study that chose it.
 
     That is the one which the final stage trains, once every study has decided; until then the best of all.
+    None: there is none, or it is what a confirmation left.
 
     Args:
         plan: that is asked about.
@@ -395,6 +431,8 @@ def best_so_far(
         chosen = best_decided(plan)
         if chosen is not None and chosen.source is not None:
             return chosen.study, chosen.source
+        if plan.confirms and records[CONFIRM].confirmation is not None:
+            return None  # of what it left no trial of the search is a result
     if not values:
         return None
     name = max(values, key=lambda name: plan.objective.score(values[name][1]))
@@ -429,27 +467,52 @@ def best(plan: Plan) -> dict[str, Any]:
     }
     values = {name: (trial.number, trial.value or 0.0) for name, trial in trials.items() if trial}
     found = best_so_far(plan, records, values)
-    if found is None:
+    confirmed = records[CONFIRM].confirmation if plan.confirms else None
+    decided = {name: record.decision for name, record in records.items() if record.decision}
+    if found is not None:
+        name, ref = found
+        trial = decided_trial(plan, ref)
+        decision = decided.get(name)
+        is_decided = decision is not None and decision.source == ref
+        record = {
+            "study": name,
+            "source": ref.model_dump(),
+            "value": trial.value,
+            "deviation": deviation(best_values(plan, trial)[plan.objective.name]),
+            "decided": is_decided,
+            "tested": decision is not None and is_decided and decision.tested,
+            "params": trial.user_attrs["config"],
+        }
+    elif confirmed is not None:
+        name, left = confirmed.inherited.study, confirmed.inherited
+        record = {"study": name, "source": None, "value": left.value, "deviation": None, "decided": True}
+        record |= {"tested": True, "params": left.params}
+    else:
         raise MissingError(
             f"{storage.name}: no trial has a result yet; `hpo status` shows how far the studies are"
         )
-    name, ref = found
-    trial = decided_trial(plan, ref)
-    decided = {name: record.decision for name, record in records.items() if record.decision}
-    decision = decided.get(name)
-    is_decided = decision is not None and decision.source == ref
-    seeds, final = best_values(plan, trial)[plan.objective.name], final_trial(plan)
+    said, final = confirmed_in_words(plan), final_trial(plan)
     return {
-        "study": name,
-        "source": ref.model_dump(),
-        "value": trial.value,
-        "deviation": deviation(seeds),
-        "decided": is_decided,
-        "tested": decision is not None and is_decided and decision.tested,
-        "params": trial.user_attrs["config"],
+        **record,
         "decisions": {
-            each.name: decided[each.name].text for each in lineage(plan.specs, name) if each.name in decided
+            each.name: "; on fresh seeds ".join(
+                [decided[each.name].text, *([said[each.name]] if each.name in said else [])]
+            )
+            for each in lineage(plan.specs, name)
+            if each.name in decided
         },
+        "confirmation": confirmed and confirmed.to_json(),
         "test": final.user_attrs["final"]["test"] if final else None,
         "final": {key: final.user_attrs["final"].get(key) for key in _OF_FINAL} if final else None,
+    }
+
+
+def confirmed_in_words(plan: Plan) -> dict[str, str]:
+    """Return what fresh seeds say of each decision, by study; empty while nobody has asked them."""
+    found = plan.record(CONFIRM).confirmation if plan.confirms else None
+    if found is None:
+        return {}
+    return {
+        each.study: decision_in_words(each, plan.objective, has_own_splits=found.has_own_splits)
+        for each in found.decisions
     }

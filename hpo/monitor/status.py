@@ -11,10 +11,11 @@ from optuna.trial import FrozenTrial
 from hpo._text import show_value
 from hpo.monitor.results import answer_text, best_complete, own_params
 from hpo.planning.audit import Audit, audit_of
+from hpo.planning.confirmation import outcome_in_words
 from hpo.planning.decisions import Decision
 from hpo.planning.inheritance import context_of
 from hpo.planning.manifest import StudyRecord
-from hpo.planning.plan import CLAIMS, FINAL, FINAL_SLOT, Plan
+from hpo.planning.plan import CLAIMS, CONFIRM, FINAL, FINAL_SLOT, Plan
 from hpo.planning.scheduler import study_jobs
 from hpo.planning.verdicts import default_delta
 from hpo.storage.queue import Reason, Slots, SlotState, reason_of
@@ -93,14 +94,18 @@ def study_status(plan: Plan, name: str, record: StudyRecord, trials: Sequence[Fr
     decision, inherited = record.decision, record.inherited
     states = _states(plan, name, record, slots)
     points = {state.value: states.count(state) for state in SlotState}
-    best = best_complete(plan, trials, record.discarded)
+    is_confirmation = name == CONFIRM and plan.confirms
+    # its arms are not rivals
+    best = None if is_confirmation else best_complete(plan, trials, record.discarded)
     accepted = [trial for slot in slots.attempts if (trial := slots.accepted(slot))]
     best_trial = plan.storage.trial(id_of(best)) if best else None
     final = best_trial.user_attrs.get("final") if best_trial else None
     return StudyStatus(
         name=name,
         section=plan.specs[name].section if name in plan.specs else "",
-        state=_state(name, states, slots, decision),
+        state=_confirmation_state(record, slots)
+        if is_confirmation
+        else _state(name, states, slots, decision),
         points=points,
         diverged=sum(reason_of(trial) == Reason.DIVERGED for trial in accepted),
         best=None
@@ -117,7 +122,7 @@ def study_status(plan: Plan, name: str, record: StudyRecord, trials: Sequence[Fr
             "trial": inherited.source.trial if inherited.source else None,
             "params": inherited.params,
         },
-        decision=decision.text if decision else (answer_text(final, plan.objective) if final else ""),
+        decision=_decision_text(plan, record, final),
         audit=study_audit(plan, decision, slots),
     )
 
@@ -129,6 +134,20 @@ def study_audit(plan: Plan, decision: Decision | None, slots: Slots) -> Audit | 
     accepted = [trial for slot in slots.attempts if (trial := slots.accepted(slot))]
     found = audit_of(accepted, decision.value, plan.objective, default_delta(plan.objective))
     return found if found.pruned else None
+
+
+def _decision_text(plan: Plan, record: StudyRecord, final: Mapping[str, Any] | None) -> str:
+    if record.decision is not None:
+        return record.decision.text
+    if record.confirmation is not None:
+        return outcome_in_words(record.confirmation)
+    return answer_text(final, plan.objective) if final else ""
+
+
+def _confirmation_state(record: StudyRecord, slots: Slots) -> StudyState:
+    if record.confirmation is not None:
+        return "done"
+    return "running" if slots.attempts else "pending"
 
 
 def _state(name: str, states: Sequence[SlotState], slots: Slots, decision: Decision | None) -> StudyState:
@@ -150,6 +169,8 @@ def _states(plan: Plan, name: str, record: StudyRecord, slots: Slots) -> list[Sl
         return [slots.state(FINAL_SLOT)]
     begun = [slots.state(slot) for slot in slots.attempts]
     n_points = record.n_points
+    if name == CONFIRM and plan.confirms:
+        n_points = len(begun)  # how many more there will be, the seeds so far have to say
     if n_points is None:  # as far as is known before it begins
         n_points = len(study_jobs(plan, name, record.inherited))
     return [*begun, *[SlotState.WAITING] * (n_points - len(begun))]

@@ -16,14 +16,15 @@ from typing import Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.monitor.results import best_so_far, best_values, deviation, own_params
+from hpo.monitor.results import best_so_far, best_values, deviation, own_params, point_name
 from hpo.monitor.status import StudyStatus, study_status
-from hpo.planning.decisions import Decision, TrialRef, best_epoch, epochs_of
+from hpo.planning.confirmation import outcome_in_words
+from hpo.planning.decisions import TrialRef, best_epoch, epochs_of
 from hpo.planning.diagnostics import findings
 from hpo.planning.inheritance import best_decided, decided_trial
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.metrics import Metric
-from hpo.planning.plan import CLAIMS, CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
+from hpo.planning.plan import CLAIMS, CONFIRM, CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
 from hpo.planning.scheduler import is_orphaned
 from hpo.space.parameters import ParamValue
 from hpo.storage.queue import Reason, Slot, Slots, SlotState, is_dead, reason_of, this_process, told_state
@@ -31,8 +32,11 @@ from hpo.storage.trials import id_of
 
 CATCH_UP = 40
 """Ended trials that one look examines for flags; the latest first, until all have been."""
-FINAL_TITLE = "The best configuration on fresh seeds, and the test set"
-CLAIMS_TITLE = "What the plan's claims lack"
+TITLES = {
+    FINAL: "The best configuration on fresh seeds, and the test set",
+    CONFIRM: "What was adopted, tried again on fresh seeds",
+    CLAIMS: "Cells of claims",
+}
 
 
 # --- what one look finds ---------------------------------------------------------------------------------
@@ -109,6 +113,8 @@ class StudyProgress:
     status: StudyStatus
     title: str
     inherits: str | None
+    is_stage: bool
+    """Whether it is none of the plan's studies, but its confirmation or its final stage."""
     is_over: bool
     """Nothing more happens to it, unless somebody retries."""
     reasons: Mapping[str, Mapping[str, int]]
@@ -220,7 +226,7 @@ class Watch:
             events=[
                 event
                 for name in self._names
-                for event in self._events[name].find(self._slots[name][1], records[name].decision)
+                for event in self._events[name].find(self._slots[name][1], _decision_of(records[name]))
             ],
         )
 
@@ -260,8 +266,9 @@ class Watch:
             trials, spec = self._trials[name], self._plan.specs.get(name)
             progress = StudyProgress(
                 status=study_status(self._plan, name, record, trials),
-                title=spec.title if spec else FINAL_TITLE if name == FINAL else CLAIMS_TITLE,
+                title=spec.title if spec else TITLES[name],
                 inherits=spec.inherits if spec else None,
+                is_stage=spec is None,
                 is_over=False,
                 reasons=_reasons(slots),
                 n_lost=sum(reason_of(trial) == Reason.LOST for trial in trials),
@@ -276,10 +283,12 @@ class Watch:
         over: dict[str, bool] = {}
         for study in studies:
             name, points = study.status.name, study.status.points
-            if name == CLAIMS and name not in self._plan.specs:
+            if name == CLAIMS and study.is_stage:
                 over[name] = study.status.state == "done"
-            elif name == FINAL:
-                has_ended = study.status.state in ("done", "failed")
+            elif study.is_stage:
+                has_ended = (
+                    study.status.state in ("done", "failed") and not points["waiting"] + points["running"]
+                )
                 over[name] = has_ended or (all(over.values()) and best_decided(self._plan) is None)
             elif over.get(study.inherits or "") and is_orphaned(self._plan, name, records):
                 over[name] = True
@@ -406,7 +415,7 @@ def _running_trial(
     return Running(
         study=name,
         trial=outline.number,
-        point=outline.user_attrs["point"],
+        point=point_name(plan, name, recorded),
         params={axis: config[axis] for axis in searched if axis in config},
         epochs=config.get("epochs", 0),
         curve=[value for _, value in sorted(outline.intermediate_values.items())][: len(epochs)],
@@ -443,17 +452,24 @@ def _seconds(epochs: Sequence[Sequence[Mapping[str, Any]]]) -> list[float]:
 # --- what is new -----------------------------------------------------------------------------------------
 
 
+def _decision_of(record: StudyRecord) -> Mapping[str, Any] | None:
+    """Return what a study, or the confirmation, has decided, in plain types and in words."""
+    if record.confirmation is not None:
+        return {**record.confirmation.to_json(), "text": outcome_in_words(record.confirmation)}
+    return record.decision.model_dump(mode="json") if record.decision else None
+
+
 class _StudyEvents:
     """Finds what is new of a study since it was looked at last."""
 
     def __init__(self, plan: Plan, study: str) -> None:
         self._plan, self._study = plan, study
         self._slots: Slots | None = None
-        self._decision: Decision | None = None
+        self._decision: Mapping[str, Any] | None = None
         self._ended: dict[Slot, int] = {}
         """By slot the number of the trial with which it ended last: a point that failed may end again."""
 
-    def find(self, slots: Slots, decision: Decision | None) -> list[Event]:
+    def find(self, slots: Slots, decision: Mapping[str, Any] | None) -> list[Event]:
         """Return what has happened since the call before; of the first call: nothing.
 
         Args:
@@ -467,7 +483,7 @@ class _StudyEvents:
             return []
         events = [self._end(state, trial) for state, trial in ended]
         if decision is not None and decision != before:
-            events.append(Event("study", self._study, decision.model_dump(mode="json")))
+            events.append(Event("study", self._study, decision))
         return events
 
     def _newly_ended(self, slots: Slots) -> list[tuple[SlotState, FrozenTrial]]:
@@ -483,10 +499,12 @@ class _StudyEvents:
     def _end(self, state: SlotState, outline: FrozenTrial) -> Event:
         trial = self._plan.storage.trial(id_of(outline))
         epoch = best_epoch(trial, self._plan.objective)
+        is_arm = self._plan.confirms and self._study == CONFIRM
         record = {
             "trial": trial.number,
-            "point": trial.user_attrs["point"],
-            "params": own_params(self._plan, trial),
+            "point": point_name(self._plan, self._study, trial.user_attrs),
+            # what tells an arm from the others is its name
+            "params": {} if is_arm else own_params(self._plan, trial),
             "state": state.value,
             "reason": trial.user_attrs.get("reason", ""),
             self._plan.objective.name: trial.intermediate_values.get(epoch) if epoch else None,
@@ -551,7 +569,7 @@ def _seconds_per_epoch(plan: Plan, study: str, running: Sequence[Running], best:
         return fmean(rates)
     if best is None:
         return None
-    n_seeds = plan.options.final_seeds if study == FINAL else plan.options.seeds
+    n_seeds = plan.options.seeds if study in plan.specs else plan.options.final_seeds if study == FINAL else 1
     return best.seconds_per_epoch * n_seeds / best.n_seeds
 
 

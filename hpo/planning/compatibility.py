@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hpo.errors import ConflictError
-from hpo.planning.manifest import MAJOR_VERSIONS
-from hpo.planning.plan import FINAL, Plan, versions
+from hpo.planning.manifest import MAJOR_VERSIONS, option_text
+from hpo.planning.plan import CONFIRM, FINAL, Plan, versions
 from hpo.space.study_file import StudySpec
 from hpo.storage.queue import is_elsewhere
 
@@ -34,13 +34,13 @@ def check_compatible(
         if key == "data" and value.partition(":")[0] == plan.options.data.partition(":")[0]:
             continue
         if value != recorded[key]:
-            # the one option that takes no value says the opposite of what is recorded
-            option = "no-pruning" if key == "pruning" else f"{key.replace('_', '-')} {value}"
-            without = recorded[key] is None or key == "pruning"
+            # an option that takes no value says the opposite of what is recorded
+            without = recorded[key] is None or isinstance(value, bool)
+            adding = "`hpo confirm` adds it, " if key == "confirm" else ""
             raise ConflictError(
-                f"--{option} contradicts the plan in {plan.storage.name}, which "
+                f"{option_text(key, value)} contradicts the plan in {plan.storage.name}, which "
                 f"was created {'without it' if without else f'with {recorded[key]}'}; "
-                f"leave the option out to go on, or {anew}"
+                f"{adding}leave the option out to go on, or {anew}"
             )
     for name in (specs or {}).keys() | (plan.specs.keys() if specs is not None else set()):
         ours, theirs = plan.specs.get(name), (specs or {}).get(name)
@@ -77,7 +77,8 @@ def with_more_trials(plan: Plan, specs: Mapping[str, StudySpec]) -> Plan:
 def _is_open(plan: Plan, name: str) -> bool:
     records = plan.records()
     decision = records[name].decision  # one for want of any result is made again
-    return records[FINAL].inherited is None and (decision is None or not decision.params)
+    is_settled = records[FINAL].inherited is not None or (plan.confirms and records[CONFIRM].arms is not None)
+    return not is_settled and (decision is None or not decision.params)
 
 
 def check_data(plan: Plan, fingerprint: str, source: str) -> None:

@@ -41,11 +41,13 @@ _Params = dict[str, Annotated[ParamValue, SkipValidation]]
 Configuration = Annotated[_Params, AfterValidator(_complete)]
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """What is stored: frozen, and nothing else in it."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class TrialRef(_Record):
+class TrialRef(Record):
     """A trial of some study of the plan."""
 
     study: str
@@ -57,7 +59,7 @@ class TrialRef(_Record):
         return f"{self.study}/{self.trial}"
 
 
-class Inherited(_Record):
+class Inherited(Record):
     """The configuration that a study starts from, and where it comes from."""
 
     study: str
@@ -68,7 +70,7 @@ class Inherited(_Record):
     value: float | None = None
 
 
-class Candidate(_Record):
+class Candidate(Record):
     """A configuration with its pooled result over all seeds spent on it."""
 
     source: TrialRef
@@ -81,7 +83,7 @@ class Candidate(_Record):
     """The objective of each seed at that epoch."""
 
 
-class Decision(_Record):
+class Decision(Record):
     """What a study carries on to the next, and why."""
 
     winner: Candidate | None

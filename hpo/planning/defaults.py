@@ -12,6 +12,7 @@ Precision = Literal["auto", "fp32", "tf32", "bf16"]
 Kernels = Literal["auto", "plain", "triton"]
 Inherit = Literal["winners", "published"]
 Adopt = Literal["better", "always"]
+Keep = Literal["better", "equivalent"]
 
 
 class Defaults:
@@ -35,4 +36,8 @@ class Defaults:
     audit: float = 0.0
     inherit: Inherit = "winners"
     adopt: Adopt = "better"
+    confirm: bool = False
+    keep: Keep = "better"
+    delta: float | None = None
+    same_split: bool = False
     lease_seconds: float = 60.0

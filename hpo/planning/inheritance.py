@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from optuna.trial import FrozenTrial
 
+from hpo.planning.confirmation import Arms, Change, Obstacle, first_broken, without
 from hpo.planning.decisions import Inherited, TrialRef
-from hpo.planning.plan import CLAIMS, CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
-from hpo.planning.studies import published_config
+from hpo.planning.manifest import StudyRecord
+from hpo.planning.plan import CLAIMS, CONFIRM, CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
+from hpo.planning.studies import lineage, published_config
+from hpo.space.constraints import Constraint
 from hpo.space.parameters import ParamValue, ParamValues
+from hpo.space.study_file import StudySpec
 
 
 def inherited_by(plan: Plan, name: str) -> Inherited | None:
@@ -62,7 +67,11 @@ def config_of_trial(plan: Plan, name: str, trial: FrozenTrial, params: ParamValu
     if name == CLAIMS and name not in plan.specs:
         cell: dict[str, ParamValue] = json.loads(trial.user_attrs["point"])
         return plan.schema.complete(cell)
-    inherited = plan.record(name).inherited
+    record = plan.record(name)
+    inherited = record.inherited
+    if name == CONFIRM and plan.confirms:
+        assert record.arms is not None  # likewise
+        return record.arms.configs[trial.user_attrs["point"]]
     if trial.user_attrs["point"] in (CONTROL_SLOT.point, FINAL_SLOT.point):
         assert inherited is not None  # written before the trial was queued
         return control_config(plan, inherited)
@@ -70,12 +79,94 @@ def config_of_trial(plan: Plan, name: str, trial: FrozenTrial, params: ParamValu
 
 
 def best_decided(plan: Plan) -> Inherited | None:
-    """Return what the final stage trains: as of then, the best of the studies that none inherits from."""
-    parents, records = {study.inherits for study in plan.specs.values()}, plan.records()
-    leaves = [(name, record.decision) for name, record in records.items() if name not in parents]
-    decided = [(name, decision) for name, decision in leaves if decision and decision.params]
+    """Return what the final stage trains: as of then, what is left of the best that the search found."""
+    records = plan.records()
     begun = records[FINAL].inherited
-    if begun is not None or not decided:
-        return begun
+    if begun is None and plan.confirms and (confirmation := records[CONFIRM].confirmation) is not None:
+        return confirmation.inherited
+    return begun or _best_of_search(plan, records)
+
+
+def _best_of_search(plan: Plan, records: Mapping[str, StudyRecord]) -> Inherited | None:
+    """Return the best of the studies that none inherits from."""
+    parents = {study.inherits for study in plan.specs.values()}
+    leaves = [(name, records[name].decision) for name in plan.specs if name not in parents]
+    decided = [(name, decision) for name, decision in leaves if decision and decision.params]
+    if not decided:
+        return None
     name, decision = max(decided, key=lambda pair: plan.objective.score(pair[1].value or 0.0))
     return Inherited(study=name, source=decision.source, params=decision.params, value=decision.value)
+
+
+# --- the confirmation ------------------------------------------------------------------------------------
+
+
+def arms_of(plan: Plan) -> Arms | None:
+    """Return what the confirmation of a decided plan compares; None where no study has a result.
+
+    Args:
+        plan: bound to its recipe, which knows what means nothing.
+    """
+    records = plan.records()
+    best = _best_of_search(plan, records)
+    if best is None:
+        return None
+    chosen = best.model_copy(update={"params": control_config(plan, best)})
+    chain = chain_of(plan, best.study)
+    root, inherited = records[chain[0].name].decision, inherited_by(plan, chain[0].name)
+    assert root is not None  # what comes after it has decided
+    start = root.params if inherited is None else control_config(plan, inherited)
+    changes: dict[str, dict[str, ParamValue]] = {}
+    at = dict(start)
+    for study in chain:
+        decision = records[study.name].decision
+        assert decision is not None
+        changed = {name: value for name, value in decision.params.items() if value != at[name]}
+        if decision.adopted and changed:
+            changes[study.name] = changed
+        at |= changed
+    found = []
+    at = dict(start)
+    for name, change in changes.items():
+        before = {param: at[param] for param in change}
+        found.append(_change(plan, name, change, before, without(start, changes, [name]), chosen))
+        at |= change
+    return Arms(chosen=chosen, start=start, changes=tuple(found))
+
+
+def _change(
+    plan: Plan,
+    name: str,
+    change: dict[str, ParamValue],
+    before: dict[str, ParamValue],
+    params: dict[str, ParamValue],
+    chosen: Inherited,
+) -> Change:
+    constraint = first_broken(params, constraints_on(plan, chosen.study), [name])
+    obstacle = None
+    if params == chosen.params:
+        obstacle = Obstacle.OVERRULED
+    elif constraint:
+        obstacle = Obstacle.CONSTRAINT
+    elif plan.schema.effective(params) == plan.schema.effective(chosen.params):
+        obstacle = Obstacle.NO_EFFECT
+    is_config = obstacle != Obstacle.CONSTRAINT
+    return Change(
+        study=name,
+        params=change,
+        before=before,
+        without=params if is_config else None,
+        obstacle=obstacle,
+        constraint="" if is_config else constraint,
+    )
+
+
+def chain_of(plan: Plan, name: str) -> list[StudySpec]:
+    """Return the studies whose decisions are in what a study hands on, in order, the study itself last."""
+    return lineage(plan.specs, name) if plan.options.inherit == "winners" else [plan.specs[name]]
+
+
+def constraints_on(plan: Plan, name: str) -> dict[str, tuple[Constraint, ...]]:
+    """Return what has to hold in what a study hands on, by the study that demands it; "" for the recipe."""
+    studies = {study.name: study.constraints for study in chain_of(plan, name)}
+    return {"": plan.schema.parsed_constraints, **studies}

@@ -16,18 +16,31 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from hpo._files import read_text
 from hpo.errors import InputError, StudyFileError, did_you_mean
+from hpo.planning.confirmation import Arms, Confirmation
 from hpo.planning.decisions import Decision, Inherited
-from hpo.planning.defaults import Adopt, Defaults, Fit, Inherit, Kernels, Precision
+from hpo.planning.defaults import Adopt, Defaults, Fit, Inherit, Keep, Kernels, Precision
 from hpo.planning.metrics import Metric
 from hpo.planning.studies import check_study
 from hpo.space.parameters import Direction, ParamValue, demand, explain
 from hpo.space.schema import Schema
-from hpo.space.study_file import PLAN_FILE, RESERVED_NAME, StudySpec
+from hpo.space.study_file import FINAL_NAME, PLAN_FILE, StudySpec
 from hpo.storage.storage import Storage
 
 M = TypeVar("M", bound=BaseModel)
 
 MAJOR_VERSIONS = ("hpo", "optuna", "torch")
+
+
+OF_THE_CONFIRMATION = ("keep", "delta", "same_split")
+"""Options that mean nothing without `confirm`."""
+
+
+def option_text(key: str, value: object) -> str:
+    """Return an option as it is written for a command."""
+    if key == "pruning":
+        return "--no-pruning"
+    name = f"--{key.replace('_', '-')}"
+    return name if isinstance(value, bool) else f"{name} {value}"
 
 
 class Options(BaseModel):
@@ -55,6 +68,14 @@ class Options(BaseModel):
     """The share of the pruned points that are trained on, to see what pruning misses."""
     inherit: Inherit = Defaults.inherit
     adopt: Adopt = Defaults.adopt
+    confirm: bool = Defaults.confirm
+    """Whether fresh seeds try each adopted decision again before the test set is opened."""
+    keep: Keep = Defaults.keep
+    """Which verdict at least keeps a decision."""
+    delta: Annotated[float, Field(ge=0, strict=False)] | None = Defaults.delta
+    """Differences below it do not matter; None: as `default_delta` has it."""
+    same_split: bool = Defaults.same_split
+    """Whether the fresh seeds are all tried on the search's validation part."""
     lease_seconds: Annotated[float, Field(ge=4, le=86_400, strict=False)] = Defaults.lease_seconds
     """A worker that is silent for so long has lost its trial. Not a matter of results, but of agreement."""
 
@@ -66,11 +87,15 @@ class Options(BaseModel):
             InputError: a value is out of its range; the text names the option.
         """
         try:
-            return cls.model_validate(dict(given))
+            options = cls.model_validate(dict(given))
         except ValidationError as error:
             first = error.errors()[0]
             option = str(first["loc"][0]).replace("_", "-")
             raise InputError(f"--{option} {first['input']}: {demand(first)}") from None
+        for key in OF_THE_CONFIRMATION:
+            if key in given and not options.confirm:
+                raise InputError(f"{option_text(key, given[key])} goes with --confirm")
+        return options
 
 
 def read_plan_file(folder: Path) -> dict[str, Any]:
@@ -221,6 +246,10 @@ class StudyRecord(BaseModel):
     """Why trials do not count, by number."""
     superseded: tuple[Superseded, ...] = ()
     """The decisions that were taken back, the oldest first."""
+    arms: Arms | None = None
+    """What the confirmation trains; None before it begins, and for all other studies."""
+    confirmation: Confirmation | None = None
+    """What it found."""
 
 
 class PlanManifest(BaseModel):
@@ -277,7 +306,7 @@ def checked(
 def deleted(storage: Storage, name: str) -> InputError:
     """Return an error that says what somebody has taken out of a database, and what can be done."""
     what = "its trials"
-    if name == RESERVED_NAME:
+    if name == FINAL_NAME:
         what = "the list of the studies and whether the test set has been opened"
     return InputError(
         f"{storage.name}: study {name!r} of its plan is missing: it was deleted, and with it {what}; "
@@ -288,7 +317,7 @@ def deleted(storage: Storage, name: str) -> InputError:
 def deleted_final_trial(storage: Storage, number: int) -> InputError:
     """Return an error that says that a trial of the final stage was taken out of a database."""
     return InputError(
-        f"{storage.name}: trial {RESERVED_NAME}/{number} was deleted, and it had opened the test set: what "
+        f"{storage.name}: trial {FINAL_NAME}/{number} was deleted, and it had opened the test set: what "
         "that answered is gone, and no other trial may open it; put back a copy of the database, or start "
         "anew in another one"
     )

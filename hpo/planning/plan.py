@@ -2,7 +2,8 @@
 
 A plan is written once, whole: every study with its definition, the options that change results and the
 identity of the data; no trials. From then on `scheduler.advance` is an idempotent function of the database
-that any idle worker runs. Studies come in inheritance order; the reserved study `final` ends the plan.
+that any idle worker runs. Studies come in inheritance order; the reserved study `final` ends the plan, and
+before it comes, where that was asked for, `confirm`.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.metadata import version
+from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from hpo.errors import InputError, MissingError
-from hpo.planning.decisions import Decision
+from hpo.errors import ConflictError, InputError, MissingError
+from hpo.planning.decisions import Decision, Inherited
 from hpo.planning.manifest import (
     Identity,
     Options,
@@ -30,13 +32,14 @@ from hpo.planning.manifest import (
 )
 from hpo.planning.metrics import Metric
 from hpo.planning.studies import with_ancestors
+from hpo.planning.verdicts import default_delta
 from hpo.space.claim_file import Claims
 from hpo.space.schema import Schema
-from hpo.space.study_file import RESERVED_NAME, StudySpec
+from hpo.space.study_file import CONFIRM_NAME, FINAL_NAME, StudySpec
 from hpo.storage.queue import Slot
 from hpo.storage.storage import Storage
 
-FINAL = RESERVED_NAME
+FINAL, CONFIRM = FINAL_NAME, CONFIRM_NAME
 FINAL_SLOT = Slot("final")
 CONTROL_SLOT = Slot("control")
 CLAIMS = "claims"
@@ -45,6 +48,8 @@ MODEL, WRONG_IMAGES = "model.safetensors", "most-confidently-wrong.png"
 """The files that the final stage leaves in an output folder."""
 FINAL_SEED_OFFSET = 10_000
 """The final stage's seeds start so far above the search's that the two never meet."""
+CONFIRM_SEED_OFFSET = 20_000
+"""The confirmation's seeds start above both."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,8 @@ class Plan:
         direction = recipe.objective(options.metric).direction
         for name, study in specs.items():
             storage.create_study(name, {"definition": study.to_json(), **record}, direction)
+        if options.confirm:
+            storage.create_study(CONFIRM, record, direction)
         stated = {} if claims is None else {"claims": claims.to_json()}
         storage.create_study(FINAL, {**record, **stated, "plan": list(specs)}, direction)
         return cls(storage, specs, options, identity, recipe, record["versions"])
@@ -115,7 +122,8 @@ class Plan:
             if study.inherits is not None and study.inherits not in specs:
                 raise unreadable(storage, name, f"inherits = {study.inherits!r}: no study before it")
             specs[name] = study
-        checked(StudyRecord, storage, FINAL, attrs, schema)
+        for name in (CONFIRM, FINAL) if mark.options.confirm else (FINAL,):
+            checked(StudyRecord, storage, name, attrs, schema)
         return cls(storage, specs, mark.options, mark.identity, mark.recipe, mark.versions)
 
     @classmethod
@@ -129,6 +137,58 @@ class Plan:
         if plan is None:
             raise MissingError(f"{storage.name}: holds no plan; `hpo run` or `hpo create` writes one")
         return plan
+
+    def with_confirmation(self, given: Mapping[str, Any]) -> Plan:
+        """Return the plan with a confirmation before its final stage, and write that down.
+
+        Args:
+            given: options of the confirmation, as `Options` names them.
+
+        Raises:
+            InputError: an option cannot be used.
+            ConflictError: the final stage has begun, or a study of the plan has that name.
+        """
+        options = Options.from_given({**self.options.model_dump(), **given, "confirm": True})
+        if CONFIRM in self.specs:
+            raise ConflictError(
+                f"{self.storage.name}: a study of this plan is called {CONFIRM!r}, which is the name of the "
+                "confirmation; rename its file, and start anew with --confirm"
+            )
+        final_id, attrs = self.storage.study_id(FINAL), self.storage.study_attrs()[FINAL]
+        record = {key: attrs[key] for key in ("identity", "recipe", "versions")}
+        record["options"] = options.model_dump()
+        self.storage.create_study(CONFIRM, record, self.objective.direction)
+        # the step that counts: a final stage that has begun, or begins now, comes before or after it
+        if not self.storage.swap_study_attr(
+            final_id,
+            "options",
+            record["options"],
+            expected={"options": attrs["options"], "inherited": None},
+        ):
+            raise ConflictError(
+                f"{self.storage.name}: the final stage has begun, and with it the test set was opened on the "
+                "configuration as it was; a confirmation has to come before that: start anew with --confirm "
+                "and another --out"
+            )
+        return replace(self, options=options)
+
+    def begin_final(self, inherited: Inherited) -> bool:
+        """Write down what the final stage trains, unless somebody has.
+
+        Raises:
+            ConflictError: the plan was given a confirmation since this process read it.
+        """
+        stored = self.storage.study_attrs()[FINAL]["options"]
+        if Options.model_validate(stored) != self.options:
+            raise ConflictError(
+                f"{self.storage.name}: the plan was given a confirmation meanwhile; run the command again"
+            )
+        return self.storage.swap_study_attr(
+            self.storage.study_id(FINAL),
+            "inherited",
+            inherited.model_dump(mode="json"),
+            expected={"options": stored, "inherited": None},
+        )
 
     def bound_to(self, schema: Schema) -> Plan:
         """Return the plan with the schema of the recipe itself, which knows what means nothing in a point."""
@@ -170,6 +230,8 @@ class Plan:
         names = list(names)
         if names == [CLAIMS] and self.has_cells:
             return names
+        if self.confirms and CONFIRM in names:
+            return [*self.specs, CONFIRM]
         return with_ancestors(self.specs, names, self.options.inherit)
 
     @property
@@ -178,9 +240,14 @@ class Plan:
         return CLAIMS not in self.specs and CLAIMS in self.storage.study_attrs()
 
     @property
+    def confirms(self) -> bool:
+        """Whether a confirmation comes before the final stage."""
+        return self.options.confirm
+
+    @property
     def all_names(self) -> list[str]:
-        """Every study, the final stage last."""
-        return [*self.specs, FINAL]
+        """Every study, the confirmation where there is one, the final stage last."""
+        return [*self.specs, *([CONFIRM] if self.confirms else []), FINAL]
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -192,6 +259,15 @@ class Plan:
         """The seeds of the final stage; the search uses none of them."""
         first = self.options.seed + FINAL_SEED_OFFSET
         return tuple(range(first, first + self.options.final_seeds))
+
+    def confirm_seed(self, place: int) -> int:
+        """Return one of the confirmation's seeds, counted from 0; neither search nor final stage uses it."""
+        return self.options.seed + CONFIRM_SEED_OFFSET + place
+
+    @property
+    def delta(self) -> float:
+        """Differences of the objective below it do not matter."""
+        return default_delta(self.objective) if self.options.delta is None else self.options.delta
 
     # --- what a study is made of ---------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from hpo._text import show_value
 from hpo.errors import ConflictError, InputError, did_you_mean
 from hpo.planning.decisions import Decision
 from hpo.planning.manifest import StudyRecord, checked, defined
-from hpo.planning.plan import FINAL, Plan
+from hpo.planning.plan import Plan
 from hpo.planning.scheduler import is_control
 from hpo.space.axes import read_axis
 from hpo.space.parameters import ParamValue
@@ -44,7 +44,7 @@ def discard(plan: Plan, name: str, trial: FrozenTrial, reason: str) -> Decision 
     if not reason.strip():
         raise InputError("--reason is empty; say why the trial is not to count")
     if name not in plan.specs:
-        raise InputError(f"{which}: the final stage decides nothing, so there is nothing to leave out")
+        raise InputError(f"{which}: {name} decides nothing, so there is nothing to leave out")
     if trial.state != TrialState.COMPLETE:
         raise InputError(
             f"{which} has no result that could decide anything; only complete trials are discarded"
@@ -136,7 +136,7 @@ def _check_nothing_on_top(plan: Plan, name: str) -> None:
     on_top = [
         other
         for other, record in records.items()
-        if record.inherited is not None and _depends(plan, other, name)
+        if (record.inherited is not None or record.arms is not None) and _depends(plan, other, name)
     ]
     if not on_top:
         return
@@ -153,8 +153,8 @@ def _check_nothing_on_top(plan: Plan, name: str) -> None:
 
 def _depends(plan: Plan, other: str, name: str) -> bool:
     """Return whether what a study trains depends on what another one decided."""
-    if other == FINAL:
-        return True  # it takes the best of all decisions
+    if other not in plan.specs:
+        return True  # the confirmation and the final stage take the best of all decisions
     if plan.options.inherit != "winners":
         return False
     parent = plan.specs[other].inherits

@@ -1,7 +1,8 @@
 """What is to be done next: an idempotent function of the database that any idle worker runs.
 
 A study is queued once its parent has decided, at most a few of its trials at a time; what was lost is
-queued again; a study whose points have all ended decides; the final stage comes when all have decided.
+queued again; a study whose points have all ended decides; when all have decided comes the confirmation,
+where there is one, and then the final stage.
 """
 
 from __future__ import annotations
@@ -16,16 +17,19 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo._text import point_text
 from hpo.errors import PointsFailedError
 from hpo.planning.claims import cell_jobs
+from hpo.planning.confirmation import DIVERGED, FAILED, Arms, Trained, conclude, weigh
 from hpo.planning.decisions import Candidate, Inherited, candidate, decide
 from hpo.planning.inheritance import (
+    arms_of,
     best_decided,
+    constraints_on,
     context_of,
     control_config,
     decided_trial,
     inherited_by,
 )
 from hpo.planning.manifest import StudyRecord, deleted_final_trial
-from hpo.planning.plan import CLAIMS, CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
+from hpo.planning.plan import CLAIMS, CONFIRM, CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
 from hpo.planning.samplers import distributions
 from hpo.space.parameters import ParamValues, canonical_json
 from hpo.space.schema import Inactive
@@ -48,8 +52,13 @@ def advance(plan: Plan, names: Sequence[str] | None = None) -> bool:
         Whether everything asked for has ended.
     """
     ended: dict[str, bool] = {}
-    for name in plan.specs if names is None else names:  # parents come before children
-        ended[name] = _advance_study(plan, name, ended) if name in plan.specs else _advance_cells(plan)
+    for name in plan.all_names[:-1] if names is None else names:  # parents come before children
+        if name in plan.specs:
+            ended[name] = _advance_study(plan, name, ended)
+        elif name == CLAIMS:
+            ended[name] = _advance_cells(plan)
+        else:
+            ended[name] = all(ended.values()) and _advance_confirmation(plan)
     if names is not None or not all(ended.values()):
         return all(ended.values())
     return _advance_final(plan)
@@ -61,11 +70,7 @@ def _advance_study(plan: Plan, name: str, ended: Mapping[str, bool]) -> bool:
     slots = queue.slots()
     decided = record.decision
     if decided is not None and decided.params:  # one without was made for want of any result: look again
-        # `hpo retry` may have queued points since; one of them may have been lost again
-        open_ = [s for s in slots.attempts if slots.state(s).is_open]
-        missing = [slot for slot in open_ if not slots.queued(slot)]
-        queue.enqueue(_jobs_again(plan, slots, missing), slots)
-        return not open_
+        return _have_ended(plan, queue, slots)
     inherited, parent = inherited_by(plan, name), plan.specs[name].inherits
     if inherited is None and parent is not None:
         return ended[parent]  # without a result: there is nothing to go on from
@@ -100,6 +105,17 @@ def _advance_study(plan: Plan, name: str, ended: Mapping[str, bool]) -> bool:
             "discarded": {str(number): why for number, why in record.discarded.items()} or None,
         },
     )
+
+
+def _have_ended(plan: Plan, queue: Queue, slots: Slots) -> bool:
+    """Return whether nothing is open of a study that has decided; queue again what was lost.
+
+    `hpo retry` may have queued points since; one of them may have been lost again.
+    """
+    open_ = [s for s in slots.attempts if slots.state(s).is_open]
+    missing = [slot for slot in open_ if not slots.queued(slot)]
+    queue.enqueue(_jobs_again(plan, slots, missing), slots)
+    return not open_
 
 
 def _enqueue(
@@ -149,6 +165,65 @@ def _advance_cells(plan: Plan) -> bool:
     return not jobs and not any(state.is_open for state in states)
 
 
+def _advance_confirmation(plan: Plan) -> bool:
+    record = plan.record(CONFIRM)
+    queue = Queue(plan.storage, CONFIRM)
+    slots = queue.slots()
+    if record.confirmation is not None:
+        return _have_ended(plan, queue, slots)
+    if record.arms is None:
+        found = arms_of(plan)
+        if found is None:
+            return True
+        # of two that begin at once one is first
+        begun = found.model_dump(mode="json")
+        if not plan.storage.swap_study_attr(queue.study_id, "arms", begun, expected={"arms": None}):
+            return False
+        return _advance_confirmation(plan)
+    arms, scores = record.arms, _scores(plan, slots)
+    weighed = weigh(arms, scores, plan.objective, plan.delta)
+    if weighed.due:
+        jobs = _confirmation_jobs(plan, arms, weighed.due)
+        _enqueue(plan, queue, jobs, [slots.state(job.slot) for job in jobs], slots)
+        return False
+    confirmation = conclude(
+        arms,
+        weighed,
+        scores,
+        constraints_on(plan, arms.chosen.study),
+        plan.objective,
+        keep_equivalent=plan.options.keep == "equivalent",
+        has_own_splits=_has_own_splits(plan, slots),
+    )
+    return plan.storage.swap_study_attr(
+        queue.study_id, "confirmation", confirmation.model_dump(mode="json"), expected={"confirmation": None}
+    )
+
+
+def _confirmation_jobs(plan: Plan, arms: Arms, due: Sequence[Trained]) -> list[Job]:
+    places = {arm: index for index, arm in enumerate(arms.configs)}
+    return [Job(Slot(arm, place), places[arm], (plan.confirm_seed(place),)) for arm, place in due]
+
+
+def _scores(plan: Plan, slots: Slots) -> dict[Trained, float]:
+    """Return the score of each seed of the confirmation that has ended."""
+    scores = {}
+    for slot in slots.attempts:
+        trial, state = slots.accepted_or_latest(slot), slots.state(slot)
+        if state == SlotState.COMPLETE and trial.value is not None:
+            scores[slot.point, slot.replicate] = plan.objective.score(trial.value)
+        elif not state.is_open:  # nothing prunes here: what is PRUNED diverged
+            scores[slot.point, slot.replicate] = FAILED if state == SlotState.FAILED else DIVERGED
+    return scores
+
+
+def _has_own_splits(plan: Plan, slots: Slots) -> bool:
+    """Return whether the seeds of the confirmation drew their own validation parts, as workers noted."""
+    trained = (trial for slot in slots.attempts if (trial := slots.accepted(slot)))
+    first = next(trained, None)
+    return first is not None and "split_seed" in plan.storage.trial(id_of(first)).user_attrs
+
+
 def _advance_final(plan: Plan) -> bool:
     best = best_decided(plan)
     if best is None:
@@ -159,8 +234,8 @@ def _advance_final(plan: Plan) -> bool:
     numbers = {trial.number for attempts in slots.attempts.values() for trial in attempts}
     if opened is not None and opened not in numbers:
         raise deleted_final_trial(plan.storage, opened)
-    if not slots.attempts:
-        plan.storage.set_study_attr(queue.study_id, "inherited", best.model_dump(mode="json"))
+    if not slots.attempts and not plan.begin_final(best):
+        return False  # somebody was quicker
     if slots.state(FINAL_SLOT) == SlotState.WAITING and not slots.queued(FINAL_SLOT):
         queue.enqueue([Job(FINAL_SLOT, 0, plan.final_seeds)], slots)
     return not slots.state(FINAL_SLOT).is_open
@@ -349,7 +424,7 @@ def require_result(plan: Plan, names: Sequence[str] | None) -> None:
                 empty.append(f"{name}/{final.number} {final.user_attrs['reason']}: no answer on the test set")
                 advice.append(f"`hpo show {name}/{final.number}` says more")
         elif name not in plan.specs:
-            continue  # claims may stay open
+            continue  # claims may stay open, and a confirmation has nothing to show where no study has
         elif is_orphaned(plan, name):
             empty.append(f"{name}: not begun, as {plan.specs[name].inherits} has nothing to go on from")
         elif not ((decision := plan.decision(name)) and decision.params):

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -39,6 +40,8 @@ N_SIMULATED = 200_000
 DELTA = 0.005
 """Half a point: less of a share does not matter, unless somebody says otherwise."""
 LEVEL = 0.95
+P_VALUES = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
+"""What p-values are rounded up to; below the first too few simulated sets are left to find bounds."""
 INTERVAL_LEVEL = 0.96
 """Of t intervals, which then cover 93 to 97 % although an early end favours large differences
 (examples/benchmarks/verdicts.py)."""
@@ -56,6 +59,7 @@ class Verdict(StrEnum):
     EQUIVALENT = "equivalent"
     WORSE = "worse"
     NOT_SHOWN = "not shown"
+    NOT_TESTED = "not tested"
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,40 @@ def judge(
         name: _comparison(differences[name], each, name in better, delta, looks)
         for name, each in seen.items()
     }
+
+
+def p_values(
+    differences: Mapping[str, Sequence[float]], looks: tuple[int, ...] = LOOKS
+) -> dict[str, tuple[float, float]]:
+    """Return p of each decision being better, alone and, by Holm (1979), among all of them.
+
+    It is the least error rate at which the same procedure would have shown the decision to be better,
+    rounded up: at `ERROR_RATE` p says what the verdict says.
+
+    Args:
+        differences: as of `judge`.
+        looks: likewise.
+    """
+    steps = {*P_VALUES, *(ERROR_RATE / count for count in range(1, len(differences) + 1))}
+    rates = sorted(rate for rate in steps if rate >= P_VALUES[0])
+    alone = {name: _p_value(_looks_at(values, looks), looks, rates) for name, values in differences.items()}
+    adjusted: dict[str, float] = {}
+    least = 0.0
+    for place, name in enumerate(sorted(alone, key=lambda name: alone[name])):
+        least = max(least, min(1.0, (len(alone) - place) * alone[name]))
+        adjusted[name] = least
+    return {name: (alone[name], adjusted[name]) for name in alone}
+
+
+def _p_value(seen: Sequence[_Look], looks: tuple[int, ...], rates: Sequence[float]) -> float:
+    """Return the first of the error rates, rising, at which these looks show something; 1 for none."""
+
+    def is_shown(rate: float) -> bool:
+        limits = bounds(rate, looks)
+        return any(look.statistic > limits[look.number] for look in seen)
+
+    place = bisect_left(rates, True, key=is_shown)
+    return rates[place] if place < len(rates) else 1.0
 
 
 def _looks_at(differences: Sequence[float], looks: tuple[int, ...]) -> list[_Look]:

@@ -93,7 +93,8 @@ def _of_the_data(report: ReportData) -> Iterator[str]:
 
 def _of_the_chosen(report: ReportData) -> Iterator[str]:
     """Yield what was found in the runs of the chosen configuration, in the search and at fresh seeds."""
-    decision = report.chain[-1].decision
+    is_as_chosen = report.confirmation is None or not report.confirmation.taken_back
+    decision = report.chain[-1].decision if is_as_chosen else None
     names: dict[str, list[str]] = {}
     for point in report.trained:
         if point is report.final_point or (decision and decision.source == point.ref):
@@ -107,7 +108,8 @@ def _of_the_chosen(report: ReportData) -> Iterator[str]:
 
 def _of_the_search(report: ReportData) -> Iterator[str]:
     seeds = report.options.seeds
-    if seeds < MIN_SEEDS_TO_TEST:
+    confirmation = report.confirmation
+    if seeds < MIN_SEEDS_TO_TEST and confirmation is None:
         each = "a single seed" if seeds == 1 else f"{count_text(seeds)} seeds"
         yield f"Every point of the search was trained on {each}: no decision is tested against noise."
     n_pruned = sum(section.status.ended_badly.get("pruned", 0) for section in report.sections)
@@ -126,6 +128,8 @@ def _of_the_search(report: ReportData) -> Iterator[str]:
             points = "point" if failed == 1 else "points"
             yield f"{section.name}: {count_text(failed)} {points} failed for good and count for nothing."
         decision = section.decision
+        if section.confirmed:
+            continue  # fresh seeds say more than those of the search
         if decision and decision.adopted and decision.winner and decision.control:
             lead = report.objective.gain(decision.winner.value, decision.control.value)
             if report.objective.is_share and 0 < lead < 1 / report.identity.n_valid:
@@ -136,6 +140,11 @@ def _of_the_search(report: ReportData) -> Iterator[str]:
                 f"{section.name}: the winner was adopted although seeds alone may explain its lead "
                 f"(p = {decision.p_value:.2g})."
             )
+    untested = (
+        [each.study for each in confirmation.decisions if each.difference is None] if confirmation else []
+    )
+    if untested:
+        yield f"Kept, although fresh seeds could not test it: {_some(untested)}."
 
 
 def _without_effect(report: ReportData) -> Iterator[str]:
@@ -154,11 +163,16 @@ def _without_effect(report: ReportData) -> Iterator[str]:
 
 
 def _edges(report: ReportData) -> Iterator[str]:
+    back = report.confirmation.taken_back if report.confirmation else []
     for section in report.chain:
+        if section.name in back:
+            continue
         found = edges(section.spec, section.decision, report.recipe.parameters)
         if found:
             texts = ", ".join(edge.text for edge in found)
-            command = "" if report.final_point else advice(section.name, found)
+            # what a confirmation or the final stage has taken over cannot be extended any more
+            is_over = report.final_point or report.confirmation
+            command = "" if is_over else advice(section.name, found)
             further = f"; before the next study begins, `{command}` tries values beyond" if command else ""
             yield f"{section.name}: the winner is on the edge of the search: {texts}{further}."
 

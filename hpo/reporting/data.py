@@ -15,15 +15,16 @@ from optuna.trial import FrozenTrial
 
 from hpo._text import point_text, printable
 from hpo.data.sources import without_folders
-from hpo.monitor.origins import DEFAULT, Origin, origins
-from hpo.monitor.results import TrialRow, attempt_state, final_trial, rows
+from hpo.monitor.origins import DEFAULT, Origin, origins, origins_of_chosen
+from hpo.monitor.results import TrialRow, attempt_state, confirmed_in_words, final_trial, rows
 from hpo.monitor.status import StudyStatus, remarks, status
 from hpo.planning.claims import Judgement, judge
+from hpo.planning.confirmation import Confirmation
 from hpo.planning.decisions import Decision, Inherited, TrialRef, test_epochs_of
 from hpo.planning.inheritance import best_decided, context_of, inherited_by
 from hpo.planning.manifest import Identity, Options, RecipeRecord, Superseded
 from hpo.planning.metrics import Metric
-from hpo.planning.plan import FINAL, Plan
+from hpo.planning.plan import CONFIRM, FINAL, Plan
 from hpo.reporting.test_set import Confusion
 from hpo.space.parameters import ParamValue
 from hpo.space.study_file import StudySpec
@@ -120,6 +121,8 @@ class Section:
     """What its points are laid over; empty while there is nothing to inherit yet."""
     prunes: bool
     """Whether its pruner is asked at all."""
+    confirmed: str
+    """What fresh seeds say of its decision, in words; empty while nobody has asked them."""
     superseded: Sequence[Superseded] = ()
     """The decisions that were taken back, the oldest first."""
 
@@ -181,10 +184,15 @@ class ReportData:
     storage: str
     """The database as people may see it; a file by its name."""
     sections: Sequence[Section]
+    confirmation: Confirmation | None
+    """What fresh seeds left of the decisions, once they have told."""
+    confirmation_points: Sequence[Point]
     final: Mapping[str, Any] | None
     """What the final stage stored, once it has ended."""
     final_point: Point | None
     final_inherited: Inherited | None
+    chosen_origins: Mapping[str, Origin]
+    """Of every value of that."""
     test_epochs: Sequence[Sequence[Mapping[str, Any]]] = ()
     """Metrics on the test set per epoch, per seed."""
     attempts: Sequence[Attempt] = ()
@@ -222,9 +230,8 @@ class ReportData:
     @property
     def final_origins(self) -> list[tuple[str, ParamValue, Origin]]:
         """The parameters of the final configuration, with where each value comes from."""
-        carried = self.chain[-1].carried
         config = self.told(self.final["config"]) if self.final else {}
-        return [(name, value, carried.get(name, DEFAULT)) for name, value in config.items()]
+        return [(name, value, self.chosen_origins.get(name, DEFAULT)) for name, value in config.items()]
 
     @property
     def final_inactive(self) -> Sequence[str]:
@@ -277,6 +284,7 @@ def read(plan: Plan) -> ReportData:
     by_ref = {point.ref: point for found in points.values() for point in found}
     statuses = {each.name: each for each in status(plan)}
     of_study = origins(plan)
+    confirmed = confirmed_in_words(plan)
     sections: dict[str, Section] = {}
     for name, spec in plan.specs.items():
         record, inherited = plan.record(name), inherited_by(plan, name)
@@ -295,6 +303,7 @@ def read(plan: Plan) -> ReportData:
             context=context_of(plan, name, inherited) if ready else {},
             prunes=plan.options.pruning,
             superseded=record.superseded,
+            confirmed=confirmed.get(name, ""),
         )
     final = final_trial(plan)
     file = sqlite_file(plan.storage.url)
@@ -314,9 +323,12 @@ def read(plan: Plan) -> ReportData:
         versions=plan.created_with,
         storage=f"sqlite:///{file.name}" if file else plan.storage.name,
         sections=list(sections.values()),
+        confirmation=plan.record(CONFIRM).confirmation if plan.confirms else None,
+        confirmation_points=points[CONFIRM] if plan.confirms else (),
         final=final.user_attrs.get("final") if final else None,
         final_point=points[FINAL][0] if points[FINAL] else None,
         final_inherited=best_decided(plan),
+        chosen_origins=origins_of_chosen(plan),
         test_epochs=test_epochs_of(final.user_attrs) if final else [],
         attempts=_attempts(trained),
         began=f"{min(starts).astimezone():%Y-%m-%d %H:%M %Z}" if starts else "",

@@ -150,6 +150,8 @@ def waterfall(report: ReportData) -> Figure | None:
                 deviation=objective.scale * (deviation or 0.0),
             )
         )
+        if report.confirmation and report.confirmation.taken_back:
+            caption += "; then what fresh seeds did not confirm was taken back"
         caption += "; then at fresh seeds and on the test set (whisker: one standard deviation)"
     if not objective.is_maximized:
         caption += ". Less is better"

@@ -73,6 +73,7 @@ def _context(report: ReportData, drawings: Sequence[tuple[Placed, Drawing]], out
     """Return what both templates know; they call `prose` for what a study says of itself."""
     all_tables = [
         *[tables.points_table(report, section) for section in report.sections],
+        *tables.confirmation_tables(report),
         *tables.final_tables(report),
         *([tables.published_table(published.comparisons(report), report)] if report.repeats_original else []),
         *(tables.claims_tables(report)),

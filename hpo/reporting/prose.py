@@ -9,6 +9,7 @@ from hpo._text import params_text, printable, show_value
 from hpo.monitor.origins import Origin
 from hpo.monitor.results import shrinkage_text, uncertainty_text
 from hpo.planning.audit import in_words as audit_text
+from hpo.planning.confirmation import outcome_in_words
 from hpo.reporting.data import ReportData, Section
 from hpo.reporting.test_set import baseline
 from hpo.space.axes import Choices, Range
@@ -45,8 +46,8 @@ def answer(report: ReportData) -> Answer:
         metrics = in_words([f"{objective.label} {reached}", *others])
         return Answer(
             f"Test {objective.label} {reached}",
-            f"On the test set, the configuration that the studies chose has {metrics}: {seeds}, at "
-            f"epoch {final['selected_epoch']}, which validation chose. Data: {data}.",
+            f"On the test set, the configuration that the studies chose{_left(report)} has {metrics}: "
+            f"{seeds}, at epoch {final['selected_epoch']}, which validation chose. Data: {data}.",
         )
     decided = [s.decision for s in report.sections if s.decision and s.decision.params]
     if report.final_inherited is not None and report.final_inherited.value is not None:
@@ -68,6 +69,33 @@ def answer(report: ReportData) -> Answer:
         f"{how_many} of {count_text(len(report.sections))} studies "
         f"{'has' if len(decided) < 2 else 'have'} decided.{best_so_far} Data: {data}.",
     )
+
+
+def _left(report: ReportData) -> str:
+    """Return what a confirmation made of the configuration, after "the configuration that was chosen"."""
+    if report.confirmation is None:
+        return ""
+    back = report.confirmation.taken_back
+    return f", without what fresh seeds did not confirm ({in_words(back)})," if back else ""
+
+
+def confirmation_text(report: ReportData) -> str:
+    """Return what a confirmation did, in sentences; empty where there is none or it has not ended."""
+    found = report.confirmation
+    if found is None:
+        return ""
+    outcome = outcome_in_words(found)
+    also = ""
+    if report.options.keep == "equivalent":
+        also = ", and so is what is shown to make no difference that matters (5 % for each)"
+    splits = ", each with a validation part of its own," if found.has_own_splits else ""
+    how = (
+        f"On seeds that the search did not use{splits} the chosen configuration was trained beside itself "
+        "without each adopted decision. What is shown to be better is kept, at an error rate of 5 % for all "
+        f"decisions together, however often the seeds were looked at{also}. The rest is taken back: the "
+        "final stage trains what is left."
+    )
+    return printable(f"{outcome[0].upper()}{outcome[1:]}. {how if found.decisions else ''}".rstrip())
 
 
 def data_text(report: ReportData) -> str:
@@ -122,13 +150,14 @@ def decision_text(section: Section) -> str:
         waiting = "Not begun" if section.status.state == "pending" else "Not decided yet"
         return f"{waiting}: {section.status.n_ended} of {section.status.n_points} points have ended.{before}"
     text = printable(f"{decision.text[0].upper()}{decision.text[1:]}.")
+    fresh = printable(f" On fresh seeds {section.confirmed}.") if section.confirmed else ""
     control = decision.control
     if control is None:
-        return text + before
+        return text + fresh + before
     rule = "a winner replaces what was inherited only where it beats it at the same seeds"
     return (
         f"{text} The control, trial {control.source.name}, has {section.objective.label} "
-        f"{section.objective.with_unit(control.value)}; {rule}.{before}"
+        f"{section.objective.with_unit(control.value)}; {rule}.{fresh}{before}"
     )
 
 

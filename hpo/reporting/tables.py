@@ -6,7 +6,7 @@ import csv
 import io
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -14,6 +14,7 @@ from hpo._text import duration, harmless_cell, params_text, percent, printable, 
 from hpo.monitor.origins import Origin
 from hpo.monitor.results import deviation
 from hpo.planning.claims import Cell as ClaimCell
+from hpo.planning.confirmation import ConfirmedDecision
 from hpo.planning.manifest import Options
 from hpo.planning.metrics import Metric
 from hpo.reporting.data import Point, ReportData, Section, anchor
@@ -254,12 +255,77 @@ def epochs_table(report: ReportData) -> Table:
             "trial": point.row.trial,
             "epoch": number,
         }
-        for point in report.points
+        for point in (*report.points, *report.confirmation_points)
         for number, epoch in enumerate(point.row.history, start=1)
         for seed in epoch
     )
     columns = [(Column(key), _number(key)) for key in ("study", "trial", "epoch", "seed", *keys)]
     return _table("epochs", "Every epoch of every trial that counts.", records, columns)
+
+
+# --- the confirmation ------------------------------------------------------------------------------------
+
+
+def confirmation_tables(report: ReportData) -> list[Table]:
+    """Return what fresh seeds say of each decision, and what they were; nothing where there is none."""
+    objective, found = report.objective, report.confirmation
+    points = report.confirmation_points
+    if not points and found is None:
+        return []
+    trials = _table(
+        "confirmation-seeds",
+        "Every training of the confirmation; metrics of the best epoch on validation.",
+        points,
+        [
+            (Column("trial"), lambda each: Cell(str(each.row.trial))),
+            (_words("configuration"), lambda each: Cell(printable(each.row.point.rpartition(", seed ")[0]))),
+            (Column("seed"), lambda each: _cell(each.seeds[0])),
+            *[
+                (column, lambda each, show=show: show(each.row.metrics))
+                for column, show in _metric_columns(report.metrics)
+            ],
+            (_words("state"), lambda each: Cell(each.row.state, style=f"state {each.row.state}")),
+            (_words("remarks"), lambda each: Cell(printable("; ".join(_remarks(each))))),
+        ],
+    )
+    trials = replace(
+        trials,
+        rows=[replace(row, anchor=point.anchor) for row, point in zip(trials.rows, points, strict=True)],
+    )
+    if found is None or not found.decisions:
+        return [trials]
+
+    def interval(each: ConfirmedDecision) -> Cell:
+        low, high = each.interval or (None, None)
+        return Cell("–" if low is None else f"{objective.gap(low)} to {objective.gap(high)}")
+
+    columns: Columns = [
+        (_words("study"), lambda each: Cell(printable(each.study))),
+        (_words("change"), lambda each: Cell(printable(params_text(each.change)))),
+        (_words("instead of", "before"), lambda each: Cell(printable(params_text(each.before)))),
+        (
+            Column(f"difference in {objective.head}", "difference"),
+            lambda each: Cell(objective.gap(each.difference), each.difference),
+        ),
+        (Column("95 % interval", "interval"), interval),
+        (_words("verdict"), lambda each: Cell(each.verdict)),
+        (
+            Column("p ≤", "p_adjusted"),
+            lambda each: Cell("–" if each.p_adjusted is None else f"{each.p_adjusted:.2g}", each.p_adjusted),
+        ),
+        (Column("seeds"), lambda each: _cell(each.seeds)),
+        (_words("kept"), lambda each: Cell("kept" if each.kept else "taken back")),
+    ]
+    bounds: Columns = [
+        (Column("interval_low"), lambda each: _cell(each.interval and each.interval[0])),
+        (Column("interval_high"), lambda each: _cell(each.interval and each.interval[1])),
+        (Column("p_value"), lambda each: _cell(each.p_value)),
+    ]
+    caption = (
+        "Each adopted decision against the same configuration without it, on fresh seeds; p of being better, "
+        "among all decisions (Holm)."
+    )
+    return [_table("confirmation", caption, found.decisions, columns, more=bounds), trials]
 
 
 # --- the final stage -------------------------------------------------------------------------------------
@@ -281,7 +347,7 @@ def final_tables(report: ReportData) -> list[Table]:
     return [
         _table(
             "final-configuration",
-            "The configuration that the studies chose.",
+            "The configuration that the final stage trained.",
             report.final_origins,
             [
                 (_words("parameter"), lambda each: Cell(each[0])),
@@ -433,7 +499,7 @@ def _mean_cell(objective: Metric, cell: ClaimCell) -> Cell:
 def provenance_table(report: ReportData, version: str) -> Table:
     """Return what the results depend on, and what they took."""
     options, identity = report.options, report.identity
-    points = [point for point in report.trained if not point.is_reused]
+    points = [point for point in (*report.trained, *report.confirmation_points) if not point.is_reused]
     trained = sum(point.row.epochs * len(point.seeds) for point in points)
     pruned = [point for point in points if point.row.state == "pruned"]
     saved = sum((int(p.config.get("epochs", 0)) - p.row.epochs) * len(p.seeds) for p in pruned)
@@ -450,6 +516,7 @@ def provenance_table(report: ReportData, version: str) -> Table:
         f"{options.seed} to {options.seed + options.seeds - 1}" if options.seeds > 1 else options.seed
     )
     final_seeds = ", ".join(map(str, report.final["seeds"])) if report.final else "not trained yet"
+    fresh = [point.seeds[0] for point in report.confirmation_points]
     lines: list[tuple[str, object]] = [
         ("data", data_text(report)),
         ("data fingerprint", identity.fingerprint),
@@ -460,6 +527,7 @@ def provenance_table(report: ReportData, version: str) -> Table:
         ),
         ("classes", ", ".join(identity.class_names)),
         ("seed of the search" if options.seeds == 1 else "seeds of the search", search_seeds),
+        ("seeds of the confirmation", f"{min(fresh)} to {max(fresh)}" if fresh else ""),
         ("seeds of the final stage", final_seeds),
         (
             "precision, device, threads a worker",
@@ -504,5 +572,5 @@ def command(options: Options) -> str:
             words += [] if value else ["--no-pruning"]
         elif value != Options.model_fields[name].default or name == "data":
             text = f"{value:g}" if isinstance(value, float) else str(value)
-            words += [f"--{name.replace('_', '-')}", shlex.quote(text)]
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [shlex.quote(text)])]
     return " ".join(words)

@@ -53,7 +53,9 @@ T = TypeVar("T")
 MAX_GRID_POINTS = 100_000
 MAX_LISTED_POINTS = 10_000
 """Of a sampled space with more, it is not listed which points are left."""
-RESERVED_NAME = "final"
+FINAL_NAME, CONFIRM_NAME = "final", "confirm"
+RESERVED_NAMES = {FINAL_NAME: "the final stage", CONFIRM_NAME: "the confirmation"}
+"""What studies may not be called."""
 PLAN_FILE, CLAIMS_FILE = "plan.toml", "claims.toml"
 """In a folder of study files, but no studies: options of the plan, as `hpo run` would take them, and claims
 (`hpo.space.claim_file`)."""
@@ -306,8 +308,6 @@ class StudySpec(_Model):
                 f"{name!r} cannot name a study; use letters, digits, '_', '.' and '-', at most 64, "
                 "the first a letter or digit"
             )
-        if name == RESERVED_NAME:
-            raise InputError(f"{RESERVED_NAME!r} is the name of the final stage; give the study another")
         return name
 
     @field_validator("base", "fixed", mode="before")
@@ -406,6 +406,9 @@ def load_study(path: Path, schema: Schema) -> StudySpec:
     document = read_document(path)
     document.pop("claims", None)  # `claim_file` reads them; they are no part of what is trained
     try:
+        if path.stem in RESERVED_NAMES:  # not where plans are read: an older one may have a study `confirm`
+            what = RESERVED_NAMES[path.stem]
+            raise InputError(f"{path.stem!r} is the name of {what}; give the study another")
         if "name" in document:
             raise InputError("name is not a key of a study file; a study is named by its file")
         return StudySpec.model_validate({**document, "name": path.stem}, context={"schema": schema})

@@ -93,7 +93,7 @@ def test_cells_that_are_missing_are_trained_alone_and_once(
     states = {study["name"]: study["state"] for study in status["studies"]}
     assert states == {"rate": "done", "claims": "done", "final": "done"}
     shown = cli("show", "claims", "--out", tmp_path / "out").out
-    assert shown.startswith("cells of claims")
+    assert shown.startswith("Cells of claims")
     assert "learning_rate" in shown.splitlines()[1]
     assert "cell of a claim" in cli("show", "claims/0", "--out", tmp_path / "out").out
 

@@ -313,3 +313,24 @@ def test_equal_data_of_another_type_have_one_fingerprint(fingerprint: Callable[[
     strided = replace(data, train_images=np.repeat(data.train_images, 2, axis=0)[::2])
 
     assert fingerprint(narrow) == fingerprint(strided) == fingerprint(data)
+
+
+def test_another_split_is_of_the_same_images_and_of_the_same_sizes(entry: Path) -> None:
+    usual = load_training(entry)
+    other, again = (load_training(entry, split_seed=1) for _ in range(2))
+
+    for data in (other, load_training(entry, split_seed=2)):
+        assert sorted(images_of(data.train) + images_of(data.valid)) == sorted(
+            images_of(usual.train) + images_of(usual.valid)
+        )
+        assert np.bincount(data.valid.targets).tolist() == np.bincount(usual.valid.targets).tolist()
+        assert set(images_of(data.valid)) != set(images_of(usual.valid))
+        mean, _ = pixel_statistics(data.train.inputs)
+        np.testing.assert_allclose(data.mean, mean, rtol=1e-6)
+    np.testing.assert_array_equal(other.train.inputs, again.train.inputs)
+    assert other.fingerprint == again.fingerprint
+    assert len({data.fingerprint for data in (usual, other, load_training(entry, split_seed=2))}) == 3
+    some = load_training(entry, split_seed=1, limit_train=9, limit_valid=3)
+    assert images_of(some.train) == images_of(other.train)[:9]
+    assert np.bincount(some.valid.targets).tolist() == [1, 1, 1]
+    assert (usual.split_seed, other.split_seed) == (None, 1)

@@ -47,6 +47,9 @@ def test_a_validation_folder_is_used(tmp_path: Path, cache: Path) -> None:
 
     assert colours(data.train) == {(10 * label, 0, 0) for label in range(3)}
     assert colours(data.valid) == {(10 * label, 2, number) for label in range(3) for number in range(2)}
+    another = load_training(prepare(f"folder:{root}", cache=cache), split_seed=1)
+    assert another.fingerprint == data.fingerprint  # there is nothing to be split in another way
+    assert another.split_seed is None
 
 
 def test_the_image_size_is_part_of_the_entry(root: Path, cache: Path) -> None:

@@ -128,7 +128,7 @@ def test_what_cannot_be_discarded_is_refused_in_words(tmp_path: Path, cli: Cli) 
     for trial, said in (
         ("rate/2", "rate/2 is discarded already: broken"),
         ("size/0", "size/0 has no result that could decide anything"),
-        ("final/0", "final/0: the final stage decides nothing"),
+        ("final/0", "final/0: final decides nothing"),
         ("size/1", "final: trained on top of what size decided"),
         ("rate/7", "study 'rate' has 3 trials"),
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.planning.verdicts import ERROR_RATE, LOOKS, Comparison, Verdict, bounds, judge
+from hpo.planning.verdicts import ERROR_RATE, LOOKS, P_VALUES, Comparison, Verdict, bounds, judge, p_values
 
 DELTA = 0.5
 FEW_LOOKS = (3, 5, 8)
@@ -137,3 +138,18 @@ def test_seeds_between_two_looks_change_no_verdict(differences: list[float]) -> 
     taken = max(n for n in LOOKS if n <= len(differences))
     assert one(differences).verdict == one(differences[:taken]).verdict
     assert one(differences).n_seeds == len(differences)
+
+
+@given(plans)
+def test_p_says_at_the_error_rate_what_the_verdict_says(differences: dict[str, list[float]]) -> None:
+    found, p_of = judge(differences, DELTA), p_values(differences)
+    for name, comparison in found.items():
+        alone, among_all = p_of[name]
+        assert 0 < alone <= among_all <= 1
+        assert (among_all <= ERROR_RATE + 1e-12) == (comparison.verdict == Verdict.BETTER)
+
+
+def test_the_bounds_of_every_p_lie_in_order() -> None:
+    limits = [bounds(rate) for rate in P_VALUES]
+    for strict, lax in itertools.pairwise(limits):
+        assert all(high >= low for high, low in zip(strict, lax, strict=True))

@@ -88,8 +88,8 @@ def train(out: Path, *names: str, studies: Path | None = None, **given: Any) -> 
     return plan
 
 
-def accepted_epochs(plan: Plan) -> dict[tuple[str, str], Any]:
-    """Per point: parameters and every stored epoch, seconds apart."""
+def accepted_epochs(plan: Plan) -> dict[tuple[str, str, int], Any]:
+    """Per point and replicate: parameters and every stored epoch, seconds apart."""
     found = {}
     for name in plan.all_names:
         slots = Slots.of(plan.trials(name))
@@ -101,5 +101,5 @@ def accepted_epochs(plan: Plan) -> dict[tuple[str, str], Any]:
                 for seed in seeds:
                     del seed["seconds"]
             tests = {key: value for key, value in trial.user_attrs.items() if key.startswith("test:")}
-            found[name, slot.point] = (trial.user_attrs["config"], records, tests, trial.value)
+            found[name, *slot] = (trial.user_attrs["config"], records, tests, trial.value)
     return found

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from hpo._text import show_value
 from hpo.monitor.origins import Origin
 from hpo.planning.decisions import TrialRef
-from hpo.planning.plan import FINAL
+from hpo.planning.plan import CONFIRM, FINAL
 from hpo.reporting import prose
 from hpo.reporting.caveats import caveats
 from hpo.reporting.data import ReportData, Section
@@ -65,7 +65,19 @@ def final_note(report: ReportData, ids: StudyIds) -> str:
 def notes(report: ReportData, ids: StudyIds) -> dict[str, str]:
     """Return the note of every study, the final stage's last."""
     found = {section.name: study_note(report, section, ids) for section in report.sections}
+    if report.options.confirm:
+        found[CONFIRM] = confirmation_note(report)
     return {**found, FINAL: final_note(report, ids)}
+
+
+def confirmation_note(report: ReportData) -> str:
+    """Return what fresh seeds say of each decision."""
+    said = [f"- {md(s.label)}: {md(s.confirmed)}" for s in report.sections if s.confirmed]
+    text = (
+        prose.confirmation_text(report)
+        or "Each adopted decision, tried again on fresh seeds; not decided yet."
+    )
+    return "\n\n".join(["# On fresh seeds", md(text), *(["\n".join(said)] if said else [])])
 
 
 def _origins(head: str, origins: Iterable[tuple[str, ParamValue, Origin]], ids: StudyIds) -> str:

@@ -128,7 +128,7 @@ class Publisher:
         """Return what notes and figures depend on: ended trials and decisions, not single epochs."""
         counts = self._plan.storage.counts(dict.fromkeys(self._ids.values(), 0))
         ended = {key: n for key, n in counts.items() if key[1].is_finished()}
-        return ended, [record.decision for record in self._plan.records().values()]
+        return ended, [(each.decision, each.confirmation) for each in self._plan.records().values()]
 
     def pictures(self) -> None:
         """Draw the pictures that are missing of what was published last, and attach them to their trials.
