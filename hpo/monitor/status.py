@@ -17,7 +17,6 @@ from hpo.planning.inheritance import context_of
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.plan import CLAIMS, CONFIRM, FINAL, FINAL_SLOT, Plan
 from hpo.planning.scheduler import study_jobs
-from hpo.planning.verdicts import default_delta
 from hpo.storage.queue import Reason, Slots, SlotState, reason_of
 from hpo.storage.trials import id_of
 
@@ -132,7 +131,7 @@ def study_audit(plan: Plan, decision: Decision | None, slots: Slots) -> Audit | 
     if not plan.options.audit or decision is None or decision.value is None:
         return None
     accepted = [trial for slot in slots.attempts if (trial := slots.accepted(slot))]
-    found = audit_of(accepted, decision.value, plan.objective, default_delta(plan.objective))
+    found = audit_of(accepted, decision.value, plan.objective, plan.delta)
     return found if found.pruned else None
 
 

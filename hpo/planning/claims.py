@@ -35,7 +35,7 @@ from hpo.planning.inheritance import context_of, control_config, inherited_by
 from hpo.planning.manifest import unreadable
 from hpo.planning.metrics import Metric
 from hpo.planning.plan import CLAIMS, FINAL, Plan
-from hpo.planning.verdicts import ERROR_RATE, SAID, Comparison, Verdict, default_delta, verdict_of
+from hpo.planning.verdicts import ERROR_RATE, SAID, Comparison, Verdict, verdict_of
 from hpo.space.claim_file import Claim, Claims, Contrast
 from hpo.space.parameters import ParamValue, ParamValues, canonical_json
 from hpo.storage.queue import Job, Reason, Slot, Slots, reason_of
@@ -479,7 +479,7 @@ def _judge_contrast(
 def _delta(contrast: Contrast, plan: Plan) -> float:
     if contrast.delta is not None:
         return contrast.delta
-    return DELTA_OF_STATE if contrast.state else default_delta(plan.objective)
+    return DELTA_OF_STATE if contrast.state else plan.delta
 
 
 def _error_rate(n_seeds: int) -> float:
