@@ -271,7 +271,9 @@ def _points_grid(plan: Plan, axes: Sequence[str], rows: Sequence[TrialRow], widt
         style = "bold" if best is not None and values.get(row.trial) == values[best] else ""
         wide.add(str(row.trial), *points, *cells, style=style)
         narrow.add(str(row.trial), point_text(row.params, row.point), *cells, style=style)
-    return wide if wide.fits(width) else narrow
+    # arms of a confirmation differ in their names alone
+    is_told_by_axes = axes or len({row.point for row in rows}) == 1
+    return wide if is_told_by_axes and wide.fits(width) else narrow
 
 
 def show_trial(plan: Plan, found: TrialDetail) -> None:

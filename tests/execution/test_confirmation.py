@@ -129,6 +129,7 @@ def test_every_page_says_the_same_of_a_decision(confirmed: Plan, cli: Cli, tmp_p
         text = " ".join(result.out.split())
         assert words in text, command
         assert seeds in text, command
+    assert "without luck, seed 20000" in cli("show", "confirm", *where).out
     page = Path(cli("report", "--to", tmp_path, *where).out.strip()).with_suffix(".md")
     text = page.read_text()
     assert words in text
