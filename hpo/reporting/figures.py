@@ -178,8 +178,8 @@ def _gain(metric: Metric, name: str, before: float, after: float, colour: Colour
 def curves(report: ReportData, section: Section, metric: Metric) -> Figure | None:
     """Describe a metric on validation over the epochs of every run of a study."""
     points = [point for point in section.points if point.row.history]
-    if not points:
-        return None
+    if max((len(point.row.history) for point in points), default=0) < 2:
+        return None  # of one epoch there is no curve
     few = len(points) <= MAX_SERIES
     other, counterparts = _counterparts(section, report.sections) if few else ("", [])
     lines = _series(section, points, counterparts, metric) if few else _crowd(section, points, metric)
@@ -607,7 +607,7 @@ def main_effect(values: Sequence[ParamValue], scores: Any) -> float:
 def test_curves(report: ReportData, metric: Metric) -> Figure | None:
     """Describe a metric on the test set per epoch, beside that on validation."""
     point = report.final_point
-    if report.final is None or point is None or not report.test_epochs:
+    if report.final is None or point is None or len(report.test_epochs) < 2:
         return None
     test = [[seed[metric.name] for seed in epoch] for epoch in report.test_epochs]
     lines = [
