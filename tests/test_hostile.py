@@ -32,6 +32,7 @@ from hpo.cli.tables import Screen
 from hpo.execution.final_stage import contact_sheet
 from hpo.execution.worker import work
 from hpo.monitor.export import write_csv
+from hpo.planning.claims import stored_claims
 from hpo.planning.decisions import epochs_of
 from hpo.planning.plan import FINAL, MODEL, Plan
 from hpo.storage.storage import Storage
@@ -374,7 +375,9 @@ def test_whatever_is_wrong_with_a_plan_is_said_in_words(attributes: Attributes) 
 
 def complaint(storage: Storage) -> str:
     try:
-        library.status(Plan.open(storage))
+        plan = Plan.open(storage)
+        library.status(plan)
+        stored_claims(plan)  # read by who shows or trains them alone
     except InputError as error:
         return str(error)
     return ""

@@ -35,11 +35,10 @@ def test_verdict_evidence_and_trials(tmp_path: Path, cli: Cli) -> None:
     plan_with_claim(tmp_path, (0.3, 0.7))
     done = cli("claims", "--out", tmp_path)
     assert done.code == 0
-    assert "confirmed" in done.out
-    assert (
-        "learning_rate 0.001 against learning_rate 0.1: shown to be better: macro F1 +40.0 points" in done.out
-    )
-    assert "Trials: rate/1, rate/0." in done.out
+    text = " ".join(done.out.split())
+    assert "confirmed" in text
+    assert "learning_rate 0.001 against learning_rate 0.1: shown to be better: macro F1 +40.0 points" in text
+    assert "Trials: rate/1, rate/0." in text
     assert "\x1b[2J" not in done.out
     record = json.loads(cli("claims", "--out", tmp_path, "--json").out)
     (claim,) = record["claims"]

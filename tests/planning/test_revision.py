@@ -163,8 +163,9 @@ def test_a_control_cannot_be_discarded(tmp_path: Path) -> None:
 
 
 def test_the_command_that_an_edge_advises_adds_points_and_trains_no_other_again(
-    tmp_path: Path, cli: Cli
+    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "500")  # no line of a long path is broken within a word
     plan = _decided(tmp_path)
     before = plan.decision("rate")
     assert before is not None
