@@ -281,18 +281,20 @@ def test_a_lost_seed_is_trained_again_on_its_own_split(place: Path) -> None:
     """Images this time, and checkpoints: killed after an epoch, it resumes, and ends with the same bits."""
     studies = {
         "setup": f"{SMALL}[search]\nlearning_rate = [0.01, 0.001]",
-        "shape": 'inherits = "setup"\n[search]\nhidden_units = [16, 64]',
+        "shape": 'inherits = "setup"\n[search]\nhidden_units = [32, 64]',  # neither is what it inherits
     }
     for name, text in studies.items():
         (place / "studies").mkdir(exist_ok=True)
         (place / "studies" / f"{name}.toml").write_text(text)
-    sizes = {**TINY_SIZES, "confirm": True, "adopt": "always", "delta": 0.5}
+    # so many epochs that a look every second finds a trial that is in the middle of them
+    sizes = {**TINY_SIZES, "epochs": 60, "confirm": True, "adopt": "always", "delta": 0.5}
     plan = find_or_create_plan(place / "out", studies=place / "studies", given=sizes)
     killed: list[int] = []
 
     def on_tick() -> None:
         for trial in plan.trials(CONFIRM):
-            if not killed and trial.state == TrialState.RUNNING and len(trial.intermediate_values) == 1:
+            # after the second report the checkpoint of the first epoch is there
+            if not killed and trial.state == TrialState.RUNNING and len(trial.intermediate_values) > 1:
                 killed.append(trial.number)
                 os.kill(trial.user_attrs["owner"]["pid"], signal.SIGKILL)
 
@@ -303,7 +305,7 @@ def test_a_lost_seed_is_trained_again_on_its_own_split(place: Path) -> None:
         trial for trial in trials if slot_of(trial) == slot_of(lost) and trial.user_attrs["attempt"] == 2
     )
     assert reason_of(lost) == Reason.LOST
-    assert again.user_attrs["resumed_after_epoch"] == 1
+    assert again.user_attrs["resumed_after_epoch"] >= 1
     assert again.user_attrs["split_seed"] == lost.user_attrs["split_seed"]
     assert verify(plan, CONFIRM, again) is None
     assert len({trial.user_attrs["owner"]["pid"] for trial in trials}) > 1
