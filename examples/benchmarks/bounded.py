@@ -127,6 +127,8 @@ class Child:
         for each in family:
             with suppress(psutil.NoSuchProcess):
                 each.kill()
+        # killed is not gone: the system ends them in its own time
+        psutil.wait_procs(family, timeout=1)
         with suppress(subprocess.TimeoutExpired):  # the system may hold one whose device does not answer
             self.process.wait(1)
 
