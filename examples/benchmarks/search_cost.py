@@ -1,14 +1,22 @@
 """What pruning saves and what it costs: learning curves, recorded once whole, searched again many times.
 
-    python examples/benchmarks/search_cost.py record PATH [--out hpo-search-cost]
+    python examples/benchmarks/search_cost.py record PATH [--tables NAME…] [--out hpo-search-cost]
     python examples/benchmarks/search_cost.py replay [FILE…] [--orders 200]
 
 Goal: at most 35 % of the epochs, at a regret of at most 0.5 points of macro F1 at the 90th percentile.
 
-`record` takes hours, and goes on where it stopped. It trains two grids without pruning on an image folder, 11
-epochs a run, three seeds: network-setup × batch size (48 points), learning rate × batch size × batch norm
-(18). It leaves a CSV file a grid in its folder. `recorded/` holds those of 4,000 + 2,000 images of CIFAR-10,
-and the study network-setup as `examples/cifar10` has it: 16 points of one seed, 40,000 + 10,000 images.
+`record` takes hours, and goes on where it stopped. It trains grids without pruning, where they are of CIFAR-10
+on the image folder PATH, and leaves a CSV file a grid in its own folder. `recorded/` holds them:
+
+| table | points | seeds | epochs | training + validation images |
+|---|---|---|---|---|
+| network-setup-by-batch-size | 48 | 3 | 11 | 4,000 + 2,000 of CIFAR-10 |
+| learning-rate-by-batch-size-by-batch-norm | 18 | 3 | 11 | as above |
+| joint-digits | 54: learning rate × batch size × L2 × batch norm | 30 | 4 | 600 + 287 handwritten digits |
+| joint-cifar10 | the same 54 | 30 | 4 | 1,000 + 1,000 of CIFAR-10 |
+| network-setup | 16 | 1 | 11 | 40,000 + 10,000 of CIFAR-10, as `examples/cifar10` has it |
+
+The two joint tables are for questions that take many seeds, or studies that touch each other.
 
 `replay` runs searches of one seed on such a table as `hpo run` would for a study that inherits nothing: each
 worker takes the next point when its last one has ended, reports every epoch when that has taken its time (the
@@ -41,27 +49,67 @@ from tables import Table, heading
 import hpo
 from hpo.monitor.export import export_epochs
 from hpo.planning.inheritance import context_of
+from hpo.planning.plan import Plan
 from hpo.planning.pruners import Runs, build_pruner
 from hpo.space.parameters import canonical_json
 from hpo.space.study_file import StudySpec
 from hpo.training.registry import DEFAULT_RECIPE, load_recipe
 
 RECORDED = Path(__file__).with_name("recorded")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A study that is recorded whole."""
+
+    study: str
+    """As its file has it."""
+    options: Mapping[str, Any]
+    """Of the plan."""
+
+
+_PRUNED = {"epochs": None, "seeds": 3, "limit_train": 4000, "limit_valid": 2000}
+_JOINT = """
+    [base]
+    conv1_channels = 8
+    conv1_kernel = 3
+    conv2_channels = 16
+    conv2_kernel = 3
+    hidden_units = 32
+
+    [search]
+    learning_rate = [0.001, 0.003, 0.01]
+    batch_size = [20, 40, 80]
+    l2 = [0, 0.001, 0.01]
+    batch_norm = [false, true]
+"""
+_MANY_SEEDS = {"epochs": 4, "seeds": 30, "precision": "fp32"}
+JOINT = {
+    "joint-digits": Grid(_JOINT, {**_MANY_SEEDS, "data": "digits", "limit_train": 600}),
+    "joint-cifar10": Grid(_JOINT, {**_MANY_SEEDS, "limit_train": 1000, "limit_valid": 1000}),
+}
 TABLES = {
-    "network-setup-by-batch-size": """
+    "network-setup-by-batch-size": Grid(
+        """
         [search]
         conv1_channels = [32, 64]
         conv1_kernel = [3, 5]
         conv2_channels = [64, 128]
         conv2_kernel = [5, 7]
         batch_size = [20, 40, 80]
-    """,
-    "learning-rate-by-batch-size-by-batch-norm": """
+        """,
+        _PRUNED,
+    ),
+    "learning-rate-by-batch-size-by-batch-norm": Grid(
+        """
         [search]
         learning_rate = [0.01, 0.001, 0.0001]
         batch_size = [20, 40, 80]
         batch_norm = [false, true]
-    """,
+        """,
+        _PRUNED,
+    ),
+    **JOINT,
 }
 PRUNERS: dict[str, dict[str, Any]] = {
     "none": {"name": "none"},
@@ -115,31 +163,34 @@ class Search:
 
 def record(options: argparse.Namespace) -> None:
     """Trains the tables and writes them."""
-    for name, text in TABLES.items():
+    given = {name: getattr(options, name) for name in ("limit_train", "limit_valid", "epochs", "seeds")}
+    for name in options.tables:
         studies = options.out / f"{name}-studies"
         studies.mkdir(parents=True, exist_ok=True)
-        (studies / f"{name}.toml").write_text(text)
+        (studies / f"{name}.toml").write_text(TABLES[name].study)
         plan = hpo.run_plan(
             [name],
             out=options.out / name,
             studies=studies,
-            data=f"folder:{options.folder}",
-            limit_train=options.limit_train,
-            limit_valid=options.limit_valid,
-            epochs=options.epochs,
-            seeds=options.seeds,
             pruning=False,
+            **{"data": f"folder:{options.folder}", **TABLES[name].options}
+            | {key: value for key, value in given.items() if value is not None},
         )
-        spec = plan.specs[name]
-        axes, points = list(spec.search), [*map(canonical_json, spec.grid(context_of(plan, name, None)))]
-        found = [each for each in export_epochs(plan) if each["state"] == "complete"]
-        with (options.out / f"{name}.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow([*axes, "seed", "epoch", "macro_f1", "seconds"])
-            found.sort(key=lambda each: points.index(canonical_json({axis: each[axis] for axis in axes})))
-            for each in found:
-                figures = f"{each['valid_macro_f1']:.4f}", f"{each['seconds']:.2f}"
-                writer.writerow([*(each[axis] for axis in axes), each["seed"], each["epoch"], *figures])
+        write_table(plan, options.out / f"{name}.csv")
+
+
+def write_table(plan: Plan, target: Path) -> None:
+    """Writes what the one study of a plan has trained, as `tables_by_seed` reads it."""
+    ((name, spec),) = plan.specs.items()
+    axes, points = list(spec.search), [*map(canonical_json, spec.grid(context_of(plan, name, None)))]
+    found = [each for each in export_epochs(plan) if each["state"] == "complete"]
+    with target.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*axes, "seed", "epoch", "macro_f1", "seconds"])
+        found.sort(key=lambda each: points.index(canonical_json({axis: each[axis] for axis in axes})))
+        for each in found:
+            figures = f"{each['valid_macro_f1']:.4f}", f"{each['seconds']:.3g}"
+            writer.writerow([*(each[axis] for axis in axes), each["seed"], each["epoch"], *figures])
 
 
 def tables_by_seed(file: Path) -> list[list[Curve]]:
@@ -229,7 +280,7 @@ def searches(file: Path, pruner: Mapping[str, Any], n_orders: int, workers: int)
 
 def replay(options: argparse.Namespace) -> None:
     """A line a table, order and pruner."""
-    files = options.files or sorted(RECORDED.glob("*.csv"))
+    files = options.files or sorted(file for file in RECORDED.glob("*.csv") if file.stem not in JOINT)
     if not files:
         raise SystemExit(f"{RECORDED} is empty; copy what `record` leaves")
     kinds = {"random": options.orders, "as listed": 0}
@@ -255,10 +306,9 @@ def main() -> None:
     recording = commands.add_parser("record")
     recording.add_argument("folder", type=Path)
     recording.add_argument("--out", type=Path, default=Path("hpo-search-cost"))
-    recording.add_argument("--limit-train", type=int, default=4000)
-    recording.add_argument("--limit-valid", type=int, default=2000)
-    recording.add_argument("--epochs", type=int)
-    recording.add_argument("--seeds", type=int, default=3)
+    recording.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES), metavar="NAME")
+    for name in ("limit-train", "limit-valid", "epochs", "seeds"):
+        recording.add_argument(f"--{name}", type=int, help="instead of the table's own")
     recording.set_defaults(run=record)
     replaying = commands.add_parser("replay")
     replaying.add_argument("files", nargs="*", type=Path)
