@@ -5,8 +5,8 @@
 
 Goal: at most 35 % of the epochs, at a regret of at most 0.5 points of macro F1 at the 90th percentile.
 
-`record` takes hours, and goes on where it stopped. It trains grids without pruning, where they are of CIFAR-10
-on the image folder PATH, and leaves a CSV file a grid in its own folder. `recorded/` holds them:
+`record` takes hours, and goes on where it stopped. It trains grids without pruning, those of CIFAR-10 on the
+image folder PATH, and leaves a CSV file a grid in its own folder. `recorded/` holds them:
 
 | table | points | seeds | epochs | training + validation images |
 |---|---|---|---|---|
