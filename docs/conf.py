@@ -63,7 +63,9 @@ def _section(command: click.Command) -> str:
     options = [each for each in command.get_params(context) if isinstance(each, click.Option)]
     rows = [_row(option, context) for option in options if "--help" not in option.opts]
     intro = [f"\n## hpo {name}\n", f"```text\n{usage}\n```\n", command.help or "", ""]
-    return "\n".join([*intro, "| option | what it does | variable |", "|---|---|---|", *rows])
+    table = ["| option | what it does | variable |", "|---|---|---|", *rows]
+    examples = [f"# {effect}\n{line}" for line, effect in getattr(command, "examples", ())]
+    return "\n".join([*intro, *table, "", "```sh", *examples, "```"])
 
 
 def _row(option: click.Option, context: click.Context) -> str:

@@ -15,31 +15,43 @@ from hpo._text import printable
 from hpo.cli.output import OutputError, message, prepare_streams
 from hpo.errors import HpoError
 
-COMMANDS = {
-    "demo": ("training", "Run the whole plan on scikit-learn's handwritten digits."),
-    "run": ("training", "Run the plan, or only STUDY… and the earlier studies they need."),
-    "resume": ("training", "Resume a plan that exists."),
-    "create": ("training", "Write the plan into the database and train nothing."),
-    "worker": ("training", "Train for a plan until it has ended."),
-    "confirm": ("training", "What was adopted, tried again on fresh seeds."),
-    "retry": ("training", "Queue the points that failed for good once more."),
-    "extend": ("training", "Try further values of a grid."),
-    "discard": ("training", "Leave a trial out of what its study decides."),
-    "final": ("training", "The test set's answer, trained first if need be."),
-    "verify": ("training", "Train TRIAL again and compare every bit."),
-    "status": ("reading", "Where every study stands, and the time left."),
-    "show": ("reading", "The points of a study and its decision, or one trial whole."),
-    "best": ("reading", "The best configuration so far, and why."),
-    "claims": ("reading", "What the plan shows of its claims, and what is missing."),
-    "compare": ("reading", "What differs between two trials or plans, and what it makes."),
-    "predict": ("reading", "Classify pictures with the final model."),
-    "export": ("reading", "Every trial, as CSV, JSON or Parquet."),
-    "report": ("reading", "Write a page about the plan."),
-    "dashboard": ("reading", "Serve optuna-dashboard on the plan."),
-    "plan": ("reading", "What a run would train, and how long."),
-    "doctor": ("reading", "Try what a worker needs on this machine."),
+GROUPS = {
+    "Train": {
+        "demo": ("training", "Run the whole plan on scikit-learn's handwritten digits."),
+        "plan": ("reading", "Show what a run would train, and how long it takes."),
+        "create": ("training", "Write the plan into the database and train nothing."),
+        "run": ("training", "Run the plan, or only STUDY… and the earlier studies they need."),
+        "resume": ("training", "Resume a plan that exists."),
+        "extend": ("training", "Try further values of a grid."),
+        "discard": ("training", "Leave a trial out of what its study decides."),
+        "retry": ("training", "Queue the points that failed for good once more."),
+        "final": ("training", "Show the test set's answer; train it first if need be."),
+    },
+    "Look": {
+        "status": ("reading", "Show where every study stands, and the time left."),
+        "show": ("reading", "Show the points of a study and its decision, or one trial whole."),
+        "best": ("reading", "Show the best configuration so far, and why."),
+        "dashboard": ("reading", "Serve optuna-dashboard on the plan."),
+        "report": ("reading", "Write a page about the plan."),
+    },
+    "Judge": {
+        "confirm": ("training", "Try again, on fresh seeds, what was adopted."),
+        "claims": ("reading", "Judge the plan's claims, and say what is missing."),
+        "compare": ("reading", "Show what differs between two trials or plans, and what it makes."),
+        "verify": ("training", "Train TRIAL again and compare every bit."),
+    },
+    "Machines": {
+        "worker": ("training", "Train for a plan until it has ended."),
+        "doctor": ("reading", "Try what a worker needs on this machine."),
+    },
+    "Files": {
+        "predict": ("reading", "Classify pictures with the final model."),
+        "export": ("reading", "Write every trial as CSV, JSON or Parquet."),
+    },
 }
-"""The module of each command, in which it has the same name, and the first sentence of its help."""
+"""By what a person wants; of each its module, where it has the same name, and its help's first sentence."""
+
+COMMANDS = {name: place for group in GROUPS.values() for name, place in group.items()}
 
 
 class _NotLoaded(click.Command):
@@ -56,6 +68,17 @@ class _NotLoaded(click.Command):
 
 
 class _Commands(click.Group):
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands, group by group; descriptions in one column throughout."""
+        width = max(map(len, self.commands))
+        room = formatter.width - formatter.indent_increment - width - 2
+        for title, names in GROUPS.items():
+            with formatter.section(title):
+                listed = [self.commands[name] for name in names]
+                formatter.write_dl(
+                    [(each.name.ljust(width), each.get_short_help_str(room)) for each in listed if each.name]
+                )
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:

@@ -17,6 +17,8 @@ from click.core import ParameterSource
 
 from hpo._files import user_path
 from hpo.cli.advice import completed, quoted, remember
+from hpo.cli.completion import study_names, study_or_trial_names, trial_names
+from hpo.cli.help import Option
 from hpo.cli.output import waiting
 from hpo.errors import HpoError, InputError
 from hpo.planning.defaults import Adopt, Defaults, Fit, Inherit, Keep, Kernels, Precision
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
 
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
+
+TRAINED, SEEDS, DECISIONS = "What is trained", "Seeds and length", "Decisions"
+HARDWARE, PLACES, WORKERS = "Hardware", "Places", "Workers"
+"""Groups of options in the help of commands that have many."""
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 MAX_AT_ONCE = 1000
@@ -166,7 +172,25 @@ class StorageUrl(click.ParamType[str | None]):
 def _option(*names: str, **settings: Any) -> Decorator:
     flag = next(name for name in names if name.startswith("--")).split("/")[0]
     variable = "HPO_" + flag.removeprefix("--").replace("-", "_").upper()
-    return click.option(*names, envvar=variable, show_envvar=True, **settings)
+    return click.option(*names, envvar=variable, cls=Option, **settings)
+
+
+def _group(title: str, *options: Decorator) -> Decorator:
+    """Return the options as one decorator; the help of a command with many shows them under that title."""
+
+    def add(command: Command) -> Command:
+        before = len(_params(command))
+        command = _together(*options)(command)
+        for option in _params(command)[before:]:
+            option.group = title
+        return command
+
+    return add
+
+
+def _params(command: Command) -> list[Any]:
+    # where click keeps them until the command is made
+    return getattr(command, "__click_params__", [])
 
 
 def _together(*options: Decorator) -> Decorator:
@@ -179,7 +203,8 @@ def _together(*options: Decorator) -> Decorator:
 
 
 def _database(default_out: str) -> Decorator:
-    options = _together(
+    options = _group(
+        PLACES,
         _option(
             "--out",
             type=UserPath(is_folder=True),
@@ -211,25 +236,34 @@ def _database(default_out: str) -> Decorator:
 
 database = _database("hpo-out")
 demo_database = _database("hpo-demo")
-worker_data = _option(
-    "--data", type=DataSource(), help="Where the plan's data are here.  [default: where the plan found them]"
+worker_data = _group(
+    PLACES,
+    _option(
+        "--data",
+        type=DataSource(),
+        help="Where the plan's data are here.  [default: where the plan found them]",
+    ),
 )
 doctor_data = _option(
     "--data",
     type=DataSource(),
     help="Where the plan's data are here.  [default: where the plan found them; with --recipe: digits]",
 )
-checkpoints = _option(
-    "--checkpoints",
-    type=FolderOrUrl(),
-    metavar="URL",
-    help="Folder of checkpoints that all workers share, or s3://…, gs://…  [default: OUT/checkpoints]",
+checkpoints = _group(
+    PLACES,
+    _option(
+        "--checkpoints",
+        type=FolderOrUrl(),
+        metavar="URL",
+        help="Folder of checkpoints that all workers share, or s3://…, gs://…  [default: OUT/checkpoints]",
+    ),
 )
 
 
 def _count(flag: str, things: str, text: str) -> Decorator:
     kind = NumberOrAuto(f"a number of {things} from 1 to {MAX_AT_ONCE:,}", 1, MAX_AT_ONCE)
-    return _option(flag, type=kind, metavar=kind.name, default="auto", show_default=True, help=text)
+    option = _option(flag, type=kind, metavar=kind.name, default="auto", show_default=True, help=text)
+    return _group(WORKERS, option)
 
 
 workers = _count(
@@ -248,7 +282,8 @@ trials_per_device = _count(
     "Trials a worker trains at once; auto: one on a CPU, up to 16 on a GPU.",
 )
 
-engine = _together(
+engine = _group(
+    WORKERS,
     _option(
         "--engine",
         type=click.Choice(["local", "ray"]),
@@ -322,7 +357,8 @@ def _recorded(flag: str, text: str, *, only_demo: str = "", **settings: Any) -> 
     return _option(flag, help=text, **settings)
 
 
-of_confirmation = _together(
+of_confirmation = _group(
+    DECISIONS,
     _recorded(
         "--keep",
         "What the confirmation keeps: what is shown to be better, or equivalent as well.",
@@ -344,90 +380,112 @@ of_confirmation = _together(
 """How a confirmation decides."""
 
 plan_options = _together(
-    _option(
-        "--studies",
-        type=UserPath(is_folder=True),
-        metavar="DIR",
-        help="Folder of study files.  [default: the six that are shipped]",
+    _group(
+        TRAINED,
+        _option(
+            "--studies",
+            type=UserPath(is_folder=True),
+            metavar="DIR",
+            help="Folder of study files.  [default: the six that are shipped]",
+        ),
+        _recorded(
+            "--recipe",
+            "What is trained: constrained-cnn | python:MODULE:CLASS, a file of yours.",
+            metavar="NAME",
+        ),
+        _recorded(
+            "--metric",
+            "What is tuned for: one of the recipe's metrics.  [default: its first]",
+            metavar="NAME",
+        ),
+        _recorded(
+            "--data",
+            "digits | cifar10[:DIR] | folder:PATH | python:MODULE:FUNCTION.",
+            only_demo="; demo: digits",
+            type=DataSource(),
+        ),
+        _recorded("--image-size", "Size that folder: images get.  [default: 32]", type=int, metavar="PIXELS"),
+        _recorded(
+            "--fit",
+            "How pictures of that folder become squares.",
+            type=click.Choice(get_args(Fit)),
+        ),
     ),
-    _recorded(
-        "--recipe",
-        "What is trained: constrained-cnn | python:MODULE:CLASS, a file of yours.",
-        metavar="NAME",
+    _group(
+        SEEDS,
+        _recorded("--seed", "First seed of the search.", type=int),
+        _recorded("--seeds", "Seeds a point is trained on.", type=int, metavar="K"),
+        _recorded("--final-seeds", "Seeds of the final stage.", type=int, metavar="K"),
+        _recorded("--epochs", "Epochs a trial has, over what the study files say.", type=int, metavar="N"),
+        _recorded("--limit-train", "Train on N examples only, stratified.", type=int, metavar="N"),
+        _recorded("--limit-valid", "Validate on N examples only, stratified.", type=int, metavar="N"),
+        _option("--no-pruning", is_flag=True, help="Train every trial to its last epoch."),
+        _recorded(
+            "--audit",
+            "Share of the pruned points, drawn at random, that are trained on to see what pruning misses.",
+            type=float,
+            metavar="SHARE",
+        ),
     ),
-    _recorded(
-        "--metric",
-        "What is tuned for: one of the recipe's metrics.  [default: its first]",
-        metavar="NAME",
+    _group(
+        DECISIONS,
+        _recorded(
+            "--inherit",
+            "What a study starts from: the winner before it, or the published choice.",
+            type=click.Choice(get_args(Inherit)),
+        ),
+        _recorded(
+            "--adopt",
+            "Adopt a study's winner if it scores above what was inherited, or always.",
+            type=click.Choice(get_args(Adopt)),
+        ),
+        _recorded(
+            "--confirm",
+            "Try what was adopted again, on fresh seeds, before the test set is opened; see `hpo confirm`.",
+            is_flag=True,
+            default=None,
+        ),
+        of_confirmation,
     ),
-    _recorded(
-        "--data",
-        "digits | cifar10[:DIR] | folder:PATH | python:MODULE:FUNCTION.",
-        only_demo="; demo: digits",
-        type=DataSource(),
+    _group(
+        HARDWARE,
+        _recorded(
+            "--device",
+            "auto: a CUDA device where there is one; mps (Apple) is untested.",
+            metavar="auto|cpu|cuda[:N]|mps",
+        ),
+        _recorded(
+            "--precision",
+            "auto: bf16 where the hardware has it, else fp32.",
+            type=click.Choice(get_args(Precision)),
+        ),
+        _recorded(
+            "--kernels",
+            "Of a GPU. auto: fused ones in Triton where they work, else PyTorch's own.",
+            type=click.Choice(get_args(Kernels)),
+        ),
     ),
-    _recorded("--image-size", "Size that folder: images get.  [default: 32]", type=int, metavar="PIXELS"),
-    _recorded(
-        "--fit",
-        "How pictures of that folder become squares.",
-        type=click.Choice(get_args(Fit)),
-    ),
-    _recorded("--seed", "First seed of the search.", type=int),
-    _recorded("--seeds", "Seeds a point is trained on.", type=int, metavar="K"),
-    _recorded("--final-seeds", "Seeds of the final stage.", type=int, metavar="K"),
-    _recorded("--epochs", "Epochs a trial has, over what the study files say.", type=int, metavar="N"),
-    _recorded("--limit-train", "Train on N examples only, stratified.", type=int, metavar="N"),
-    _recorded("--limit-valid", "Validate on N examples only, stratified.", type=int, metavar="N"),
-    _recorded(
-        "--precision",
-        "auto: bf16 where the hardware has it, else fp32.",
-        type=click.Choice(get_args(Precision)),
-    ),
-    _recorded(
-        "--kernels",
-        "Of a GPU. auto: fused ones in Triton where they work, else PyTorch's own.",
-        type=click.Choice(get_args(Kernels)),
-    ),
-    _recorded(
-        "--device",
-        "auto: a CUDA device where there is one; mps (Apple) is untested.",
-        metavar="auto|cpu|cuda[:N]|mps",
-    ),
-    _option("--no-pruning", is_flag=True, help="Train every trial to its last epoch."),
-    _recorded(
-        "--audit",
-        "Share of the pruned points, drawn at random, that are trained on to see what pruning misses.",
-        type=float,
-        metavar="SHARE",
-    ),
-    _recorded(
-        "--inherit",
-        "What a study starts from: the winner before it, or the published choice.",
-        type=click.Choice(get_args(Inherit)),
-    ),
-    _recorded(
-        "--adopt",
-        "Adopt a study's winner if it scores above what was inherited, or always.",
-        type=click.Choice(get_args(Adopt)),
-    ),
-    _recorded(
-        "--confirm",
-        "Try what was adopted again, on fresh seeds, before the test set is opened; see `hpo confirm`.",
-        is_flag=True,
-        default=None,
-    ),
-    of_confirmation,
-    _recorded(
-        "--lease-seconds",
-        "A trial without a heartbeat for so long is queued again.",
-        type=float,
-        metavar="SECONDS",
+    _group(
+        WORKERS,
+        _recorded(
+            "--lease-seconds",
+            "A trial without a heartbeat for so long is queued again.",
+            type=float,
+            metavar="SECONDS",
+        ),
     ),
 )
 """Everything that a plan is created with."""
 
-for_claims = click.option(
-    "--claims", "for_claims", is_flag=True, help="Train the cells alone that the plan's claims lack."
+for_claims = _group(
+    DECISIONS,
+    click.option(
+        "--claims",
+        "for_claims",
+        is_flag=True,
+        cls=Option,
+        help="Train the cells alone that the plan's claims lack.",
+    ),
 )
 claim_studies = _option(
     "--studies",
@@ -435,6 +493,12 @@ claim_studies = _option(
     metavar="DIR",
     help="Judge the claims in this folder of study files.  [default: those stored with the plan]",
 )
+
+
+some_studies = click.argument("study", nargs=-1, metavar="[STUDY…]", shell_complete=study_names)
+one_study = click.argument("study", shell_complete=study_names)
+one_trial = click.argument("trial", metavar="STUDY/NUMBER", shell_complete=trial_names)
+study_or_trial = click.argument("study", metavar="STUDY[/NUMBER]", shell_complete=study_or_trial_names)
 
 
 def given(options: Mapping[str, Any], *besides: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import click
 
 from hpo._text import write_json
 from hpo.cli import options as opt
+from hpo.cli.help import with_examples
 from hpo.cli.output import say, waiting
 from hpo.errors import InputError
 from hpo.planning.defaults import Defaults
@@ -21,12 +22,15 @@ if TYPE_CHECKING:
     from hpo.planning.plan import Plan
 
 
-@click.command()
+@with_examples(
+    ("hpo status", "Points done, running and open of every study, and the time left."),
+    ("hpo status --watch --storage @database-url", "Watch a plan that other machines train."),
+)
 @click.option("--watch", "is_watch", is_flag=True, help="Look again every second, until no worker is left.")
 @opt.database
 @opt.as_json
 def status(is_watch: bool, as_json: bool, **options: Any) -> None:
-    """Where every study stands, and the time left.
+    """Show where every study stands, and the time left.
 
     With --watch and --json: a JSON line for every point that ends, study that decides, and the final stage.
     """
@@ -81,12 +85,15 @@ def _fail_stale_trials(plan: Plan, options: dict[str, Any]) -> None:
         raise error
 
 
-@click.command()
-@click.argument("study", metavar="STUDY[/NUMBER]")
+@with_examples(
+    ("hpo show learning-rate", "All points of a study, best first, and its decision."),
+    ("hpo show learning-rate/2", "One trial whole, with its curves and, if it failed, the traceback."),
+)
+@opt.study_or_trial
 @opt.database
 @opt.as_json
 def show(study: str, as_json: bool, **options: Any) -> None:
-    """The points of a study and its decision, or one trial whole.
+    """Show the points of a study and its decision, or one trial whole.
 
     Of a trial: its configuration with where each value is from, its curves, attempts, hosts and notes.
     """
@@ -125,11 +132,14 @@ def show(study: str, as_json: bool, **options: Any) -> None:
         show_study(plan, study, rows, audit)
 
 
-@click.command()
+@with_examples(
+    ("hpo best", "The configuration that the plan has come to, and where each value is from."),
+    ("hpo best --json", "The same for other programs."),
+)
 @opt.database
 @opt.as_json
 def best(as_json: bool, **options: Any) -> None:
-    """The best configuration so far, and why."""
+    """Show the best configuration so far, and why."""
     from hpo.cli.tables import show_best
     from hpo.monitor import results
 
@@ -141,12 +151,18 @@ def best(as_json: bool, **options: Any) -> None:
         show_best(record, plan)
 
 
-@click.command()
+@with_examples(
+    ("hpo claims", "The verdict on each claim, and what the missing cells would cost."),
+    (
+        "hpo claims --studies my-claims",
+        "Judge the claims in my-claims/claims.toml by what the plan has trained.",
+    ),
+)
 @opt.claim_studies
 @opt.database
 @opt.as_json
 def claims(studies: Path | None, as_json: bool, **options: Any) -> None:
-    """What the plan shows of its claims, and what is missing.
+    """Judge the plan's claims, and say what is missing.
 
     Claims stand in claims.toml beside the study files, or in these. `hpo run --claims` trains the cells that
     are missing.
@@ -165,7 +181,10 @@ def claims(studies: Path | None, as_json: bool, **options: Any) -> None:
         show_claims(found)
 
 
-@click.command()
+@with_examples(
+    ("hpo compare learning-rate/0 learning-rate/2", "Two trials, seed by seed, on the validation part."),
+    ("hpo compare hpo-out other-out", "Two plans by their final stages, on the test part."),
+)
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
 @click.option(
@@ -176,7 +195,7 @@ def claims(studies: Path | None, as_json: bool, **options: Any) -> None:
 @opt.database
 @opt.as_json
 def compare(first: str, second: str, delta: float | None, as_json: bool, **options: Any) -> None:
-    """What differs between two trials or plans, and what it makes.
+    """Show what differs between two trials or plans, and what it makes.
 
     B is compared with A. Two trials, as learning-rate/0 learning-rate/2, are compared on the validation part;
     two plans, as hpo-out other-out, by their final stages on the test part. Seeds that both have are paired.
@@ -191,7 +210,13 @@ def compare(first: str, second: str, delta: float | None, as_json: bool, **optio
         show_comparison(found)
 
 
-@click.command()
+@with_examples(
+    (
+        "hpo predict hpo-out/model.safetensors cat.jpg dog.jpg",
+        "The class of two pictures, with its probability.",
+    ),
+    ("hpo predict hpo-out/model.safetensors photos/*.jpg --json", "Many pictures, for other programs."),
+)
 @click.argument("model", type=opt.UserPath(is_file=True))
 @click.argument("image", nargs=-1, required=True, type=opt.UserPath())
 @opt.as_json
@@ -214,7 +239,10 @@ def predict(model: Path, image: tuple[Path, ...], as_json: bool) -> None:
             say(f"{prediction.path}: {prediction.label} ({100 * prediction.probability:.1f} %)")
 
 
-@click.command()
+@with_examples(
+    ("hpo export trials.csv", "A row for every trial."),
+    ("hpo export --rows epochs epochs.parquet", "A row for every epoch of every trial and seed."),
+)
 @click.argument("file", required=False, type=opt.UserPath(is_file=True))
 @click.option(
     "--rows",
@@ -226,7 +254,7 @@ def predict(model: Path, image: tuple[Path, ...], as_json: bool) -> None:
 @opt.database
 @opt.as_json
 def export(file: Path | None, rows: str, as_json: bool, **options: Any) -> None:
-    """Every trial, as CSV, JSON or Parquet.
+    """Write every trial as CSV, JSON or Parquet.
 
     CSV on stdout, or into FILE, whose name says the format: .csv, .json or .parquet.
     """
@@ -246,7 +274,10 @@ def export(file: Path | None, rows: str, as_json: bool, **options: Any) -> None:
     write(found, sys.stdout)
 
 
-@click.command()
+@with_examples(
+    ("hpo report", "Write hpo-out/report/report.html, with tables and figures."),
+    ("hpo report --out /mnt/plan --to page", "Of a plan in a folder that is not yours."),
+)
 @opt.database
 @click.option(
     "--to",
@@ -266,7 +297,10 @@ def report(to: Path | None, **options: Any) -> None:
     say(str(page))
 
 
-@click.command()
+@with_examples(
+    ("hpo dashboard", "Open optuna-dashboard on the plan in your browser."),
+    ("hpo dashboard --read-only --port 9000", "Let nobody change the plan through it."),
+)
 @opt.database
 @opt.server
 def dashboard(host: str, port: int | None, read_only: bool, no_browser: bool, **options: Any) -> int:
@@ -301,13 +335,19 @@ def dashboard(host: str, port: int | None, read_only: bool, no_browser: bool, **
     return 128 + stopped_by
 
 
-@click.command()
-@click.argument("study", nargs=-1)
+@with_examples(
+    (
+        "hpo plan --data folder:photos --seeds 3",
+        "What would be trained on these pictures, and how long it would take.",
+    ),
+    ("hpo plan learning-rate --workers 4", "One study and the earlier ones it needs, on four workers."),
+)
+@opt.some_studies
 @opt.plan_options
 @opt.workers
 @opt.as_json
 def plan(study: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """What a run would train, and how long.
+    """Show what a run would train, and how long it takes.
 
     Points, seeds, epochs and predicted time; runs no trial, writes no database.
     """
@@ -330,7 +370,13 @@ def plan(study: tuple[str, ...], as_json: bool, **options: Any) -> None:
         show_forecast(lines)
 
 
-@click.command()
+@with_examples(
+    ("hpo doctor", "Try database, data, checkpoints and devices of this machine."),
+    (
+        "hpo doctor --recipe python:mine:Mlp --data folder:photos",
+        "Build your network and take a few steps, before a plan is made.",
+    ),
+)
 @click.option(
     "--recipe", metavar="NAME", help="Try this recipe instead, constrained-cnn or python:MODULE:CLASS."
 )

@@ -15,6 +15,7 @@ import click
 from hpo._process import without_garbage_collection
 from hpo._text import printable, write_json
 from hpo.cli import options as opt
+from hpo.cli.help import with_examples
 from hpo.cli.output import say, waiting
 from hpo.errors import InputError
 
@@ -25,7 +26,16 @@ if TYPE_CHECKING:
     from hpo.planning.plan import Plan
 
 
-@click.command()
+@with_examples(
+    (
+        "hpo demo",
+        "Run it all, in the folder hpo-demo; `hpo report --out hpo-demo` writes the page.",
+    ),
+    (
+        "hpo demo --seeds 3 --confirm --out three",
+        "Three seeds a point, and what was adopted tried again on fresh seeds.",
+    ),
+)
 @opt.plan_options
 @opt.demo_database
 @opt.checkpoints
@@ -38,8 +48,17 @@ def demo(**options: Any) -> int:
     return _run((), options)
 
 
-@click.command()
-@click.argument("study", nargs=-1)
+@with_examples(
+    (
+        "hpo run --data folder:photos --seeds 3",
+        "Tune on the pictures in photos/train/CLASS/, three seeds a point.",
+    ),
+    (
+        "hpo run learning-rate --recipe python:mine:Mlp --studies my-studies",
+        "One study, and the earlier ones it needs, of a network of your own in mine.py.",
+    ),
+)
+@opt.some_studies
 @opt.plan_options
 @opt.database
 @opt.checkpoints
@@ -73,8 +92,11 @@ def _run_for_claims(studies: tuple[str, ...], options: dict[str, Any]) -> int:
     return _run((CLAIMS,), options)
 
 
-@click.command()
-@click.argument("study", nargs=-1)
+@with_examples(
+    ("hpo resume", "Go on with the plan in hpo-out/ until it has ended."),
+    ("hpo resume learning-rate --workers 2", "Only one study and the earlier ones it needs, on two workers."),
+)
+@opt.some_studies
 @opt.database
 @opt.worker_data
 @opt.checkpoints
@@ -185,7 +207,13 @@ def _engine(studies: tuple[str, ...], options: dict[str, Any]) -> Iterator[tuple
         yield threads, resolve, engine
 
 
-@click.command()
+@with_examples(
+    ("hpo create --data folder:photos", "Write the plan into hpo-out/hpo.db; `hpo run` trains it later."),
+    (
+        "hpo create --storage postgresql+psycopg://lab/photos --workers 8",
+        "A plan that machines of eight workers each will train.",
+    ),
+)
 @opt.plan_options
 @opt.database
 @opt.planned_workers
@@ -208,8 +236,14 @@ def create(**options: Any) -> None:
     say("`hpo run` or `hpo worker` trains it")
 
 
-@click.command()
-@click.argument("study", nargs=-1)
+@with_examples(
+    (
+        "hpo worker --storage @database-url --checkpoints s3://lab/photos",
+        "Train for a plan on another machine; the file database-url holds the database's URL.",
+    ),
+    ("hpo worker --deadline 7h", "Stop in seven hours; the trial under way goes back to the queue."),
+)
+@opt.some_studies
 @opt.database
 @opt.worker_data
 @opt.checkpoints
@@ -244,7 +278,13 @@ def worker(study: tuple[str, ...], **options: Any) -> int:
     return 0 if stopped_by is None else 128 + stopped_by
 
 
-@click.command()
+@with_examples(
+    ("hpo confirm", "Try what the plan in hpo-out/ adopted again, on fresh seeds."),
+    (
+        "hpo confirm --keep equivalent --delta 0.01",
+        "Keep what is shown to differ by less than a point, too.",
+    ),
+)
 @opt.of_confirmation
 @opt.database
 @opt.worker_data
@@ -254,7 +294,7 @@ def worker(study: tuple[str, ...], **options: Any) -> int:
 @opt.engine
 @opt.as_json
 def confirm(as_json: bool, **options: Any) -> int:
-    """What was adopted, tried again on fresh seeds.
+    """Try again, on fresh seeds, what was adopted.
 
     Once every study has decided, and before the test set is opened: the configuration that they chose is
     compared with itself without each adopted decision, on seeds that the search did not use. What is not
@@ -285,8 +325,11 @@ def confirm(as_json: bool, **options: Any) -> int:
     return 0
 
 
-@click.command()
-@click.argument("study", nargs=-1)
+@with_examples(
+    ("hpo retry", "Queue all points again that failed for good."),
+    ("hpo retry learning-rate && hpo run", "Those of one study, and train them."),
+)
+@opt.some_studies
 @opt.database
 def retry(study: tuple[str, ...], **options: Any) -> None:
     """Queue the points that failed for good once more."""
@@ -304,8 +347,14 @@ def retry(study: tuple[str, ...], **options: Any) -> None:
         say(f"diverged, and would diverge again: {', '.join(hopeless)}")
 
 
-@click.command()
-@click.argument("trial")
+@with_examples(
+    (
+        'hpo discard learning-rate/2 --reason "the disk was full"',
+        "Have learning-rate decide anew without its trial 2.",
+    ),
+    ('hpo discard l2/0 --reason "wrong labels" --out night', "The same in another plan's folder."),
+)
+@opt.one_trial
 @click.option("--reason", required=True, help="Why it is not to count; kept with the study.")
 @opt.database
 def discard(trial: str, reason: str, **options: Any) -> None:
@@ -322,8 +371,14 @@ def discard(trial: str, reason: str, **options: Any) -> None:
     _decide_anew(plan, name, leave_out(plan, name, found, reason))
 
 
-@click.command()
-@click.argument("study")
+@with_examples(
+    ("hpo extend learning-rate learning_rate=1e-05", "Try one more learning rate."),
+    (
+        "hpo extend network-setup conv1_channels=128 conv1_kernel=1,7",
+        "Add values to two axes; the grid gets all combinations.",
+    ),
+)
+@opt.one_study
 @click.argument("value", nargs=-1, required=True, metavar="PARAM=VALUE…")
 @opt.database
 def extend(study: str, value: tuple[str, ...], **options: Any) -> None:
@@ -366,13 +421,16 @@ def _decide_anew(plan: Plan, name: str, before: Decision | None) -> None:
     say(f"now: {after.text}" if after else f"{name} has not decided; `hpo run` trains what is open")
 
 
-@click.command()
+@with_examples(
+    ("hpo final", "Show the test set's answer; train the final stage before it if need be."),
+    ("hpo final --json", "The same for other programs."),
+)
 @opt.database
 @opt.worker_data
 @opt.checkpoints
 @opt.as_json
 def final(as_json: bool, **options: Any) -> int:
-    """The test set's answer, trained first if need be.
+    """Show the test set's answer; train it first if need be.
 
     Once every study has decided: the final stage is trained unless it has been.
     """
@@ -420,8 +478,14 @@ def _train_final(options: dict[str, Any]) -> int:
     return 0 if stopped_by is None else 128 + stopped_by
 
 
-@click.command()
-@click.argument("trial")
+@with_examples(
+    ("hpo verify learning-rate/0", "Train a trial again; its epochs must have the same bits."),
+    (
+        "hpo verify final/0 --data folder:/mnt/photos",
+        "The final stage, where the data are in another place here.",
+    ),
+)
+@opt.one_trial
 @opt.database
 @opt.worker_data
 def verify(trial: str, **options: Any) -> int:
