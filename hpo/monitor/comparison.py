@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo._files import user_path
 from hpo.errors import InputError, MissingError
-from hpo.monitor.results import best_values, final_result, final_trial, find_trial
+from hpo.monitor.results import DISCARDED, best_values, final_result, final_trial, find_trial
 from hpo.planning.metrics import Metric
 from hpo.planning.plan import Plan
 from hpo.planning.verdicts import Comparison, compare, default_delta, in_words
@@ -162,7 +162,10 @@ def _trial_side(plan: Plan, text: str) -> Side:
         raise MissingError(f"{text} has no result to be compared: {state}")
     values = best_values(plan, trial)[plan.objective.name]
     seeds = dict(zip(trial.user_attrs["seeds"], values, strict=True))
-    return Side(f"{name}/{trial.number}", trial.user_attrs["config"], _facts(plan, trial), seeds)
+    facts, why = _facts(plan, trial), plan.record(name).discarded.get(trial.number)
+    if why is not None:
+        facts[DISCARDED] = why
+    return Side(f"{name}/{trial.number}", trial.user_attrs["config"], facts, seeds)
 
 
 def _facts(plan: Plan, trial: FrozenTrial) -> dict[str, str]:

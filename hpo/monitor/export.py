@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial
 from hpo._files import write_whole
 from hpo._text import harmless_cell, printable, write_json
 from hpo.errors import InputError, install
-from hpo.monitor.results import attempt_state, best_values
+from hpo.monitor.results import attempt_state, best_values, reason_text
 from hpo.planning.decisions import best_epoch, epochs_of, test_epochs_of
 from hpo.planning.plan import CONTROL_SLOT, Plan
 from hpo.storage.trials import ATTEMPT_KEY
@@ -37,8 +37,8 @@ def export(plan: Plan) -> list[Record]:
     return [
         _joined(
             {
-                **_identity(name, trial),
-                "reason": attrs.get("reason", ""),
+                **_identity(name, trial, discarded),
+                "reason": reason_text(trial, discarded) if attrs else "",
                 "control": attrs.get("point") == CONTROL_SLOT.point,
                 "point": attrs.get("point"),
                 "attempt": attrs.get("attempt"),
@@ -51,7 +51,7 @@ def export(plan: Plan) -> list[Record]:
             metric=_metrics(plan, trial, is_ours=bool(attrs)),
             param=_params(plan, attrs),
         )
-        for name, trial, attrs in _trials(plan)
+        for name, trial, attrs, discarded in _trials(plan)
     ]
 
 
@@ -62,7 +62,7 @@ def export_epochs(plan: Plan) -> list[Record]:
     `test_NAME`.
     """
     records = []
-    for name, trial, attrs in _trials(plan):
+    for name, trial, attrs, discarded in _trials(plan):
         epochs = zip_longest(epochs_of(attrs), test_epochs_of(attrs), fillvalue=())
         for number, (seeds, tests) in enumerate(epochs, start=1):
             tested = {test["seed"]: test for test in tests}
@@ -70,7 +70,7 @@ def export_epochs(plan: Plan) -> list[Record]:
                 records.append(
                     _joined(
                         {
-                            **_identity(name, trial),
+                            **_identity(name, trial, discarded),
                             "epoch": number,
                             **{key: value for key, value in seed.items() if key not in ("layers", "metrics")},
                             **{f"valid_{metric}": value for metric, value in seed["metrics"].items()},
@@ -162,15 +162,16 @@ ROWS: Mapping[str, Callable[[Plan], list[Record]]] = {"trials": export, "epochs"
 """What one row of an export can be."""
 
 
-def _trials(plan: Plan) -> Iterator[tuple[str, FrozenTrial, Mapping[str, Any]]]:
-    """Yield all trials with the name of their study and their attributes, as far as these are ours."""
-    for name in plan.records():
+def _trials(plan: Plan) -> Iterator[tuple[str, FrozenTrial, Mapping[str, Any], Mapping[int, str]]]:
+    """Yield all trials with the study's name, attributes as far as ours, and what the study discarded."""
+    for name, record in plan.records().items():
         for trial in plan.trials(name):
-            yield name, trial, trial.user_attrs if ATTEMPT_KEY in trial.user_attrs else {}
+            is_ours = ATTEMPT_KEY in trial.user_attrs
+            yield name, trial, trial.user_attrs if is_ours else {}, record.discarded
 
 
-def _identity(name: str, trial: FrozenTrial) -> Record:
-    return {"study": name, "trial": trial.number, "state": attempt_state(trial)}
+def _identity(name: str, trial: FrozenTrial, discarded: Mapping[int, str]) -> Record:
+    return {"study": name, "trial": trial.number, "state": attempt_state(trial, discarded)}
 
 
 def _joined(record: Record, **groups: Record) -> Record:

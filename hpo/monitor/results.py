@@ -29,6 +29,9 @@ from hpo.planning.studies import lineage
 from hpo.space.parameters import ParamValue
 from hpo.storage.queue import Slots, reason_of, slot_of, told_state
 
+DISCARDED = "discarded"
+"""The state of a complete trial that does not count, and the first word of its reason."""
+
 
 @dataclass(frozen=True)
 class TrialRow:
@@ -154,8 +157,7 @@ def rows(plan: Plan, name: str, trials: Sequence[FrozenTrial] | None = None) -> 
     slots, discarded = Slots.of(plan.trials(name) if trials is None else trials), plan.record(name).discarded
     chosen = map(slots.accepted_or_latest, slots.attempts)
     ordered = sorted(chosen, key=lambda trial: trial.user_attrs["index"])
-    found = [_row(plan, name, trial, slots, slots.state(slot_of(trial)).value) for trial in ordered]
-    return [_discarded(row, discarded) for row in found]
+    return [_row(plan, name, trial, slots, discarded, slots.state(slot_of(trial)).value) for trial in ordered]
 
 
 def point_name(plan: Plan, name: str, attrs: Mapping[str, Any]) -> str:
@@ -164,15 +166,17 @@ def point_name(plan: Plan, name: str, attrs: Mapping[str, Any]) -> str:
     return f"{point}, seed {attrs['seeds'][0]}" if plan.confirms and name == CONFIRM else point
 
 
-def _row(plan: Plan, name: str, trial: FrozenTrial, slots: Slots, state: str) -> TrialRow:
+def _row(
+    plan: Plan, name: str, trial: FrozenTrial, slots: Slots, discarded: Mapping[int, str], state: str
+) -> TrialRow:
     history, values = epochs_of(trial.user_attrs), best_values(plan, trial)
     slot = slot_of(trial)
     return TrialRow(
         trial=trial.number,
         point=point_name(plan, name, trial.user_attrs),
         params=json.loads(slot.point) if _is_cell(trial) else trial.params,
-        state=state,
-        reason=trial.user_attrs.get("reason", ""),
+        state=DISCARDED if trial.number in discarded else state,
+        reason=reason_text(trial, discarded),
         traceback=trial.user_attrs.get("traceback", ""),
         earlier=[
             f"trial {each.number}{_by(each)}: {each.user_attrs['reason']}, "
@@ -196,13 +200,6 @@ def _row(plan: Plan, name: str, trial: FrozenTrial, slots: Slots, state: str) ->
         inactive=trial.user_attrs.get("inactive", []),
         findings=findings(history, plan.objective, plan.chances, is_complete=state == "complete"),
     )
-
-
-def _discarded(row: TrialRow, discarded: Mapping[int, str]) -> TrialRow:
-    """Return a row as it is where its trial does not count."""
-    if row.trial not in discarded:
-        return row
-    return replace(row, state="discarded", reason=f"discarded: {discarded[row.trial]}")
 
 
 def best_values(plan: Plan, trial: FrozenTrial) -> dict[str, list[float]]:
@@ -234,20 +231,17 @@ def detail(plan: Plan, name: str, trial: FrozenTrial) -> TrialDetail:
     Raises:
         MissingError: others have put the trial into the study.
     """
-    slots, attrs = Slots.of(plan.trials(name)), trial.user_attrs
+    slots, attrs, discarded = Slots.of(plan.trials(name)), trial.user_attrs, plan.record(name).discarded
     if "point" not in attrs:
         raise MissingError(f"{name}/{trial.number} is no trial of hpo: others have put it into the study")
+    row = _row(plan, name, trial, slots, discarded, attempt_state(trial, {}))
     return TrialDetail(
         study=name,
-        # its seeds are told beside it
-        row=_discarded(
-            replace(_row(plan, name, trial, slots, attempt_state(trial)), point=attrs["point"]),
-            plan.record(name).discarded,
-        ),
+        row=replace(row, point=attrs["point"]),  # its seeds are told beside it
         seeds=attrs["seeds"],
         config=attrs.get("config", {}),
         origins=_origins(plan, name, trial),
-        attempts=[_attempt(each) for each in slots.attempts[slot_of(trial)]],
+        attempts=[_attempt(each, discarded) for each in slots.attempts[slot_of(trial)]],
         machine={key: attrs[key] for key in _MACHINE if key in attrs},
     )
 
@@ -255,13 +249,13 @@ def detail(plan: Plan, name: str, trial: FrozenTrial) -> TrialDetail:
 _MACHINE = ("device", "processor", "precision", "threads", "versions", "split_seed")
 
 
-def _attempt(trial: FrozenTrial) -> AttemptRow:
+def _attempt(trial: FrozenTrial, discarded: Mapping[int, str]) -> AttemptRow:
     owner = trial.user_attrs.get("owner", {})
     began, ended = trial.datetime_start, trial.datetime_complete
     return AttemptRow(
         trial=trial.number,
-        state=attempt_state(trial),
-        reason=trial.user_attrs.get("reason", ""),
+        state=attempt_state(trial, discarded),
+        reason=reason_text(trial, discarded),
         host=owner.get("host", ""),
         pid=owner.get("pid"),
         began=began.astimezone().isoformat(timespec="seconds") if began else "",
@@ -295,9 +289,24 @@ def _origins(plan: Plan, name: str, trial: FrozenTrial) -> Mapping[str, Origin]:
     return {**found[name].context, **dict.fromkeys(plan.specs[name].search, Origin("searched"))}
 
 
-def attempt_state(trial: FrozenTrial) -> str:
-    """Return how an attempt stands; one that was lost, released or superseded is no failure of the point."""
+def attempt_state(trial: FrozenTrial, discarded: Container[int]) -> str:
+    """Return how an attempt stands; one that was lost, released or superseded is no failure of the point.
+
+    Args:
+        trial: the attempt.
+        discarded: numbers of the trials of its study that do not count.
+    """
+    if trial.number in discarded:
+        return DISCARDED
     return (reason_of(trial) or "fail") if trial.state == TrialState.FAIL else trial.state.name.lower()
+
+
+def reason_text(trial: FrozenTrial, discarded: Mapping[int, str]) -> str:
+    """Return why an attempt ended as it did, or why it does not count; empty where it just ended."""
+    if trial.number in discarded:
+        return f"{DISCARDED}: {discarded[trial.number]}"
+    reason: str = trial.user_attrs.get("reason", "")
+    return reason
 
 
 def _by(trial: FrozenTrial) -> str:

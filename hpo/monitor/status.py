@@ -34,6 +34,8 @@ class StudyStatus:
     """Points in each `SlotState`."""
     diverged: int
     """How many of the pruned points were stopped by nobody: their loss became infinite, or no number."""
+    discarded: int
+    """How many of the complete points do not count."""
     best: Mapping[str, Any] | None
     """trial, value, params of the best complete trial."""
     inherited: Mapping[str, Any] | None
@@ -55,9 +57,14 @@ class StudyStatus:
 
     @property
     def ended_badly(self) -> dict[str, int]:
-        """Points that have ended without a result, by the word that people are told."""
+        """Points that have ended without a result that counts, by the word that people are told."""
         pruned = self.points["pruned"] - self.diverged
-        counts = {"pruned": pruned, "diverged": self.diverged, "failed": self.points["failed"]}
+        counts = {
+            "pruned": pruned,
+            "diverged": self.diverged,
+            "failed": self.points["failed"],
+            "discarded": self.discarded,
+        }
         return {word: count for word, count in counts.items() if count}
 
     @property
@@ -107,6 +114,7 @@ def study_status(plan: Plan, name: str, record: StudyRecord, trials: Sequence[Fr
         else _state(name, states, slots, decision),
         points=points,
         diverged=sum(reason_of(trial) == Reason.DIVERGED for trial in accepted),
+        discarded=len(record.discarded),
         best=None
         if best_trial is None
         else {

@@ -363,11 +363,13 @@ class _Evidence:
         self._asked: dict[str, set[int]] = {}
         seconds, n_epochs = 0.0, 0
         for name in [*plan.specs, FINAL, *([CLAIMS] if plan.has_cells else [])]:
-            trials = plan.trials(name)
-            for slot, attempts in Slots.of(trials).attempts.items():
+            discarded = plan.record(name).discarded
+            for slot, attempts in Slots.of(plan.trials(name)).attempts.items():
                 if name == CLAIMS:
                     self._asked.setdefault(slot.point, set()).update(attempts[0].user_attrs["seeds"])
                 for trial in attempts:
+                    if trial.number in discarded:
+                        continue
                     epochs = epochs_of(trial.user_attrs)
                     if trial.state in _ENDED and epochs and reason_of(trial) != Reason.DIVERGED:
                         self._add(TrialRef(study=name, trial=trial.number), trial, epochs)

@@ -160,7 +160,7 @@ class Attempt:
     begin: float
     end: float
     state: str
-    """complete, pruned, running, or why it has no result: lost, released, superseded, error."""
+    """complete, pruned, running, or why it does not count: lost, released, superseded, error, discarded."""
 
     @property
     def row(self) -> str:
@@ -330,7 +330,7 @@ def read(plan: Plan) -> ReportData:
         final_inherited=best_decided(plan),
         chosen_origins=origins_of_chosen(plan),
         test_epochs=test_epochs_of(final.user_attrs) if final else [],
-        attempts=_attempts(trained),
+        attempts=_attempts(plan, trained),
         began=f"{min(starts).astimezone():%Y-%m-%d %H:%M %Z}" if starts else "",
         ended=f"{max(ends).astimezone():%Y-%m-%d %H:%M %Z}" if ends else "",
         remarks=remarks(plan, [name for name in plan.specs if trials[name]]),
@@ -355,12 +355,12 @@ def _points(plan: Plan, name: str, trials: Sequence[FrozenTrial]) -> list[Point]
     return found
 
 
-def _attempts(trained: Iterable[tuple[str, FrozenTrial]]) -> list[Attempt]:
+def _attempts(plan: Plan, trained: Iterable[tuple[str, FrozenTrial]]) -> list[Attempt]:
     taken = [(name, trial) for name, trial in trained if trial.datetime_start is not None]
     times = [t for _, trial in taken for t in (trial.datetime_start, trial.datetime_complete) if t]
     if not times:
         return []
-    zero, last = min(times), max(times)
+    zero, last, records = min(times), max(times), plan.records()
     return _in_lanes(
         Attempt(
             study=name,
@@ -369,7 +369,7 @@ def _attempts(trained: Iterable[tuple[str, FrozenTrial]]) -> list[Attempt]:
             lane=1,
             begin=((trial.datetime_start or zero) - zero).total_seconds(),
             end=((trial.datetime_complete or last) - zero).total_seconds(),
-            state=attempt_state(trial),
+            state=attempt_state(trial, records[name].discarded),
         )
         for name, trial in taken
     )

@@ -704,7 +704,7 @@ def time_line(report: ReportData) -> Figure | None:
     more = f" The first {len(shown)} of {len(workers)} workers." if len(shown) < len(workers) else ""
     return Figure(
         "Who trained what, and when",
-        f"Each bar is a trial; pale ones were lost, released or failed.{more}",
+        f"Each bar is a trial; pale ones were lost, released, discarded or failed.{more}",
         Bars(bars, f"{unit} since the first trial", (0, max(last / seconds, 1e-9)), is_wide=True),
     )
 

@@ -30,6 +30,7 @@ from hpo.planning.claims import (
 from hpo.planning.decisions import TrialRef
 from hpo.planning.inheritance import best_decided
 from hpo.planning.plan import CLAIMS, Plan
+from hpo.planning.revision import discard
 from hpo.planning.scheduler import advance
 from hpo.planning.verdicts import Verdict
 from tests.support.plans import SMALL_SIZES
@@ -173,6 +174,19 @@ def test_what_was_chosen_for_its_score_counts_by_other_seeds_alone(tmp_path: Pat
         worker.finish(worker.claim("l2"), [around(score)])
     chosen, other = only(judge(plan)).cells
     assert (chosen.n_seeds(None), other.n_seeds(None)) == (0, 5)
+
+
+def test_a_discarded_trial_is_no_evidence(tmp_path: Path) -> None:
+    plan = new_plan(tmp_path, {"rate": RATES + stated(LOWER)}, seeds=5)
+    advance(plan)
+    worker = Worker(plan)
+    for center in (0.5, 0.8, 0.7):
+        worker.finish(worker.claim("rate"), [around(center)])
+    assert only(judge(plan)).verdict == ClaimVerdict.CONFIRMED
+    discard(plan, "rate", plan.trials("rate")[0], "broken")
+    found = only(judge(plan))
+    assert found.verdict == ClaimVerdict.OPEN
+    assert "1 of 2 cells have no result" in found.text
 
 
 def test_on_other_classes_nobody_judges_and_on_less_all_stays_open(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hpo.errors import ConflictError, InputError
 from hpo.execution.run import find_or_create_plan
 from hpo.monitor import results
+from hpo.monitor.export import export
 from hpo.monitor.status import status
 from hpo.planning.edges import edges
 from hpo.planning.plan import Plan
@@ -19,7 +20,9 @@ from hpo.planning.revision import discard, extend
 from hpo.planning.scheduler import advance
 from hpo.reporting import prose
 from hpo.reporting.caveats import caveats
+from hpo.reporting.dashboard.notes import notes
 from hpo.reporting.data import read
+from hpo.reporting.tables import points_table
 from tests.support.fixtures import Cli
 from tests.support.scripted_worker import Worker, new_plan
 
@@ -65,12 +68,38 @@ def test_a_discarded_trial_decides_nothing_and_the_old_decision_is_kept(tmp_path
     shown = " ".join(cli("show", "rate", "--storage", plan.storage.url).out.split())
     assert "trial 0: discarded: its GPU was broken " in shown
     assert f"decision: {after.text} before: {before.text}; superseded on 20" in shown
-    assert "discarded" in cli("show", "rate/0", "--storage", plan.storage.url).out
     record = json.loads(cli("show", "rate", "--json", "--storage", plan.storage.url).out)
     assert record["superseded"][0]["decision"] == before.model_dump(mode="json")
     section = read(plan).sections[0]
     assert [point.row.trial for point in section.ranked] == [1, 2]
     assert f" Before: {before.text}; superseded on " in prose.decision_text(section)
+
+
+def test_a_discarded_trial_is_said_to_be_so_wherever_it_is_shown(tmp_path: Path, cli: Cli) -> None:
+    plan = _decided(tmp_path)
+    where, why = ("--storage", plan.storage.url), "discarded: its GPU was broken"
+    assert cli("discard", "rate/0", "--reason", "its GPU was broken", *where).code == 0
+    assert status(plan)[0].ended_badly == {"discarded": 1}
+    assert "3/3 (1 discarded)" in cli("status", *where).out
+
+    found = json.loads(cli("show", "rate/0", "--json", *where).out)
+    assert [(each["state"], each["reason"]) for each in (found, *found["attempts"])] == [
+        ("discarded", why),
+        ("discarded", why),
+    ]
+    for rows in ("trials", "epochs"):
+        records = json.loads(cli("export", "--json", "--rows", rows, *where).out)
+        states = {record["trial"]: record["state"] for record in records}
+        assert states == {0: "discarded", 1: "complete", 2: "complete"}
+    assert export(plan)[0]["reason"] == why
+    compared = json.loads(cli("compare", "rate/0", "rate/1", "--json", *where).out)
+    assert compared["differing"]["discarded"] == ["its GPU was broken", None]
+
+    report = read(plan)
+    assert [attempt.state for attempt in report.attempts] == ["discarded", "complete", "complete"]
+    table = points_table(report, report.sections[0])
+    assert table.csv().count("discarded") == 2  # state and remark of one point
+    assert f"Trial 0: {why}." in notes(report, dict.fromkeys(plan.all_names, 1))["rate"]
 
 
 def test_what_comes_after_starts_from_the_new_decision(tmp_path: Path) -> None:

@@ -125,10 +125,10 @@ class Publisher:
         self._published, self._report = state, report
 
     def _state(self) -> object:
-        """Return what notes and figures depend on: ended trials and decisions, not single epochs."""
+        """Return what notes and figures depend on: ended trials and what is stored, not single epochs."""
         counts = self._plan.storage.counts(dict.fromkeys(self._ids.values(), 0))
         ended = {key: n for key, n in counts.items() if key[1].is_finished()}
-        return ended, [(each.decision, each.confirmation) for each in self._plan.records().values()]
+        return ended, self._plan.records()
 
     def pictures(self) -> None:
         """Draw the pictures that are missing of what was published last, and attach them to their trials.
