@@ -13,6 +13,8 @@ from hpo.planning.defaults import Defaults
 
 _ADVISED = re.compile(r"`hpo ([a-z]+)([^`]*)`")
 _META = "hpo.cli.advice"
+_RECORDED = {*Defaults.__annotations__, "studies", "search", "trials", "no_pruning"} - {"data"}
+"""What a plan that exists needs no more."""
 
 
 def completed(text: str) -> str:
@@ -35,7 +37,7 @@ def command(name: str, *words: str) -> str:
     theirs = {each.name: each for each in advised.params if each.envvar} if advised else {}
     for option in context.command.params:
         key = str(option.name)
-        if key not in theirs or key in {*Defaults.__annotations__, "studies", "no_pruning"} - {"data"}:
+        if key not in theirs or key in _RECORDED:
             continue
         value, written = context.params[key], context.meta.get(f"{_META}.{key}")
         is_given = context.get_parameter_source(key) == ParameterSource.COMMANDLINE

@@ -169,6 +169,61 @@ class StorageUrl(click.ParamType[str | None]):
         return str(value)
 
 
+class Assignment(click.ParamType[tuple[str, Any]]):
+    """A parameter and its value."""
+
+    name = "PARAM=VALUE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Any]:
+        """Return both; whether the recipe has such a parameter, it is asked later."""
+        from hpo.space.axes import read_assignment, read_values
+
+        try:
+            name, text = read_assignment(value)
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+        first, *others = read_values(text)
+        if others or not isinstance(first, bool | int | float | str):
+            self.fail(f"{value!r} is not a single value; --search {value} tries several", param, ctx)
+        return name, first
+
+
+class SearchAxis(click.ParamType[tuple[str, Any]]):
+    """A parameter and what is searched of it: a list of values, or a range."""
+
+    name = "PARAM=VALUES"
+    envvar_list_splitter = ";"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Any]:
+        """Return the parameter, and its axis as a study file has it."""
+        from hpo.space.axes import read_written_axis
+
+        try:
+            return read_written_axis(value)
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _by_name(
+    context: click.Context, option: click.Parameter, given: tuple[tuple[str, Any], ...]
+) -> dict[str, Any] | None:
+    """Return what a repeated option gave, by parameter; None: it was not given.
+
+    Raises:
+        click.BadParameter: it names a parameter twice.
+    """
+    found = dict(given)
+    if len(found) < len(given):
+        names = [name for name, _ in given]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise click.BadParameter(f"{twice} is given twice; keep one", context, option)
+    return found or None
+
+
 def _option(*names: str, **settings: Any) -> Decorator:
     flag = next(name for name in names if name.startswith("--")).split("/")[0]
     variable = "HPO_" + flag.removeprefix("--").replace("-", "_").upper()
@@ -388,6 +443,27 @@ plan_options = _together(
             metavar="DIR",
             help="Folder of study files.  [default: the six that are shipped]",
         ),
+        _option(
+            "--search",
+            type=SearchAxis(),
+            multiple=True,
+            callback=_by_name,
+            help="One study without a file: a list, batch_size=20,40,80, or a range, "
+            "'learning_rate=1e-5..1e-2 log', 'shift=0..8 step=2'; repeatable.",
+        ),
+        _option(
+            "--trials",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Points that are sampled of ranges in --search; lists alone are a grid.",
+        ),
+        _recorded(
+            "--set",
+            "Fix a parameter in every study, whatever its file says; repeatable.",
+            type=Assignment(),
+            multiple=True,
+            callback=_by_name,
+        ),
         _recorded(
             "--recipe",
             "What is trained: constrained-cnn | python:MODULE:CLASS, a file of yours.",
@@ -499,6 +575,30 @@ some_studies = click.argument("study", nargs=-1, metavar="[STUDY…]", shell_com
 one_study = click.argument("study", shell_complete=study_names)
 one_trial = click.argument("trial", metavar="STUDY/NUMBER", shell_complete=trial_names)
 study_or_trial = click.argument("study", metavar="STUDY[/NUMBER]", shell_complete=study_or_trial_names)
+
+
+def studies(options: Mapping[str, Any]) -> Path | dict[str, Any] | None:
+    """Return the folder of study files that the user gave, or the study that `--search` describes.
+
+    Raises:
+        InputError: options that go together are not, or others are.
+    """
+    search, trials = options.get("search"), options.get("trials")
+    folder: Path | None = options.get("studies")
+    if search is None:
+        if trials is not None:
+            raise InputError(f"--trials {trials} goes with --search; of a study file it is a key")
+        return folder
+    if folder is not None:
+        raise InputError(f"--search and --studies {folder} exclude each other; leave one of them out")
+    sampled = [name for name, axis in search.items() if isinstance(axis, dict) and "step" not in axis]
+    if sampled and trials is None:
+        raise InputError(f"--search {sampled[0]}: a range is sampled; say how often, as --trials 20")
+    if trials is not None and not sampled:
+        raise InputError(
+            f"--trials {trials}: lists alone are a grid, and that tries each of its points; leave it out"
+        )
+    return {"search": search, **({} if trials is None else {"trials": trials})}
 
 
 def given(options: Mapping[str, Any], *besides: str) -> dict[str, Any]:

@@ -356,9 +356,8 @@ def plan(study: tuple[str, ...], as_json: bool, **options: Any) -> None:
         from hpo.execution.plan_recipe import given_options, read_folder
         from hpo.planning.studies import with_ancestors
 
-        wanted, _, specs = read_folder(
-            options["studies"], given_options(options["studies"], opt.given(options))
-        )
+        studies = opt.studies(options)
+        wanted, _, specs = read_folder(studies, given_options(studies, opt.given(options)))
         with_ancestors(specs, study, wanted.inherit)  # what is wrong is refused before torch is imported
         tell("loading PyTorch and the data")
         from hpo.execution.forecast import forecast

@@ -86,7 +86,7 @@ def _run_for_claims(studies: tuple[str, ...], options: dict[str, Any]) -> int:
     opt.open_plan(options, reader=True)  # MissingError where there is no plan
     with waiting("reading the plan"):
         plan = find_or_create_plan(
-            options["out"], storage=options["storage"], studies=options["studies"], given=opt.given(options)
+            options["out"], storage=options["storage"], studies=opt.studies(options), given=opt.given(options)
         )
         open_cells(plan)
     return _run((CLAIMS,), options)
@@ -127,11 +127,11 @@ def _run(studies: tuple[str, ...], options: dict[str, Any], *, is_shown: bool = 
             from hpo.planning.compatibility import unshared_checkpoints
             from hpo.planning.plan import CLAIMS
 
-            out = options["out"]
+            out, plan_studies = options["out"], opt.studies(options)
             plan = find_or_create_plan(
                 out,
                 storage=options["storage"],
-                studies=options.get("studies"),
+                studies=plan_studies,
                 names=studies,
                 threads=threads,
                 given=opt.given(options),
@@ -225,7 +225,7 @@ def create(**options: Any) -> None:
         plan = find_or_create_plan(
             options["out"],
             storage=options["storage"],
-            studies=options["studies"],
+            studies=opt.studies(options),
             threads=threads_each(options["workers"]),
             given=opt.given(options),
         )
@@ -388,20 +388,12 @@ def extend(study: str, value: tuple[str, ...], **options: Any) -> None:
     so far keep their results, and the study decides anew once the new ones have ended. Refused once anything
     was trained on top of its decision.
     """
-    import tomllib
-
     from hpo.planning.revision import extend as add_values
+    from hpo.space.axes import read_assignment, read_values
 
     values: dict[str, list[object]] = {}
-    for each in value:
-        param, sign, text = each.partition("=")
-        try:
-            found = tomllib.loads(f"x = [{text}]")["x"] if sign else []
-        except tomllib.TOMLDecodeError:
-            found = text.split(",")  # of texts nobody writes the quotes
-        if not found:
-            raise InputError(f"{each!r} names no value; write PARAM=VALUE, as learning_rate=1e-05")
-        values.setdefault(param, []).extend(found)
+    for param, text in map(read_assignment, value):
+        values.setdefault(param, []).extend(read_values(text))
     before = add_values(opt.open_plan(options), study, values)
     if before is not None:
         say(f"before: {before.text}")

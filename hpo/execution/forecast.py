@@ -172,7 +172,7 @@ def _inherited(specs: Mapping[str, StudySpec], name: str, options: Options) -> d
     if parent is None:
         return None
     if options.inherit == "published":
-        return published_config(specs, parent)
+        return published_config(specs, parent, options.set)
     params: dict[str, ParamValue] | None = None
     for study in lineage(specs, parent):
         params = study.context(params)

@@ -10,30 +10,35 @@ from hpo.data.sources import absolute_source
 from hpo.errors import ConflictError, InputError, StudyFileError
 from hpo.planning.manifest import Options, RecipeRecord, read_plan_file
 from hpo.planning.plan import Plan
-from hpo.planning.studies import read_studies
+from hpo.planning.studies import Studies, read_studies, with_fixed
+from hpo.space.parameters import ParamValue
+from hpo.space.schema import Schema
 from hpo.space.study_file import StudySpec, shipped_studies
 from hpo.training.registry import DEFAULT_RECIPE, NamedRecipe, load_recipe
 
 
-def given_options(studies: Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
+def given_options(studies: Studies | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of the folder's own `plan.toml`, under those that the user gave.
 
     Raises:
         InputError: the file cannot be used.
     """
-    merged = {**(read_plan_file(studies) if studies is not None else {}), **given}
+    of_folder = read_plan_file(studies) if isinstance(studies, Path) else {}
+    merged = {**of_folder, **given}
+    if "set" in of_folder and "set" in given:
+        merged["set"] = {**of_folder["set"], **given["set"]}
     if "data" in merged:
         merged["data"] = absolute_source(merged["data"])
     return merged
 
 
 def read_folder(
-    studies: Path | None, given: Mapping[str, Any]
+    studies: Studies | None, given: Mapping[str, Any]
 ) -> tuple[Options, NamedRecipe, dict[str, StudySpec]]:
     """Read the options and the study files of a plan that is to be written, by its recipe.
 
     Args:
-        studies: folder of study files; None: the shipped ones.
+        studies: where they are; None: the shipped ones.
         given: as from `given_options`.
 
     Raises:
@@ -42,18 +47,31 @@ def read_folder(
     options = Options.from_given(given)
     named = load_recipe(options.recipe)
     schema = named.recipe.schema
-    if studies is not None:
-        return options, named, read_studies(studies, schema)
+    if options.set is not None:
+        options = options.model_copy(update={"set": _checked(options.set, schema)})
     try:
-        return options, named, read_studies(shipped_studies(), schema)
+        specs = read_studies(studies if studies is not None else shipped_studies(), schema)
     except StudyFileError as error:
-        if named.name == DEFAULT_RECIPE:
+        if named.name == DEFAULT_RECIPE or studies is not None:
             raise
         raise InputError(
             f"--recipe {named.name}: the shipped studies are for {DEFAULT_RECIPE} ({error.problem}); write a "
             "study file that searches parameters of your recipe "
             f"({', '.join(list(schema.parameters)[:4])}, …), and give its folder: --studies DIR"
         ) from None
+    return options, named, with_fixed(specs, options.set or {})
+
+
+def _checked(fixed: Mapping[str, ParamValue], schema: Schema) -> dict[str, ParamValue]:
+    """Return the parameters that `--set` fixes, each in its own type."""
+    for name, value in fixed.items():
+        if name == "epochs":
+            raise InputError(f"--set epochs={value}: epochs have an option of their own, --epochs {value}")
+        schema.check_name(name, "--set ")
+    try:
+        return {name: schema.check(name, value) for name, value in fixed.items()}
+    except InputError as error:
+        raise InputError(f"--set {error}") from None
 
 
 def record_of(named: NamedRecipe) -> RecipeRecord:

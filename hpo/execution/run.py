@@ -32,13 +32,15 @@ from hpo.planning.manifest import Options
 from hpo.planning.plan import CONFIRM, MODEL, WRONG_IMAGES, Plan
 from hpo.planning.scheduler import advance, fail_stale_trials, require_result, waiting_again
 from hpo.planning.studies import (
+    Studies,
     check_epochs,
     published_config,
     root_configs,
     with_ancestors,
 )
-from hpo.space.claim_file import load_claims
-from hpo.space.study_file import shipped_studies
+from hpo.space.claim_file import Claims, load_claims
+from hpo.space.schema import Schema
+from hpo.space.study_file import StudySpec, shipped_studies
 from hpo.storage.database import default_url, exclusive
 from hpo.storage.storage import Storage
 from hpo.training.blobs import BlobStore, open_blobs
@@ -50,7 +52,7 @@ def find_or_create_plan(
     out: Path,
     *,
     storage: str | None = None,
-    studies: Path | None = None,
+    studies: Studies | None = None,
     names: Sequence[str] = (),
     threads: int = 1,
     given: Mapping[str, Any] | None = None,
@@ -61,8 +63,9 @@ def find_or_create_plan(
     Args:
         out: output folder.
         storage: database URL; default `out/hpo.db`.
-        studies: folder of study files; default the shipped ones. They must agree with a plan that exists,
-            but may ask for more trials of a sampled study that has not decided.
+        studies: folder of study files, or what the file of a single one would hold; default the shipped ones.
+            They must agree with a plan that exists, but may ask for more trials of a sampled study that has
+            not decided.
         names: studies that are going to be asked for, to be checked before anything is written.
         threads: threads that every worker is going to train with.
         given: the options that the user gave, of those in `Options`.
@@ -79,13 +82,13 @@ def find_or_create_plan(
     if plan is not None:
         return _agreeing(plan, studies, names, given)
     options, named, specs = read_folder(studies, given)
-    claims = load_claims(studies or shipped_studies(), specs, named.recipe.schema)
+    claims = _claims(studies or shipped_studies(), specs, named.recipe.schema)
     # everything that can be refused is refused before anything is written: a mistake must leave no plan
     with_ancestors(specs, (name for name in names if not options.confirm or name != CONFIRM), options.inherit)
     if options.inherit == "published":
         for study in specs.values():
             if study.inherits is not None:
-                published_config(specs, study.inherits)
+                published_config(specs, study.inherits, options.set)
     check_epochs(specs, options.epochs)
     record = record_of(named)
     record.objective(options.metric)  # refuses a metric that the recipe has not
@@ -97,20 +100,30 @@ def find_or_create_plan(
         if plan is None:
             return with_recipe(Plan.create(database, specs, options, identity, record, claims))
     plan = with_recipe(plan)
-    check_compatible(plan, given, specs, studies or shipped_studies())
+    check_compatible(plan, given, specs, _where(studies or shipped_studies()))
     store_claims(plan, claims)
     return with_more_trials(plan, specs)
 
 
-def _agreeing(plan: Plan, studies: Path | None, names: Sequence[str], given: Mapping[str, Any]) -> Plan:
+def _claims(studies: Studies, specs: Mapping[str, StudySpec], schema: Schema) -> Claims:
+    return load_claims(studies, specs, schema) if isinstance(studies, Path) else Claims()
+
+
+def _where(studies: Studies | None) -> Path | str | None:
+    """Return what errors name studies by."""
+    return "what was asked for" if isinstance(studies, Mapping) else studies
+
+
+def _agreeing(plan: Plan, studies: Studies | None, names: Sequence[str], given: Mapping[str, Any]) -> Plan:
     """Return a plan that exists, after a check that what was given agrees with it."""
     check_compatible(plan, given)
     specs = None
     if studies is not None:  # else nobody has asked for the shipped ones, which may be another recipe's
-        _, _, specs = read_folder(studies, {**given, "recipe": plan.recipe.name})
+        recorded = {"recipe": plan.recipe.name, "set": plan.options.set}
+        _, _, specs = read_folder(studies, {**given, **recorded})
     plan = with_recipe(plan)
-    check_compatible(plan, given, specs, studies)
-    if studies is not None and specs is not None:
+    check_compatible(plan, given, specs, _where(studies))
+    if isinstance(studies, Path) and specs is not None:
         store_claims(plan, load_claims(studies, specs, plan.schema))
     plan.with_ancestors(names)
     if given.get("data", plan.options.data) != plan.options.data:
@@ -137,7 +150,7 @@ def run_plan(
     *,
     out: Path | str = "hpo-out",
     storage: str | None = None,
-    studies: Path | str | None = None,
+    studies: Path | str | Mapping[str, Any] | None = None,
     workers: int | None = None,
     trials_per_device: int | None = None,
     **options: Any,
@@ -149,7 +162,8 @@ def run_plan(
             empty: all.
         out: output folder.
         storage: database URL; default `out/hpo.db`.
-        studies: folder of study files; default the shipped ones.
+        studies: folder of study files; or what the file of a single one would hold, as `{"search": {…}}`;
+            default the shipped ones.
         workers: local processes; None: one a core, or one a GPU.
         trials_per_device: how many trials each of them trains at once; None: one on a CPU, several on a GPU.
         options: those that change results, as `Options` names them (`data`, `epochs`, …).
@@ -164,7 +178,7 @@ def run_plan(
         if key not in Options.model_fields:
             raise InputError(f"{key} is not an option; {did_you_mean(key, Options.model_fields)}")
     names = [names] if isinstance(names, str) else names
-    folder = user_path(studies) if studies is not None else None
+    folder = user_path(studies) if isinstance(studies, str | Path) else studies
     out = user_path(out)
     plan = find_or_create_plan(
         out, storage=storage, studies=folder, names=names, threads=threads_each(workers), given=options

@@ -49,8 +49,12 @@ def origins(plan: Plan) -> dict[str, Origins]:
         inherited = _inherited(plan, spec, found)
         if plan.options.epochs is not None:
             inherited["epochs"] = Origin("--epochs")
-        fixed = dict.fromkeys(spec.fixed, Origin("fixed here"))
-        found[name] = Origins(inherited, inherited | fixed, _carried(spec, inherited, records[name].decision))
+        everywhere = dict.fromkeys(plan.options.set or {}, Origin("--set"))
+        inherited |= everywhere
+        fixed = dict.fromkeys(spec.fixed, Origin("fixed here")) | everywhere
+        found[name] = Origins(
+            inherited, inherited | fixed, _carried(spec, inherited, records[name].decision) | everywhere
+        )
     return found
 
 
@@ -77,7 +81,7 @@ def _inherited(plan: Plan, spec: StudySpec, found: Mapping[str, Origins]) -> dic
         return dict.fromkeys(defaults, DEFAULT) | dict.fromkeys(spec.base, Origin(f"base of {spec.name}"))
     if plan.options.inherit == "winners":
         return dict(found[spec.inherits].carried)
-    published = published_config(plan.specs, spec.inherits)
+    published = published_config(plan.specs, spec.inherits, plan.options.set)
     return {
         param: DEFAULT if value == defaults[param] else Origin("published choice")
         for param, value in published.items()

@@ -26,6 +26,7 @@ class Defaults:
     seeds: int = 1
     final_seeds: int = 5
     epochs: int | None = None
+    set: dict[str, bool | int | float | str] | None = None
     metric: str | None = None
     limit_train: int | None = None
     limit_valid: int | None = None

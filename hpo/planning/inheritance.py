@@ -27,7 +27,9 @@ def inherited_by(plan: Plan, name: str) -> Inherited | None:
     if parent is None:
         return None
     if plan.options.inherit == "published":
-        return Inherited(study=parent, source=None, params=published_config(plan.specs, parent))
+        return Inherited(
+            study=parent, source=None, params=published_config(plan.specs, parent, plan.options.set)
+        )
     decision = plan.decision(parent)
     if decision is None or not decision.params:
         return None

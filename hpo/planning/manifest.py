@@ -20,7 +20,7 @@ from hpo.planning.confirmation import Arms, Confirmation
 from hpo.planning.decisions import Decision, Inherited
 from hpo.planning.defaults import Adopt, Defaults, Fit, Inherit, Keep, Kernels, Precision
 from hpo.planning.metrics import Metric
-from hpo.planning.studies import check_study
+from hpo.planning.studies import check_study, set_text
 from hpo.space.parameters import Direction, ParamValue, demand, explain
 from hpo.space.schema import Schema
 from hpo.space.study_file import FINAL_NAME, PLAN_FILE, StudySpec
@@ -39,6 +39,8 @@ def option_text(key: str, value: object) -> str:
     """Return an option as it is written for a command."""
     if key == "pruning":
         return "--no-pruning"
+    if isinstance(value, Mapping):
+        return set_text(value)
     name = f"--{key.replace('_', '-')}"
     return name if isinstance(value, bool) else f"{name} {value}"
 
@@ -56,6 +58,8 @@ class Options(BaseModel):
     seeds: Annotated[int, Field(ge=1, le=1000)] = Defaults.seeds
     final_seeds: Annotated[int, Field(ge=1, le=1000)] = Defaults.final_seeds
     epochs: Annotated[int, Field(ge=1, le=100_000)] | None = Defaults.epochs
+    set: dict[str, ParamValue] | None = Defaults.set
+    """Parameters that are fixed in every study, whatever its file says of them."""
     metric: str | None = Defaults.metric
     """The objective; None: the recipe's first metric."""
     limit_train: Annotated[int, Field(ge=1)] | None = Defaults.limit_train

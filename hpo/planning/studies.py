@@ -4,32 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from hpo.errors import InputError, StudyFileError, did_you_mean
 from hpo.planning.pruners import Runs, build_pruner
 from hpo.planning.samplers import Place, build_sampler
 from hpo.space.axes import read_each
-from hpo.space.parameters import ParamValue
+from hpo.space.parameters import ParamValue, as_written
 from hpo.space.schema import Schema
-from hpo.space.study_file import StudySpec, load_studies
+from hpo.space.study_file import StudySpec, load_studies, study_of
+
+Studies = Path | Mapping[str, Any]
+"""A folder of study files; or a single study without one: what its file would hold."""
+ONE_STUDY = "search"
+"""The name of a study without a file."""
 
 
-def read_studies(folder: Path, schema: Schema) -> dict[str, StudySpec]:
-    """Read and check a folder of study files, samplers and pruners included; parents before children.
+def read_studies(studies: Studies, schema: Schema) -> dict[str, StudySpec]:
+    """Read and check studies, samplers and pruners included; parents before children.
 
     Args:
-        folder: that holds them.
+        studies: where they are.
         schema: of the recipe's parameters.
 
     Raises:
         StudyFileError: file, key, value, and what would be right.
     """
-    specs = load_studies(folder, schema)
-    read_each(lambda name: check_study(specs[name], folder / f"{name}.toml"), specs)
-    return specs
+    if isinstance(studies, Path):
+        specs = load_studies(studies, schema)
+        read_each(lambda name: check_study(specs[name], studies / f"{name}.toml"), specs)
+        return specs
+    where = f"study {ONE_STUDY!r}"
+    if "inherits" in studies:
+        raise StudyFileError(where, f"inherits = {studies['inherits']!r}: there is no other study")
+    spec = study_of(studies, ONE_STUDY, where, schema)
+    check_study(spec, where)
+    return {ONE_STUDY: spec}
 
 
-def check_study(spec: StudySpec, file: Path) -> None:
+def with_fixed(specs: Mapping[str, StudySpec], params: Mapping[str, ParamValue]) -> dict[str, StudySpec]:
+    """Return the studies with parameters fixed in all of them, as `--set` asks.
+
+    Raises:
+        InputError: a study searches one of them, or its constraints leave no point then.
+    """
+    try:
+        return {name: study.with_fixed(params) for name, study in specs.items()}
+    except InputError as error:
+        raise InputError(f"{set_text(params)}: {error}") from None
+
+
+def set_text(params: Mapping[str, ParamValue]) -> str:
+    """Return fixed parameters as they are written for a command."""
+    texts = {name: value if isinstance(value, str) else as_written(value) for name, value in params.items()}
+    return " ".join(f"--set {name}={text}" for name, text in texts.items())
+
+
+def check_study(spec: StudySpec, file: Path | str) -> None:
     """Check what only Optuna's side knows: the sampler, the pruner, and their options.
 
     Raises:
@@ -72,8 +103,15 @@ def lineage(specs: Mapping[str, StudySpec], name: str) -> list[StudySpec]:
     return chain
 
 
-def published_config(specs: Mapping[str, StudySpec], name: str) -> dict[str, ParamValue]:
+def published_config(
+    specs: Mapping[str, StudySpec], name: str, fixed: Mapping[str, ParamValue] | None = None
+) -> dict[str, ParamValue]:
     """Return what the original carried on after a study: its own choices and those before it.
+
+    Args:
+        specs: all studies.
+        name: of the study.
+        fixed: what `--set` lays over it.
 
     Raises:
         InputError: a study on the way has no published choice.
@@ -84,7 +122,7 @@ def published_config(specs: Mapping[str, StudySpec], name: str) -> dict[str, Par
         if study.published is None or not study.published.choice:
             raise StudyFileError(f"{study.name}.toml", "has no published.choice for --inherit published")
         params.update(study.published.choice)
-    return chain[0].parameters.complete(params)
+    return chain[0].parameters.complete({**params, **(fixed or {})})
 
 
 def check_epochs(specs: Mapping[str, StudySpec], epochs: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
@@ -155,6 +156,62 @@ def read_axis(schema: Schema, name: str, axis: object) -> Axis:
         if choice in choices[:i]:
             raise InputError(f"{where} repeats {as_written(choice)}; each value once")
     return Choices(choices)
+
+
+def read_values(text: str) -> list[object]:
+    """Return the values that a command line lists, by commas: as TOML writes them; texts need no quotes."""
+    try:
+        found: list[object] = tomllib.loads(f"x = [{text}]")["x"]
+    except tomllib.TOMLDecodeError:
+        return [_value(each.strip()) for each in text.split(",")]
+    return found
+
+
+def _value(text: str) -> object:
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def read_assignment(text: str) -> tuple[str, str]:
+    """Split `PARAM=VALUE`.
+
+    Raises:
+        InputError: it is none.
+    """
+    name, sign, value = (part.strip() for part in text.partition("="))
+    if not (name and sign and value):
+        raise InputError(f"{text!r} names no value; write PARAM=VALUE, as learning_rate=1e-05")
+    return name, value
+
+
+def read_written_axis(text: str) -> tuple[str, object]:
+    """Read an axis as a command line writes it; return its parameter and what a study file would have.
+
+    `batch_size=20,40,80` is a list; `learning_rate=1e-5..1e-2 log` and `width=64..256 step=64` are ranges.
+
+    Raises:
+        InputError: it is neither. Whether the parameter can have these values, `read_axis` tells.
+    """
+    name, written = read_assignment(text)
+    values, *words = written.split(" ") if ".." in written else [written]
+    low, dots, high = values.partition("..")
+    if not dots:
+        return name, read_values(values)
+    axis: dict[str, object] = {"low": _value(low), "high": _value(high)}
+    for word in filter(None, words):
+        key, sign, value = word.partition("=")
+        if key == "log" and not sign:
+            axis["log"] = True
+        elif key == "step" and value:
+            axis["step"] = _value(value)
+        else:
+            raise InputError(
+                f"{text!r}: {word!r} means nothing after a range; log or step=… may stand there, as in "
+                "learning_rate=1e-5..1e-2 log"
+            )
+    return name, axis
 
 
 def _range(schema: Schema, name: str, table: dict[str, Any]) -> Range:

@@ -175,6 +175,23 @@ class StudySpec(_Model):
         bound._schema = schema
         return bound
 
+    def with_fixed(self, params: ParamValues) -> StudySpec:
+        """Return the same study with parameters fixed, whatever its file says of them.
+
+        Raises:
+            InputError: it searches one of them, or its constraints leave no point then.
+        """
+        for name in params:
+            if name in self.search:
+                raise InputError(f"study {self.name!r} searches {name}; leave one of them out")
+        document = self.model_dump()
+        document["base"] = {name: value for name, value in self.base.items() if name not in params}
+        document["fixed"] = {**self.fixed, **params}
+        try:
+            return StudySpec.from_json(json.dumps(document), self._schema)
+        except InputError as error:
+            raise InputError(f"study {self.name!r}: {error}") from None
+
     @classmethod
     def from_json(cls, text: str, schema: Schema) -> StudySpec:
         """Read what `to_json` wrote.
@@ -405,17 +422,31 @@ def load_study(path: Path, schema: Schema) -> StudySpec:
     """
     document = read_document(path)
     document.pop("claims", None)  # `claim_file` reads them; they are no part of what is trained
+    return study_of(document, path.stem, path, schema)
+
+
+def study_of(document: Mapping[str, Any], name: str, where: Path | str, schema: Schema) -> StudySpec:
+    """Return the study that a document of a file's form defines.
+
+    Args:
+        document: what the file holds.
+        name: of the study.
+        where: named in errors.
+        schema: of the recipe's parameters.
+
+    Raises:
+        StudyFileError: the document cannot be used; the text says where, and what would be right.
+    """
     try:
-        if path.stem in RESERVED_NAMES:  # not where plans are read: an older one may have a study `confirm`
-            what = RESERVED_NAMES[path.stem]
-            raise InputError(f"{path.stem!r} is the name of {what}; give the study another")
+        if name in RESERVED_NAMES:  # not where plans are read: an older one may have a study `confirm`
+            raise InputError(f"{name!r} is the name of {RESERVED_NAMES[name]}; give the study another")
         if "name" in document:
             raise InputError("name is not a key of a study file; a study is named by its file")
-        return StudySpec.model_validate({**document, "name": path.stem}, context={"schema": schema})
+        return StudySpec.model_validate({**document, "name": name}, context={"schema": schema})
     except ValidationError as error:
-        raise StudyFileError(path, _explain(error)) from None
+        raise StudyFileError(where, _explain(error)) from None
     except InputError as error:
-        raise StudyFileError(path, str(error)) from None
+        raise StudyFileError(where, str(error)) from None
 
 
 def read_document(path: Path) -> dict[str, Any]:
