@@ -47,6 +47,7 @@ GROUPS = {
     "Files": {
         "predict": ("reading", "Classify pictures with the final model."),
         "export": ("reading", "Write every trial as CSV, JSON or Parquet."),
+        "schema": ("reading", "Print the JSON schema of study files, for editors."),
     },
 }
 """By what a person wants; of each its module, where it has the same name, and its help's first sentence."""

@@ -337,6 +337,34 @@ def dashboard(host: str, port: int | None, read_only: bool, no_browser: bool, **
 
 @with_examples(
     (
+        "hpo schema --recipe python:mine:Mlp > study.schema.json",
+        "Of a recipe of yours; it holds for study files that begin with `#:schema study.schema.json`.",
+    ),
+    ("hpo schema", "Of the recipe that is shipped."),
+)
+@click.option(
+    "--recipe",
+    metavar="NAME",
+    default=Defaults.recipe,
+    show_default=True,
+    help="Whose parameters may be searched: constrained-cnn | python:MODULE:CLASS.",
+)
+def schema(recipe: str) -> None:
+    """Print the JSON schema of study files, for editors.
+
+    Draft 2020-12: all keys, and the recipe's parameters with their types, bounds and defaults. Editors that
+    know TOML, as by Even Better TOML or Taplo, complete and check study files by it.
+    """
+    with waiting("loading the recipe"):
+        from hpo.planning.json_schema import study_file_schema
+        from hpo.training.registry import load_recipe
+
+        named = load_recipe(recipe)
+    write_json(study_file_schema(named.name, named.recipe.schema), sys.stdout)
+
+
+@with_examples(
+    (
         "hpo plan --data folder:photos --seeds 3",
         "What would be trained on these pictures, and how long it would take.",
     ),

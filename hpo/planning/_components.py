@@ -6,10 +6,10 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from optuna.exceptions import ExperimentalWarning
-from pydantic import ConfigDict, Field, ValidationError, validate_call
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, validate_call
 
 from hpo.errors import InputError, did_you_mean
 from hpo.space.parameters import as_written, demand
@@ -48,6 +48,30 @@ def build(where: str, table: Mapping[str, Callable[..., T]], component: Componen
         raise InputError(f"{where}.{option} = {as_written(first['input'])}: {demand(first)}") from None
     except InputError as error:
         raise InputError(f"{where}.{error}") from None
+
+
+def option_schemas(table: Mapping[str, Callable[..., object]]) -> dict[str, dict[str, Any]]:
+    """Return what each builder of a table takes: `properties` and `required`, as in a JSON schema."""
+    found = {}
+    for name, builder in table.items():
+        options = [
+            parameter
+            for parameter in inspect.signature(builder, eval_str=True).parameters.values()
+            if parameter.kind is parameter.KEYWORD_ONLY
+        ]
+        found[name] = {
+            "properties": {option.name: _option_schema(option) for option in options},
+            "required": [option.name for option in options if option.default is option.empty],
+        }
+    return found
+
+
+def _option_schema(option: inspect.Parameter) -> dict[str, Any]:
+    schema = TypeAdapter(option.annotation).json_schema()
+    # None is what stands where nobody gives the option: TOML has no such value
+    given = [each for each in schema.get("anyOf", [schema]) if each.get("type") != "null"]
+    has_default = option.default not in (None, option.empty)
+    return {**given[0], **({"default": option.default} if has_default else {})}
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def test_help_ends_with_two_examples_that_can_be_given(
     for text, effect in command.examples:
         assert f"  {text}\n" in shown.partition("\nExamples:\n")[2]
         assert effect.endswith(".")
-        program, first, *words = shlex.split(text.partition(" && ")[0])
+        program, first, *words = shlex.split(re.split(" && | > ", text)[0])
         assert (program, first) == ("hpo", name)
         words = [word.removeprefix("hpo-out/") for word in words]
         assert command.make_context(name, words).params  # raises what a wrong option or value would

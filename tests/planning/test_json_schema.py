@@ -1,0 +1,166 @@
+"""The JSON schema of study files: it knows every key, accepts what hpo accepts and refuses what is wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpo.errors import InputError
+from hpo.planning.json_schema import study_file_schema
+from hpo.planning.pruners import PRUNERS
+from hpo.planning.samplers import SAMPLERS
+from hpo.planning.studies import read_studies
+from hpo.space.claim_file import Claim, Contrast
+from hpo.space.schema import Schema
+from hpo.space.study_file import Published, PublishedResult, StudySpec
+from hpo.training.registry import load_recipe
+from tests.support.fixtures import Cli
+from tests.support.recipes import SCHEMA, Mlp
+
+ROOT = Path(__file__).parent.parent.parent
+DOCUMENT = study_file_schema("constrained-cnn", SCHEMA)
+VALIDATOR = jsonschema.Draft202012Validator(DOCUMENT)
+OF_EXAMPLES = {
+    "mlp": "mlp:Mlp",
+    "other": "other_program:Program",
+    "regression": "regression:Regressor",
+    "resnet": "resnet:ResNet",
+    "sklearn": "sklearn_partial_fit:LinearSgd",
+}
+
+
+def mistakes(document: dict[str, Any], schema: dict[str, Any] = DOCUMENT) -> list[str]:
+    found = jsonschema.Draft202012Validator(schema).iter_errors(document)
+    return [".".join(map(str, error.absolute_path)) for error in found]
+
+
+def study_files(folder: Path) -> list[Path]:
+    found = [file for file in folder.glob("*.toml") if file.name not in ("plan.toml", "claims.toml")]
+    assert found
+    return found
+
+
+def test_it_is_a_schema_of_its_draft() -> None:
+    jsonschema.Draft202012Validator.check_schema(DOCUMENT)
+
+
+@pytest.mark.parametrize("folder", ["studies", "examples/joint_search"])
+def test_every_study_file_that_is_shipped_or_shown_is_valid(folder: str) -> None:
+    for file in study_files(ROOT / folder):
+        assert mistakes(tomllib.loads(file.read_text())) == [], file
+
+
+@pytest.mark.parametrize(("name", "recipe"), OF_EXAMPLES.items())
+def test_those_of_the_example_recipes_are_valid_for_these(
+    name: str, recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = ROOT / "examples" / "recipes"
+    monkeypatch.syspath_prepend(folder)
+    schema = study_file_schema(recipe, load_recipe(f"python:{recipe}").recipe.schema)
+    for file in study_files(folder / f"studies-{name}"):
+        assert mistakes(tomllib.loads(file.read_text()), schema) == [], file
+
+
+def test_it_knows_every_key_and_no_other() -> None:
+    properties = DOCUMENT["properties"]
+    assert properties.keys() == StudySpec.model_fields.keys() - {"name"} | {"claims"}
+    published = properties["published"]["properties"]
+    assert published.keys() == Published.model_fields.keys()
+    assert published["results"]["items"]["properties"].keys() == PublishedResult.model_fields.keys()
+    claim = properties["claims"]["items"]["properties"]
+    assert claim.keys() == Claim.model_fields.keys()
+    assert claim["contrasts"]["items"]["properties"].keys() == Contrast.model_fields.keys()
+    assert DOCUMENT["$defs"]["values"]["properties"].keys() == SCHEMA.parameters.keys()
+
+
+def test_it_knows_every_sampler_and_pruner_of_the_page() -> None:
+    page = (ROOT / "docs" / "study-files.md").read_text("utf-8")
+    for kind, table, schema in (
+        ("Samplers", SAMPLERS, DOCUMENT["properties"]["sampler"]),
+        ("Pruners", PRUNERS, DOCUMENT["$defs"]["pruner"]),
+    ):
+        assert schema["properties"]["name"]["enum"] == list(table)
+        rows = re.findall(r"^\| `([\w-]+)` \| (.*) \|$", page.partition(f"## {kind}")[2], re.M)
+        told = {name: {*re.findall(r"`(\w+)", text)} for name, text in rows[: len(table)]}
+        for variant in schema["oneOf"]:
+            options = {*variant["properties"]} - {"name"}
+            said = told[variant["properties"]["name"]["const"]]
+            assert said <= options | {"median"}, variant
+            assert options <= said | ({*told["median"]} if "median" in said else set()), variant
+
+
+WRONG = {
+    "": "[serch]\nl2 = [0.1]",
+    "title": "title = 3\n[search]\nl2 = [0.1]",
+    "search": "[search]\nlr = [0.1]",
+    "search.l2": "[search]\nl2 = 0.1",
+    "search.learning_rate": "[search]\nlearning_rate = [0.0]",
+    "search.batch_size": "[search]\nbatch_size = [0]",
+    "search.optimizer.0": "[search]\noptimizer = ['adma']",
+    "search.flip": "[search]\nflip = {low = 0, high = 1}",
+    "search.shift": "[search]\nshift = {low = 0}",
+    "trials": "trials = 0\n[search]\nl2 = {low = 0.0, high = 1.0}",
+    "base.batch_size": "base = {batch_size = 1.5}\n[search]\nl2 = [0.1]",
+    "fixed": "fixed = {batchsize = 20}\n[search]\nl2 = [0.1]",
+    "sampler": "sampler = {name = 'tpe', n_startup = 3}\ntrials = 3\n[search]\nl2 = [0.1]",
+    "pruner": "pruner = {name = 'percentile'}\n[search]\nl2 = [0.1]",
+    "published.results.0.accuracy": "published.results = [{accuracy = 70.5}]\n[search]\nl2 = [0.1]",
+}
+
+
+@pytest.mark.parametrize(("where", "text"), WRONG.items())
+def test_a_wrong_file_is_refused_at_its_place_as_hpo_refuses_it(
+    where: str, text: str, tmp_path: Path
+) -> None:
+    assert where in mistakes(tomllib.loads(text))
+    (tmp_path / "wrong.toml").write_text(text)
+    with pytest.raises(InputError):
+        read_studies(tmp_path, SCHEMA)
+
+
+def test_the_pruner_in_a_pruner_is_checked() -> None:
+    study: dict[str, Any] = {"search": {"l2": [0.1]}}
+    patient: dict[str, Any] = {"name": "patient", "patience": 2}
+    inner = {"name": "median", "n_warmup_steps": 3}
+    assert mistakes({**study, "pruner": {**patient, "wrapped": inner}}) == []
+    assert mistakes({**study, "pruner": {**patient, "wrapped": {"name": "medain"}}}) == ["pruner"]
+
+
+ANYTHING = st.one_of(
+    st.booleans(),
+    st.integers(-3, 70_000),
+    st.floats(-1, 101, allow_nan=False),
+    st.sampled_from(["adam", "sgd", "cosine", "relu", "tanh", "x"]),
+)
+OF_MLP = Schema.of(Mlp.Params)
+MLP_VALIDATOR = jsonschema.Draft202012Validator(study_file_schema("mlp", OF_MLP))
+
+
+@given(st.sampled_from(list(OF_MLP.parameters)), ANYTHING)
+def test_a_value_is_valid_exactly_where_hpo_takes_it(name: str, value: bool | int | float | str) -> None:
+    """But for 20.0, which JSON does not tell from 20."""
+    try:
+        OF_MLP.check(name, value)
+        is_taken = True
+    except InputError:
+        is_taken = isinstance(value, float) and value.is_integer() and OF_MLP.parameters[name].kind == "int"
+        if is_taken:
+            return
+    for document in ({"base": {name: value}, "search": {"l2": [0.1]}}, {"search": {name: [value]}}):
+        assert MLP_VALIDATOR.is_valid(document) == is_taken
+
+
+def test_the_command_prints_it(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert json.loads(cli("schema").out) == json.loads(json.dumps(DOCUMENT))
+    monkeypatch.chdir(tmp_path)
+    result = cli("schema", "--recipe=python:nothing:Here")
+    assert (result.code, result.out) == (2, "")
+    assert "nothing.py is" in result.err
