@@ -85,10 +85,25 @@ def record_of(named: NamedRecipe) -> RecipeRecord:
 def recipe_of(plan: Plan) -> NamedRecipe:
     """Return the plan's recipe, and check that it is the one that the plan was created with.
 
+    It may have more parameters by now; the plan goes on without them, which is with their defaults.
+
     Raises:
         ConflictError: its source files or its parameters are others; both sides are named.
         InputError: it cannot be loaded here.
     """
+    return _recipe_and_schema(plan)[0]
+
+
+def with_recipe(plan: Plan) -> Plan:
+    """Return the plan bound to its recipe, which knows which points are the same.
+
+    Raises:
+        InputError: as from `recipe_of`.
+    """
+    return plan.bound_to(_recipe_and_schema(plan)[1])
+
+
+def _recipe_and_schema(plan: Plan) -> tuple[NamedRecipe, Schema]:
     named, stored = load_recipe(plan.recipe.name), plan.recipe
     for module in sorted(stored.sources.keys() | named.sources.keys()):
         theirs, ours = stored.sources.get(module, "missing"), named.sources.get(module, "missing")
@@ -98,18 +113,10 @@ def recipe_of(plan: Plan) -> NamedRecipe:
                 f"created with (here {ours}, there {theirs}); put the file back to go on, or start anew with "
                 "another --out"
             )
-    if record_of(named).model_dump_json() != stored.model_dump_json():
+    schema = named.recipe.schema.as_before(stored.parameters)
+    if schema is None or list(named.recipe.metrics.items()) != list(stored.metrics.items()):
         raise ConflictError(
             f"recipe {stored.name}: its parameters or metrics are not those of the plan in "
             f"{plan.storage.name}; use the version of hpo that created it"
         )
-    return named
-
-
-def with_recipe(plan: Plan) -> Plan:
-    """Return the plan bound to its recipe, which knows which points are the same.
-
-    Raises:
-        InputError: as from `recipe_of`.
-    """
-    return plan.bound_to(recipe_of(plan).recipe.schema)
+    return named, schema

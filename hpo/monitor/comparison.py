@@ -95,7 +95,10 @@ def compare_trained(
     if are_plans == (True, True):
         plans = _opened(first), _opened(second)
         _check_comparable((first, second), plans)
-        sides = tuple(map(_final_side, (first, second), plans))
+        defaults = _shared_defaults(*plans)
+        sides = tuple(
+            _final_side(name, each, defaults) for name, each in zip((first, second), plans, strict=True)
+        )
         part, metric = "test", plans[0].objective
     elif are_plans == (False, False):
         opened = plan()
@@ -148,11 +151,17 @@ def _check_comparable(names: tuple[str, str], plans: tuple[Plan, Plan]) -> None:
         )
 
 
-def _final_side(name: str, plan: Plan) -> Side:
+def _shared_defaults(first: Plan, second: Plan) -> dict[str, ParamValue]:
+    """Return what parameters of a recipe are for a plan that was begun before it had them."""
+    ours, theirs = ((each.recipe.name, each.recipe.sources) for each in (first, second))
+    return {**first.schema.defaults, **second.schema.defaults} if ours == theirs else {}
+
+
+def _final_side(name: str, plan: Plan, defaults: Mapping[str, ParamValue]) -> Side:
     trial, result = final_trial(plan), final_result(plan)
     assert trial is not None  # it has a result
     values = {each["seed"]: each[plan.objective.name] for each in result["per_seed"]}
-    return Side(name, result["config"], _facts(plan, trial), values)
+    return Side(name, {**defaults, **result["config"]}, _facts(plan, trial), values)
 
 
 def _trial_side(plan: Plan, text: str) -> Side:

@@ -74,13 +74,19 @@ class Schema(BaseModel):
     """By name, the recipe's own first."""
     constraints: tuple[str, ...] = ()
     """Comparisons that hold in every study, written in its file or not."""
+    extras: tuple[str, ...] = EXTRAS
+    """Parameters that are not worth a word at their default; those of plans that say nothing of it."""
 
     _adapters: dict[str, TypeAdapter[Any]] = PrivateAttr(default_factory=dict)
     _inactive: Inactive | None = PrivateAttr(default=None)
 
     @classmethod
     def of(
-        cls, params: type[LoopParams], constraints: Iterable[str] = (), inactive: Inactive | None = None
+        cls,
+        params: type[LoopParams],
+        constraints: Iterable[str] = (),
+        inactive: Inactive | None = None,
+        extras: Iterable[str] = (),
     ) -> Self:
         """Return the schema of a class of parameters.
 
@@ -88,16 +94,20 @@ class Schema(BaseModel):
             params: a recipe's class.
             constraints: of the recipe.
             inactive: of the recipe, for complete flat configurations.
+            extras: the recipe's own.
 
         Raises:
             InputError: a parameter has no default, a type that cannot be searched, or hides one that every
-                recipe has.
+                recipe has; or an extra is not a parameter.
         """
         fields = {name: params.model_fields[name] for name in _in_order(params)}
         schema = cls(
             parameters={name: _parameter(params, name, field) for name, field in fields.items()},
             constraints=tuple(constraints),
+            extras=(*EXTRAS, *extras),
         )
+        for name in extras:
+            schema.check_name(name, f"{params.__name__}: extras: ")
         schema._adapters.update((name, _adapter(field)) for name, field in fields.items())
         schema._inactive = inactive
         for constraint in schema.parsed_constraints:
@@ -156,12 +166,36 @@ class Schema(BaseModel):
         }
 
     def told(self, params: ParamValues) -> dict[str, ParamValue]:
-        """Return a configuration as sentences and tables tell it: without extras of training that are off."""
+        """Return a configuration as sentences and tables tell it: without extras that are off."""
         return {
             name: value
             for name, value in params.items()
-            if name not in EXTRAS or name not in self.parameters or value != self.parameters[name].default
+            if name not in self.extras
+            or name not in self.parameters
+            or value != self.parameters[name].default
         }
+
+    def as_before(self, older: Schema) -> Schema | None:
+        """Return the schema without the parameters that it has beyond an older one.
+
+        What is new must train as before at its default: then the older plan ends where it would have ended.
+
+        Args:
+            older: as a plan stored it.
+
+        Returns:
+            None if it is not this schema but for what is new.
+        """
+        kept = {name: self.parameters.get(name) for name in older.parameters}
+        if kept != older.parameters or self.constraints != older.constraints:
+            return None
+        if len(kept) == len(self.parameters):
+            return self
+        found = older.model_copy()
+        found._adapters = {name: adapter for name, adapter in self._adapters.items() if name in kept}
+        if (inactive := self._inactive) is not None:
+            found._inactive = lambda params: kept.keys() & set(inactive(params))
+        return found
 
     def check_name(self, name: str, where: str = "") -> None:
         """Check that there is such a parameter.

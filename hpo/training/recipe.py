@@ -98,6 +98,8 @@ class Recipe:
     """What `evaluate` returns, by name; the first is the objective unless `--metric` names another."""
     constraints: ClassVar[tuple[str, ...]] = ()
     """Comparisons between parameters that hold in every study, as `"width <= 64"`."""
+    extras: ClassVar[tuple[str, ...]] = ()
+    """Parameters that sentences and tables leave out at their default, as they do `momentum` and the like."""
     draws_in_training: ClassVar[bool] = True
     """Whether training may draw random numbers, as dropout does. False: several trials may train in threads
     of one process on a GPU, as the process's generators need not be theirs alone."""
@@ -220,7 +222,7 @@ class Recipe:
         Raises:
             InputError: a parameter or a constraint that cannot be used.
         """
-        return Schema.of(self.Params, self.constraints, self._inactive)
+        return Schema.of(self.Params, self.constraints, self._inactive, self.extras)
 
     def overrides(self, method: str) -> bool:
         """Return whether it has a method of its own instead of the default."""

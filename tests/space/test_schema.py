@@ -13,6 +13,7 @@ import hpo
 from hpo.errors import InputError
 from hpo.space.parameters import EXTRAS, LoopParams, Params
 from hpo.space.schema import Schema
+from tests.support.older_plans import RECIPE_BEFORE_ACTIVATION
 from tests.support.recipes import RECIPE, SCHEMA, LoopRecipeParams, Mlp, MlpParams
 from tests.support.studies import spec_of
 
@@ -257,13 +258,64 @@ def test_a_recipe_that_names_no_parameter_is_told() -> None:
 
 
 def test_extras_that_are_off_are_not_told() -> None:
-    told = SCHEMA.told(SCHEMA.defaults)
-    assert list(told) == [name for name in SCHEMA.parameters if name not in EXTRAS]
-    assert SCHEMA.told({**SCHEMA.defaults, "momentum": 0.9, "flip": True}) == {
-        **told,
-        "momentum": 0.9,
-        "flip": True,
-    }
+    extras = {*EXTRAS, "activation"}
+    assert {*SCHEMA.extras} == extras
+    on: dict[str, Any] = {"momentum": 0.9, "flip": True, "activation": "leaky_relu"}
+    for schema in (SCHEMA, read_back(SCHEMA)):
+        told = schema.told(schema.defaults)
+        assert list(told) == [name for name in schema.parameters if name not in extras]
+        assert schema.told({**schema.defaults, **on}) == {**told, **on}
+
+
+def test_an_extra_must_be_a_parameter() -> None:
+    with pytest.raises(
+        InputError, match=r"^MlpParams: extras: dept is not a parameter; did you mean 'depth'"
+    ):
+        Schema.of(MlpParams, extras=("dept",))
+
+
+# --- as an older plan has it -------------------------------------------------------------------------
+
+
+def test_a_schema_that_grew_serves_a_plan_from_before_without_what_is_new() -> None:
+    grown = Schema.of(
+        params_with("Grown", MlpParams, residual=(bool, False)),
+        ("depth <= width",),
+        lambda params: ["residual", "dropout"] if params["depth"] == 1 else [],
+    )
+    before = Schema.of(MlpParams, ("depth <= width",))
+    found = grown.as_before(read_back(before))
+    assert found is not None
+    assert list(found.parameters) == list(before.parameters)
+    assert found.inactive(found.defaults) == {"dropout"}
+    with pytest.raises(InputError, match="residual is not a parameter"):
+        found.complete({"residual": True})
+    assert grown.as_before(read_back(grown)) is grown
+
+
+def test_what_is_new_keeps_the_checks_of_the_recipes_class() -> None:
+    older = RECIPE_BEFORE_ACTIVATION.parameters
+    found = SCHEMA.as_before(older)
+    assert found is not None
+    assert found.defaults == older.defaults
+    assert older.check("conv1_kernel", 4) == 4
+    with pytest.raises(InputError, match="conv1_kernel = 4: must be odd"):
+        found.check("conv1_kernel", 4)
+    assert found.inactive(found.defaults) == SCHEMA.inactive(SCHEMA.defaults)
+
+
+@pytest.mark.parametrize(
+    "older",
+    [
+        Schema.of(params_with("Wider", MlpParams, residual=(bool, False))),
+        Schema.of(params_with("Other", MlpParams, width=(int, hpo.Field(32, ge=1, le=4096)))),
+        Schema.of(params_with("Narrower", MlpParams, width=(int, hpo.Field(16, ge=1, le=64)))),
+        Schema.of(MlpParams, ("depth <= width",)),
+    ],
+    ids=["one parameter more", "another default", "another domain", "a constraint more"],
+)
+def test_a_schema_that_changed_otherwise_serves_none(older: Schema) -> None:
+    assert MLP.as_before(read_back(older)) is None
 
 
 def test_a_grid_leaves_out_points_that_differ_only_in_what_means_nothing() -> None:

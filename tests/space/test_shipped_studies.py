@@ -9,6 +9,7 @@ import pytest
 from hpo.planning.pruners import PRUNERS
 from hpo.planning.samplers import SAMPLERS
 from hpo.planning.studies import check_study
+from hpo.space.claim_file import load_claims
 from hpo.space.study_file import StudySpec, load_studies, shipped_studies
 from tests.support.recipes import SCHEMA
 
@@ -25,6 +26,19 @@ def test_each_section_inherits_from_the_one_before(specs: dict[str, StudySpec]) 
     assert [spec.inherits for spec in specs.values()] == [None, *CHAIN[:-1]]
     assert [spec.section for spec in specs.values()] == ["2.1", "2.2", "2.3", "2.4.1", "2.4.2", "2.5"]
     assert all(spec.title and spec.published for spec in specs.values())
+
+
+def test_of_a_rate_that_kills_a_relu_there_are_cells_with_a_leaky_one(specs: dict[str, StudySpec]) -> None:
+    third = load_claims(shipped_studies(), specs, SCHEMA).claims[2]
+    relu = SCHEMA.defaults["activation"]
+    cells = {
+        (cell["learning_rate"], cell["batch_size"], cell.get("activation", relu))
+        for contrast in third.contrasts
+        for weighted in contrast.comparisons
+        for _, cell in weighted
+    }
+    at_both = {(0.01, size, kind) for size in (20, 40) for kind in ("relu", "leaky_relu")}
+    assert cells == at_both | {(0.001, size, "relu") for size in (20, 40)}
 
 
 def test_points_are_those_of_the_report(specs: dict[str, StudySpec]) -> None:

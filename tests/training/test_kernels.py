@@ -145,6 +145,7 @@ def curves(epochs: Iterator[Any]) -> list[tuple[Any, ...]]:
         ("fp32", {}),
         ("bf16", {"l2": 0.01, "mixup_alpha": 0.3}),
         ("fp32", {"batch_norm": True, "schedule": "cosine", "flip": True}),
+        ("fp32", {"activation": "leaky_relu"}),
     ],
 )
 def test_training_goes_the_same_way_and_resumes_to_the_bit(

@@ -86,6 +86,22 @@ def test_pooling_before_the_relu_changes_neither_values_nor_gradients() -> None:
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
+def test_a_leaky_relu_lets_a_hundredth_through_below_zero_and_no_unit_of_it_is_called_dead() -> None:
+    network = small((2, 8, 8), 3, activation="leaky_relu")
+    pictures = images(4, (2, 8, 8))
+
+    def leaky(x: Tensor) -> Tensor:
+        return torch.where(x > 0, x, 0.01 * x)
+
+    x = F.max_pool2d(leaky(network.conv1(pictures)), 2)
+    x = F.max_pool2d(leaky(network.conv2(x)), 2)
+    x = leaky(network.hidden(x.permute(0, 2, 3, 1).flatten(1)))
+    torch.testing.assert_close(network(pictures), network.output(x))
+    assert {layer.activation for layer in RECIPE.layers(network).values()} == {None}
+    # and it starts from the weights that a ReLU starts from
+    assert all(map(torch.equal, network.parameters(), small((2, 8, 8), 3).parameters()))
+
+
 def test_weights_come_from_the_seed_alone() -> None:
     networks: list[nn.Module] = []
     for seed in (0, 0, 1):

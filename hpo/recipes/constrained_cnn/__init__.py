@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -36,6 +36,8 @@ class ConstrainedCnnParams(Params):
     conv2_kernel: Kernel = 5
     hidden_units: Annotated[int, Field(ge=1, le=65536)] = 128
     batch_norm: bool = False
+    activation: Literal["relu", "leaky_relu"] = "relu"
+    """After both convolutions and the hidden layer; `leaky_relu` has PyTorch's slope of 0.01 below zero."""
     mixup_alpha: Annotated[float, Field(ge=0, le=1000)] = 0.0
     """Parameter of the Beta distribution; 0 = no mixup."""
     mixup_first_epoch: Annotated[int, Field(ge=1, le=100_000)] = 1
@@ -47,6 +49,7 @@ class ConstrainedCnn(Recipe):
 
     Params = ConstrainedCnnParams
     constraints = ("mixup_first_epoch <= mixup_last_epoch",)
+    extras = ("activation",)
     draws_in_training = False
 
     def build(self, params: ConstrainedCnnParams, data: DataInfo) -> nn.Module:

@@ -31,7 +31,8 @@ class ConstrainedCnnNetwork(nn.Module):
     batch norm, whose scale and shift take the place of the convolutions' biases.
 
     The original pools after the ReLU. The maximum and the ReLU can change places without changing a
-    value or a gradient, and the ReLU then has a quarter of the elements.
+    value or a gradient, and the ReLU then has a quarter of the elements. With a leaky ReLU in its place the
+    same holds.
 
     Weights and biases start as `nn.Conv2d` and `nn.Linear` do (uniform in ±1/√fan_in), but drawn from
     nothing else than PyTorch's default generator.
@@ -46,7 +47,7 @@ class ConstrainedCnnNetwork(nn.Module):
     """
 
     LAYERS = ("conv1", "conv2", "hidden", "output")
-    """Every layer with weights, from the input to the logits; all but the last end in a ReLU."""
+    """Every layer with weights, from the input to the logits; all but the last end in an activation."""
 
     def __init__(self, sizes: ConstrainedCnnParams, input_shape: tuple[int, ...], n_classes: int) -> None:
         super().__init__()
@@ -68,22 +69,23 @@ class ConstrainedCnnNetwork(nn.Module):
         self.norm1 = nn.BatchNorm2d(sizes.conv1_channels) if sizes.batch_norm else nn.Identity()
         self.norm2 = nn.BatchNorm2d(sizes.conv2_channels) if sizes.batch_norm else nn.Identity()
         self.pool = nn.MaxPool2d(2)
-        self.relu1, self.relu2, self.relu_hidden = nn.ReLU(), nn.ReLU(), nn.ReLU()
+        kind = _ACTIVATIONS[sizes.activation]
+        self.activation1, self.activation2, self.activation_hidden = kind(), kind(), kind()
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits (n, n_classes) of images (n, c, h, w)."""
-        x = self._stage(images, self.conv1, self.norm1, self.relu1)
-        x = self._stage(x, self.conv2, self.norm2, self.relu2)
+        x = self._stage(images, self.conv1, self.norm1, self.activation1)
+        x = self._stage(x, self.conv2, self.norm2, self.activation2)
         x = x.permute(0, 2, 3, 1).flatten(1)  # the order in memory: costs no copy
-        x = self.relu_hidden(self.hidden(x))
+        x = self.activation_hidden(self.hidden(x))
         logits: Tensor = self.output(x)
         return logits
 
-    def _stage(self, x: Tensor, conv: nn.Conv2d, norm: nn.Module, relu: nn.Module) -> Tensor:
+    def _stage(self, x: Tensor, conv: nn.Conv2d, norm: nn.Module, activation: nn.Module) -> Tensor:
         """Return what a convolution and what follows it make of (n, c, h, w)."""
         # evaluation goes through the modules, where dead units are watched
-        if not (self.training and fused.are_used_on(x.device)):
-            return relu(self.pool(norm(conv(x))))  # type: ignore[no-any-return]
+        if not (self.training and fused.are_used_on(x.device) and isinstance(activation, nn.ReLU)):
+            return activation(self.pool(norm(conv(x))))  # type: ignore[no-any-return]
         from hpo.training.kernels import bias_max_pool_relu
 
         if isinstance(norm, nn.Identity):
@@ -99,8 +101,16 @@ class ConstrainedCnnNetwork(nn.Module):
         return module.get_parameter("weight"), shift.get_parameter("bias")
 
     def activation(self, layer: str) -> nn.Module | None:
-        """Return the ReLU that ends a layer; None for the last."""
-        return {"conv1": self.relu1, "conv2": self.relu2, "hidden": self.relu_hidden}.get(layer)
+        """Return the ReLU that ends a layer; None where no unit of it can die, as with a leaky one."""
+        module = {
+            "conv1": self.activation1,
+            "conv2": self.activation2,
+            "hidden": self.activation_hidden,
+        }.get(layer)
+        return module if isinstance(module, nn.ReLU) else None
+
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}
 
 
 def _conv(inputs: int, outputs: int, kernel: int, bias: bool) -> nn.Conv2d:
