@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import bounded
+import claims
 import equality
 import faults
 import psutil
@@ -20,6 +21,7 @@ from optuna.trial import TrialState, create_trial
 from search_cost import PRUNERS, RECORDED, Curve, search, searches, tables_by_seed
 from siege import Tally
 
+from hpo.planning.claims import ClaimVerdict
 from hpo.storage.queue import Reason
 
 EPOCHS, POINTS = 11, 20
@@ -221,3 +223,13 @@ def test_a_child_says_how_it_ended(code: str, outcome: str) -> None:
         lines = list(child.lines())
         assert child.outcome == outcome
         assert lines == ([] if "room" in outcome else ["a", "b"])
+
+
+@pytest.mark.parametrize("kind", claims.KINDS)
+@pytest.mark.parametrize(("gain", "n_confirmed"), [(0.9, 3), (-0.9, 0)])
+def test_a_claim_is_counted_as_confirmed_where_it_is_clearly_true(
+    kind: str, gain: float, n_confirmed: int
+) -> None:
+    stated = [claims.KINDS[kind].claim]
+    for tally in claims.replay(claims.WORLDS["equal"], stated, kind, gain, 0, 3):
+        assert (tally[ClaimVerdict.CONFIRMED], tally["worlds"]) == (n_confirmed, 3)

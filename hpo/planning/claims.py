@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from functools import partial
 from statistics import fmean
-from typing import Any
+from typing import Any, Self
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -171,7 +171,7 @@ class ClaimResult:
         found = "; ".join(each.text for each in self.contrasts) + "."
         if not self.limits:
             return found
-        would_be = _verdict_of(self.contrasts)
+        would_be = claim_verdict(self.contrasts)
         stays = f"that would be {would_be}, but " if would_be != ClaimVerdict.OPEN else "it stays open: "
         return f"{found} Here {stays}{' and '.join(self.limits)}."
 
@@ -183,6 +183,18 @@ class Noise:
     variance: float | None
     """Pooled; None where no configuration has two seeds."""
     df: int
+
+    @classmethod
+    def of(cls, configurations: Iterable[Collection[Run]]) -> Self:
+        """Return the noise between the runs of each configuration."""
+        squares, df = 0.0, 0
+        for runs in configurations:
+            # networks that answer the same to everything agree perfectly, which says nothing of the others
+            scores = [run.score for run in runs if run.is_whole]
+            if len(scores) > 1 and not any(run.states & _COLLAPSED for run in runs):
+                squares += (len(scores) - 1) * _variance(scores)
+                df += len(scores) - 1
+        return cls(squares / df if df and squares else None, df)
 
     def text(self, metric: Metric) -> str:
         """Return it in a sentence."""
@@ -310,11 +322,15 @@ def judge(plan: Plan, claims: Claims | None = None) -> Judgement:
 def _judge_one(plan: Plan, claim: Claim, claims: Claims, evidence: _Evidence) -> ClaimResult:
     try:
         context, chosen = _start(plan, claim.study)
-        results = [_judge_contrast(plan, each, context, chosen, evidence) for each in claim.contrasts]
+        cell_of = partial(evidence.cell, context=context, chosen=chosen)
+        results = [
+            judge_contrast(each, cell_of, evidence.noise, plan.objective, _delta(each, plan))
+            for each in claim.contrasts
+        ]
     except _UnknownError as error:
         return ClaimResult(claim, ClaimVerdict.OPEN, (), str(error))
     limits = _limits(plan, claims, context)
-    verdict = ClaimVerdict.OPEN if limits else _verdict_of(results)
+    verdict = ClaimVerdict.OPEN if limits else claim_verdict(results)
     return ClaimResult(claim, verdict, results, limits=limits)
 
 
@@ -343,7 +359,8 @@ def _limits(plan: Plan, claims: Claims, context: ParamValues) -> list[str]:
     return reasons
 
 
-def _verdict_of(contrasts: Sequence[ContrastResult]) -> ClaimVerdict:
+def claim_verdict(contrasts: Iterable[ContrastResult]) -> ClaimVerdict:
+    """Return what the contrasts of a claim say of it."""
     found = {each.comparison.verdict for each in contrasts}
     if found & _DENYING:
         return ClaimVerdict.DENIED
@@ -376,7 +393,7 @@ class _Evidence:
                         seconds += sum(seed["seconds"] for epoch in epochs for seed in epoch)
                         n_epochs += sum(map(len, epochs))
         self.seconds_per_epoch = seconds / n_epochs if n_epochs else None
-        self.noise = self._pooled_noise()
+        self.noise = Noise.of(runs.values() for runs in self._runs.values())
 
     def _add(self, ref: TrialRef, trial: FrozenTrial, epochs: Sequence[Sequence[Mapping[str, Any]]]) -> None:
         objective, attrs = self._plan.objective, trial.user_attrs
@@ -434,16 +451,6 @@ class _Evidence:
                     return key
         return canonical_json(config)
 
-    def _pooled_noise(self) -> Noise:
-        squares, df = 0.0, 0
-        for runs in self._runs.values():
-            # networks that answer the same to everything agree perfectly, which says nothing of the others
-            scores = [run.score for run in runs.values() if run.is_whole]
-            if len(scores) > 1 and not any(run.states & _COLLAPSED for run in runs.values()):
-                squares += (len(scores) - 1) * _variance(scores)
-                df += len(scores) - 1
-        return Noise(squares / df if df and squares else None, df)
-
 
 _DENYING = {Verdict.WORSE, Verdict.EQUIVALENT}
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -453,28 +460,33 @@ _COLLAPSED = frozenset({"dying ReLU", "constant prediction"})
 # --- contrasts -------------------------------------------------------------------------------------------
 
 
-def _judge_contrast(
-    plan: Plan, contrast: Contrast, context: ParamValues, chosen: ParamValues | None, evidence: _Evidence
+def judge_contrast(
+    contrast: Contrast, cell_of: Callable[[ParamValues], Cell], noise: Noise, metric: Metric, delta: float
 ) -> ContrastResult:
-    sums = [
-        [(weight, evidence.cell(cell, context, chosen)) for weight, cell in weighted]
-        for weighted in contrast.comparisons
-    ]
+    """Say what is shown of a contrast, and how many seeds its cells are to have next.
+
+    Args:
+        contrast: of a claim.
+        cell_of: finds what was trained of one of its cells.
+        noise: of the plan.
+        metric: the objective.
+        delta: a smaller difference does not matter.
+    """
+    sums = [[(weight, cell_of(cell)) for weight, cell in weighted] for weighted in contrast.comparisons]
     cells = list({cell.key: cell for weighted in sums for _, cell in weighted}.values())
     n_seeds = min(cell.n_seeds(contrast.state) for cell in cells)
-    delta = _delta(contrast, plan)
     # the best of the values within is looked for, and either end may deny it
     n_tests = max(2, len(sums) // 2) if contrast.inside else 1
-    compared = [compare_cells(each, contrast.state, delta, evidence.noise, n_tests) for each in sums]
+    compared = [compare_cells(each, contrast.state, delta, noise, n_tests) for each in sums]
     comparison, place = _innermost(compared) if contrast.inside else (compared[0], 0)
     is_decided = comparison.verdict is not None
     return ContrastResult(
         contrast,
         comparison,
-        _in_words(contrast, comparison, sums[place], plan.objective),
+        _in_words(contrast, comparison, sums[place], metric),
         cells,
         0 if is_decided else _next_look(cells, contrast.state, n_seeds),
-        None if is_decided or contrast.state else _n_at_power(sums, delta, evidence.noise),
+        None if is_decided or contrast.state else _n_at_power(sums, delta, noise),
     )
 
 
