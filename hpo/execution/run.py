@@ -12,13 +12,21 @@ from typing import Any
 from hpo._files import user_path, write_durably
 from hpo._process import n_cores, refuse_nested_run
 from hpo.data.sources import absolute_source
-from hpo.errors import MAX_NAMES, InputError, MissingError, RunError, did_you_mean
+from hpo.errors import (
+    MAX_NAMES,
+    ConflictError,
+    InputError,
+    MissingError,
+    RunError,
+    StudyFileError,
+    did_you_mean,
+)
 from hpo.execution.backends.base import OpenBackend
 from hpo.execution.backends.local import local_processes
 from hpo.execution.backends.worker_spec import WorkerSpec
 from hpo.execution.identity import Resolve, identify, resolve_here
 from hpo.execution.plan_data import load_plan_data
-from hpo.execution.plan_recipe import given_options, read_folder, record_of, with_recipe
+from hpo.execution.plan_recipe import given_options, read_folder, recipe_of, record_of, with_recipe
 from hpo.execution.supervisor import supervise
 from hpo.monitor.results import final_result, final_trial
 from hpo.planning.claims import store_claims
@@ -124,11 +132,23 @@ def _agreeing(plan: Plan, studies: Studies | None, names: Sequence[str], given: 
     plan = with_recipe(plan)
     check_compatible(plan, given, specs, _where(studies))
     if isinstance(studies, Path) and specs is not None:
-        store_claims(plan, load_claims(studies, specs, plan.schema))
+        store_claims(plan, _claims_for(plan, studies, specs))
     plan.with_ancestors(names)
     if given.get("data", plan.options.data) != plan.options.data:
         load_plan_data(plan, given["data"])
     return plan if specs is None else with_more_trials(plan, specs)
+
+
+def _claims_for(plan: Plan, studies: Path, specs: Mapping[str, StudySpec]) -> Claims:
+    try:
+        return load_claims(studies, specs, plan.schema)
+    except StudyFileError:
+        # raises the same where it is a mistake in the files
+        load_claims(studies, specs, recipe_of(plan).recipe.schema)
+        raise ConflictError(
+            f"{studies}: its claims are about parameters that the recipe did not have when the plan in "
+            f"{plan.storage.name} was created; leave --studies out to go on, or start anew with another --out"
+        ) from None
 
 
 def _existing_plan(url: str) -> Plan | None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hpo.errors import ConflictError
+from hpo.errors import ConflictError, StudyFileError
+from hpo.execution.run import find_or_create_plan
 from hpo.execution.verify import verify
 from hpo.execution.worker import work
 from hpo.monitor.comparison import compare_trained
@@ -61,3 +62,17 @@ def test_a_plan_with_parameters_that_are_gone_is_refused(tmp_path: Path) -> None
     older = begun_before(made_plan(tmp_path / "newer", STUDIES), tmp_path, record)
     with pytest.raises(ConflictError, match="its parameters or metrics are not those of the plan in"):
         work(older.storage, out=tmp_path)
+
+
+def test_claims_about_what_an_older_plan_has_not_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    older = begun_before(made_plan(tmp_path / "newer", STUDIES), tmp_path)
+    studies = tmp_path / "newer" / "studies"
+    claim = '[[claims]]\ntext = "It leaks"\nstudy = "rate"\n[[claims.contrasts]]\n'
+    cells = 'better = {activation = "leaky_relu"}\nworse = {activation = "relu"}\n'
+    (studies / "claims.toml").write_text(claim + cells)
+    with pytest.raises(ConflictError, match=r"did not have when the plan in .* leave --studies out to go on"):
+        find_or_create_plan(tmp_path, studies=studies)
+    assert find_or_create_plan(tmp_path).specs == older.specs
+    (studies / "claims.toml").write_text(claim + cells.replace("activation", "activatoin"))
+    with pytest.raises(StudyFileError, match="did you mean 'activation'"):
+        find_or_create_plan(tmp_path, studies=studies)
