@@ -6,8 +6,9 @@ Each imports what it needs when it runs: `hpo --help` loads neither torch nor op
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,7 +22,7 @@ from hpo.errors import InputError
 
 if TYPE_CHECKING:
     from hpo.execution.backends.base import OpenBackend
-    from hpo.execution.identity import Resolve
+    from hpo.execution.run import Begin
     from hpo.planning.decisions import Decision
     from hpo.planning.plan import Plan
 
@@ -77,19 +78,12 @@ def run(study: tuple[str, ...], for_claims: bool, **options: Any) -> int:
 
 def _run_for_claims(studies: tuple[str, ...], options: dict[str, Any]) -> int:
     """Train the cells that the plan's claims lack, and say what is shown of these then."""
-    from hpo.execution.run import find_or_create_plan
-    from hpo.planning.claims import open_cells
     from hpo.planning.plan import CLAIMS
 
     if studies:
         raise InputError(f"--claims and {studies[0]}: the cells of all claims are trained, without any study")
     opt.open_plan(options, reader=True)  # MissingError where there is no plan
-    with waiting("reading the plan"):
-        plan = find_or_create_plan(
-            options["out"], storage=options["storage"], studies=opt.studies(options), given=opt.given(options)
-        )
-        open_cells(plan)
-    return _run((CLAIMS,), options)
+    return _run((CLAIMS,), options, for_claims=True)
 
 
 @with_examples(
@@ -113,37 +107,36 @@ def resume(study: tuple[str, ...], **options: Any) -> int:
     return _run(study, options)
 
 
-def _run(studies: tuple[str, ...], options: dict[str, Any], *, is_shown: bool = True) -> int:
+def _run(
+    studies: tuple[str, ...], options: dict[str, Any], *, is_shown: bool = True, for_claims: bool = False
+) -> int:
     with ExitStack() as stack:
         with waiting("loading data and plan"):
-            threads, resolve, engine = stack.enter_context(_engine(studies, options))
+            prepare, begin, engine = stack.enter_context(_means(studies, options))
             from hpo.cli.advice import advise_without, command
             from hpo.cli.live import watching
             from hpo.cli.tables import describe, show_claims, show_outcome, stopped_text
             from hpo.errors import PointsFailedError
-            from hpo.execution.run import find_or_create_plan, run
-            from hpo.monitor.status import remarks
+            from hpo.execution.run import run
             from hpo.planning.claims import judge
             from hpo.planning.compatibility import unshared_checkpoints
             from hpo.planning.plan import CLAIMS
 
             out, plan_studies = options["out"], opt.studies(options)
-            plan = find_or_create_plan(
+            plan, remarks = prepare(
                 out,
                 storage=options["storage"],
                 studies=plan_studies,
                 names=studies,
-                threads=threads,
                 given=opt.given(options),
-                resolve=resolve,
+                for_claims=for_claims,
             )
             reader = opt.open_plan(options, reader=True)
         if options["data"] in (None, plan.options.data):
             advise_without("data")  # the plan knows
         say(describe(plan), err=True)
         unshared = unshared_checkpoints(plan, out, options["checkpoints"])
-        asked = plan.with_ancestors(studies) if studies else plan.all_names
-        for remark in [*remarks(plan, asked), *([unshared] if unshared else [])]:
+        for remark in [*remarks, *([unshared] if unshared else [])]:
             say(remark, err=True)
         try:
             with watching(reader, studies, as_json=options["as_json"]) as tick:
@@ -155,6 +148,7 @@ def _run(studies: tuple[str, ...], options: dict[str, Any], *, is_shown: bool = 
                     trials_per_device=options["trials_per_device"],
                     checkpoints=options["checkpoints"],
                     data=options["data"],
+                    begin=begin,
                     engine=engine,
                     on_tick=tick,
                 )
@@ -167,7 +161,7 @@ def _run(studies: tuple[str, ...], options: dict[str, Any], *, is_shown: bool = 
                 say(line, err=True)
             return 128 + stopped_by
         if is_shown and not options["as_json"]:
-            if asked == [CLAIMS] and plan.has_cells:
+            if studies == (CLAIMS,) and plan.has_cells:
                 show_claims(judge(reader))
             else:
                 show_outcome(reader, out)
@@ -175,36 +169,36 @@ def _run(studies: tuple[str, ...], options: dict[str, Any], *, is_shown: bool = 
 
 
 @contextmanager
-def _engine(studies: tuple[str, ...], options: dict[str, Any]) -> Iterator[tuple[int, Resolve, OpenBackend]]:
-    """Yield the threads of a worker, what resolves device, precision and kernels, and who places the workers.
+def _means(
+    studies: tuple[str, ...], options: dict[str, Any]
+) -> Iterator[tuple[Callable[..., tuple[Plan, list[str]]], Begin, OpenBackend]]:
+    """Yield what prepares the plan, what begins its work, and who places the workers.
 
     Raises:
         InputError: an option of Ray's without it.
     """
-    from hpo.execution.backends.local import forked_processes, forking, local_processes
-    from hpo.execution.identity import resolve_here
-    from hpo.execution.run import threads_each
+    from hpo.execution.backends.local import forked_processes, local_processes
+    from hpo.execution.run import begin_work, prepare_plan, threads_each
 
     cpus, gpus = options.get("cpus_per_worker"), options.get("gpus_per_worker")
     if options.get("engine", "local") == "ray":
         from hpo.execution.backends.ray import ray_cluster
 
         # a worker on a cluster may use the CPUs it asks for, however many there are here
-        yield (
-            max(1, int(cpus or 1)),
-            resolve_here,
-            ray_cluster(options["address"] or "auto", cpus=cpus, gpus=gpus),
-        )
+        prepare = partial(prepare_plan, threads=max(1, int(cpus or 1)))
+        yield prepare, begin_work, ray_cluster(options["address"] or "auto", cpus=cpus, gpus=gpus)
         return
     for name in ("address", "cpus_per_worker", "gpus_per_worker"):
         if options.get(name) is not None:
             raise InputError(f"--{name.replace('_', '-')} {options[name]} goes with --engine ray")
     threads = threads_each(options["workers"])
     if local_processes is not forked_processes:
-        yield threads, resolve_here, local_processes
+        yield partial(prepare_plan, threads=threads), begin_work, local_processes
         return
-    with forking(options["out"], studies, options["trials_per_device"], threads) as (resolve, engine):
-        yield threads, resolve, engine
+    from hpo.execution.forked_run import forked_run
+
+    with forked_run(options["out"], studies, options["trials_per_device"], threads) as forked:
+        yield forked.prepare, forked.begin, forked.engine
 
 
 @with_examples(
@@ -432,7 +426,8 @@ def final(as_json: bool, **options: Any) -> int:
     plan = opt.open_plan(options, reader=True)
     _refuse_undecided(plan, "final stage")
     if results.final_trial(plan) is None:
-        code = _train_final(options)
+        of_one = {"studies": None, "workers": 1, "trials_per_device": None, "as_json": False}
+        code = _run((), {**options, **of_one}, is_shown=False)
         if code:
             return code
     record = results.final_result(plan)
@@ -452,22 +447,6 @@ def _refuse_undecided(plan: Plan, what: str) -> None:
             f"no {what} before every study has decided; open: {', '.join(undecided)}; "
             "`hpo resume` trains them"
         )
-
-
-def _train_final(options: dict[str, Any]) -> int:
-    from hpo.cli.live import watching
-    from hpo.execution.run import run
-
-    with watching(opt.open_plan(options, reader=True), ()) as tick:
-        stopped_by = run(
-            opt.open_plan(options),
-            out=options["out"],
-            workers=1,
-            checkpoints=options["checkpoints"],
-            data=options["data"],
-            on_tick=tick,
-        )
-    return 0 if stopped_by is None else 128 + stopped_by
 
 
 @with_examples(

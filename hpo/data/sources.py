@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import fields
 from pathlib import Path, PurePath
 
@@ -165,7 +166,8 @@ def python(argument: str) -> Source:
     if not callable(function):
         raise DataError(f"{name}: must be a function, is {type(function).__name__}")
     try:
-        data = function()
+        with redirect_stdout(sys.stderr):  # what it prints is no JSON
+            data = function()
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
     except (Exception, SystemExit) as error:  # whatever the user's code raises

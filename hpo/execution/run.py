@@ -29,7 +29,8 @@ from hpo.execution.plan_data import load_plan_data
 from hpo.execution.plan_recipe import given_options, read_folder, recipe_of, record_of, with_recipe
 from hpo.execution.supervisor import supervise
 from hpo.monitor.results import final_result, final_trial
-from hpo.planning.claims import store_claims
+from hpo.monitor.status import remarks
+from hpo.planning.claims import open_cells, store_claims
 from hpo.planning.compatibility import (
     check_compatible,
     check_sqlite_is_local,
@@ -54,6 +55,9 @@ from hpo.storage.storage import Storage
 from hpo.training.blobs import BlobStore, open_blobs
 
 log = logging.getLogger(__name__)
+
+Begin = Callable[[Plan, Sequence[str] | None, str | None], tuple[bool, list[str]]]
+"""`begin_work`, or what does the same elsewhere."""
 
 
 def find_or_create_plan(
@@ -86,7 +90,7 @@ def find_or_create_plan(
     refuse_nested_run()
     given = given_options(studies, given or {})
     url = default_url(out) if storage is None else storage
-    plan = _existing_plan(url)
+    plan = existing_plan(url)
     if plan is not None:
         return _agreeing(plan, studies, names, given)
     options, named, specs = read_folder(studies, given)
@@ -151,10 +155,70 @@ def _claims_for(plan: Plan, studies: Path, specs: Mapping[str, StudySpec]) -> Cl
         ) from None
 
 
-def _existing_plan(url: str) -> Plan | None:
+def existing_plan(url: str) -> Plan | None:
+    """Return the plan of a database; None where there is none, or no database."""
     with suppress(MissingError):
         return Plan.find(Storage(url))
     return None
+
+
+def prepare_plan(
+    out: Path,
+    *,
+    storage: str | None,
+    studies: Studies | None,
+    names: Sequence[str],
+    threads: int,
+    given: Mapping[str, Any],
+    for_claims: bool = False,
+    resolve: Resolve = resolve_here,
+) -> tuple[Plan, list[str]]:
+    """Return the plan as `find_or_create_plan` does, and what is to be known of the studies asked for.
+
+    Args:
+        out: as there.
+        storage: likewise.
+        studies: likewise.
+        names: the studies that are asked for; empty: all, and the final stage.
+        threads: likewise.
+        given: likewise.
+        for_claims: make the study ready that is trained for claims alone; it is what is asked for.
+        resolve: likewise.
+
+    Raises:
+        InputError: as there; or no claim can have anything trained.
+    """
+    checked = () if for_claims else names
+    plan = find_or_create_plan(
+        out, storage=storage, studies=studies, names=checked, threads=threads, given=given, resolve=resolve
+    )
+    if for_claims:
+        open_cells(plan)
+    return plan, remarks(plan, plan.with_ancestors(names) if names else plan.all_names)
+
+
+def begin_work(plan: Plan, names: Sequence[str] | None, data: str | None) -> tuple[bool, list[str]]:
+    """Check what every worker would refuse before there is any, and queue what is due.
+
+    Args:
+        plan: to be worked on.
+        names: the studies to serve, as from `with_ancestors`; None: all, and the final stage.
+        data: where the plan's data are on this machine, if elsewhere than where it was created.
+
+    Returns:
+        Whether everything asked for has ended; and the trials that wait to be tried again.
+
+    Raises:
+        InputError: the plan cannot be worked on from here.
+    """
+    plan = with_recipe(plan)
+    check_versions(plan)
+    check_sqlite_is_local(plan)
+    load_plan_data(plan, data)
+    fail_stale_trials(plan, names)
+    if advance(plan, names):
+        return True, []
+    return False, waiting_again(plan, names or plan.all_names)
 
 
 def threads_each(workers: int | None) -> int:
@@ -234,6 +298,7 @@ def run(
     trials_per_device: int | None = None,
     checkpoints: str | Path | None = None,
     data: str | None = None,
+    begin: Begin = begin_work,
     engine: OpenBackend = local_processes,
     on_tick: Callable[[], object] = lambda: None,
 ) -> int | None:
@@ -247,6 +312,7 @@ def run(
         trials_per_device: how many trials each trains at once; None: one on a CPU, several on a GPU.
         checkpoints: folder or fsspec URL of the checkpoints; default `out/checkpoints`.
         data: where the plan's data are on this machine, if elsewhere than where it was created.
+        begin: `begin_work`, or what does the same elsewhere.
         engine: who places the workers; default: processes of this machine.
         on_tick: called about once a second, to show what the database says.
 
@@ -259,16 +325,10 @@ def run(
         RunError: workers cannot be kept alive.
     """
     refuse_nested_run()
-    plan = with_recipe(plan)
     names = plan.with_ancestors(studies) if studies else None
-    # what every worker would refuse, before there is any
-    check_versions(plan)
-    check_sqlite_is_local(plan)
     data = absolute_source(data) if data is not None else None
-    load_plan_data(plan, data)
-    fail_stale_trials(plan, names)
-    if not advance(plan, names):
-        again = waiting_again(plan, names or plan.all_names)
+    has_ended, again = begin(plan, names, data)
+    if not has_ended:
         if again:
             more = f" and {len(again) - MAX_NAMES} more" if len(again) > MAX_NAMES else ""
             log.warning("tried again: %s%s", ", ".join(again[:MAX_NAMES]), more)

@@ -443,13 +443,32 @@ def test_a_wrong_option_is_refused_before_torch_is_imported(folder: Path) -> Non
         assert "torch" not in loaded
 
 
+OWN = """
+import hpo
+import numpy as np
+from torch import nn
+
+class Mine(hpo.Recipe):
+    def build(self, params, data):
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, data.n_classes))
+
+def load():
+    images, labels = np.arange(300 * 16, dtype=np.uint8).reshape(300, 4, 4, 1), np.arange(300) % 2
+    return hpo.ImageData(images[:240], labels[:240], images[240:], labels[240:], ("a", "b"))
+"""
+OWN_RUN = ("--recipe=python:mine:Mine", "--data=python:mine:load", "--epochs=1", "--final-seeds=1")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
-def test_a_run_leaves_torch_to_the_process_that_its_workers_are_copies_of(
-    folder: Path, small_studies: Path
+@pytest.mark.parametrize(("base", "options"), [(SMALL, SMALL_RUN), ("", OWN_RUN)], ids=["shipped", "own"])
+def test_a_run_leaves_torch_and_a_user_s_modules_to_the_process_that_its_workers_are_copies_of(
+    folder: Path, base: str, options: Sequence[str]
 ) -> None:
-    command = ("run", "rate", "--studies", small_studies, "--workers=1", *SMALL_RUN)
+    (folder / "mine.py").write_text(OWN)
+    (folder / "studies" / "rate.toml").write_text(f"{base}[search]\nlearning_rate = [0.01, 0.001]")
+    command = ("run", "rate", "--studies=studies", "--workers=1", *options)
     (loaded,) = loaded_by(command)
-    assert "torch" not in loaded
+    assert not {"torch", "mine"} & loaded
     assert find_plan("hpo-out").decision("rate") is not None
 
 

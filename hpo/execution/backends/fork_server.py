@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,8 @@ class ForkServer:
 
     def _send(self, message: Mapping[str, object]) -> None:
         with suppress(ConnectionError):  # `ended` tells that it is gone
-            self._channel.send(json.dumps(message).encode())
+            # as text: a date that somebody gave for a number, to be refused there
+            self._channel.send(json.dumps(message, default=str).encode())
 
 
 def serve(channel: socket.socket) -> dict[str, Any] | None:
@@ -147,7 +148,7 @@ def serve(channel: socket.socket) -> dict[str, Any] | None:
             if select.select([channel], [], [], POLL_SECONDS)[0]:
                 message = channel.recv(MAX_BYTES)
                 if not message:
-                    return None
+                    break
                 order: dict[str, Any] = json.loads(message)
                 if "signal" in order:
                     for pid in numbers:  # none of them was waited for yet: their ids are still theirs
@@ -162,6 +163,9 @@ def serve(channel: socket.socket) -> dict[str, Any] | None:
                 if ended:
                     answer = {"number": numbers.pop(pid), "code": os.waitstatus_to_exitcode(status)}
                     channel.send(json.dumps(answer).encode())
+    for pid, number in numbers.items():
+        if number == CALLED:  # nobody waits for the answer; workers put their trials back first
+            os.kill(pid, signal.SIGKILL)
     return None
 
 
@@ -193,7 +197,8 @@ def _answer(call: str, arguments: Sequence[Any], answer: str, number: int) -> in
     """Call a function, write what it returns or why it refuses into a file, and return the exit code."""
     module, _, name = call.partition(":")
     try:
-        text, code = json.dumps(getattr(importlib.import_module(module), name)(*arguments)), 0
+        with redirect_stdout(sys.stderr):  # what a user's code prints is no JSON
+            text, code = json.dumps(getattr(importlib.import_module(module), name)(*arguments)), 0
     except HpoError as error:
         text, code = str(error), error.exit_code
     Path(answer).write_text(text)

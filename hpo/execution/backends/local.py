@@ -5,15 +5,13 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from hpo._process import n_cores
-from hpo.execution.backends.base import OpenBackend, WorkerBackend
+from hpo.execution.backends.base import WorkerBackend
 from hpo.execution.backends.fork_server import ForkServer
 from hpo.execution.backends.worker_spec import WorkerSpec, ask_to_stop
-from hpo.execution.identity import Resolve, resolve_here
 
 
 @contextmanager
@@ -43,36 +41,6 @@ def spawned_processes(spec: WorkerSpec) -> Iterator[WorkerBackend]:
 
 local_processes = forked_processes if sys.platform == "linux" else spawned_processes
 """Workers on this machine, as this system starts them best."""
-
-
-@contextmanager
-def forking(
-    out: Path, studies: Sequence[str], trials_per_device: int | None, threads: int
-) -> Iterator[tuple[Resolve, OpenBackend]]:
-    """Yield what resolves a new plan's device, precision and kernels, and its workers' engine, on Linux.
-
-    One process does both: it imports torch, which takes longer than all else before the first epoch, and this
-    one does not. Where the plan exists, the engine starts that process.
-    """
-    servers: list[ForkServer] = []
-
-    def resolve(*arguments: object) -> tuple[str, str, str]:
-        settings = {"OMP_NUM_THREADS": str(threads)}
-        spec = WorkerSpec(str(out.resolve()), tuple(studies), threads, "", trials_per_device, settings)
-        servers.append(spec.fork_server(is_early=True))
-        found = servers[0].call(f"{resolve_here.__module__}:{resolve_here.__name__}", *arguments)
-        device, precision, kernels = found
-        return device, precision, kernels
-
-    def engine(spec: WorkerSpec) -> AbstractContextManager[WorkerBackend]:
-        # another process may have written the plan meanwhile, with other threads
-        return forked_processes(spec, servers.pop() if servers and spec.threads == threads else None)
-
-    try:
-        yield resolve, engine
-    finally:
-        for server in servers:
-            server.kill()
 
 
 class _LocalBackend:
