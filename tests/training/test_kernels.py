@@ -15,7 +15,7 @@ from hpo.errors import InputError
 from hpo.space.parameters import Params
 from hpo.training import fused, loop
 from hpo.training.fused import resolve_kernels, triton_hindrance
-from hpo.training.learner import Learner
+from hpo.training.learner import Learner, build
 from hpo.training.loop import state_of
 from hpo.training.optimizers import OPTIMIZERS
 from hpo.training.recipe import Recipe
@@ -145,7 +145,6 @@ def curves(epochs: Iterator[Any]) -> list[tuple[Any, ...]]:
         ("fp32", {}),
         ("bf16", {"l2": 0.01, "mixup_alpha": 0.3}),
         ("fp32", {"batch_norm": True, "schedule": "cosine", "flip": True}),
-        ("fp32", {"activation": "leaky_relu"}),
     ],
 )
 def test_training_goes_the_same_way_and_resumes_to_the_bit(
@@ -169,6 +168,18 @@ def test_training_goes_the_same_way_and_resumes_to_the_bit(
     plain = curves(loop.train(RECIPE, config, DATA, [0], **options))
     for one, other in zip(whole, plain, strict=True):
         assert one[0] == pytest.approx(other[0], rel=1e-4 if precision == "fp32" else 0.05)
+
+
+@pytest.mark.usefixtures("triton")
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu"])
+def test_below_zero_the_network_of_training_is_that_of_validation(activation: str) -> None:
+    config = SCHEMA.complete({**CONFIG, "activation": activation})
+    network = build(RECIPE, RECIPE.params_of(config), DATA.info, 0).to(DEVICE)
+    with torch.no_grad():
+        network.get_submodule("conv2").get_parameter("bias").fill_(-9.0)
+    inputs = quarters(0, 4, *DATA.info.input_shape)
+    seen = [network.train(is_training)(inputs) for is_training in (True, False)]
+    torch.testing.assert_close(*seen)
 
 
 def copied(state: Any) -> Any:
