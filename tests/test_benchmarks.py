@@ -187,6 +187,7 @@ def test_a_table_with_a_hole_is_refused(tmp_path: Path) -> None:
         ("learning-rate-by-batch-size-by-batch-norm", 18, 3, 11),
         ("network-setup", 16, 1, 11),
         ("joint-digits", 54, 30, 4),
+        ("joint-cifar10", 54, 30, 4),
     ],
 )
 def test_recorded_tables_are_whole(name: str, n_points: int, n_seeds: int, n_epochs: int) -> None:
