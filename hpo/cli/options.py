@@ -21,7 +21,7 @@ from hpo.cli.completion import study_names, study_or_trial_names, trial_names
 from hpo.cli.help import Option
 from hpo.cli.output import waiting
 from hpo.errors import HpoError, InputError
-from hpo.planning.defaults import Adopt, Defaults, Fit, Inherit, Keep, Kernels, Precision
+from hpo.planning.defaults import Adopt, Defaults, FinalData, Fit, Inherit, Keep, Kernels, Precision
 
 if TYPE_CHECKING:
     from hpo.planning.plan import Plan
@@ -495,6 +495,12 @@ plan_options = _together(
         _recorded("--epochs", "Epochs a trial has, over what the study files say.", type=int, metavar="N"),
         _recorded("--limit-train", "Train on N examples only, stratified.", type=int, metavar="N"),
         _recorded("--limit-valid", "Validate on N examples only, stratified.", type=int, metavar="N"),
+        _recorded(
+            "--final-data",
+            "What the final stage trains on: as limited, all training data, or the validation data as well, "
+            "for as many epochs as the search chose.",
+            type=click.Choice(get_args(FinalData)),
+        ),
         _option("--no-pruning", is_flag=True, help="Train every trial to its last epoch."),
         _recorded(
             "--audit",

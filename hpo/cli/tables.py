@@ -435,7 +435,7 @@ def show_final(record: Mapping[str, Any], plan: Plan) -> None:
 
 def show_answer(record: Mapping[str, Any], plan: Plan) -> None:
     """Print the answer of the final stage of a plan, in a few lines."""
-    from hpo.monitor.results import shrinkage_text, uncertainty_text
+    from hpo.monitor.results import shrinkage_text, trained_text, uncertainty_text
 
     screen, objective = console(), plan.objective
     test, deviation, n_seeds = record["test"], record["std"], len(record["seeds"])
@@ -446,9 +446,7 @@ def show_answer(record: Mapping[str, Any], plan: Plan) -> None:
     answers += [f"{metric.label} {metric.with_unit(test[metric.name])}" for metric in others]
     screen.print(Text(", ".join(answers), "bold green"))
     seeds = "one fresh seed" if n_seeds == 1 else f"mean over {n_seeds} fresh seeds"
-    screen.print(
-        f"{seeds}, at epoch {record['selected_epoch']}, which validation chose; data {record['data']}"
-    )
+    screen.print(f"{seeds}, {trained_text(record, plan.identity.examples)}; data {record['data']}")
     if said := uncertainty_text(record, objective, plan.identity.examples):
         screen.print(f"{objective.label} is {said}")
     if said := shrinkage_text(record, objective):
@@ -461,7 +459,12 @@ def describe(plan: Plan) -> str:
     identity, data = plan.identity, plan.options.data
     inputs = f"{identity.n_train:,} + {identity.n_valid:,} {identity.inputs_text}, {identity.targets_text}"
     how = f"{identity.precision} on {identity.device_text}, threads a worker: {identity.threads}"
-    return f"{data}: {inputs}; {how}; {plan.storage.name}"
+    last = {
+        "limited": "",
+        "all": "; the final stage on all training data",
+        "train+validation": "; the final stage on the validation data as well",
+    }[plan.options.final_data]
+    return f"{data}: {inputs}; {how}{last}; {plan.storage.name}"
 
 
 def show_outcome(plan: Plan, out: Path) -> None:

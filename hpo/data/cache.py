@@ -138,6 +138,7 @@ def load_training(
     limit_train: int | None = None,
     limit_valid: int | None = None,
     split_seed: int | None = None,
+    with_validation: bool = False,
 ) -> TrainingData:
     """Open the training and the validation part of an entry; the files of the test part stay closed.
 
@@ -146,6 +147,7 @@ def load_training(
         limit_train: train on so many images only, the classes in proportion, at least one of each.
         limit_valid: the same of the validation images.
         split_seed: draw another validation part with this seed; without effect where the data came with one.
+        with_validation: train on the validation part as well, of which `valid` then says nothing new.
 
     Raises:
         InputError: a limit is larger than the part or smaller than the number of classes.
@@ -159,9 +161,11 @@ def load_training(
         split_seed = None
     if split_seed is not None:
         parts = _split_anew(*parts, meta.class_names, split_seed)
+    if with_validation:
+        parts = _joined(*parts, meta.class_names), parts[1]
     train = _limited("train", parts[0], limit_train, fewest)
     valid = _limited("valid", parts[1], limit_valid, fewest)
-    is_usual = limit_train is None and split_seed is None
+    is_usual = limit_train is None and split_seed is None and not with_validation
     mean, std = (meta.mean, meta.std) if is_usual else _statistics(train.inputs)
     identity: dict[str, Any] = {
         "content": meta.content,
@@ -170,6 +174,8 @@ def load_training(
     }
     if split_seed is not None:
         identity["split_seed"] = split_seed
+    if with_validation:
+        identity["with_validation"] = True
     shape = train.inputs.shape[1:]
     n_numbers = 1 if train.targets.ndim == 1 else train.targets.shape[1]
     return TrainingData(
@@ -189,6 +195,14 @@ def load_training(
         notes=tuple(meta.notes),
         split_seed=split_seed,
     )
+
+
+def _joined(train: Split, valid: Split, class_names: list[str]) -> Split:
+    """Put both parts together, the classes again in proportion in every leading stretch."""
+    inputs = np.concatenate([train.inputs, valid.inputs])
+    targets = np.concatenate([train.targets, valid.targets])
+    order = stratified_order(_strata(targets, class_names))
+    return Split(inputs[order], targets[order])
 
 
 def _split_anew(train: Split, valid: Split, class_names: list[str], seed: int) -> tuple[Split, Split]:

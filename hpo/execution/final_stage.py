@@ -30,7 +30,7 @@ from hpo.execution.context import WorkerContext
 from hpo.execution.trial import Config, TrialCallback
 from hpo.execution.uncertainty import uncertainty
 from hpo.monitor.results import deviation, mean
-from hpo.planning.inheritance import best_decided
+from hpo.planning.inheritance import best_decided, chosen_epoch
 from hpo.planning.plan import FINAL, MODEL, WRONG_IMAGES, Plan
 from hpo.planning.verdicts import mean_interval
 from hpo.space.parameters import canonical_json
@@ -42,6 +42,7 @@ from hpo.training.registry import load_recipe
 from hpo.training.saved_model import save_model
 from hpo.training.tensors import is_like
 
+SEEN = "its validation metrics are of examples that it was trained on"
 N_WRONG = 25
 N_PREDICTIONS = 500
 """Of numbers, so many test examples are stored with what was predicted, for a figure."""
@@ -55,6 +56,10 @@ class TestSetCallback(TrialCallback):
         self._plan, self._trial_id, self._out = plan, trial_id, out
         self._recipe, self._data, self._device = context.recipe, context.data, context.device
         self._blobs = context.checkpoints
+        self._sees_validation = plan.options.final_data == "train+validation"
+        if self._sees_validation:
+            self.last_epoch = chosen_epoch(plan)
+            self.notes = (SEEN,)
         # said before it is so, and not in the trial: it stays opened if that is deleted
         number = plan.storage.trial(trial_id).number
         plan.storage.set_study_attr(plan.storage.study_id(FINAL), "test_opened", number)
@@ -123,7 +128,8 @@ class TestSetCallback(TrialCallback):
         best, objective = self.state["best"], self._plan.objective
         per_seed = self.state["per_epoch"][selected_epoch]
         scores = [objective.score(value) for value in best["valid"]]
-        chosen = int(np.argmax(scores))  # by validation: the test set chooses nothing
+        # by validation, as the test set chooses nothing; what was trained on neither
+        chosen = 0 if self._sees_validation else int(np.argmax(scores))
         seeds = [metrics["seed"] for metrics in per_seed]
         # of these data and this configuration and no others: two plans may share a store
         of_what = canonical_json({"config": config, "seeds": seeds, "data": self._data.fingerprint})
@@ -142,11 +148,15 @@ class TestSetCallback(TrialCallback):
         search = best_decided(self._plan)
         # what a confirmation left may be what no trial of the search trained
         search_value = search.value if search and search.source else None
-        fresh_value = fmean(best["valid"])
+        fresh_value = None if self._sees_validation else fmean(best["valid"])
+        # what was trained on other data does not tell how much the search's value owes to selection
+        selected = search_value if self._data.fingerprint == self._plan.identity.fingerprint else None
         metrics = list(self._recipe.metrics)
         result = {
             "config": dict(config),
             "data": self._data.source,
+            "final_data": self._plan.options.final_data,
+            "n_train": len(self._data.train),
             "metric": objective.name,
             "seeds": seeds,
             "selected_epoch": selected_epoch,
@@ -159,10 +169,10 @@ class TestSetCallback(TrialCallback):
             ],
             "search_value": search_value,
             "fresh_value": fresh_value,
-            "shrinkage": None if search_value is None else objective.gain(search_value, fresh_value),
+            "shrinkage": None if selected is None else objective.gain(selected, fmean(best["valid"])),
             "shrinkage_interval": None
-            if search_value is None
-            else mean_interval([objective.gain(search_value, value) for value in best["valid"]]),
+            if selected is None
+            else mean_interval([objective.gain(selected, value) for value in best["valid"]]),
             "uncertainty": uncertainty(self._recipe, per_seed, best["outputs"], self._targets),
             "model": {"file": MODEL, "seed": seeds[chosen]} if best["networks"] else None,
             "n_test": len(self._targets),

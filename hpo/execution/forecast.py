@@ -11,7 +11,7 @@ import torch
 
 from hpo._process import n_cores
 from hpo.execution.identity import identify
-from hpo.execution.plan_data import training_data
+from hpo.execution.plan_data import data_of_final_stage, prepared
 from hpo.execution.run import threads_each
 from hpo.planning.manifest import Options
 from hpo.planning.plan import CONFIRM, FINAL
@@ -83,7 +83,7 @@ def forecast(
     served = with_ancestors(specs, names, options.inherit) if names else list(specs)
     torch.set_num_threads(identity.threads)
     fused.use(identity.kernels)
-    data = training_data(options)
+    entry, data = prepared(options, options.data)
     named = load_recipe(options.recipe)
     schema = named.recipe.schema
     timed: dict[str, float] = {}
@@ -124,7 +124,9 @@ def forecast(
         if options.confirm:
             lines.append(_confirmation(specs, served[-1], options, config, seconds_per_epoch(config), count))
         epochs = int(config["epochs"]) * options.final_seeds
-        seconds_final = epochs * seconds_per_epoch(config)  # one trial, so one worker
+        n_train = len(data_of_final_stage(options, entry, data).train)
+        # one trial, so one worker
+        seconds_final = epochs * seconds_per_epoch(config) * n_train / len(data.train)
         lines.append(Line(FINAL, "", 1, options.final_seeds, epochs, _known_time(seconds_final)))
     return lines
 

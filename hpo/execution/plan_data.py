@@ -11,13 +11,7 @@ from hpo.data import TrainingData, load_training, prepare
 from hpo.errors import DataError
 from hpo.planning.compatibility import check_data
 from hpo.planning.manifest import Options
-from hpo.planning.plan import CONFIRM, Plan
-
-
-def training_data(options: Options) -> TrainingData:
-    """Return the training and validation part that the options name."""
-    _, training = prepared(options, options.data)
-    return training
+from hpo.planning.plan import CONFIRM, FINAL, Plan
 
 
 def load_plan_data(plan: Plan, place: str | None = None) -> tuple[Path, TrainingData]:
@@ -46,7 +40,9 @@ def load_plan_data(plan: Plan, place: str | None = None) -> tuple[Path, Training
 
 
 def data_of_trial(plan: Plan, name: str, trial: FrozenTrial, entry: Path, data: TrainingData) -> TrainingData:
-    """Return the data that a trial is trained on: in the confirmation with a split of its seed's own.
+    """Return the data that a trial is trained on.
+
+    In the confirmation they have a split of the seed's own; in the final stage they may be more.
 
     Args:
         plan: that the trial belongs to.
@@ -55,6 +51,8 @@ def data_of_trial(plan: Plan, name: str, trial: FrozenTrial, entry: Path, data: 
         entry: as from `load_plan_data`.
         data: likewise.
     """
+    if name == FINAL:
+        return data_of_final_stage(plan.options, entry, data)
     if not (plan.confirms and name == CONFIRM) or plan.options.same_split:
         return data
     (seed,) = trial.user_attrs["seeds"]
@@ -64,6 +62,20 @@ def data_of_trial(plan: Plan, name: str, trial: FrozenTrial, entry: Path, data: 
 @lru_cache(maxsize=2)  # the arms of a seed are trained one after the other
 def _split_by(entry: Path, limit_train: int | None, limit_valid: int | None, seed: int) -> TrainingData:
     return load_training(entry, limit_train=limit_train, limit_valid=limit_valid, split_seed=seed)
+
+
+def data_of_final_stage(options: Options, entry: Path, data: TrainingData) -> TrainingData:
+    """Return what the final stage is trained on.
+
+    Args:
+        options: of the plan.
+        entry: as from `load_plan_data`.
+        data: likewise; what the search is trained on.
+    """
+    with_validation = options.final_data == "train+validation"
+    if not with_validation and (options.final_data == "limited" or options.limit_train is None):
+        return data
+    return load_training(entry, limit_valid=options.limit_valid, with_validation=with_validation)
 
 
 def prepared(options: Options, source: str) -> tuple[Path, TrainingData]:

@@ -60,6 +60,11 @@ class TrialCallback:
     def __init__(self) -> None:
         self.state: dict[str, Any] = {}
         """Travels in the checkpoints: tensors and plain types."""
+        self.last_epoch: int | None = None
+        """The epoch after which training ends, and whose result counts; None: the last of the configuration
+        ends it, and the best on validation counts."""
+        self.notes: tuple[str, ...] = ()
+        """What is to be said of the trial."""
 
     def restore(self, state: dict[str, Any], training: Mapping[str, Any]) -> None:
         """Take over the state of a checkpoint.
@@ -195,7 +200,7 @@ def _train_trial(
         while True:
             if is_asked and attempt.pruned_after is None and pruning.should_prune(attempt.n_epochs):
                 attempt.pruned_after = attempt.n_epochs
-            if attempt.pruned_after is not None and not attempt.is_audited:
+            if attempt.has_ended or (attempt.pruned_after is not None and not attempt.is_audited):
                 break
             epoch = _computed(context, lambda: next(training, None))
             if epoch is None:
@@ -265,6 +270,18 @@ class _Attempt:
         """How many epochs have ended."""
         return len(self._reports)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was told to end here."""
+        return self.n_epochs == self._callback.last_epoch
+
+    @property
+    def _selected(self) -> int | None:
+        """The epoch whose result counts, as of now; None before any."""
+        if self._callback.last_epoch is not None:
+            return max(self._reports, default=None)
+        return self._plan.objective.best_of(self._reports)
+
     def restore(self) -> dict[str, Any] | None:
         """Bring in the newest checkpoint, if there is one, and return its state of training."""
         seeds = self._trial.user_attrs["seeds"]
@@ -281,12 +298,13 @@ class _Attempt:
             self._plan.storage.write(id_of(self._trial), attrs=attrs, reports=self._reports)
         here = f"{processor(self._context.device)} with torch {versions()['torch']}"
         self._trained_on = list(dict.fromkeys([*(saved.trained_on if saved else []), here]))
-        notes = list(self._checkpoints.notes)
+        notes = [*self._callback.notes, *self._checkpoints.notes]
         if len(self._trained_on) > 1:
             # better than to begin anew on each new machine of a cluster; but it is said
             machines = ", then ".join(self._trained_on)
             notes.append(f"trained on {machines}: its last bits are those of no single machine")
-        attrs = self._said(*notes)
+        last = self._callback.last_epoch
+        attrs = self._said(*notes) | ({} if last is None else {"last_epoch": last})
         if attrs:
             self._plan.storage.write(id_of(self._trial), attrs=attrs)
         return saved.training if saved else None
@@ -303,7 +321,7 @@ class _Attempt:
         value = self._value(epoch.seeds)
         attrs = {_key(epoch.number): _records(epoch.seeds)}
         self._reports[epoch.number] = value
-        is_best = self._plan.objective.best_of(self._reports) == epoch.number
+        is_best = self._selected == epoch.number
         attrs |= _computed(
             self._context, partial(self._callback.after_epoch, epoch, self._config, is_best=is_best)
         )
@@ -358,11 +376,11 @@ class _Attempt:
         if ended_by is not None:
             # PRUNED, not FAIL: it is a result, never the best one, never tried again
             return TrialState.PRUNED, None, {"reason": f"{Reason.DIVERGED}: {ended_by}"}
-        selected = self._plan.objective.best_of(self._reports)
+        selected = self._selected
         if selected is None:
             raise TrialFailedError(RuntimeError("training ended without an epoch"))
         attrs = dict(self._callback.at_end(self._config, selected))
-        n_asked = self._config["epochs"]
+        n_asked = self._callback.last_epoch or self._config["epochs"]
         if self.n_epochs != n_asked:
             attrs |= self._said(f"the recipe's loop ended after epoch {self.n_epochs} of {n_asked}")
         return TrialState.COMPLETE, self._reports[selected], attrs

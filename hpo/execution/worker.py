@@ -156,13 +156,13 @@ def _train(plan: Plan, claimed: Claim, context: WorkerContext, entry: Path, out:
     """Train a claimed trial, and say how it ended."""
     name, trial = claimed.study, claimed.trial
     try:
-        callback = (
-            TestSetCallback(plan, id_of(trial), context, entry, out) if name == FINAL else TrialCallback()
-        )
         data = data_of_trial(plan, name, trial, entry, context.data)
         if data is not context.data:
             # what was recorded on a GPU reads the data that it was recorded on
             context = replace(context, data=data, slots=None)
+        callback = (
+            TestSetCallback(plan, id_of(trial), context, entry, out) if name == FINAL else TrialCallback()
+        )
         end = run_trial(plan, name, trial, context, callback)
         log.info("%s/%d: %s", name, trial.number, _said(plan, id_of(trial), end))
     except Interrupted:

@@ -359,6 +359,23 @@ def answer_text(result: Mapping[str, Any], objective: Metric) -> str:
     return f"test {objective.label} {value}, at epoch {result['selected_epoch']}"
 
 
+def trained_text(result: Mapping[str, Any], examples: str) -> str:
+    """Return at which epoch the result of the final stage is, and what it was trained on, in words.
+
+    Args:
+        result: what the final stage stored.
+        examples: what the data are made of, as "images".
+    """
+    epoch, which = result["selected_epoch"], result.get("final_data", "limited")
+    if which == "train+validation":
+        return (
+            f"after {epoch} epochs, settled before, on all {result['n_train']:,} {examples} of the training "
+            "and the validation part"
+        )
+    on = f", on all {result['n_train']:,} {examples} of the training part" if which == "all" else ""
+    return f"at epoch {epoch}, which validation chose{on}"
+
+
 def uncertainty_text(result: Mapping[str, Any], objective: Metric, examples: str) -> str:
     """Return how far the result of the final stage may be off, in words; empty where nobody knows.
 
@@ -388,7 +405,7 @@ def uncertainty_text(result: Mapping[str, Any], objective: Metric, examples: str
 
 def shrinkage_text(result: Mapping[str, Any], objective: Metric) -> str:
     """Return what fresh seeds say of the value that was selected in the search; empty where there is none."""
-    if result["search_value"] is None:
+    if result["shrinkage"] is None:
         return ""
     search, fresh = (objective.with_unit(result[key]) for key in ("search_value", "fresh_value"))
     found = (

@@ -122,10 +122,16 @@ def _numbered(attrs: Mapping[str, Any], prefix: str) -> list[list[dict[str, Any]
 
 
 def best_epoch(trial: FrozenTrial, objective: Metric) -> int | None:
-    """Return the first epoch, from 1, of the best mean of the objective; None before any report."""
+    """Return the first epoch, from 1, of the best mean of the objective; None before any report.
+
+    Of a trial that was told before how long to train it is the last.
+    """
     # other databases than SQLite may show a report before the metrics that were written with it
-    reports = trial.intermediate_values.items()
-    return objective.best_of({n: value for n, value in reports if f"epoch:{n}" in trial.user_attrs})
+    told = trial.intermediate_values.items()
+    reports = {n: value for n, value in told if f"epoch:{n}" in trial.user_attrs}
+    if "last_epoch" in trial.user_attrs:
+        return max(reports, default=None)
+    return objective.best_of(reports)
 
 
 def candidate(study: str, trials: Iterable[FrozenTrial], objective: Metric) -> Candidate | None:

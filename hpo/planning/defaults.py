@@ -13,6 +13,7 @@ Kernels = Literal["auto", "plain", "triton"]
 Inherit = Literal["winners", "published"]
 Adopt = Literal["better", "always"]
 Keep = Literal["better", "equivalent"]
+FinalData = Literal["limited", "all", "train+validation"]
 
 
 class Defaults:
@@ -30,6 +31,7 @@ class Defaults:
     metric: str | None = None
     limit_train: int | None = None
     limit_valid: int | None = None
+    final_data: FinalData = "limited"
     precision: Precision = "auto"
     kernels: Kernels = "auto"
     device: str = "auto"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from statistics import median_low
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo.planning.confirmation import Arms, Change, Obstacle, first_broken, without
-from hpo.planning.decisions import Inherited, TrialRef
+from hpo.planning.decisions import Inherited, TrialRef, best_epoch
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.plan import CLAIMS, CONFIRM, CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
 from hpo.planning.studies import lineage, published_config
@@ -87,6 +88,26 @@ def best_decided(plan: Plan) -> Inherited | None:
     if begun is None and plan.confirms and (confirmation := records[CONFIRM].confirmation) is not None:
         return confirmation.inherited
     return begun or _best_of_search(plan, records)
+
+
+def chosen_epoch(plan: Plan) -> int:
+    """Return the epoch that validation has chosen for what the final stage trains.
+
+    That is the best one of the trial which was decided for; of what a confirmation left, the middle one of
+    its seeds. Of what nobody has trained exactly so it is the last.
+    """
+    best = best_decided(plan)
+    assert best is not None  # written before the final stage was queued
+    if best.source is not None:
+        trials = [decided_trial(plan, best.source)]
+    else:
+        trials = [
+            trial
+            for trial in (plan.trials(CONFIRM) if plan.confirms else [])
+            if trial.state == TrialState.COMPLETE and trial.user_attrs.get("config") == best.params
+        ]
+    epochs = [epoch for trial in trials if (epoch := best_epoch(trial, plan.objective)) is not None]
+    return median_low(epochs) if epochs else int(control_config(plan, best)["epochs"])
 
 
 def _best_of_search(plan: Plan, records: Mapping[str, StudyRecord]) -> Inherited | None:

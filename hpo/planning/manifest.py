@@ -18,7 +18,7 @@ from hpo._files import read_text
 from hpo.errors import InputError, StudyFileError, did_you_mean
 from hpo.planning.confirmation import Arms, Confirmation
 from hpo.planning.decisions import Decision, Inherited
-from hpo.planning.defaults import Adopt, Defaults, Fit, Inherit, Keep, Kernels, Precision
+from hpo.planning.defaults import Adopt, Defaults, FinalData, Fit, Inherit, Keep, Kernels, Precision
 from hpo.planning.metrics import Metric
 from hpo.planning.studies import check_study, set_text
 from hpo.space.parameters import Direction, ParamValue, demand, explain
@@ -64,6 +64,9 @@ class Options(BaseModel):
     """The objective; None: the recipe's first metric."""
     limit_train: Annotated[int, Field(ge=1)] | None = Defaults.limit_train
     limit_valid: Annotated[int, Field(ge=1)] | None = Defaults.limit_valid
+    final_data: FinalData = Defaults.final_data
+    """What the final stage trains on: what the search did, all of the training part, or the validation part
+    as well."""
     precision: Precision = Defaults.precision
     kernels: Kernels = Defaults.kernels
     device: str = Defaults.device

@@ -87,7 +87,13 @@ def _of_the_data(report: ReportData) -> Iterator[str]:
     if options.limit_train or options.limit_valid:
         yield (
             f"The data were cut to {identity.n_train:,} training and {identity.n_valid:,} validation "
-            f"{report.examples}."
+            f"{report.examples}"
+            + ("." if options.final_data == "limited" else "; the final stage was trained on more.")
+        )
+    if options.final_data == "train+validation" and report.final:
+        yield (
+            f"The final stage was trained on the validation {report.examples}, too: what it reached on these "
+            "tells nothing."
         )
 
 

@@ -137,9 +137,11 @@ def waterfall(report: ReportData) -> Figure | None:
         return None
     caption = f"{objective.title} on validation, carried from study to study"
     if report.final is not None:
-        fresh = objective.scale * report.final["fresh_value"]
+        value = report.final["fresh_value"]
+        fresh = bars[-1].end if value is None else objective.scale * value
         test, deviation = report.final["test"][objective.name], report.final["std"][objective.name]
-        bars.append(_gain(objective, "fresh seeds", bars[-1].end, fresh, SKY))
+        if value is not None:
+            bars.append(_gain(objective, "fresh seeds", bars[-1].end, fresh, SKY))
         bars.append(
             Bar(
                 "test set",
@@ -152,7 +154,8 @@ def waterfall(report: ReportData) -> Figure | None:
         )
         if report.confirmation and report.confirmation.taken_back:
             caption += "; then what fresh seeds did not confirm was taken back"
-        caption += "; then at fresh seeds and on the test set (whisker: one standard deviation)"
+        caption += "; then " + ("at fresh seeds and " if value is not None else "")
+        caption += "on the test set (whisker: one standard deviation)"
     if not objective.is_maximized:
         caption += ". Less is better"
     ends = [bar.end + sign * bar.deviation for bar in bars for sign in (-1, 1)]
@@ -610,15 +613,15 @@ def test_curves(report: ReportData, metric: Metric) -> Figure | None:
     if report.final is None or point is None or len(report.test_epochs) < 2:
         return None
     test = [[seed[metric.name] for seed in epoch] for epoch in report.test_epochs]
-    lines = [
-        _over_seeds(test, metric.scale, BLUE, label="test", weight="strong"),
-        _over_seeds(
-            point.seeds_by_epoch(metric.name), metric.scale, ORANGE, label="validation", is_dashed=True
-        ),
-    ]
+    lines = [_over_seeds(test, metric.scale, BLUE, label="test", weight="strong")]
+    said = "Dotted: the epoch that was settled before."
+    if report.options.final_data != "train+validation":  # there the other one is of what was trained on
+        said = "Beside that on validation; dotted: the epoch that validation chose."
+        valid = point.seeds_by_epoch(metric.name)
+        lines.append(_over_seeds(valid, metric.scale, ORANGE, label="validation", is_dashed=True))
     return Figure(
         f"{metric.title} on the test set",
-        f"Beside that on validation; dotted: the epoch that validation chose.{_seeds_text([point])}",
+        f"{said}{_seeds_text([point])}",
         Curves([Panel(lines)], axis=metric.axis, marked=report.final["selected_epoch"]),
     )
 

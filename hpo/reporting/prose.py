@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hpo._text import params_text, printable, show_value
 from hpo.monitor.origins import Origin
-from hpo.monitor.results import shrinkage_text, uncertainty_text
+from hpo.monitor.results import shrinkage_text, trained_text, uncertainty_text
 from hpo.planning.audit import in_words as audit_text
 from hpo.planning.confirmation import outcome_in_words
 from hpo.reporting.data import ReportData, Section
@@ -47,7 +47,7 @@ def answer(report: ReportData) -> Answer:
         return Answer(
             f"Test {objective.label} {reached}",
             f"On the test set, the configuration that the studies chose{_left(report)} has {metrics}: "
-            f"{seeds}, at epoch {final['selected_epoch']}, which validation chose. Data: {data}.",
+            f"{seeds}, {trained_text(final, report.examples)}. Data: {data}.",
         )
     decided = [s.decision for s in report.sections if s.decision and s.decision.params]
     if report.final_inherited is not None and report.final_inherited.value is not None:

@@ -344,6 +344,8 @@ def final_tables(report: ReportData) -> list[Table]:
     chosen = next((each for each in epochs if each["epoch"] == epoch), None)
     metrics = _metric_columns(report.metrics)
     n_seeds = len(final["seeds"])
+    settled = report.options.final_data == "train+validation"
+    chose = f"{epoch} epochs were settled before" if settled else f"validation chose epoch {epoch}"
     return [
         _table(
             "final-configuration",
@@ -360,7 +362,7 @@ def final_tables(report: ReportData) -> list[Table]:
         ),
         _table(
             "final-epochs",
-            f"Test metrics per epoch{_of_seeds(n_seeds)}; validation chose epoch {epoch}.",
+            f"Test metrics per epoch{_of_seeds(n_seeds)}; {chose}.",
             epochs,
             [(Column("epoch"), _number("epoch")), *metrics],
             chosen,

@@ -217,7 +217,7 @@ def test_limits_take_stratified_subsets(entry: Path) -> None:
         ({"limit_train": -1}, "limit_train = -1: at least 3 are needed"),
     ],
 )
-def test_limits_that_cannot_be_met_are_refused(entry: Path, limits: dict[str, int], problem: str) -> None:
+def test_limits_that_cannot_be_met_are_refused(entry: Path, limits: dict[str, Any], problem: str) -> None:
     with pytest.raises(InputError, match=problem):
         load_training(entry, **limits)
 
@@ -292,7 +292,7 @@ def test_the_fingerprint_tells_other_data(fingerprint: Callable[[ImageData], str
 
 
 def test_the_fingerprint_tells_limits(entry: Path) -> None:
-    limits = [{}, {"limit_train": 20}, {"limit_train": 21}, {"limit_valid": 5}]
+    limits: list[dict[str, Any]] = [{}, {"limit_train": 20}, {"limit_train": 21}, {"limit_valid": 5}]
 
     assert len({load_training(entry, **limit).fingerprint for limit in limits}) == 4
     assert load_training(entry, limit_train=24).fingerprint == load_training(entry).fingerprint
