@@ -17,6 +17,7 @@ from hpo.errors import HpoError
 
 GROUPS = {
     "Train": {
+        "init": ("training", "Write a folder to begin with, which runs as it is."),
         "demo": ("training", "Run the whole plan on scikit-learn's handwritten digits."),
         "plan": ("reading", "Show what a run would train, and how long it takes."),
         "create": ("training", "Write the plan into the database and train nothing."),

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, chdir, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,15 +17,48 @@ import click
 from hpo._process import without_garbage_collection
 from hpo._text import printable, write_json
 from hpo.cli import options as opt
+from hpo.cli.advice import quoted
 from hpo.cli.help import with_examples
 from hpo.cli.output import say, waiting
 from hpo.errors import InputError
+from hpo.templates import SCHEMA_FILE, TEMPLATES, write_template
 
 if TYPE_CHECKING:
     from hpo.execution.backends.base import OpenBackend
     from hpo.execution.run import Begin
     from hpo.planning.decisions import Decision
     from hpo.planning.plan import Plan
+
+
+@with_examples(
+    ("hpo init my-plan", "A network on images; `hpo run --studies .` in the folder trains it."),
+    ("hpo init prices --template table", "A network on a table of numbers."),
+)
+@click.argument("folder", type=opt.UserPath(is_folder=True))
+@click.option(
+    "--template",
+    type=click.Choice(list(TEMPLATES)),
+    default=next(iter(TEMPLATES)),
+    show_default=True,
+    help="; ".join(f"{name}: {text}" for name, text in TEMPLATES.items()) + ".",
+)
+def init(folder: Path, template: str) -> None:
+    """Write a folder to begin with, which runs as it is.
+
+    A recipe, two study files, plan.toml, a short README, and the schema by which editors complete study
+    files.
+    """
+    files = write_template(template, folder)
+    with waiting("writing the schema"), chdir(folder):
+        from hpo.planning.json_schema import study_file_schema
+        from hpo.planning.manifest import read_plan_file
+        from hpo.training.registry import load_recipe
+
+        named = load_recipe(read_plan_file(Path())["recipe"])
+        with Path(SCHEMA_FILE).open("w", encoding="utf-8") as file:
+            write_json(study_file_schema(named.name, named.recipe.schema), file)
+    say(f"{folder}: {', '.join([*files, SCHEMA_FILE])}")
+    say(f"next: cd {quoted(str(folder))} && hpo run --studies .")
 
 
 @with_examples(
