@@ -20,6 +20,7 @@ from hpo.planning.defaults import Defaults
 
 if TYPE_CHECKING:
     from hpo.planning.plan import Plan
+    from hpo.training.saved_model import Prediction
 
 
 @with_examples(
@@ -215,28 +216,70 @@ def compare(first: str, second: str, delta: float | None, as_json: bool, **optio
         "hpo predict hpo-out/model.safetensors cat.jpg dog.jpg",
         "The class of two pictures, with its probability.",
     ),
-    ("hpo predict hpo-out/model.safetensors photos/*.jpg --json", "Many pictures, for other programs."),
+    (
+        "hpo predict hpo-out/model.safetensors photos --top 3 --csv > labels.csv",
+        "The three most probable classes of every picture in a folder, as a table.",
+    ),
 )
 @click.argument("model", type=opt.UserPath(is_file=True))
-@click.argument("image", nargs=-1, required=True, type=opt.UserPath())
+@click.argument("image", nargs=-1, required=True, type=opt.UserPath(), metavar="IMAGE|FOLDER…")
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="So many classes of each picture, the most probable first.",
+)
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV: a line a picture and class.")
 @opt.as_json
-def predict(model: Path, image: tuple[Path, ...], as_json: bool) -> None:
+def predict(model: Path, image: tuple[Path, ...], top: int, as_csv: bool, as_json: bool) -> None:
     """Classify pictures with the final model.
 
-    MODEL is OUT/model.safetensors, which the final stage saved.
+    MODEL is OUT/model.safetensors, which the final stage saved. Of a folder all pictures are taken, those in
+    folders below it as well.
     """
+    if as_csv and as_json:
+        raise InputError("--csv and --json exclude each other; leave one of them out")
     with waiting("loading the model"):
+        from hpo.data.folder import pictures_below
         from hpo.training.saved_model import load_model
 
-        predictions = load_model(model).classify(image)
-    if as_json:
-        write_json(
-            [{"image": str(p.path), "label": p.label, "probability": p.probability} for p in predictions],
-            sys.stdout,
-        )
+        paths = list[Path]()
+        for given in image:
+            found, n_others = pictures_below(given) if given.is_dir() else ([given], 0)
+            paths += found
+            if n_others:
+                files = "1 file that is" if n_others == 1 else f"{n_others} files that are"
+                say(f"{given}: left out {files} not named as pictures are", err=True)
+        predictions = load_model(model).classify(paths, top)
+    if as_csv:
+        from hpo.monitor.export import write_csv
+
+        rows = [
+            {"image": str(each.path), "rank": rank, "label": label, "probability": probability}
+            for each in predictions
+            for rank, (label, probability) in enumerate(each.top, start=1)
+        ]
+        write_csv(rows, sys.stdout)
+    elif as_json:
+        write_json([_predicted(each, top) for each in predictions], sys.stdout)
     else:
-        for prediction in predictions:
-            say(f"{prediction.path}: {prediction.label} ({100 * prediction.probability:.1f} %)")
+        for each in predictions:
+            said = ", ".join(f"{label} ({100 * probability:.1f} %)" for label, probability in each.top)
+            say(f"{each.path}: {said}")
+
+
+def _predicted(prediction: Prediction, top: int) -> dict[str, Any]:
+    record = {
+        "image": str(prediction.path),
+        "label": prediction.label,
+        "probability": prediction.probability,
+    }
+    if top == 1:
+        return record
+    listed = [{"label": label, "probability": probability} for label, probability in prediction.top]
+    return {**record, "top": listed}
 
 
 @with_examples(

@@ -16,7 +16,7 @@ import numpy as np
 
 from hpo._process import n_cores
 from hpo.data.dataset import HELD_OUT, ImageData, Images, hold_out
-from hpo.data.images import read_image
+from hpo.data.images import picture_endings, read_image
 from hpo.data.npy import map_array, write_blocks
 from hpo.errors import DataError
 
@@ -98,6 +98,32 @@ def read_folder(listing: Listing, *, size: int, fit: str, scratch: Path) -> Imag
         valid_images=images.get("validation"),
         valid_labels=labels.get("validation"),
     )
+
+
+def pictures_below(folder: Path) -> tuple[list[Path], int]:
+    """Return the pictures in a folder and in those below it, by name, and how many other files there are.
+
+    What ends as pictures do is one; junk and names that start with a dot are ignored.
+
+    Raises:
+        DataError: the folder cannot be listed, or has none.
+    """
+    endings = picture_endings()
+    found, n_others = list[Path](), 0
+    try:
+        for path in sorted(folder.rglob("*")):
+            names = path.relative_to(folder).parts
+            if not path.is_file() or any(n.startswith(".") or n.lower() in _JUNK for n in names):
+                continue
+            if path.suffix.lower() in endings:
+                found.append(path)
+            else:
+                n_others += 1
+    except OSError as error:
+        raise DataError(f"{error.filename or folder}: cannot be listed: {error.strerror}") from error
+    if not found:
+        raise DataError(f"{folder}: holds no pictures")
+    return found, n_others
 
 
 class _Look:

@@ -41,6 +41,12 @@ independently. Bilinear over all covered pixels, and all the same of a square.""
 DEFAULT_FIT = "crop"
 
 
+def picture_endings() -> set[str]:
+    """Return what names of files end in that `read_image` can read, in small letters, as `.png`."""
+    kinds = Image.registered_extensions()
+    return {ending for ending, kind in kinds.items() if kind in Image.OPEN and kind not in _PROGRAMS}
+
+
 def read_image(
     path: Path | str, *, size: int, channels: int, fit: str = DEFAULT_FIT
 ) -> npt.NDArray[np.uint8]:

@@ -44,6 +44,8 @@ class Prediction:
     label: str
     probability: float
     """Softmax of the outputs; not calibrated."""
+    top: tuple[tuple[str, float], ...] = ()
+    """The most probable labels and their probabilities, as many as were asked for."""
 
 
 class _Header(BaseModel):
@@ -84,8 +86,12 @@ class Model:
         """Return what the network makes of inputs (n, …) as the data had them: (n, n_outputs) float32."""
         return predict(self.network, inputs, normaliser(self.mean, self.std, self.info, "cpu"))
 
-    def classify(self, image_paths: Sequence[Path | str]) -> list[Prediction]:
+    def classify(self, image_paths: Sequence[Path | str], top: int = 1) -> list[Prediction]:
         """Classify pictures of any size and mode, prepared as the training images were, in fp32.
+
+        Args:
+            image_paths: of the pictures.
+            top: so many labels are told of each, as far as there are so many.
 
         Raises:
             DataError: a file cannot be read as a picture.
@@ -98,19 +104,17 @@ class Model:
             raise InputError(
                 f"the model takes images of {height}×{width} pixels; pictures can only be scaled to a square"
             )
-        predictions = []
+        predictions: list[Prediction] = []
         for start in range(0, len(image_paths), _BLOCK):
             paths = image_paths[start : start + _BLOCK]
             images = np.stack(
                 [read_image(path, size=height, channels=channels, fit=self.fit) for path in paths]
             )
-            probabilities, classes = self.outputs(images).softmax(dim=1).max(dim=1)
-            predictions += [
-                Prediction(Path(path), self.class_names[index], probability)
-                for path, index, probability in zip(
-                    paths, classes.tolist(), probabilities.tolist(), strict=True
-                )
-            ]
+            ordered = self.outputs(images).softmax(dim=1).sort(dim=1, descending=True, stable=True)
+            for path, values, indices in zip(paths, ordered.values, ordered.indices, strict=True):
+                names = [self.class_names[index] for index in indices[:top].tolist()]
+                found = tuple(zip(names, values[:top].tolist(), strict=True))
+                predictions.append(Prediction(Path(path), *found[0], found))
         return predictions
 
 

@@ -62,7 +62,9 @@ def given(command: str, param: click.Parameter, text: str) -> list[str]:
 def test_every_place_is_tried() -> None:
     found = {(name, param.name) for name in COMMANDS for param, _ in path_params(name)}
     assert {("run", "out"), ("predict", "image"), ("export", "file"), ("report", "to")} <= found
-    assert {name for name in COMMANDS if (name, "storage") not in found} == {"predict", "plan"}
+    assert {name for name in COMMANDS if (name, "storage") not in found} == {
+        *("predict", "plan", "init", "schema")
+    }
 
 
 @pytest.mark.parametrize("command", COMMANDS)
