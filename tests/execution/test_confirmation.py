@@ -83,6 +83,17 @@ def test_what_helps_is_kept_and_what_was_luck_is_taken_back(confirmed: Plan, cli
     assert final.user_attrs["final"]["search_value"] is None  # the search has not trained that
 
 
+@pytest.mark.slow
+def test_how_long_to_train_on_everything_is_what_fresh_seeds_chose(place: Path) -> None:
+    """Of what is left nobody has trained all together in the search."""
+    code = simulated.RECIPE.replace("+ lucky}", "+ lucky - 0.01 * abs(epoch - 2)}")
+    plan = simulated_plan(place / "out", code=code, epochs=3, final_data="train+validation")
+    assert found(plan)["luck"][:2] == ("equivalent", False)
+    (final,) = plan.trials(FINAL)
+    assert (final.user_attrs["config"]["epochs"], final.user_attrs["final"]["selected_epoch"]) == (3, 2)
+    assert [*final.intermediate_values] == [1, 2]
+
+
 def test_confirm_json_is_the_contract(confirmed: Plan, cli: Cli) -> None:
     result = cli("confirm", "--json", "--storage", confirmed.storage.url)
     assert result.code == 0
