@@ -27,7 +27,7 @@ import tenacity
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
-from optuna.storages._rdb.storage import _create_scoped_session
+from optuna.storages._rdb.storage import _create_scoped_session, _VersionManager
 from sqlalchemy.engine import URL, make_url
 
 from hpo._files import user_path
@@ -333,6 +333,25 @@ def _make_tables(url: str) -> None:
                     connection.exec_driver_sql(f"PRAGMA user_version = {number}")
     finally:
         rdb.engine.dispose()
+
+
+_read_migrations = _VersionManager._create_alembic_script
+_migrations: list[Any] = []
+"""What Optuna's migrations are, once they have been read."""
+
+
+def _migrations_read_once(manager: _VersionManager) -> Any:
+    """Return Optuna's migrations: Python files, the same for all databases, that are run to be read.
+
+    Optuna does so whenever it is asked for the newest version, in 45 ms of CPU: once to open a database, and
+    four times to make its tables, which was half of what that took.
+    """
+    if not _migrations:
+        _migrations.append(_read_migrations(manager))
+    return _migrations[0]
+
+
+_VersionManager._create_alembic_script = _migrations_read_once  # type: ignore[method-assign, assignment]
 
 
 def _storage(url: URL, engine_arguments: dict[str, Any]) -> RDBStorage:

@@ -205,6 +205,16 @@ def test_tables_of_an_older_optuna_are_upgraded_by_a_writer_alone(database_url: 
     assert Storage(database_url, reader=True).study_attrs()["s"] == {"a": 1}
 
 
+def test_migrations_are_read_for_the_first_database_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Storage(f"sqlite:///{tmp_path / 'a.db'}", create=True)
+    monkeypatch.setattr("alembic.util.load_python_file", None)
+    url = f"sqlite:///{tmp_path / 'b.db'}"
+    Storage(url, create=True).create_study("s", {"a": 1}, "maximize")
+    assert Storage(url).study_attrs()["s"] == {"a": 1}
+
+
 def running_trial(url: str) -> tuple[Storage, int]:
     """A trial that this process has claimed."""
     storage = Storage(url, create=True)

@@ -29,6 +29,7 @@ from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 import hpo
+from hpo.storage import database
 
 ROOT = Path(hpo.__file__).parent
 
@@ -191,6 +192,17 @@ def test_the_version_that_wrote_the_tables_is_there(rdb: RDBStorage) -> None:
         assert info.library_version == optuna.__version__
     assert rdb.get_current_version() == rdb.get_head_version()
     assert rdb.get_head_version() in rdb.get_all_versions()
+
+
+def test_migrations_are_the_same_for_all_databases(tmp_path: Path) -> None:
+    found = []
+    for name in ("a", "b"):
+        rdb = RDBStorage(f"sqlite:///{tmp_path / name}.db")
+        migrations = database._read_migrations(rdb._version_manager)
+        found.append((migrations.dir, [each.revision for each in migrations.walk_revisions()]))
+        rdb.engine.dispose()
+    assert found[0] == found[1]
+    assert len(found[0][1]) > 5
 
 
 @pytest.mark.parametrize("number", [0.5, float("inf"), float("-inf")])
