@@ -324,7 +324,7 @@ def _try_claims(url: str, trial_ids: Sequence[int]) -> tuple[State, str]:
     """Let several processes claim the same trials at once; each must go to one of them."""
     what = f"{len(trial_ids)} trials, {N_RACERS} processes at once"
     with subprocess.Popen(
-        [sys.executable, "-c", "from hpo.execution.doctor import race; race()"],
+        [sys.executable, "-m", __name__],
         # by environment, not by argument: a URL may hold a password, and arguments are public
         env={**os.environ, "HPO_STORAGE": url},
         stdin=subprocess.PIPE,
@@ -618,3 +618,7 @@ def _nearest_folder(path: Path) -> Path:
     """Return the folder, or the one above it that exists."""
     path = path.absolute()
     return next(each for each in (path, *path.parents) if each.is_dir())
+
+
+if __name__ == "__main__":
+    race()
