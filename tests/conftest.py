@@ -17,6 +17,7 @@ from hpo.planning.plan import MODEL, Plan
 from tests.support.command import Result, hpo
 from tests.support.fixtures import Cli, StartedServers
 from tests.support.plans import SMALL_RUN, SMALL_STUDIES
+from tests.support.preloaded import preloaded_processes
 from tests.support.scripted_worker import plan_under_way
 
 # no test asserts how long something takes; neither does hypothesis, which allows 200 ms an example otherwise
@@ -50,6 +51,19 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield folder
     del os.environ["HPO_CACHE"]
     os.environ.update(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def preloaded(own_cache: Path) -> Iterator[None]:
+    """Commands of hpo, fork servers too, start as copies of a process that has imported what they need."""
+    with preloaded_processes():
+        yield
+
+
+@pytest.fixture
+def from_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They start as they do for users, with imports of their own."""
+    monkeypatch.setenv("FROM_NOTHING", "1")  # the others have no such variable
 
 
 @pytest.fixture(scope="session")

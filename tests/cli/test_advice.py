@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import click
@@ -35,9 +34,9 @@ def advised(result: Result) -> list[str]:
 
 def paste(line: str) -> Result:
     """What a line does in a shell of the current folder."""
-    script = f'hpo() {{ "{sys.executable}" -m hpo "$@"; }}\n{line}'
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=300, check=False)
-    return Result(done.returncode, done.stdout, done.stderr)
+    script = f"hpo() {{ printf '%s\\0' \"$@\"; }}\n{line}"
+    words = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
+    return hpo(*words.split("\0")[:-1])
 
 
 @pytest.fixture

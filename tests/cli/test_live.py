@@ -49,14 +49,7 @@ def on_terminal(
     # readline, which pytest imports, may set these behind Python's back; they override the real size
     env = {key: value for key, value in os.environ.items() if key not in ("LINES", "COLUMNS")}
     process = subprocess.Popen(
-        command,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-        env=env,
-        # a shell that started the tests in the background has had SIGINT ignored, by their children too
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, env=env
     )
     os.close(theirs)
     parts, left = [b""], list(sizes[1:])  # bytes: a read may end in the middle of a character

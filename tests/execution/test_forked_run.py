@@ -113,6 +113,7 @@ def test_a_copy_prepares_and_begins_a_plan_as_one_process_would(
     assert [len(each.trials("width")) for each in (there, plan)] == [2, 2]  # only the recipe knows
 
 
+@pytest.mark.usefixtures("from_nothing")  # a copy has one child more
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_is_ended_while_a_user_s_module_loads_leaves_nothing_behind(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

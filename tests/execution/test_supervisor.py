@@ -212,7 +212,7 @@ def test_no_worker_outlives_a_server_that_has_not_come_to_killing_it(
     with contextlib.ExitStack() as stack:
         stack.callback(server.kill)
         server.start(1, tmp_path / "1.log", {})
-        wait_for(at_work)
+        wait_for(psutil.Process(server._process.pid).children)
         workers = at_work()
         workers[0].suspend()  # else it would notice that its parent is gone
         monkeypatch.setattr("hpo.execution.backends.fork_server.END_SECONDS", 0.0)
