@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,6 +40,22 @@ def test_of_a_rate_that_kills_a_relu_there_are_cells_with_a_leaky_one(specs: dic
     }
     at_both = {(0.01, size, kind) for size in (20, 40) for kind in ("relu", "leaky_relu")}
     assert cells == at_both | {(0.001, size, "relu") for size in (20, 40)}
+
+
+def test_the_claims_of_the_small_run_are_the_shipped_ones_at_its_size(
+    specs: dict[str, StudySpec], tmp_path: Path
+) -> None:
+    text = (Path(__file__).parents[2] / "examples/cifar10/claims.toml").read_text("utf-8")
+    (tmp_path / "claims.toml").write_text(text, "utf-8")
+    for name in specs:
+        (tmp_path / f"{name}.toml").write_text(
+            (shipped_studies() / f"{name}.toml").read_text("utf-8"), "utf-8"
+        )
+    shipped, small = (load_claims(folder, specs, SCHEMA) for folder in (shipped_studies(), tmp_path))
+    assert (small.about.n_train, small.about.epochs) == (1_000, 4)
+    assert small.about.classes == shipped.about.classes
+    assert small.claims[:-1] == shipped.claims[:-1]
+    assert small.claims[-1].contrasts[1:] == shipped.claims[-1].contrasts[1:]
 
 
 def test_points_are_those_of_the_report(specs: dict[str, StudySpec]) -> None:
