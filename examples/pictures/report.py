@@ -1,4 +1,4 @@
-"""The picture of `hpo report` in the README: the answer, what each study gained, the conclusions.
+"""The picture of `hpo report` in the README: the answer, what each study gained, the claims.
 
     python examples/pictures/report.py hpo-out/report/report.html
 
