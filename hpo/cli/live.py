@@ -170,4 +170,7 @@ def _sentence(event: Event, objective: Metric) -> str:
     reason = record["reason"].removeprefix(f"{state}: ")
     why = f" ({reason})" if reason else ""
     what = point_text(record["params"], record["point"])
+    if "further_seeds" in record:
+        first, *more = record["further_seeds"]
+        what += f", further seed{f's {first} to {more[-1]}' if more else f' {first}'}"
     return f"{ended}{why}: {objective.label} {objective.with_unit(record[objective.name])}, {what}"

@@ -57,6 +57,21 @@ class NumberOrAuto(click.ParamType[int | None]):
         return number
 
 
+class SeedsOrRace(click.ParamType[int | str]):
+    """A number of seeds, or `race`."""
+
+    name = "K|race"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Return the number, or `race`."""
+        text = str(value)
+        if text == "race":
+            return text
+        if not (text.isascii() and text.isdecimal() and len(text) < 10):
+            self.fail(f"{text[:40]!r} is neither a number of seeds nor 'race'", param, ctx)
+        return int(text)
+
+
 class Finite(click.FloatRange):
     """A number in a range, neither infinite nor NaN."""
 
@@ -421,7 +436,7 @@ of_confirmation = _group(
     ),
     _recorded(
         "--delta",
-        "Differences below it do not matter there.  [default: 0.005 of a share, which is half a point]",
+        "Differences below it do not matter there and in a race.  [default: 0.005 of a share, half a point]",
         type=float,
         metavar="D",
     ),
@@ -490,7 +505,13 @@ plan_options = _together(
     _group(
         SEEDS,
         _recorded("--seed", "First seed of the search.", type=int),
-        _recorded("--seeds", "Seeds a point is trained on.", type=int, metavar="K"),
+        _recorded(
+            "--seeds",
+            "Seeds a point is trained on. race: 3, and more for points that can still win.",
+            type=SeedsOrRace(),
+            metavar=SeedsOrRace.name,
+        ),
+        _recorded("--max-seeds", "The most that a point gets in a race.", type=int, metavar="K"),
         _recorded("--final-seeds", "Seeds of the final stage.", type=int, metavar="K"),
         _recorded("--epochs", "Epochs a trial has, over what the study files say.", type=int, metavar="N"),
         _recorded("--limit-train", "Train on N examples only, stratified.", type=int, metavar="N"),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from hpo.planning.metrics import Metric
     from hpo.planning.plan import Plan
     from hpo.training.dry_run import DryRun, LoopRun
+
+T = TypeVar("T")
 
 STATE_STYLES = {
     "done": "green",
@@ -209,6 +211,11 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow], audit: Audit | N
     for text, trials in findings.items():
         plural = "trial" if len(trials) == 1 else "trials"
         screen.print(Text(f"{plural} {', '.join(trials)}: {text}", "yellow"))
+    if decision and decision.race:
+        for finish in decision.race.finishes:
+            plural = "trial" if len(finish.trials) == 1 else "trials"
+            words = decision.race.words_of(finish, plan.objective)
+            screen.print(Text(f"{plural} {', '.join(map(str, finish.trials))}: {words}", "dim"))
     tracebacks = {row.reason: row for row in reversed(rows) if row.traceback}
     for row in reversed(tracebacks.values()):  # of equal reasons the first
         _print_traceback(screen, row)
@@ -251,10 +258,15 @@ def _differing(rows: Sequence[TrialRow]) -> list[str]:
 def _points_grid(plan: Plan, axes: Sequence[str], rows: Sequence[TrialRow], width: int) -> Grid:
     """Return a line a point, a column an axis; where these do not fit, one column with all of them."""
     objective = plan.objective
-    values = {row.trial: row.metrics[objective.name] for row in rows if row.state == "complete"}
+    races = any(row.replicates for row in rows)
+    complete = [row for row in rows if row.state == "complete"]
+    most = max((len(row.seeds) for row in complete if races), default=0)  # who has fewer has lost to them
+    values = {row.trial: row.metrics[objective.name] for row in complete if len(row.seeds) >= most}
     best = objective.best_of({trial: value for trial, value in values.items() if value is not None})
     metrics = [(metric.head, Kind.NUMBER) for metric in plan.metrics]
     last = [("best epoch", Kind.NUMBER), ("epochs", Kind.NUMBER), ("state", Kind.WORD)]
+    last = [*([("seeds", Kind.NUMBER), ("to best", Kind.NUMBER)] if races else []), *last]
+    leader = next((row for row in complete if row.trial == best), None)
     wide = Grid(("trial", Kind.NUMBER), *[(axis, Kind.NUMBER) for axis in axes], *metrics, *last)
     narrow = Grid(("trial", Kind.NUMBER), ("point", Kind.TEXT), *metrics, *last)
     for row in rows:
@@ -264,6 +276,7 @@ def _points_grid(plan: Plan, axes: Sequence[str], rows: Sequence[TrialRow], widt
             points = [Text(row.point, "italic"), *[Text("")] * (len(axes) - 1)]
         cells: list[str | Text] = [
             *[metric.text(row.metrics[metric.name]) for metric in plan.metrics],
+            *([str(len(row.seeds)), _gap(row, leader, objective)] if races else []),
             str(row.best_epoch or "–"),
             f"{row.epochs}/{row.epochs_asked or '–'}",
             Text(row.shown_state, STATE_STYLES[row.shown_state]),
@@ -274,6 +287,18 @@ def _points_grid(plan: Plan, axes: Sequence[str], rows: Sequence[TrialRow], widt
     # arms of a confirmation differ in their names alone
     is_told_by_axes = axes or len({row.point for row in rows}) == 1
     return wide if is_told_by_axes and wide.fits(width) else narrow
+
+
+def _gap(row: TrialRow, leader: TrialRow | None, objective: Metric) -> str:
+    """Return how far a point is from the leader at the seeds that both have; other seeds compare nothing."""
+    if leader is None or row is leader or row.state != "complete":
+        return ""
+    ours, theirs = (
+        {seed["seed"]: seed["metrics"][objective.name] for seed in each.history[(each.best_epoch or 1) - 1]}
+        for each in (row, leader)
+    )
+    shared = ours.keys() & theirs.keys()
+    return objective.gap(fmean(ours[s] - theirs[s] for s in shared)) if shared else ""
 
 
 def show_trial(plan: Plan, found: TrialDetail) -> None:
@@ -528,21 +553,42 @@ def show_forecast(lines: Sequence[Line]) -> None:
             line.section,
             line.study,
             str(line.points),
-            str(line.seeds),
-            f"{line.epochs:,}",
-            "–" if line.seconds is None else duration(line.seconds),
+            _from_to([line.least_seeds or line.seeds, line.seeds], str),
+            _from_to([_least_epochs(line), line.epochs], "{:,}".format),
+            _times([line]),
         )
-    times = [line.seconds for line in lines if line.seconds is not None]
-    total = duration(sum(times)) if len(times) == len(lines) else "–"
-    grid.add("", "together", "", "", f"{sum(line.epochs for line in lines):,}", total, style="bold")
+    epochs = [sum(map(_least_epochs, lines)), sum(line.epochs for line in lines)]
+    grid.add("", "together", "", "", _from_to(epochs, "{:,}".format), _times(lines), style="bold")
     console().print(grid)
+    if any(line.least_seeds for line in lines):
+        console().print("least and most: further seeds are for points that can still win")
     for line in lines:
-        if line.is_at_most and line.epochs:
+        if line.is_at_most and line.epochs and line.least_seeds is None:
             least = line.epochs * LOOKS[0] // LOOKS[-1]
             console().print(
                 f"{line.study}: at most; {least:,} epochs where each of {line.points - 1} decisions is clear "
                 f"after {LOOKS[0]} seeds, less where fewer studies adopt a change"
             )
+
+
+def _least_epochs(line: Line) -> int:
+    return line.epochs if line.least_epochs is None else line.least_epochs
+
+
+def _times(lines: Sequence[Line]) -> str:
+    """Return the time that lines take together, from the least to the most; a dash where nobody knows."""
+    times = [line.seconds for line in lines if line.seconds is not None]
+    if len(times) < len(lines):
+        return "–"
+    shares = [_least_epochs(line) / line.epochs if line.epochs else 1.0 for line in lines]
+    return _from_to(
+        [sum(share * each for share, each in zip(shares, times, strict=True)), sum(times)], duration
+    )
+
+
+def _from_to(ends: Sequence[T], text: Callable[[T], str]) -> str:
+    """Return a range in words; where its ends read alike, one of them."""
+    return "–".join(dict.fromkeys(map(text, ends)))
 
 
 def show_checks(checks: Iterable[Check]) -> list[Check]:

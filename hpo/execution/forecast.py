@@ -44,6 +44,10 @@ class Line:
     """Predicted for all workers together, if none is pruned; None of a recipe with a loop of its own."""
     is_at_most: bool = False
     """Whether it is the most that it can take, as of a confirmation, which ends when verdicts are clear."""
+    least_seeds: int | None = None
+    """Seeds that a point gets in any case, where it is a race; None: it is none."""
+    least_epochs: int | None = None
+    """Of all points and these seeds together."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as `hpo plan --json` prints it."""
@@ -103,7 +107,7 @@ def forecast(
         configs = _configs(specs, name, options)
         # a point of a grid may be what an earlier study has trained; of a sampled one nobody knows the points
         known = _known(specs, name, options) if specs[name].is_grid else None
-        runs = [int(config["epochs"]) * options.seeds * (config != known) for config in configs]
+        runs = [int(config["epochs"]) * options.most_seeds * (config != known) for config in configs]
         seconds = []
         for number, (n, config) in enumerate(zip(runs, configs, strict=True), start=1):
             tell(f"timing a few steps of each network: {name}, {number} of {len(configs)}")
@@ -114,9 +118,12 @@ def forecast(
                 name,
                 specs[name].section,
                 len(configs),
-                options.seeds,
+                options.most_seeds,
                 sum(runs),
                 _known_time(sum(seconds) / busy),
+                is_at_most=options.races,
+                least_seeds=options.first_seeds if options.races else None,
+                least_epochs=sum(runs) * options.first_seeds // options.most_seeds if options.races else None,
             )
         )
     if not names:

@@ -27,7 +27,7 @@ from hpo.errors import (
 )
 from hpo.execution.context import WorkerContext
 from hpo.planning.audit import is_audited
-from hpo.planning.inheritance import config_of_trial, context_of, control_config, decided_trial, inherited_by
+from hpo.planning.inheritance import config_of_trial, context_of, control_config, inherited_by, replicate_of
 from hpo.planning.plan import Plan, versions
 from hpo.planning.pruners import Runs, TrialPruner, build_pruner
 from hpo.planning.samplers import distributions, draw
@@ -221,14 +221,16 @@ class _Pruning:
     def __init__(self, plan: Plan, name: str, trial: FrozenTrial, config: Config) -> None:
         self._plan, self._trial_id = plan, id_of(trial)
         self._pruner: TrialPruner | None = None
-        if name not in plan.specs or not plan.options.pruning:
+        slot = slot_of(trial)
+        # further replicates are to be pooled with the first, so each has to be whole
+        if name not in plan.specs or not plan.options.pruning or slot.replicate:
             return
         epochs = int(config["epochs"])
         runs = Runs(epochs, len(plan.identity.class_names), plan.objective.is_share)
         pruner = build_pruner(plan.specs[name], runs)
         self._pruner = TrialPruner(pruner, plan.storage.study(name, pruner), epochs)
         # a pruned control could not be compared with; it is asked about, as others are compared with it
-        self._is_prunable = not is_control(plan, name, slot_of(trial))
+        self._is_prunable = not is_control(plan, name, slot)
 
     def should_prune(self, n_epochs: int) -> bool:
         """Ask the pruner about the epochs that are new, now that so many are reported."""
@@ -472,7 +474,9 @@ def _reuse_result(plan: Plan, name: str, trial: FrozenTrial, config: Config, pru
         return False
     if plan.schema.effective(config) != plan.schema.effective(control_config(plan, inherited)):
         return False
-    before = decided_trial(plan, inherited.source)
+    before = replicate_of(plan, inherited.source, slot_of(trial).replicate)
+    if before is None:
+        return False
     # with where that was, and what is to be said of it
     attrs = {
         key: value
@@ -481,7 +485,7 @@ def _reuse_result(plan: Plan, name: str, trial: FrozenTrial, config: Config, pru
     }
     plan.storage.write(id_of(trial), attrs=attrs, reports=before.intermediate_values)
     pruning.should_prune(len(before.intermediate_values))
-    source = f"{inherited.source.study}/{inherited.source.trial}"
+    source = f"{inherited.source.study}/{before.number}"
     reason = f"{Reason.REUSED}: {source} is the same configuration at the same seeds"
     plan.storage.finish(id_of(trial), TrialState.COMPLETE, before.value, {"reason": reason})
     return True

@@ -11,6 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo._files import user_path
 from hpo.errors import InputError, MissingError
 from hpo.monitor.results import DISCARDED, best_values, final_result, final_trial, find_trial
+from hpo.planning.decisions import TrialRef
+from hpo.planning.inheritance import decided_point
 from hpo.planning.metrics import Metric
 from hpo.planning.plan import Plan
 from hpo.planning.verdicts import Comparison, compare, default_delta, in_words
@@ -169,6 +171,7 @@ def _trial_side(plan: Plan, text: str) -> Side:
     if trial.state != TrialState.COMPLETE:
         state = trial.user_attrs.get("reason") or trial.state.name.lower()
         raise MissingError(f"{text} has no result to be compared: {state}")
+    trial = decided_point(plan, TrialRef(study=name, trial=trial.number))
     values = best_values(plan, trial)[plan.objective.name]
     seeds = dict(zip(trial.user_attrs["seeds"], values, strict=True))
     facts, why = _facts(plan, trial), plan.record(name).discarded.get(trial.number)

@@ -41,6 +41,7 @@ def export(plan: Plan) -> list[Record]:
                 "reason": reason_text(trial, discarded) if attrs else "",
                 "control": attrs.get("point") == CONTROL_SLOT.point,
                 "point": attrs.get("point"),
+                "replicate": attrs.get("replicate"),
                 "attempt": attrs.get("attempt"),
                 "seeds": " ".join(map(str, attrs.get("seeds", []))),
                 "best_epoch": best_epoch(trial, plan.objective),

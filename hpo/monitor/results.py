@@ -18,16 +18,18 @@ from hpo._text import seeds_text
 from hpo.errors import InputError, MissingError
 from hpo.monitor.origins import Origin, origins, origins_of_chosen
 from hpo.planning.confirmation import Confirmation, decision_in_words
-from hpo.planning.decisions import TrialRef, best_epoch, epochs_of
+from hpo.planning.decisions import TrialRef, best_epoch, epochs_of, pooled
 from hpo.planning.diagnostics import Finding, findings
-from hpo.planning.inheritance import best_decided, decided_trial
+from hpo.planning.inheritance import best_decided, decided_point
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.metrics import Metric
 from hpo.planning.plan import CONFIRM, CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
+from hpo.planning.race import RaceResult, Stop
 from hpo.planning.scheduler import is_orphaned
 from hpo.planning.studies import lineage
 from hpo.space.parameters import ParamValue
-from hpo.storage.queue import Slots, reason_of, slot_of, told_state
+from hpo.storage.queue import Reason, Slots, reason_of, slot_of, told_state
+from hpo.storage.trials import id_of
 
 DISCARDED = "discarded"
 """The state of a complete trial that does not count, and the first word of its reason."""
@@ -63,6 +65,12 @@ class TrialRow:
     """Of an error in training."""
     epochs_asked: int | None = None
     """How many epochs it is trained if nothing stops it; None until it is claimed."""
+    seeds: Sequence[int] = ()
+    """That its metrics are of, or, before it has any, that it is trained on first."""
+    replicates: Sequence[int] = ()
+    """The trials that it has, where a race may give it several: one for each block of seeds."""
+    stop: Stop | None = None
+    """Why a race gave it no further seeds; None where there is none, or it is not over."""
 
     @property
     def shown_state(self) -> str:
@@ -154,10 +162,64 @@ def rows(plan: Plan, name: str, trials: Sequence[FrozenTrial] | None = None) -> 
     """
     if name != FINAL:
         plan.with_ancestors([name])
-    slots, discarded = Slots.of(plan.trials(name) if trials is None else trials), plan.record(name).discarded
+    slots, record = Slots.of(plan.trials(name) if trials is None else trials), plan.record(name)
+    if plan.races and name in plan.specs:
+        race = record.decision.race if record.decision else None
+        by_index = [
+            _point_row(plan, name, point, slots, record.discarded, race) for point in points_of(slots)
+        ]
+        return [row for _, row in sorted(by_index, key=lambda each: each[0])]
+    discarded = record.discarded
     chosen = map(slots.accepted_or_latest, slots.attempts)
     ordered = sorted(chosen, key=lambda trial: trial.user_attrs["index"])
     return [_row(plan, name, trial, slots, discarded, slots.state(slot_of(trial)).value) for trial in ordered]
+
+
+def points_of(slots: Slots) -> list[str]:
+    """Return the points that have been tried, each once."""
+    return list(dict.fromkeys(slot.point for slot in slots.attempts))
+
+
+def _point_row(
+    plan: Plan,
+    name: str,
+    point: str,
+    slots: Slots,
+    discarded: Mapping[int, str],
+    race: RaceResult | None,
+) -> tuple[int, TrialRow]:
+    """Return the row of a point with all its replicates, after its index."""
+    replicates = slots.replicates(point)
+    stands = [slots.accepted_or_latest(slot) for slot in replicates]
+    done = [trial for trial in stands if trial.state == TrialState.COMPLETE]
+    state = slots.state_at(point)
+    first = stands[0]
+    whole = pooled(done, plan.objective) if done else first
+    row = _row(plan, name, whole, slots, discarded, state.value)
+    ended = [
+        trial
+        for trial in stands
+        if trial.number in discarded or (trial.state != TrialState.COMPLETE and "reason" in trial.user_attrs)
+    ]
+    if ended:  # what became of the point is what became of this replicate
+        row = replace(
+            row,
+            state=DISCARDED if ended[-1].number in discarded else row.state,
+            reason=reason_text(ended[-1], discarded),
+            traceback=ended[-1].user_attrs.get("traceback", ""),
+        )
+    elif any(reason_of(trial) != Reason.REUSED for trial in done):
+        row = replace(row, reason="")  # no more than its first seeds are an earlier study's
+    others = [_row(plan, name, trial, slots, discarded, state.value) for trial in stands[1:]]
+    finish = race.finish_of(first.number) if race else None
+    return first.user_attrs["index"], replace(
+        row,
+        trial=first.number,
+        earlier=[text for each in (row, *others) for text in each.earlier],
+        checkpoint_notes=[text for each in (row, *others) for text in each.checkpoint_notes],
+        replicates=[trial.number for trial in stands],
+        stop=finish.stop if finish else None,
+    )
 
 
 def point_name(plan: Plan, name: str, attrs: Mapping[str, Any]) -> str:
@@ -192,6 +254,7 @@ def _row(
         attempt=trial.user_attrs["attempt"],
         epochs=len(history),
         epochs_asked=trial.user_attrs.get("config", {}).get("epochs"),
+        seeds=trial.user_attrs["seeds"],
         best_epoch=best_epoch(trial, plan.objective),
         seconds=sum(seed["seconds"] for records in history for seed in records),
         history=history,
@@ -440,6 +503,46 @@ def best_complete(plan: Plan, trials: Iterable[FrozenTrial], discarded: Containe
     return max(done, key=lambda t: (plan.objective.score(t.value or 0.0), -t.number), default=None)
 
 
+def best_trial(
+    plan: Plan, name: str, record: StudyRecord, trials: Sequence[FrozenTrial]
+) -> FrozenTrial | None:
+    """Return the best point of a study so far as one whole trial; None before any has a result.
+
+    Args:
+        plan: that the study belongs to.
+        name: of the study.
+        record: what is stored of it.
+        trials: its trials, at least in outline.
+    """
+    if plan.races and name in plan.specs:
+        return _best_of_race(plan, record, Slots.of(trials))
+    best = best_complete(plan, trials, record.discarded)
+    return None if best is None else plan.storage.trial(id_of(best))
+
+
+def _best_of_race(plan: Plan, record: StudyRecord, slots: Slots) -> FrozenTrial | None:
+    """Return the best of the points that still race, at the seeds that all of these have."""
+    if record.decision is not None and record.decision.source is not None:
+        return decided_point(plan, record.decision.source)  # its control has a trial of this study, too
+    done: dict[str, list[FrozenTrial]] = {}
+    for point in points_of(slots):
+        accepted = [slots.accepted(slot) for slot in slots.replicates(point)]
+        found = [trial for trial in accepted if trial and trial.state == TrialState.COMPLETE]
+        if found and not any(trial.number in record.discarded for trial in found):
+            done[point] = found
+    most = max((len(slots.replicates(point)) for point in done), default=0)
+    racing = [point for point in done if len(slots.replicates(point)) == most]
+    n_common = min((len(done[point]) for point in racing), default=0)
+    if n_common == 1:  # of trials with as many seeds outlines tell enough
+        best = best_complete(plan, [done[point][0] for point in racing], record.discarded)
+        return None if best is None else plan.storage.trial(id_of(best))
+    whole = [
+        pooled(list(plan.storage.whole([id_of(t) for t in done[point][:n_common]])), plan.objective)
+        for point in racing
+    ]
+    return best_complete(plan, whole, record.discarded)
+
+
 def best_so_far(
     plan: Plan, records: Mapping[str, StudyRecord], values: Mapping[str, tuple[int, float]]
 ) -> tuple[str, TrialRef] | None:
@@ -488,7 +591,7 @@ def best(plan: Plan) -> dict[str, Any]:
     """
     records, storage = plan.records(), plan.storage
     trials = {
-        name: best_complete(plan, storage.outlines.of(storage.study_id(name)), records[name].discarded)
+        name: best_trial(plan, name, records[name], storage.outlines.of(storage.study_id(name)))
         for name in plan.specs
     }
     values = {name: (trial.number, trial.value or 0.0) for name, trial in trials.items() if trial}
@@ -497,7 +600,7 @@ def best(plan: Plan) -> dict[str, Any]:
     decided = {name: record.decision for name, record in records.items() if record.decision}
     if found is not None:
         name, ref = found
-        trial = decided_trial(plan, ref)
+        trial = decided_point(plan, ref)
         decision = decided.get(name)
         is_decided = decision is not None and decision.source == ref
         record = {

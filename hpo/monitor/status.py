@@ -9,7 +9,7 @@ from typing import Any, Literal
 from optuna.trial import FrozenTrial
 
 from hpo._text import show_value
-from hpo.monitor.results import answer_text, best_complete, own_params
+from hpo.monitor.results import answer_text, best_trial, own_params, points_of
 from hpo.planning.audit import Audit, audit_of
 from hpo.planning.confirmation import outcome_in_words
 from hpo.planning.decisions import Decision
@@ -18,7 +18,6 @@ from hpo.planning.manifest import StudyRecord
 from hpo.planning.plan import CLAIMS, CONFIRM, FINAL, FINAL_SLOT, Plan
 from hpo.planning.scheduler import study_jobs
 from hpo.storage.queue import Reason, Slots, SlotState, reason_of
-from hpo.storage.trials import id_of
 
 StudyState = Literal["pending", "running", "done", "failed"]
 
@@ -102,10 +101,9 @@ def study_status(plan: Plan, name: str, record: StudyRecord, trials: Sequence[Fr
     points = {state.value: states.count(state) for state in SlotState}
     is_confirmation = name == CONFIRM and plan.confirms
     # its arms are not rivals
-    best = None if is_confirmation else best_complete(plan, trials, record.discarded)
+    best = None if is_confirmation else best_trial(plan, name, record, trials)
     accepted = [trial for slot in slots.attempts if (trial := slots.accepted(slot))]
-    best_trial = plan.storage.trial(id_of(best)) if best else None
-    final = best_trial.user_attrs.get("final") if best_trial else None
+    final = best.user_attrs.get("final") if best else None
     return StudyStatus(
         name=name,
         section=plan.specs[name].section if name in plan.specs else "",
@@ -114,14 +112,10 @@ def study_status(plan: Plan, name: str, record: StudyRecord, trials: Sequence[Fr
         else _state(name, states, slots, decision),
         points=points,
         diverged=sum(reason_of(trial) == Reason.DIVERGED for trial in accepted),
-        discarded=len(record.discarded),
+        discarded=len({trial.user_attrs["point"] for trial in trials if trial.number in record.discarded}),
         best=None
-        if best_trial is None
-        else {
-            "trial": best_trial.number,
-            "value": best_trial.value,
-            "params": own_params(plan, best_trial),
-        },
+        if best is None
+        else {"trial": best.number, "value": best.value, "params": own_params(plan, best)},
         inherited=None
         if inherited is None
         else {
@@ -174,7 +168,10 @@ def _states(plan: Plan, name: str, record: StudyRecord, slots: Slots) -> list[Sl
     """Return the states of a study's points: those with attempts, and those that are still to be queued."""
     if name == FINAL:
         return [slots.state(FINAL_SLOT)]
-    begun = [slots.state(slot) for slot in slots.attempts]
+    if plan.races and name in plan.specs:
+        begun = [slots.state_at(point) for point in points_of(slots)]
+    else:
+        begun = [slots.state(slot) for slot in slots.attempts]
     n_points = record.n_points
     if name == CONFIRM and plan.confirms:
         n_points = len(begun)  # how many more there will be, the seeds so far have to say

@@ -21,7 +21,7 @@ from hpo.monitor.status import StudyStatus, study_status
 from hpo.planning.confirmation import outcome_in_words
 from hpo.planning.decisions import TrialRef, best_epoch, epochs_of
 from hpo.planning.diagnostics import findings
-from hpo.planning.inheritance import best_decided, decided_trial
+from hpo.planning.inheritance import best_decided, decided_point
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.metrics import Metric
 from hpo.planning.plan import CLAIMS, CONFIRM, CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
@@ -429,7 +429,7 @@ def _running_trial(
 
 
 def _best_trial(plan: Plan, ref: TrialRef) -> Best:
-    trial = decided_trial(plan, ref)
+    trial = decided_point(plan, ref)
     epochs, seeds = epochs_of(trial.user_attrs), best_values(plan, trial)[plan.objective.name]
     return Best(
         study=ref.study,
@@ -511,6 +511,8 @@ class _StudyEvents:
             "best_epoch": epoch,
             "epochs": len(trial.intermediate_values),
         }
+        if self._study in self._plan.specs and trial.user_attrs["replicate"] > 0:
+            record["further_seeds"] = trial.user_attrs["seeds"]
         if self._study != FINAL:
             return Event("point", self._study, record)
         result = trial.user_attrs.get("final", {})
@@ -569,7 +571,7 @@ def _seconds_per_epoch(plan: Plan, study: str, running: Sequence[Running], best:
         return fmean(rates)
     if best is None:
         return None
-    n_seeds = plan.options.seeds if study in plan.specs else plan.options.final_seeds if study == FINAL else 1
+    n_seeds = len(plan.seeds) if study in plan.specs else plan.options.final_seeds if study == FINAL else 1
     return best.seconds_per_epoch * n_seeds / best.n_seeds
 
 

@@ -438,7 +438,7 @@ class _Evidence:
             raise _UnknownError(f"{params_text(params)} cannot be trained: {error}") from None
         runs = self._runs.get(self._key_of(config), {})
         if chosen is not None and self._key_of(schema.effective(chosen)) == self._key_of(config):
-            runs = {seed: run for seed, run in runs.items() if seed not in self._plan.seeds}
+            runs = {seed: run for seed, run in runs.items() if seed not in self._plan.search_seeds}
         asked = self._asked.get(canonical_json(config), set())
         return Cell(params, config, runs, asked)
 

@@ -6,6 +6,7 @@ Everything is read from the trials' attributes; nothing here writes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from statistics import fmean
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SkipValidatio
 from hpo._text import params_text, seeds_text
 from hpo.errors import InputError
 from hpo.planning.metrics import Metric
+from hpo.planning.race import RaceResult
 from hpo.space.parameters import ParamValue
 from hpo.space.schema import Schema
 
@@ -102,6 +104,8 @@ class Decision(Record):
     """The complete configuration that is carried on; empty where there is no result."""
     source: TrialRef | None
     value: float | None
+    race: RaceResult | None = None
+    """How many seeds each point got, and why no more; None where all got the same."""
     text: Annotated[str, Field(min_length=1)]
     """The decision in words."""
 
@@ -134,20 +138,42 @@ def best_epoch(trial: FrozenTrial, objective: Metric) -> int | None:
     return objective.best_of(reports)
 
 
+def pooled(trials: Sequence[FrozenTrial], objective: Metric) -> FrozenTrial:
+    """Return COMPLETE trials of one point as one trial that trained the seeds of all, the first for the rest.
+
+    Its best epoch is that of the mean over all these seeds, and so is its value.
+    """
+    first, *more = trials
+    if not more:
+        return first
+    by_trial = [epochs_of(trial.user_attrs) for trial in trials]
+    epochs = [[record for seeds in epoch for record in seeds] for epoch in zip(*by_trial, strict=False)]
+    attrs = {key: value for key, value in first.user_attrs.items() if not key.startswith("epoch:")}
+    attrs["seeds"] = [record["seed"] for record in epochs[0]]
+    attrs |= {f"epoch:{number}": seeds for number, seeds in enumerate(epochs, start=1)}
+    whole = copy(first)
+    whole.user_attrs = attrs
+    whole.intermediate_values = {
+        number: fmean(record["metrics"][objective.name] for record in seeds)
+        for number, seeds in enumerate(epochs, start=1)
+    }
+    epoch = best_epoch(whole, objective)
+    whole.value = whole.intermediate_values[epoch] if epoch else None
+    return whole
+
+
 def candidate(study: str, trials: Iterable[FrozenTrial], objective: Metric) -> Candidate | None:
     """Pool the COMPLETE trials of one point; None when it has none."""
     done = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
     if not done:
         return None
-    seeds: dict[int, float] = {}
-    for trial in done:
-        epoch = best_epoch(trial, objective)
-        for record in trial.user_attrs[f"epoch:{epoch}"]:
-            seeds[record["seed"]] = record["metrics"][objective.name]
+    whole = pooled(done, objective)
+    records = whole.user_attrs[f"epoch:{best_epoch(whole, objective)}"]
+    seeds = {record["seed"]: record["metrics"][objective.name] for record in records}
     return Candidate(
-        source=TrialRef(study=study, trial=done[0].number),
-        params=done[0].user_attrs["config"],
-        searched=done[0].params,
+        source=TrialRef(study=study, trial=whole.number),
+        params=whole.user_attrs["config"],
+        searched=whole.params,
         value=fmean(seeds.values()),
         seeds=seeds,
     )
@@ -163,6 +189,7 @@ def decide(
     *,
     always: bool,
     remark: str = "",
+    race: RaceResult | None = None,
 ) -> Decision:
     """Decide a study whose points all have ended.
 
@@ -175,36 +202,43 @@ def decide(
         schema: of the recipe's parameters; says what means nothing in a configuration.
         always: adopt the winner even where it does not beat the control (`--adopt always`).
         remark: what the decision's text is to say besides.
+        race: that gave the points unequal numbers of seeds. Who has fewer than another has lost to it.
     """
-    pooled = [candidate(study, trials, objective) for trials in points]
-    candidates = [found for found in pooled if found is not None]
-    winner = max(candidates, key=lambda found: objective.score(found.value), default=None)
+    found = [candidate(study, trials, objective) for trials in points]
+    candidates = [each for each in found if each is not None]
+
+    def rank(each: Candidate) -> tuple[int, float]:
+        return len(each.seeds) if race else 0, objective.score(each.value)
+
+    winner = max(candidates, key=rank, default=None)
     if winner is None:
         adopted = False
     elif control is None or always:
         adopted = True
     else:
-        adopted = objective.gain(winner.value, control.value) > 0
+        adopted = rank(winner) > rank(control)
     rival, p_value, n_tried = winner, None, 0
     if control is not None:
         same = schema.effective(control.params)
         others = [found for found in candidates if schema.effective(found.params) != same]
         if not adopted:  # the control may be a point itself, and then the best of them
-            rival = max(others, key=lambda found: objective.score(found.value), default=None)
+            rival = max(others, key=rank, default=None)
         # what was pruned or failed was tried as well
-        n_tried = len(pooled) - (len(candidates) - len(others))
-        p_value = _paired_p_value(rival, control, n_tried) if rival else None
+        n_tried = len(found) - (len(candidates) - len(others))
+        # a t-test knows nothing of the looks of a race, which has shown what it could
+        p_value = _paired_p_value(rival, control, n_tried) if rival and not race else None
     carried = winner if adopted else control
     params = carried.params if carried else (inherited.params if inherited else {})
     return Decision(
         winner=winner,
         control=control,
         adopted=adopted,
-        tested=p_value is not None,
+        tested=p_value is not None or (race is not None and control is not None and rival is not None),
         p_value=p_value,
         params=params,
         source=carried.source if carried else (inherited.source if inherited else None),
         value=carried.value if carried else None,
+        race=race,
         text=(f"{remark}; " if remark else "")
         + _in_words(
             candidates,
@@ -217,6 +251,7 @@ def decide(
             adopted=adopted,
             p_value=p_value,
             n_tried=n_tried,
+            race=race,
         ),
     )
 
@@ -253,17 +288,22 @@ def _in_words(
     adopted: bool,
     p_value: float | None,
     n_tried: int,
+    race: RaceResult | None,
 ) -> str:
     if winner is None:
         return (
             "no point has a result; the inherited configuration stays" if control else "no point has a result"
         )
     confidence = _confidence(winner, p_value, n_tried)
+    if race is not None:
+        latter = control if adopted else rival
+        confidence = race.in_words(latter.source.trial if latter and control else None, objective)
     if control is None:
         if not is_first:
             confidence = f"the inherited configuration has no result; {confidence}"
         else:
-            confidence = f"{seeds_text(len(winner.seeds))}; nothing inherited to compare with"
+            how = race.in_words(None, objective) if race else seeds_text(len(winner.seeds))
+            confidence = f"{how}; nothing inherited to compare with"
         place = _place(winner, candidates, objective)
         return f"chose {params_text(winner.searched)}: best of {len(candidates)}{place} ({confidence})"
     if not adopted:
@@ -271,11 +311,11 @@ def _in_words(
             return f"kept what was inherited: nothing else has a result ({confidence})"
         changed = _differing(rival, control)
         kept = _in_effect(control, changed, schema)
-        lead = objective.gain(control.value, rival.value)
+        lead = _lead(control, rival, objective)
         way = f"{objective.distance(lead)} ahead of" if lead > 0 else "level with"
         return f"kept {kept}: {way} {params_text(changed)} ({confidence})"
     changed = _differing(winner, control) or winner.searched
-    ahead = objective.gain(winner.value, control.value)
+    ahead = _lead(winner, control, objective)
     distance = objective.distance(abs(ahead))
     way = f"{distance} ahead of" if ahead >= 0 else f"although {distance} behind"
     before = _in_effect(control, changed, schema)
@@ -284,15 +324,23 @@ def _in_words(
 
 def _place(winner: Candidate, candidates: Sequence[Candidate], objective: Metric) -> str:
     """Return how far the winner of a study is ahead of the runner-up, in words."""
-    n_equal = sum(found.value == winner.value for found in candidates)
+    level = [each for each in candidates if len(each.seeds) == len(winner.seeds)]
+    n_equal = sum(found.value == winner.value for found in level)
     if n_equal > 1:
         return f", the first of {n_equal} equal ones"
     others = [found for found in candidates if found is not winner]
     if not others:
         return ""
-    second = max(others, key=lambda found: objective.score(found.value))
-    lead = objective.distance(objective.gain(winner.value, second.value))
+    second = max(others, key=lambda found: (len(found.seeds), objective.score(found.value)))
+    lead = objective.distance(_lead(winner, second, objective))
     return f", {lead} ahead of the runner-up, {params_text(_differing(second, winner) or second.searched)}"
+
+
+def _lead(one: Candidate, other: Candidate, objective: Metric) -> float:
+    """Return by how much one is better than the other, at the seeds of both where they share any."""
+    shared = one.seeds.keys() & other.seeds.keys()
+    values = [fmean(each.seeds[s] for s in shared) if shared else each.value for each in (one, other)]
+    return objective.gain(*values)
 
 
 def _differing(one: Candidate, other: Candidate) -> dict[str, ParamValue]:

@@ -24,7 +24,8 @@ class Defaults:
     image_size: int | None = None
     fit: Fit = "crop"
     seed: int = 0
-    seeds: int = 1
+    seeds: int | Literal["race"] = 1
+    max_seeds: int = 12
     final_seeds: int = 5
     epochs: int | None = None
     set: dict[str, bool | int | float | str] | None = None

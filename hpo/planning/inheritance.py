@@ -9,13 +9,15 @@ from statistics import median_low
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.planning.confirmation import Arms, Change, Obstacle, first_broken, without
-from hpo.planning.decisions import Inherited, TrialRef, best_epoch
+from hpo.planning.decisions import Inherited, TrialRef, best_epoch, pooled
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.plan import CLAIMS, CONFIRM, CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
 from hpo.planning.studies import lineage, published_config
 from hpo.space.constraints import Constraint
 from hpo.space.parameters import ParamValue, ParamValues
 from hpo.space.study_file import StudySpec
+from hpo.storage.queue import Queue, Slot
+from hpo.storage.trials import id_of
 
 
 def inherited_by(plan: Plan, name: str) -> Inherited | None:
@@ -65,6 +67,29 @@ def decided_trial(plan: Plan, source: TrialRef) -> FrozenTrial:
     return trial
 
 
+def replicate_of(plan: Plan, source: TrialRef, replicate: int) -> FrozenTrial | None:
+    """Return the COMPLETE trial of a replicate of the point that a decision names; None where it has none."""
+    first = decided_trial(plan, source)
+    if replicate == 0:
+        return first
+    slots = Queue(plan.storage, source.study).slots()
+    found = slots.accepted(Slot(first.user_attrs["point"], replicate))
+    if found is None or found.state != TrialState.COMPLETE:
+        return None
+    return plan.storage.trial(id_of(found))
+
+
+def decided_point(plan: Plan, source: TrialRef) -> FrozenTrial:
+    """Return the point that a decision names as one trial, all its replicates pooled."""
+    first = decided_trial(plan, source)
+    if not plan.races or source.study not in plan.specs:
+        return first
+    slots = Queue(plan.storage, source.study).slots()
+    accepted = map(slots.accepted, slots.replicates(first.user_attrs["point"]))
+    done = [id_of(trial) for trial in accepted if trial and trial.state == TrialState.COMPLETE]
+    return pooled(list(plan.storage.whole(done)), plan.objective)
+
+
 def config_of_trial(plan: Plan, name: str, trial: FrozenTrial, params: ParamValues) -> dict[str, ParamValue]:
     """Return the configuration that a claimed trial trains."""
     if name == CLAIMS and name not in plan.specs:
@@ -99,7 +124,7 @@ def chosen_epoch(plan: Plan) -> int:
     best = best_decided(plan)
     assert best is not None  # written before the final stage was queued
     if best.source is not None:
-        trials = [decided_trial(plan, best.source)]
+        trials = [decided_point(plan, best.source)]
     else:
         trials = [
             trial

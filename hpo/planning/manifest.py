@@ -12,7 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from hpo._files import read_text
 from hpo.errors import InputError, StudyFileError, did_you_mean
@@ -20,6 +21,7 @@ from hpo.planning.confirmation import Arms, Confirmation
 from hpo.planning.decisions import Decision, Inherited
 from hpo.planning.defaults import Adopt, Defaults, FinalData, Fit, Inherit, Keep, Kernels, Precision
 from hpo.planning.metrics import Metric
+from hpo.planning.race import FIRST_SEEDS
 from hpo.planning.studies import check_study, set_text
 from hpo.space.parameters import Direction, ParamValue, demand, explain
 from hpo.space.schema import Schema
@@ -28,10 +30,11 @@ from hpo.storage.storage import Storage
 
 M = TypeVar("M", bound=BaseModel)
 
+MAX_SEEDS = 1000
 MAJOR_VERSIONS = ("hpo", "optuna", "torch")
 
 
-OF_THE_CONFIRMATION = ("keep", "delta", "same_split")
+OF_THE_CONFIRMATION = ("keep", "same_split")
 """Options that mean nothing without `confirm`."""
 
 
@@ -45,6 +48,16 @@ def option_text(key: str, value: object) -> str:
     return name if isinstance(value, bool) else f"{name} {value}"
 
 
+def _seeds_or_race(value: object) -> object:
+    """Say in one sentence what a union of types would complain about in two."""
+    if value != "race":
+        if type(value) is not int:
+            raise PydanticCustomError("seeds", "must be a whole number, or 'race'")
+        if not 1 <= value <= MAX_SEEDS:
+            raise PydanticCustomError("seeds", f"must be at least 1 and at most {MAX_SEEDS}, or 'race'")
+    return value
+
+
 class Options(BaseModel):
     """The options that change results: stored with the plan, not to be contradicted by later commands."""
 
@@ -55,8 +68,11 @@ class Options(BaseModel):
     image_size: Annotated[int, Field(ge=4, le=1024)] | None = Defaults.image_size
     fit: Fit = Defaults.fit
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Defaults.seed
-    seeds: Annotated[int, Field(ge=1, le=1000)] = Defaults.seeds
-    final_seeds: Annotated[int, Field(ge=1, le=1000)] = Defaults.final_seeds
+    seeds: Annotated[int | Literal["race"], BeforeValidator(_seeds_or_race)] = Defaults.seeds
+    """Of each point; `race`: more of them where a decision is open."""
+    max_seeds: Annotated[int, Field(ge=FIRST_SEEDS, le=MAX_SEEDS)] = Defaults.max_seeds
+    """The most that a point gets in a race."""
+    final_seeds: Annotated[int, Field(ge=1, le=MAX_SEEDS)] = Defaults.final_seeds
     epochs: Annotated[int, Field(ge=1, le=100_000)] | None = Defaults.epochs
     set: dict[str, ParamValue] | None = Defaults.set
     """Parameters that are fixed in every study, whatever its file says of them."""
@@ -86,6 +102,21 @@ class Options(BaseModel):
     lease_seconds: Annotated[float, Field(ge=4, le=86_400, strict=False)] = Defaults.lease_seconds
     """A worker that is silent for so long has lost its trial. Not a matter of results, but of agreement."""
 
+    @property
+    def races(self) -> bool:
+        """Whether points get further seeds where a decision is open."""
+        return self.seeds == "race"
+
+    @property
+    def first_seeds(self) -> int:
+        """How many seeds every point gets."""
+        return FIRST_SEEDS if self.seeds == "race" else self.seeds
+
+    @property
+    def most_seeds(self) -> int:
+        """How many seeds a point may get."""
+        return self.max_seeds if self.races else self.first_seeds
+
     @classmethod
     def from_given(cls, given: Mapping[str, Any]) -> Options:
         """Make options of those that the user gave; the rest keep their defaults.
@@ -102,6 +133,10 @@ class Options(BaseModel):
         for key in OF_THE_CONFIRMATION:
             if key in given and not options.confirm:
                 raise InputError(f"{option_text(key, given[key])} goes with --confirm")
+        if "delta" in given and not (options.confirm or options.races):
+            raise InputError(f"{option_text('delta', given['delta'])} goes with --confirm or --seeds race")
+        if options.max_seeds != Defaults.max_seeds and not options.races:
+            raise InputError(f"{option_text('max_seeds', options.max_seeds)} goes with --seeds race")
         return options
 
 

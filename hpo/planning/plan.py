@@ -31,6 +31,7 @@ from hpo.planning.manifest import (
     unreadable,
 )
 from hpo.planning.metrics import Metric
+from hpo.planning.race import blocks
 from hpo.planning.studies import with_ancestors
 from hpo.planning.verdicts import default_delta
 from hpo.space.claim_file import Claims
@@ -252,7 +253,22 @@ class Plan:
     @property
     def seeds(self) -> tuple[int, ...]:
         """The block of seeds that every point of the search is trained on."""
-        return tuple(range(self.options.seed, self.options.seed + self.options.seeds))
+        return self.seeds_of(0)
+
+    def seeds_of(self, replicate: int) -> tuple[int, ...]:
+        """Return the seeds that a replicate of a point of the search is trained on."""
+        found = blocks(self.options.max_seeds) if self.races else [range(self.options.first_seeds)]
+        return tuple(self.options.seed + place for place in found[replicate])
+
+    @property
+    def search_seeds(self) -> tuple[int, ...]:
+        """All seeds that a point of the search may be trained on."""
+        return tuple(range(self.options.seed, self.options.seed + self.options.most_seeds))
+
+    @property
+    def races(self) -> bool:
+        """Whether points get further seeds where a decision is open."""
+        return self.options.races
 
     @property
     def final_seeds(self) -> tuple[int, ...]:

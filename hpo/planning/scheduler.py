@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from weakref import WeakKeyDictionary
 
+import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo._text import point_text
 from hpo.errors import PointsFailedError
 from hpo.planning.claims import cell_jobs
 from hpo.planning.confirmation import DIVERGED, FAILED, Arms, Trained, conclude, weigh
-from hpo.planning.decisions import Candidate, Inherited, candidate, decide
+from hpo.planning.decisions import Candidate, Inherited, candidate, decide, epochs_of
 from hpo.planning.inheritance import (
     arms_of,
     best_decided,
@@ -30,11 +33,13 @@ from hpo.planning.inheritance import (
 )
 from hpo.planning.manifest import StudyRecord, deleted_final_trial
 from hpo.planning.plan import CLAIMS, CONFIRM, CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
+from hpo.planning.race import Curves, RaceResult, Standing, Stop, race, result_of
 from hpo.planning.samplers import distributions
 from hpo.space.parameters import ParamValues, canonical_json
 from hpo.space.schema import Inactive
 from hpo.space.study_file import StudySpec
 from hpo.storage.queue import Job, Queue, Reason, Slot, Slots, SlotState, reason_of, slot_of, told_state
+from hpo.storage.storage import Storage
 from hpo.storage.trials import id_of
 
 MIN_WAITING = 32
@@ -83,7 +88,16 @@ def _advance_study(plan: Plan, name: str, ended: Mapping[str, bool]) -> bool:
     _enqueue(plan, queue, jobs, states, slots)
     if any(state.is_open for state in states):
         return False
-    points = [slots.attempts.get(job.slot, []) for job in jobs if job.slot != CONTROL_SLOT]
+    raced = _race(plan, name, inherited, jobs, slots, record.discarded) if plan.races else None
+    if raced is not None and raced.due:
+        _enqueue_further(plan, queue, raced.due, slots)
+        return False
+    hopeless = raced.hopeless if raced else ()
+    points = [
+        [] if job.slot.point in hopeless else slots.attempts_at(job.slot.point)
+        for job in jobs
+        if job.slot != CONTROL_SLOT
+    ]
     decision = decide(
         name,
         _whole(plan, points, without=record.discarded),
@@ -93,6 +107,7 @@ def _advance_study(plan: Plan, name: str, ended: Mapping[str, bool]) -> bool:
         plan.schema,
         always=plan.options.adopt == "always",
         remark=_exhausted(plan.spec(name), len(points)),
+        race=raced.result if raced else None,
     )
     # unless somebody has asked for more trials or decided since
     return plan.storage.swap_study_attr(
@@ -127,14 +142,132 @@ def _enqueue(
     queue.enqueue([_with_drawn_params(plan, job, slots) for job in missing[: max(0, room)]], slots)
 
 
+# --- the race --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Raced:
+    """Where the race of a study stands."""
+
+    due: Sequence[Slot]
+    """What it needs next, as far as that is not trained yet; nothing where it is over."""
+    hopeless: Collection[str]
+    """Points that cannot win, whatever their seeds so far say."""
+    result: RaceResult | None
+    """None: it is not over."""
+
+
+def _race(
+    plan: Plan,
+    name: str,
+    inherited: Inherited | None,
+    jobs: Sequence[Job],
+    slots: Slots,
+    discarded: Container[int],
+) -> _Raced:
+    """Judge the points of a study by all their replicates; each point has ended its first."""
+    control = _control_slot(plan, name, inherited)
+    points = sorted(
+        (job.slot.point for job in jobs), key=lambda point: control is None or point != control.point
+    )
+    curves: dict[str, Curves] = {}
+    gone: dict[str, Stop] = {}
+    for point in points:
+        done, stop = _replicates(slots, point)
+        if any(trial.number in discarded for trial in done):
+            done, stop = [], Stop.DISCARDED
+        if stop is not None:
+            gone[point] = stop
+        if done:
+            curves[point] = np.concatenate(_of_equal_length(_curves(plan, done)))
+    found = race(curves, plan.delta, plan.options.max_seeds, gone)
+    if found.due:
+        return _Raced([Slot(point, found.block) for point in found.due], (), None)
+    first_seeds = len(plan.seeds)
+    standings = {
+        slots.accepted_or_latest(Slot(point)).number: found.standings.get(point)
+        or Standing(first_seeds, gone[point])
+        for point in points
+    }
+    result = result_of(standings.items(), plan.delta, plan.options.max_seeds)
+    return _Raced((), gone.keys(), result)
+
+
+def _replicates(slots: Slots, point: str) -> tuple[list[FrozenTrial], Stop | None]:
+    """Return the COMPLETE trials of a point by replicate, and why no more can follow, if none can."""
+    done: list[FrozenTrial] = []
+    for slot in slots.replicates(point):
+        trial, state = slots.accepted_or_latest(slot), slots.state(slot)
+        if state == SlotState.PRUNED:
+            return done, Stop.DIVERGED if reason_of(trial) == Reason.DIVERGED else Stop.PRUNED
+        if state == SlotState.FAILED:
+            return done, Stop.FAILED
+        if state != SlotState.COMPLETE:
+            break
+        done.append(trial)
+    return done, None
+
+
+_CURVES: WeakKeyDictionary[Storage, dict[int, Curves]] = WeakKeyDictionary()
+"""Of trials that have ended, which never change: who looks at a race reads each of them once."""
+
+
+def _curves(plan: Plan, trials: Sequence[FrozenTrial]) -> list[Curves]:
+    """Return the scores of COMPLETE trials, each by seed and epoch."""
+    known = _CURVES.setdefault(plan.storage, {})
+    for trial in plan.storage.whole([id_of(trial) for trial in trials if id_of(trial) not in known]):
+        scores = [
+            [plan.objective.score(seed["metrics"][plan.objective.name]) for seed in epoch]
+            for epoch in epochs_of(trial.user_attrs)
+        ]
+        known[id_of(trial)] = np.array(scores, dtype=np.float64).T
+    return [known[id_of(trial)] for trial in trials]
+
+
+def _of_equal_length(curves: Sequence[Curves]) -> list[Curves]:
+    """Return curves up to the epoch that all have: a loop of a recipe's own may end early."""
+    n_epochs = min(each.shape[1] for each in curves)
+    return [each[:, :n_epochs] for each in curves]
+
+
+def _enqueue_further(plan: Plan, queue: Queue, due: Sequence[Slot], slots: Slots) -> None:
+    """Queue further replicates of points, each with the parameters of the first."""
+    states = [slots.state(slot) for slot in due]
+    missing = [
+        slot
+        for slot, state in zip(due, states, strict=True)
+        if state == SlotState.WAITING and not slots.queued(slot)
+    ]
+    n_queued = states.count(SlotState.WAITING) - len(missing)
+    room = max(MIN_WAITING, 2 * states.count(SlotState.RUNNING)) - n_queued
+    these = missing[: max(0, room)]
+    firsts = _jobs_again(plan, slots, [Slot(slot.point) for slot in these])
+    jobs = [
+        replace(first, slot=slot, seeds=plan.seeds_of(slot.replicate))
+        for first, slot in zip(firsts, these, strict=True)
+    ]
+    queue.enqueue(jobs, slots)
+
+
 def _control(plan: Plan, name: str, inherited: Inherited | None, slots: Slots) -> Candidate | None:
     if inherited is None:
         return None
-    if inherited.source is not None:
+    slot = _control_slot(plan, name, inherited)
+    if slot is None:
+        assert inherited.source is not None
         return candidate(inherited.source.study, [decided_trial(plan, inherited.source)], plan.objective)
-    slot = _own_control(plan, name, inherited) or CONTROL_SLOT
-    (trials,) = _whole(plan, [slots.attempts.get(slot, [])])
+    (trials,) = _whole(plan, [slots.attempts_at(slot.point)])
     return candidate(name, trials, plan.objective)
+
+
+def _control_slot(plan: Plan, name: str, inherited: Inherited | None) -> Slot | None:
+    """Return the slot of this study that has the inherited configuration; None where none has.
+
+    In a race the control gets further seeds as all others do, which no earlier study may have trained.
+    """
+    if inherited is None or (inherited.source is not None and not plan.races):
+        return None
+    return _own_control(plan, name, inherited) or CONTROL_SLOT
 
 
 def _whole(
@@ -250,7 +383,7 @@ def study_jobs(plan: Plan, name: str, inherited: Inherited | None) -> list[Job]:
     else:
         count = n_samples(study, context_of(plan, name, inherited))
         jobs = [Job(Slot(f"#{index}"), index, plan.seeds) for index in range(count)]
-    if inherited is not None and inherited.source is None and _own_control(plan, name, inherited) is None:
+    if _control_slot(plan, name, inherited) == CONTROL_SLOT:
         jobs.insert(0, Job(CONTROL_SLOT, -1, plan.seeds))
     return jobs
 
@@ -342,10 +475,8 @@ def is_orphaned(plan: Plan, name: str, records: Mapping[str, StudyRecord] | None
 
 def is_control(plan: Plan, name: str, slot: Slot) -> bool:
     """Return whether a study's winner will be compared with this slot."""
-    inherited = inherited_by(plan, name) if name in plan.specs else None
-    if inherited is None or inherited.source is not None:
-        return False
-    return slot == (_own_control(plan, name, inherited) or CONTROL_SLOT)
+    control = _control_slot(plan, name, inherited_by(plan, name)) if name in plan.specs else None
+    return control is not None and slot.point == control.point
 
 
 def retry(plan: Plan, names: Iterable[str] | None = None) -> tuple[list[str], list[str]]:

@@ -113,7 +113,7 @@ def _of_the_chosen(report: ReportData) -> Iterator[str]:
 
 
 def _of_the_search(report: ReportData) -> Iterator[str]:
-    seeds = report.options.seeds
+    seeds = report.options.first_seeds
     confirmation = report.confirmation
     if seeds < MIN_SEEDS_TO_TEST and confirmation is None:
         each = "a single seed" if seeds == 1 else f"{count_text(seeds)} seeds"

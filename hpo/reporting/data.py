@@ -145,7 +145,11 @@ class Section:
     def ranked(self) -> list[Point]:
         """The points with a result, the best first; of equal ones the earlier."""
         done = [p for p in self.points if p.has_result and p.value is not None]
-        return sorted(done, key=lambda p: (p.row.state != "complete", -self.objective.score(p.value or 0.0)))
+        n_seeds = {p.ref: len(p.seeds) if p.row.replicates else 0 for p in done}  # who has more has won
+        return sorted(
+            done,
+            key=lambda p: (p.row.state != "complete", -n_seeds[p.ref], -self.objective.score(p.value or 0.0)),
+        )
 
 
 @dataclass(frozen=True)
@@ -349,7 +353,7 @@ def _points(plan: Plan, name: str, trials: Sequence[FrozenTrial]) -> list[Point]
                 row=row,
                 config=attrs.get("config", {}),
                 value=row.metrics[plan.objective.name],
-                seeds=tuple(attrs["seeds"]),
+                seeds=tuple(row.seeds),
             )
         )
     return found

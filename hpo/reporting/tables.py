@@ -172,6 +172,10 @@ def points_table(report: ReportData, section: Section) -> Table:
     rows = [_point_row(report.metrics, section, point, axes, more) for point in points]
     n_seeds = max((len(point.seeds) for point in points), default=1)
     caption = f"All points of {section.name}; metrics of the best epoch on validation{_of_seeds(n_seeds)}."
+    if any(point.row.stop for point in points):
+        caption += (
+            " Each is over the point's own seeds: only points with as many seeds can be compared by it."
+        )
     return Table(f"points-{section.name}", caption, columns, rows, [column for column, _ in more])
 
 
@@ -191,6 +195,9 @@ def _point_row(
     is_carried = bool(decision and decision.source in refs)
     is_ours = point.study == section.name
     marks = ["best of the study"] * is_best + ["control"] * is_control + ["carried on"] * is_carried
+    finish = decision.race.finish_of(row.trial) if decision and decision.race and is_ours else None
+    if decision and decision.race and finish:
+        marks.append(decision.race.words_of(finish, section.objective))
     found = {**_with_deviations(row.metrics, row.std), "epochs": row.epochs}
     return Row(
         [
@@ -514,9 +521,8 @@ def provenance_table(report: ReportData, version: str) -> Table:
     wall = max((attempt.end for attempt in report.attempts), default=0.0)
     workers = len({attempt.worker for attempt in report.attempts})
     lost = sum(attempt.state in ("lost", "released", "superseded", "error") for attempt in report.attempts)
-    search_seeds = (
-        f"{options.seed} to {options.seed + options.seeds - 1}" if options.seeds > 1 else options.seed
-    )
+    last = max((seed for point in report.points for seed in point.seeds), default=options.seed)
+    search_seeds = f"{options.seed} to {last}" if last > options.seed else options.seed
     final_seeds = ", ".join(map(str, report.final["seeds"])) if report.final else "not trained yet"
     fresh = [point.seeds[0] for point in report.confirmation_points]
     lines: list[tuple[str, object]] = [
@@ -528,7 +534,7 @@ def provenance_table(report: ReportData, version: str) -> Table:
             ", ".join(f"{module}.py {digest[:12]}" for module, digest in report.recipe.sources.items()),
         ),
         ("classes", ", ".join(identity.class_names)),
-        ("seed of the search" if options.seeds == 1 else "seeds of the search", search_seeds),
+        ("seed of the search" if last == options.seed else "seeds of the search", search_seeds),
         ("seeds of the confirmation", f"{min(fresh)} to {max(fresh)}" if fresh else ""),
         ("seeds of the final stage", final_seeds),
         (

@@ -125,6 +125,23 @@ class Slots:
         """Return whether an attempt waits or runs."""
         return any(not trial.state.is_finished() for trial in self.attempts.get(slot, []))
 
+    def replicates(self, point: str) -> list[Slot]:
+        """Return the slots of a point that have been tried, in order."""
+        found: list[Slot] = []
+        while (slot := Slot(point, len(found))) in self.attempts:
+            found.append(slot)
+        return found
+
+    def state_at(self, point: str) -> SlotState:
+        """Return where a point stands, all its replicates together."""
+        states = [self.state(slot) for slot in self.replicates(point)]
+        order = (SlotState.RUNNING, SlotState.WAITING, SlotState.FAILED, SlotState.PRUNED)
+        return next((state for state in order if state in states), SlotState.COMPLETE)
+
+    def attempts_at(self, point: str) -> list[FrozenTrial]:
+        """Return all attempts at a point, replicate by replicate."""
+        return [trial for slot in self.replicates(point) for trial in self.attempts[slot]]
+
     def next_attempt(self, slot: Slot) -> int:
         """Return the number, from 1, of the next attempt at the slot."""
         return 1 + max((trial.user_attrs["attempt"] for trial in self.attempts.get(slot, [])), default=0)

@@ -168,7 +168,8 @@ def _pictures(report: ReportData) -> Iterator[Picture]:
             if each.entry.picture:
                 yield Picture(FINAL, report.final_point.row.trial, each.entry.picture, each.figure)
     for section in report.sections:
-        for point in section.ranked[:MAX_PICTURES]:
+        # in a race they are to have all their seeds
+        for point in section.ranked[:MAX_PICTURES] if section.decision or not report.options.races else ():
             yield Picture(section.name, point.row.trial, "curves.png", trial_curves(report, point))
 
 
