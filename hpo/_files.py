@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -68,11 +69,18 @@ def write_durably(path: Path, *parts: bytes | memoryview) -> None:
         OSError: the disk is full or not writable.
     """
     _write(path, parts, durably=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)  # the rename too
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk, where the system can open a folder for that; Windows cannot."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the rename too
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def write_whole(path: Path, *parts: bytes | memoryview) -> None:

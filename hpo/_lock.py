@@ -6,9 +6,9 @@ no number of seconds tells alone: the holder shows a beat, and who waits counts 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +17,30 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from hpo.errors import RunError
+
+if sys.platform == "win32":
+    import msvcrt
+
+    _FAR = 2**30
+    """The byte that is locked, behind the text that says who has it: on Windows nobody else can read it."""
+
+    def _lock(file: int) -> None:
+        os.lseek(file, _FAR, os.SEEK_SET)
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+
+    def _unlock(file: int) -> None:
+        os.lseek(file, _FAR, os.SEEK_SET)
+        msvcrt.locking(file, msvcrt.LK_UNLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(file: int) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _unlock(file: int) -> None:
+        fcntl.flock(file, fcntl.LOCK_UN)
+
 
 BEAT_SECONDS = 1.0
 POLL_SECONDS = 0.1
@@ -98,8 +122,8 @@ class _FileLock:
 
     def take(self) -> bool:
         try:
-            fcntl.flock(self._opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            _lock(self._opened.fileno())
+        except (BlockingIOError, PermissionError):  # of flock, and of Windows
             return False
         self._opened.truncate(0)
         self._opened.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -115,4 +139,4 @@ class _FileLock:
         return self._opened.read() or "a process", time.time() - beat
 
     def give_back(self) -> None:
-        fcntl.flock(self._opened, fcntl.LOCK_UN)
+        _unlock(self._opened.fileno())

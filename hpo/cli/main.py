@@ -140,6 +140,15 @@ def _run(name: str) -> int:
     except HpoError as error:
         click.echo(message(f"{name}: {error}"), err=True)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("torch", "torchvision"):
+            raise
+        click.echo(
+            f"{name}: PyTorch is not installed here, and this needs it: pip install torch torchvision; "
+            "what only shows a plan, as `hpo status` and `hpo report`, does without",
+            err=True,
+        )
+        return 2
     except click.ClickException as error:
         error.show(said := io.StringIO())
         click.echo("\n".join(map(printable, said.getvalue().rstrip().split("\n"))), err=True)

@@ -339,7 +339,7 @@ def _count(flag: str, things: str, text: str) -> Decorator:
 workers = _count(
     "--workers",
     "processes",
-    "Worker processes; auto: one a core or GPU, or as many as the cluster has room for.",
+    "Worker processes; auto: one a core, as far as memory goes, or a GPU; or as the cluster has room for.",
 )
 planned_workers = _count(
     "--workers",

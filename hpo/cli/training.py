@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, chdir, contextmanager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -211,6 +212,8 @@ def _means(
     Raises:
         InputError: an option of Ray's without it.
     """
+    if find_spec("torch") is None:  # a process that is started could not say so in words
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
     from hpo.execution.backends.local import forked_processes, local_processes
     from hpo.execution.run import begin_work, prepare_plan, threads_each
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import platformdirs
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hpo._files import resolved, user_path
+from hpo._files import resolved, sync_folder, user_path
 from hpo._lock import locked
 from hpo._process import provide_caches
 from hpo.data.dataset import (
@@ -259,9 +259,9 @@ def _build(source: Source, entry: Path) -> None:
             raise DataError(f"{source.name}: {error}") from error
         _write(data, source, building)
         shutil.rmtree(scratch)
-        _sync_folder(building)
+        sync_folder(building)
         building.rename(entry)
-        _sync_folder(entry.parent)
+        sync_folder(entry.parent)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
@@ -424,11 +424,3 @@ def _limited(part: str, split: Split, limit: int | None, fewest: int) -> Split:
     if limit < fewest:
         raise InputError(f"limit_{part} = {limit}: at least {fewest} are needed, one of each class")
     return Split(split.inputs[:limit], split.targets[:limit])
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hpo._process import n_cores
+from hpo._process import n_workers
 from hpo.execution.identity import identify
 from hpo.execution.plan_data import data_of_final_stage, prepared
 from hpo.execution.run import threads_each
@@ -82,7 +82,7 @@ def forecast(
     check_epochs(specs, options.epochs)
     device = resolve_device(options.device)
     n_gpus = len(visible_gpus()) if options.device in ("auto", "cuda") else 1
-    count = workers or (n_cores() if device == "cpu" else n_gpus)
+    count = workers or (n_workers() if device == "cpu" else n_gpus)
     identity = identify(options, threads_each(workers), root_configs(specs))
     served = with_ancestors(specs, names, options.inherit) if names else list(specs)
     torch.set_num_threads(identity.threads)

@@ -8,9 +8,12 @@ import os
 import select
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
+
+import psutil
 
 from hpo._process import PARENT_VARIABLE, STOP_SIGNALS, on_stop_signals
 
@@ -61,6 +64,13 @@ class StopRequest:
             return
         self.signal = number
 
+    def _is_orphan(self) -> bool:
+        if self._parent is None:
+            return False
+        if sys.platform == "win32":  # where an environment's python is started by a process of its own
+            return not psutil.pid_exists(self._parent)
+        return os.getppid() != self._parent
+
     def _watch(self, heard: socket.socket) -> None:
         """End a process that hangs though it is to stop, or idle for too long; ask an orphan to stop.
 
@@ -70,7 +80,7 @@ class StopRequest:
         end_at, code = self._deadline + STOP_SECONDS, 0
         with heard:
             while time.monotonic() < min(end_at, self.idle_until + STOP_SECONDS):
-                if code == 0 and self._parent is not None and os.getppid() != self._parent:
+                if code == 0 and self._is_orphan():
                     os.kill(os.getpid(), signal.SIGTERM)
                 if not select.select([heard], [], [], PARENT_SECONDS)[0]:
                     continue

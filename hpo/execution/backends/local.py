@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hpo._process import n_cores
+from hpo._process import n_workers
 from hpo.execution.backends.base import WorkerBackend
 from hpo.execution.backends.fork_server import ForkServer
 from hpo.execution.backends.worker_spec import WorkerSpec, ask_to_stop
@@ -54,7 +54,7 @@ class _LocalBackend:
 
     def room(self) -> int:
         if self._spec.device == "cpu":
-            return max(1, n_cores() // self._spec.threads)
+            return n_workers(self._spec.threads)
         return len(self._gpus) or 1
 
     def _place(self, number: int) -> dict[str, str]:

@@ -121,4 +121,5 @@ class WorkerSpec:
 def ask_to_stop(worker: subprocess.Popen[bytes]) -> None:
     """Ask a worker to put its trial back and end, one that is paused (SIGSTOP) too."""
     worker.terminate()
-    worker.send_signal(signal.SIGCONT)
+    if sys.platform != "win32":
+        worker.send_signal(signal.SIGCONT)
