@@ -19,7 +19,7 @@ from hpo._files import user_path
 from hpo.cli.advice import completed, quoted, remember
 from hpo.cli.completion import study_names, study_or_trial_names, trial_names
 from hpo.cli.help import Option
-from hpo.cli.output import waiting
+from hpo.cli.output import say, waiting
 from hpo.errors import HpoError, InputError
 from hpo.planning.defaults import Adopt, Defaults, FinalData, Fit, Inherit, Keep, Kernels, Precision
 
@@ -615,6 +615,8 @@ def studies(options: Mapping[str, Any]) -> Path | dict[str, Any] | None:
     if search is None:
         if trials is not None:
             raise InputError(f"--trials {trials} goes with --search; of a study file it is a key")
+        if folder is None:
+            _point_at_plan_file(options)
         return folder
     if folder is not None:
         raise InputError(f"--search and --studies {folder} exclude each other; leave one of them out")
@@ -626,6 +628,15 @@ def studies(options: Mapping[str, Any]) -> Path | dict[str, Any] | None:
             f"--trials {trials}: lists alone are a grid, and that tries each of its points; leave it out"
         )
     return {"search": search, **({} if trials is None else {"trials": trials})}
+
+
+def _point_at_plan_file(options: Mapping[str, Any]) -> None:
+    """Tell who is in a folder of study files, and begins a plan without it, how to begin that one."""
+    from hpo.space.study_file import PLAN_FILE
+
+    is_begun = options.get("storage") or (options.get("out", Path()) / "hpo.db").exists()
+    if not is_begun and Path(PLAN_FILE).exists():
+        say(f"this takes the shipped studies; with --studies . it takes those beside {PLAN_FILE}", err=True)
 
 
 def given(options: Mapping[str, Any], *besides: str) -> dict[str, Any]:

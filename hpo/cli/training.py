@@ -405,8 +405,8 @@ def discard(trial: str, reason: str, **options: Any) -> None:
 @with_examples(
     ("hpo extend learning-rate learning_rate=1e-05", "Try one more learning rate."),
     (
-        "hpo extend network-setup conv1_channels=128 conv1_kernel=1,7",
-        "Add values to two axes; the grid gets all combinations.",
+        "hpo extend l2 l2=1e-06,1e-01 --out night",
+        "Two values at once, of the plan in the folder night.",
     ),
 )
 @opt.one_study

@@ -72,3 +72,12 @@ def test_what_is_there_is_left_alone(here: Path, cli: Cli) -> None:
     assert cli("init", "mine/recipe.py").code == 2
     (here / "empty").mkdir()
     assert cli("init", "empty").code == 0
+
+
+def test_who_forgets_to_name_the_folder_is_told(here: Path, cli: Cli) -> None:
+    (here / "plan.toml").write_text('data = "digits"\n')
+    (here / "rate.toml").write_text("[search]\nlearning_rate = [0.01]\n")
+    said = "with --studies . it takes those beside plan.toml"
+    assert said in cli("create", "--data", "digits").err
+    assert said not in cli("create", "--data", "digits").err  # the plan is there by now
+    assert said not in cli("create", "--studies", ".", "--out", "other").err
