@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 import hpo as library
 from hpo.errors import ConflictError, InputError
+from hpo.execution.backends.local import local_processes
 from hpo.execution.plan_recipe import with_recipe
-from hpo.execution.run import find_or_create_plan
+from hpo.execution.run import find_or_create_plan, run
+from hpo.execution.verify import verify
 from hpo.execution.worker import Limits, work
 from hpo.monitor.comparison import compare_trained
 from hpo.monitor.export import export
@@ -23,11 +27,11 @@ from hpo.planning.plan import Plan
 from hpo.planning.race import RaceResult, Stop, looks
 from hpo.planning.revision import discard
 from hpo.planning.scheduler import advance
-from hpo.storage.queue import Queue, Reason, claim, reason_of
+from hpo.storage.queue import Queue, Reason, claim, reason_of, slot_of
 from hpo.storage.trials import id_of
 from tests.support import simulated
 from tests.support.fixtures import Cli
-from tests.support.plans import accepted_epochs
+from tests.support.plans import SMALL, TINY_SIZES, accepted_epochs
 
 RECIPE = """
 import random, hpo
@@ -223,6 +227,35 @@ def test_a_further_replicate_that_is_lost_is_tried_again(raced: Plan, place: Pat
     again = worked(plan, place / "out", "first")
     assert decided(again, "first")[0].params == decided(raced, "first")[0].params
     assert row_of(again, "first", **lost.trial.params).state == "complete"
+
+
+@pytest.mark.slow
+def test_a_further_replicate_that_is_killed_resumes_and_ends_with_the_same_bits(place: Path) -> None:
+    (place / "studies").mkdir()
+    (place / "studies" / "rate.toml").write_text(f"{SMALL}[search]\nlearning_rate = [0.01, 0.009]")
+    # so many epochs that a look every second finds a trial that is in the middle of them
+    sizes = {**TINY_SIZES, "epochs": 60, "seeds": "race", "max_seeds": 4, "delta": 0.0}
+    plan = find_or_create_plan(place / "out", studies=place / "studies", given=sizes)
+    killed: list[int] = []
+
+    def on_tick() -> None:
+        for trial in plan.trials("rate"):
+            # after the second report the checkpoint of the first epoch is there
+            is_amid = trial.state == TrialState.RUNNING and len(trial.intermediate_values) > 1
+            if not killed and trial.user_attrs["replicate"] and is_amid:
+                killed.append(trial.number)
+                os.kill(trial.user_attrs["owner"]["pid"], signal.SIGKILL)
+
+    assert run(plan, out=place / "out", workers=2, engine=local_processes, on_tick=on_tick) is None
+    trials = plan.trials("rate")
+    lost = trials[killed[0]]
+    (again,) = (
+        trial for trial in trials if slot_of(trial) == slot_of(lost) and trial.user_attrs["attempt"] == 2
+    )
+    assert reason_of(lost) == Reason.LOST
+    assert again.user_attrs["resumed_after_epoch"] >= 1
+    assert verify(plan, "rate", again) is None
+    assert decided(plan, "rate")[0].winner is not None
 
 
 # --- how it is shown ---------------------------------------------------------------------------------------
