@@ -46,8 +46,12 @@ MODULES = (
     "hpo.reporting.render.matplotlib",
     "sqlalchemy.dialects.sqlite",
 )
-FREE = ("HPO_", "PYTEST_", "KMP_", "OMP_NUM_THREADS", "COLUMNS", "LINES", "TERM", "NO_COLOR", "FORCE_COLOR")
-"""How variables begin that are read later, or change nothing: scikit-learn sets KMP…, hpo its threads."""
+FREE = (
+    *("HPO_", "PYTEST_", "COLUMNS", "LINES", "TERM", "NO_COLOR", "FORCE_COLOR"),
+    *("KMP_", "OMP_NUM_THREADS"),  # scikit-learn sets the former, hpo its threads
+    *("TINY_", "GUARDED"),  # read by modules that tests write
+)
+"""How variables begin that are read later than at the start, or change nothing."""
 MAX_BYTES, ARGUMENTS_BYTES = 2**17, 2**12
 SPARE_FD = 512
 """From here on no process of tests has files open."""
