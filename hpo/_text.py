@@ -69,6 +69,27 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
 
 
+UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def read_duration(text: str) -> float | None:
+    """Return the seconds of a number with a unit or without (`45s`, `30m`, `2h`, `1d`); None: it is none."""
+    text = text.strip()
+    unit = UNIT_SECONDS.get(text[-1:])
+    try:
+        seconds = float(text if unit is None else text[:-1]) * (unit or 1)
+    except ValueError:
+        return None
+    return seconds if 0 < seconds < math.inf else None
+
+
+def short_duration(seconds: float) -> str:
+    """Return seconds as `read_duration` takes them, in the largest unit that they are a whole number of."""
+    units = [(unit, size) for unit, size in UNIT_SECONDS.items() if seconds % size == 0]
+    unit, size = units[-1] if units else ("s", 1)
+    return f"{seconds / size:g}{unit}"
+
+
 def write_json(record: object, file: TextIO, indent: int | None = 2) -> None:
     """Write JSON and end the line; it has no infinity, so a gradient that became infinite is null."""
     import json  # 5 ms that `hpo --help` does not need

@@ -23,6 +23,7 @@ GROUPS = {
         "create": ("training", "Write the plan into the database and train nothing."),
         "run": ("training", "Run the plan, or only STUDY… and the earlier studies they need."),
         "resume": ("training", "Resume a plan that exists."),
+        "finish": ("training", "Close STUDY… now, or the whole plan, and decide by what there is."),
         "extend": ("training", "Try further values of a grid."),
         "discard": ("training", "Leave a trial out of what its study decides."),
         "retry": ("training", "Queue the points that failed for good once more."),

@@ -16,6 +16,7 @@ import click
 from click.core import ParameterSource
 
 from hpo._files import user_path
+from hpo._text import read_duration
 from hpo.cli.advice import completed, quoted, remember
 from hpo.cli.completion import study_names, study_or_trial_names, trial_names
 from hpo.cli.help import Option
@@ -33,7 +34,6 @@ TRAINED, SEEDS, DECISIONS = "What is trained", "Seeds and length", "Decisions"
 HARDWARE, PLACES, WORKERS = "Hardware", "Places", "Workers"
 """Groups of options in the help of commands that have many."""
 
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 MAX_AT_ONCE = 1000
 """Of workers, and of trials that one trains: a typing mistake is not to take the whole machine."""
 
@@ -92,13 +92,8 @@ class Duration(click.ParamType[float | None]):
         """Return the duration in seconds."""
         if value is None or isinstance(value, float):
             return value
-        text = str(value).strip()
-        unit = UNITS.get(text[-1:], 1)
-        try:
-            seconds = float(text[:-1] if text[-1:] in UNITS else text) * unit
-        except ValueError:
-            seconds = math.nan
-        if not 0 < seconds < math.inf:
+        seconds = read_duration(str(value))
+        if seconds is None:
             self.fail(f"{value!r} is not a duration; write it as 90, 45s, 30m or 2h", param, ctx)
         return seconds
 
@@ -392,6 +387,16 @@ limits = _together(
 )
 """When a worker stops by itself."""
 
+deadline = _group(
+    SEEDS,
+    _option(
+        "--deadline",
+        type=Duration(),
+        help="Have the answer so long from now (7h): in time for the final stage, do as `hpo finish` does.",
+    ),
+)
+"""When a run closes what is open."""
+
 server = _together(
     _option(
         "--host",
@@ -514,6 +519,11 @@ plan_options = _together(
         _recorded("--max-seeds", "The most that a point gets in a race.", type=int, metavar="K"),
         _recorded("--final-seeds", "Seeds of the final stage.", type=int, metavar="K"),
         _recorded("--epochs", "Epochs a trial has, over what the study files say.", type=int, metavar="N"),
+        _recorded(
+            "--budget",
+            "Training time of all workers together (8h), shared by the studies; a part is kept for the end.",
+            type=Duration(),
+        ),
         _recorded("--limit-train", "Train on N examples only, stratified.", type=int, metavar="N"),
         _recorded("--limit-valid", "Validate on N examples only, stratified.", type=int, metavar="N"),
         _recorded(

@@ -543,10 +543,11 @@ def show_forecast(lines: Sequence[Line]) -> None:
     """Print what a run would train."""
     from hpo.planning.verdicts import LOOKS
 
+    has_budget = ["afforded"] if any(line.afforded is not None for line in lines) else []
     grid = Grid(
         ("§", Kind.NAME),
         ("study", Kind.NAME),
-        *[(head, Kind.NUMBER) for head in ("points", "seeds", "epochs", "time")],
+        *[(head, Kind.NUMBER) for head in ("points", "seeds", "epochs", "time", *has_budget)],
     )
     for line in lines:
         grid.add(
@@ -556,9 +557,11 @@ def show_forecast(lines: Sequence[Line]) -> None:
             _from_to([line.least_seeds or line.seeds, line.seeds], str),
             _from_to([_least_epochs(line), line.epochs], "{:,}".format),
             _times([line]),
+            *(f"{100 * (line.afforded or 0):.0f} %" for _ in has_budget),
         )
     epochs = [sum(map(_least_epochs, lines)), sum(line.epochs for line in lines)]
-    grid.add("", "together", "", "", _from_to(epochs, "{:,}".format), _times(lines), style="bold")
+    together = ["together", "", "", _from_to(epochs, "{:,}".format), _times(lines), *("" for _ in has_budget)]
+    grid.add("", *together, style="bold")
     console().print(grid)
     if any(line.least_seeds for line in lines):
         console().print("least and most: further seeds are for points that can still win")

@@ -100,6 +100,7 @@ def demo(**options: Any) -> int:
 @opt.checkpoints
 @opt.workers
 @opt.trials_per_device
+@opt.deadline
 @opt.engine
 @opt.for_claims
 @opt.as_json_lines
@@ -131,6 +132,7 @@ def _run_for_claims(studies: tuple[str, ...], options: dict[str, Any]) -> int:
 @opt.checkpoints
 @opt.workers
 @opt.trials_per_device
+@opt.deadline
 @opt.engine
 @opt.as_json_lines
 def resume(study: tuple[str, ...], **options: Any) -> int:
@@ -184,6 +186,7 @@ def _run(
                     checkpoints=options["checkpoints"],
                     data=options["data"],
                     begin=begin,
+                    deadline_seconds=options.get("deadline"),
                     engine=engine,
                     on_tick=tick,
                 )
@@ -354,6 +357,35 @@ def confirm(as_json: bool, **options: Any) -> int:
     else:
         show_confirmation(plan)
     return 0
+
+
+@with_examples(
+    ("hpo finish", "Time is up: decide by what is trained so far, and open the test set."),
+    ("hpo finish l2", "Close one study; a run that is under way goes on with the next."),
+)
+@opt.some_studies
+@opt.database
+@opt.worker_data
+@opt.checkpoints
+@opt.trials_per_device
+@opt.as_json_lines
+def finish(study: tuple[str, ...], **options: Any) -> int:
+    """Close STUDY… now, or the whole plan, and decide by what there is.
+
+    No more points are begun, and what is running ends after its epoch. A study without a result keeps what
+    it inherits. The whole plan then ends with its final stage. May be given while others work on the plan.
+    """
+    from hpo.planning.closing import finish as close_all
+
+    plan = opt.open_plan(options)
+    before = [name for name in plan.with_ancestors(study) if name not in study] if study else []
+    closed = close_all(plan, study or plan.all_names)
+    say(f"closed: {', '.join(closed)}" if closed else "nothing is open", err=True)
+    waits_for = [name for name in before if plan.decision(name) is None]
+    if waits_for:
+        say(f"decided after {', '.join(waits_for)}", err=True)
+        return 0
+    return _run(study, {**options, "workers": 1})
 
 
 @with_examples(

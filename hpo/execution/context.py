@@ -38,6 +38,8 @@ class WorkerContext:
     """Told of examples that have been trained on."""
     is_shared: Callable[[], bool] = lambda: False
     """Whether other trials of this process may be in the device's memory."""
+    n_at_once: Callable[[], int] = lambda: 1
+    """How many trials this process trains now."""
 
 
 def device_here(plan: Plan) -> str:

@@ -123,7 +123,7 @@ class TestSetCallback(TrialCallback):
         """Return the test metrics of every epoch so far."""
         return {f"test:{number}": metrics for number, metrics in self.state["per_epoch"].items()}
 
-    def at_end(self, config: Config, selected_epoch: int) -> dict[str, Any]:
+    def at_end(self, config: Config, selected_epoch: int, cut_short: str) -> dict[str, Any]:
         """Return the answer, at the epoch that validation chose; save the model and the worst images."""
         best, objective = self.state["best"], self._plan.objective
         per_seed = self.state["per_epoch"][selected_epoch]
@@ -160,6 +160,7 @@ class TestSetCallback(TrialCallback):
             "metric": objective.name,
             "seeds": seeds,
             "selected_epoch": selected_epoch,
+            "cut_short": cut_short or None,
             "test": {metric: mean(each[metric] for each in per_seed) for metric in metrics},
             "std": {metric: deviation([each[metric] for each in per_seed]) for metric in metrics},
             "per_seed": per_seed,

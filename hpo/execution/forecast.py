@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from hpo._process import n_workers
 from hpo.execution.identity import identify
 from hpo.execution.plan_data import data_of_final_stage, prepared
 from hpo.execution.run import threads_each
+from hpo.planning.closing import FINAL_MARGIN, MAX_FINAL_SHARE, fair_level
 from hpo.planning.manifest import Options
 from hpo.planning.plan import CONFIRM, FINAL
 from hpo.planning.scheduler import n_samples
@@ -48,6 +49,10 @@ class Line:
     """Seeds that a point gets in any case, where it is a race; None: it is none."""
     least_epochs: int | None = None
     """Of all points and these seeds together."""
+    trained_seconds: float | None = None
+    """Predicted training time of all workers, which a budget limits."""
+    afforded: float | None = None
+    """The share of that which the budget affords; None: no budget, or nobody knows."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as `hpo plan --json` prints it."""
@@ -124,6 +129,7 @@ def forecast(
                 is_at_most=options.races,
                 least_seeds=options.first_seeds if options.races else None,
                 least_epochs=sum(runs) * options.first_seeds // options.most_seeds if options.races else None,
+                trained_seconds=_known_time(sum(seconds)),
             )
         )
     if not names:
@@ -134,8 +140,24 @@ def forecast(
         n_train = len(data_of_final_stage(options, entry, data).train)
         # one trial, so one worker
         seconds_final = epochs * seconds_per_epoch(config) * n_train / len(data.train)
-        lines.append(Line(FINAL, "", 1, options.final_seeds, epochs, _known_time(seconds_final)))
-    return lines
+        final = _known_time(seconds_final)
+        lines.append(Line(FINAL, "", 1, options.final_seeds, epochs, final, trained_seconds=final))
+    return lines if options.budget is None else afforded(lines, options.budget)
+
+
+def afforded(lines: Sequence[Line], budget: float) -> list[Line]:
+    """Return the lines with what a budget affords of each, shared as `hpo.planning.closing` does."""
+    needs = {line.study: line.trained_seconds for line in lines}
+    known = {study: need for study, need in needs.items() if need is not None}
+    if len(known) < len(lines):
+        return list(lines)
+    final = known.pop(FINAL, 0.0)
+    reserved = min(FINAL_MARGIN * final, MAX_FINAL_SHARE * budget)
+    level = fair_level(budget - reserved, known.values())
+    shares = {study: min(1.0, level / need) if need else 1.0 for study, need in known.items()}
+    left = budget - sum(min(need, level) for need in known.values())
+    shares[FINAL] = min(1.0, left / final) if final else 1.0
+    return [replace(line, afforded=shares[line.study]) for line in lines]
 
 
 def _confirmation(
@@ -160,6 +182,7 @@ def _confirmation(
         epochs,
         _known_time(epochs * seconds_per_epoch / busy),
         is_at_most=True,
+        trained_seconds=_known_time(epochs * seconds_per_epoch),
     )
 
 

@@ -151,6 +151,11 @@ class Pool:
         return not self._running
 
     @property
+    def n_running(self) -> int:
+        """How many trials are being trained in threads; threads ask too."""
+        return len(self._running)
+
+    @property
     def is_shared(self) -> bool:
         """Whether several trials may be in the device's memory; threads ask too."""
         return len(self._running) > 1

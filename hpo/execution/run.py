@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -31,6 +32,7 @@ from hpo.execution.supervisor import supervise
 from hpo.monitor.results import final_result, final_trial
 from hpo.monitor.status import remarks
 from hpo.planning.claims import open_cells, store_claims
+from hpo.planning.closing import MAX_FINAL_SHARE, final_seconds, finish
 from hpo.planning.compatibility import (
     check_compatible,
     check_sqlite_is_local,
@@ -237,6 +239,7 @@ def run_plan(
     studies: Path | str | Mapping[str, Any] | None = None,
     workers: int | None = None,
     trials_per_device: int | None = None,
+    deadline_seconds: float | None = None,
     **options: Any,
 ) -> Plan:
     """Write or find a plan and work on it until it has ended: `hpo run` as a function.
@@ -250,6 +253,7 @@ def run_plan(
             default the shipped ones.
         workers: local processes; None: one a core, or one a GPU.
         trials_per_device: how many trials each of them trains at once; None: one on a CPU, several on a GPU.
+        deadline_seconds: have the answer so long from now, as of `run`.
         options: those that change results, as `Options` names them (`data`, `epochs`, …).
 
     Raises:
@@ -274,6 +278,7 @@ def run_plan(
         workers=workers,
         trials_per_device=trials_per_device,
         data=options.get("data"),
+        deadline_seconds=deadline_seconds,
     )
     if stopped_by is not None:
         raise KeyboardInterrupt
@@ -299,6 +304,7 @@ def run(
     checkpoints: str | Path | None = None,
     data: str | None = None,
     begin: Begin = begin_work,
+    deadline_seconds: float | None = None,
     engine: OpenBackend = local_processes,
     on_tick: Callable[[], object] = lambda: None,
 ) -> int | None:
@@ -313,6 +319,8 @@ def run(
         checkpoints: folder or fsspec URL of the checkpoints; default `out/checkpoints`.
         data: where the plan's data are on this machine, if elsewhere than where it was created.
         begin: `begin_work`, or what does the same elsewhere.
+        deadline_seconds: have the answer so long from now: what is open then is closed, early enough for the
+            final stage as long as it is expected to take; None: train to the end.
         engine: who places the workers; default: processes of this machine.
         on_tick: called about once a second, to show what the database says.
 
@@ -325,7 +333,14 @@ def run(
         RunError: workers cannot be kept alive.
     """
     refuse_nested_run()
+    began = time.monotonic()
     names = plan.with_ancestors(studies) if studies else None
+
+    def tick() -> None:
+        if deadline_seconds is not None:
+            _finish_in_time(plan, names, began, deadline_seconds)
+        on_tick()
+
     data = absolute_source(data) if data is not None else None
     has_ended, again = begin(plan, names, data)
     if not has_ended:
@@ -334,7 +349,7 @@ def run(
             log.warning("tried again: %s%s", ", ".join(again[:MAX_NAMES]), more)
         spec = WorkerSpec.of(plan, out, studies, checkpoints, data, trials_per_device)
         with engine(spec) as backend:
-            stopped_by = supervise(backend, plan, names, workers, on_tick)
+            stopped_by = supervise(backend, plan, names, workers, tick)
         if stopped_by is not None:
             return stopped_by
     on_tick()
@@ -342,6 +357,19 @@ def run(
         _fetch_files(final_result(plan), open_blobs(checkpoints or out / "checkpoints"), out)
     require_result(plan, names)
     return None
+
+
+def _finish_in_time(plan: Plan, names: Sequence[str] | None, began: float, deadline_seconds: float) -> None:
+    """Close what is open, once no more time is left than the final stage will take."""
+    kept_seconds = 0.0
+    if names is None:
+        kept_seconds = min(final_seconds(plan), MAX_FINAL_SHARE * deadline_seconds)
+    if time.monotonic() - began < deadline_seconds - kept_seconds:
+        return
+    with suppress(InputError):  # no epoch has ended: the first one that does is waited for
+        closed = finish(plan, plan.all_names if names is None else names, by="deadline")
+        if closed:
+            log.warning("--deadline: closed %s", ", ".join(closed))
 
 
 def _fetch_files(record: Mapping[str, Any], store: BlobStore, out: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
 
 from hpo._imports import place_in_user_code
+from hpo._text import short_duration
 from hpo.errors import (
     DeviceFull,
     DeviceLostError,
@@ -27,8 +29,9 @@ from hpo.errors import (
 )
 from hpo.execution.context import WorkerContext
 from hpo.planning.audit import is_audited
+from hpo.planning.closing import Ending
 from hpo.planning.inheritance import config_of_trial, context_of, control_config, inherited_by, replicate_of
-from hpo.planning.plan import Plan, versions
+from hpo.planning.plan import FINAL, Plan, versions
 from hpo.planning.pruners import Runs, TrialPruner, build_pruner
 from hpo.planning.samplers import distributions, draw
 from hpo.planning.scheduler import is_control
@@ -36,7 +39,7 @@ from hpo.space.parameters import ParamValue
 from hpo.space.study_file import StudySpec
 from hpo.storage.outbox import Outbox
 from hpo.storage.queue import Queue, Reason, slot_of
-from hpo.storage.trials import AUDIT_KEY, id_of
+from hpo.storage.trials import AUDIT_KEY, SECONDS_KEY, SEED_EPOCHS_KEY, id_of
 from hpo.training.checkpoints import Checkpoints
 from hpo.training.cuda import is_lost, is_out_of_memory
 from hpo.training.devices import processor
@@ -87,8 +90,8 @@ class TrialCallback:
         """Return attributes to store with an epoch; `is_best`: so far, by the objective on validation."""
         return {}
 
-    def at_end(self, config: Config, selected_epoch: int) -> dict[str, Any]:
-        """Return attributes to store with the result."""
+    def at_end(self, config: Config, selected_epoch: int, cut_short: str) -> dict[str, Any]:
+        """Return attributes to store with the result; `cut_short`: by what and when, in words, if it was."""
         return {}
 
 
@@ -176,6 +179,9 @@ def run_trial(
 def _train_trial(
     plan: Plan, name: str, trial: FrozenTrial, context: WorkerContext, callback: TrialCallback
 ) -> TrialState:
+    limit, is_resumed = _Limit(plan, name, trial), trial.user_attrs["attempt"] > 1
+    if not is_resumed and (why := limit.reached(0, 0.0)):
+        return _closed_unbegun(plan, name, trial, why)
     config = _configure(plan, name, trial, context)
     pruning = _Pruning(plan, name, trial, config)
     if _reuse_result(plan, name, trial, config, pruning):
@@ -196,11 +202,17 @@ def _train_trial(
     ended_by: Diverged | TrialFailedError | None = None
     # the kill may have come between the last report and the pruner's answer to it
     is_asked = attempt.n_epochs > 0
+    if is_resumed and not is_asked and (why := limit.reached(0, 0.0)):
+        return _closed_unbegun(plan, name, trial, why)
     try:
         while True:
             if is_asked and attempt.pruned_after is None and pruning.should_prune(attempt.n_epochs):
                 attempt.pruned_after = attempt.n_epochs
             if attempt.has_ended or (attempt.pruned_after is not None and not attempt.is_audited):
+                break
+            is_last = attempt.n_epochs == attempt.n_asked
+            if is_asked and not is_last and (why := limit.reached(attempt.n_epochs, attempt.seconds)):
+                attempt.cut_short = why
                 break
             epoch = _computed(context, lambda: next(training, None))
             if epoch is None:
@@ -242,6 +254,34 @@ class _Pruning:
         return stops and self._is_prunable
 
 
+def _closed_unbegun(plan: Plan, name: str, trial: FrozenTrial, why: str) -> TrialState:
+    """Close a trial that has not begun to train, as its study takes no more."""
+    Queue(plan.storage, name).close(id_of(trial), Reason.CUT_SHORT, f"{why} before its first epoch")
+    return TrialState.FAIL
+
+
+class _Limit:
+    """Whether a trial is to end before its last epoch because time is up, or its study was closed."""
+
+    def __init__(self, plan: Plan, name: str, trial: FrozenTrial) -> None:
+        self._ending = Ending(plan, name, trial.number)
+        # as of pruning: others are compared with a control
+        is_limited = name in plan.specs and not is_control(plan, name, slot_of(trial))
+        self._timeout = plan.specs[name].trial_timeout if is_limited else None
+
+    def reached(self, n_epochs: int, seconds: float) -> str:
+        """Return by what it is to end now, in words; empty where it is to go on.
+
+        Args:
+            n_epochs: that have ended.
+            seconds: that they took.
+        """
+        if self._timeout is not None and seconds >= self._timeout:
+            return f"by trial_timeout = {short_duration(self._timeout)}"
+        closed = self._ending.reached(n_epochs)
+        return "" if closed is None else f"by {closed.text}"
+
+
 class _Attempt:
     """What an attempt has trained so far: in the database, in its checkpoints, and for its callback."""
 
@@ -264,6 +304,9 @@ class _Attempt:
         self._notes: list[str] = []
         self.pruned_after: int | None = None
         """The epoch after which the pruner stopped the trial."""
+        self.cut_short = ""
+        """By what it was cut short, in words."""
+        self._trained_seconds, self._trained_seed_epochs = 0.0, 0
         self.is_audited = is_audited(plan.options.audit, plan.options.seed, name, slot_of(trial).point)
         """Whether it is trained on after that."""
 
@@ -278,11 +321,21 @@ class _Attempt:
         return self.n_epochs == self._callback.last_epoch
 
     @property
+    def n_asked(self) -> int:
+        """How many epochs it is to have."""
+        return self._callback.last_epoch or int(self._config["epochs"])
+
+    @property
     def _selected(self) -> int | None:
         """The epoch whose result counts, as of now; None before any."""
         if self._callback.last_epoch is not None:
             return max(self._reports, default=None)
         return self._plan.objective.best_of(self._reports)
+
+    @property
+    def seconds(self) -> float:
+        """How long they took, by the worker's clock."""
+        return sum(seed.seconds for seeds in self._epochs.values() for seed in seeds)
 
     def restore(self) -> dict[str, Any] | None:
         """Bring in the newest checkpoint, if there is one, and return its state of training."""
@@ -321,12 +374,18 @@ class _Attempt:
             Whether the database has it; False: it follows later.
         """
         value = self._value(epoch.seeds)
-        attrs = {_key(epoch.number): _records(epoch.seeds)}
+        attrs: dict[str, Any] = {_key(epoch.number): _records(epoch.seeds)}
         self._reports[epoch.number] = value
         is_best = self._selected == epoch.number
+        began = time.perf_counter()
         attrs |= _computed(
             self._context, partial(self._callback.after_epoch, epoch, self._config, is_best=is_best)
         )
+        # of several trials at once each takes its part of the worker's time
+        seconds = epoch.seconds + time.perf_counter() - began
+        self._trained_seconds += seconds / max(1, self._context.n_at_once())
+        self._trained_seed_epochs += len(epoch.seeds)
+        attrs |= {SECONDS_KEY: self._trained_seconds, SEED_EPOCHS_KEY: self._trained_seed_epochs}
         self._epochs[epoch.number] = epoch.seeds
         training = state_of(epoch)
         attrs |= self._said(*epoch.notes, *([NO_STATE] if training is None else [])) | self._audit()
@@ -375,16 +434,23 @@ class _Attempt:
     ) -> tuple[TrialState, float | None, dict[str, Any]]:
         if self.pruned_after is not None:
             return TrialState.PRUNED, *self._pruned_result(self.pruned_after, ended_by)
+        cut_short = ""
+        if self.cut_short:
+            how_far = f"after epoch {self.n_epochs} of {self.n_asked}"
+            cut_short = f"{Reason.CUT_SHORT}: {self.cut_short} {how_far}"
+            if self._name != FINAL:
+                return TrialState.PRUNED, self._best(self._reports), {"reason": cut_short}
         if ended_by is not None:
             # PRUNED, not FAIL: it is a result, never the best one, never tried again
             return TrialState.PRUNED, None, {"reason": f"{Reason.DIVERGED}: {ended_by}"}
         selected = self._selected
         if selected is None:
             raise TrialFailedError(RuntimeError("training ended without an epoch"))
-        attrs = dict(self._callback.at_end(self._config, selected))
-        n_asked = self._callback.last_epoch or self._config["epochs"]
-        if self.n_epochs != n_asked:
-            attrs |= self._said(f"the recipe's loop ended after epoch {self.n_epochs} of {n_asked}")
+        attrs = dict(self._callback.at_end(self._config, selected, cut_short))
+        if cut_short:
+            attrs |= self._said(cut_short)
+        elif self.n_epochs != self.n_asked:
+            attrs |= self._said(f"the recipe's loop ended after epoch {self.n_epochs} of {self.n_asked}")
         return TrialState.COMPLETE, self._reports[selected], attrs
 
     def _pruned_result(self, after: int, ended_by: Exception | None) -> tuple[float | None, dict[str, Any]]:
@@ -393,8 +459,9 @@ class _Attempt:
         value = self._best({n: value for n, value in self._reports.items() if n <= after})
         if not self.is_audited:
             return value, {"reason": reason}
-        whole = self._best(self._reports) if ended_by is None else None
-        reason += "; trained on for the audit" + (f", which ended: {ended_by}" if ended_by else "")
+        why = str(ended_by) if ended_by is not None else self.cut_short
+        whole = None if why else self._best(self._reports)
+        reason += "; trained on for the audit" + (f", which ended: {why}" if why else "")
         return value, {"reason": reason, AUDIT_KEY: {"pruned_after_epoch": after, "value": whole}}
 
     def _best(self, reports: Mapping[int, float]) -> float:

@@ -103,7 +103,12 @@ def work(
 
         def train(claimed: Claim) -> None:
             slots = context.slots
-            here = replace(context, is_shared=lambda: pool.is_shared or bool(slots), count=throughput.count)
+            here = replace(
+                context,
+                is_shared=lambda: pool.is_shared or bool(slots),
+                n_at_once=lambda: pool.n_running,
+                count=throughput.count,
+            )
             try:
                 with heart.beating_for(id_of(claimed.trial)), beside_others(context.device):
                     _train(plan, claimed, here, entry, out)

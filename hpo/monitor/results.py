@@ -170,7 +170,7 @@ def rows(plan: Plan, name: str, trials: Sequence[FrozenTrial] | None = None) -> 
         ]
         return [row for _, row in sorted(by_index, key=lambda each: each[0])]
     discarded = record.discarded
-    chosen = map(slots.accepted_or_latest, slots.attempts)
+    chosen = (slots.accepted_or_latest(slot) for slot in slots.attempts if not slots.never_began(slot))
     ordered = sorted(chosen, key=lambda trial: trial.user_attrs["index"])
     return [_row(plan, name, trial, slots, discarded, slots.state(slot_of(trial)).value) for trial in ordered]
 
@@ -419,7 +419,12 @@ def final_result(plan: Plan) -> dict[str, Any]:
 def answer_text(result: Mapping[str, Any], objective: Metric) -> str:
     """Return the result of the final stage in words."""
     value = objective.with_unit(result["test"][objective.name], result["std"][objective.name])
-    return f"test {objective.label} {value}, at epoch {result['selected_epoch']}"
+    return f"test {objective.label} {value}, at epoch {result['selected_epoch']}{cut_short_text(result)}"
+
+
+def cut_short_text(result: Mapping[str, Any]) -> str:
+    """Return by what the final stage was cut short, to go after its epoch; empty where it was not."""
+    return f"; {result['cut_short']}" if result.get("cut_short") else ""
 
 
 def trained_text(result: Mapping[str, Any], examples: str) -> str:
@@ -429,14 +434,14 @@ def trained_text(result: Mapping[str, Any], examples: str) -> str:
         result: what the final stage stored.
         examples: what the data are made of, as "images".
     """
-    epoch, which = result["selected_epoch"], result.get("final_data", "limited")
+    epoch, which, cut = result["selected_epoch"], result.get("final_data", "limited"), cut_short_text(result)
     if which == "train+validation":
         return (
             f"after {epoch} epochs, settled before, on all {result['n_train']:,} {examples} of the training "
-            "and the validation part"
+            f"and the validation part{cut}"
         )
     on = f", on all {result['n_train']:,} {examples} of the training part" if which == "all" else ""
-    return f"at epoch {epoch}, which validation chose{on}"
+    return f"at epoch {epoch}, which validation chose{on}{cut}"
 
 
 def uncertainty_text(result: Mapping[str, Any], objective: Metric, examples: str) -> str:
@@ -612,10 +617,11 @@ def best(plan: Plan) -> dict[str, Any]:
             "tested": decision is not None and is_decided and decision.tested,
             "params": trial.user_attrs["config"],
         }
-    elif confirmed is not None:
-        name, left = confirmed.inherited.study, confirmed.inherited
+    elif (left := confirmed.inherited if confirmed else best_decided(plan)) is not None:
+        # what a confirmation left, or had been reached when everything was cut short
+        name = left.study
         record = {"study": name, "source": None, "value": left.value, "deviation": None, "decided": True}
-        record |= {"tested": True, "params": left.params}
+        record |= {"tested": confirmed is not None, "params": left.params}
     else:
         raise MissingError(
             f"{storage.name}: no trial has a result yet; `hpo status` shows how far the studies are"

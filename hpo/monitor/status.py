@@ -177,6 +177,8 @@ def _states(plan: Plan, name: str, record: StudyRecord, slots: Slots) -> list[Sl
         n_points = len(begun)  # how many more there will be, the seeds so far have to say
     if n_points is None:  # as far as is known before it begins
         n_points = len(study_jobs(plan, name, record.inherited))
+    if record.closed is not None and record.decision is not None:
+        return [state for state in begun if not state.is_open]  # the decision says what was not tried
     return [*begun, *[SlotState.WAITING] * (n_points - len(begun))]
 
 

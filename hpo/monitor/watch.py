@@ -516,7 +516,7 @@ class _StudyEvents:
         if self._study != FINAL:
             return Event("point", self._study, record)
         result = trial.user_attrs.get("final", {})
-        answer = {key: result.get(key) for key in ("selected_epoch", "seeds", "test", "std")}
+        answer = {key: result.get(key) for key in ("selected_epoch", "cut_short", "seeds", "test", "std")}
         return Event("final", self._study, record | answer)
 
 

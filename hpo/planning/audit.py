@@ -22,6 +22,9 @@ from hpo.storage.trials import AUDIT_KEY
 
 ALPHA = 0.05
 
+_NOT_PRUNED = (Reason.DIVERGED, Reason.CUT_SHORT)
+"""Why trials are PRUNED that no pruner stopped."""
+
 
 @dataclass(frozen=True)
 class Audit:
@@ -60,7 +63,7 @@ def audit_of(trials: Iterable[FrozenTrial], winner: float, metric: Metric, delta
         metric: the plan's objective.
         delta: a difference up to it does not matter.
     """
-    pruned = [t for t in trials if t.state == TrialState.PRUNED and reason_of(t) != Reason.DIVERGED]
+    pruned = [t for t in trials if t.state == TrialState.PRUNED and reason_of(t) not in _NOT_PRUNED]
     reached = [trial.user_attrs[AUDIT_KEY]["value"] for trial in pruned if AUDIT_KEY in trial.user_attrs]
     near = sum(value is not None and metric.gain(winner, value) <= delta for value in reached)
     return _audit(len(pruned), len(reached), near, delta)

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hpo.errors import ConflictError
-from hpo.planning.manifest import MAJOR_VERSIONS, option_text
+from hpo.planning.manifest import MAJOR_VERSIONS, option_text, option_value
 from hpo.planning.plan import CONFIRM, FINAL, Plan, versions
-from hpo.planning.studies import set_text
 from hpo.space.study_file import StudySpec
 from hpo.storage.queue import is_elsewhere
 
@@ -40,7 +39,7 @@ def check_compatible(
             adding = "`hpo confirm` adds it, " if key == "confirm" else ""
             raise ConflictError(
                 f"{option_text(key, value)} contradicts the plan in {plan.storage.name}, which "
-                f"was created {'without it' if without else f'with {_as_text(recorded[key])}'}; "
+                f"was created {'without it' if without else f'with {option_value(key, recorded[key])}'}; "
                 f"{adding}leave the option out to go on, or {anew}"
             )
     for name in (specs or {}).keys() | (plan.specs.keys() if specs is not None else set()):
@@ -52,10 +51,6 @@ def check_compatible(
                 f"{where}: study {name!r} {_difference(ours, theirs)} the plan in "
                 f"{plan.storage.name}; put the files back to go on, or {anew}"
             )
-
-
-def _as_text(value: object) -> object:
-    return set_text(value) if isinstance(value, Mapping) else value
 
 
 def with_more_trials(plan: Plan, specs: Mapping[str, StudySpec]) -> Plan:

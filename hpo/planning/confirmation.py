@@ -14,7 +14,7 @@ from itertools import product
 from typing import Any
 
 from hpo._text import params_text
-from hpo.planning.decisions import Configuration, Inherited, Record
+from hpo.planning.decisions import Closed, Configuration, Inherited, Record
 from hpo.planning.metrics import Metric
 from hpo.planning.verdicts import LOOKS, Comparison, Verdict, in_words, judge, p_values
 from hpo.space.constraints import Constraint
@@ -37,6 +37,8 @@ class Obstacle(StrEnum):
     """Without it a constraint would not hold."""
     FAILED = "failed"
     """A training that it takes failed for good."""
+    CLOSED = "closed"
+    """The confirmation was closed before it had the seeds for a first look."""
 
 
 class Change(Record):
@@ -110,12 +112,15 @@ class Confirmation(Record):
     """With the mean over the fresh seeds, where one arm is exactly that."""
     has_own_splits: bool
     """Whether every seed drew its own validation part."""
+    closed: Closed | None = None
+    """Why it ended before every decision had a verdict; None: it did not."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as `hpo confirm --json` prints it."""
         return {
             "decisions": [each.model_dump(mode="json") for each in self.decisions],
             "configuration": self.inherited.params,
+            **({"closed": self.closed.model_dump(mode="json")} if self.closed else {}),
         }
 
     @property
@@ -206,6 +211,7 @@ def conclude(
     *,
     keep_equivalent: bool,
     has_own_splits: bool,
+    closed: Closed | None = None,
 ) -> Confirmation:
     """Take back what is not shown to be better, and say what that leaves.
 
@@ -217,6 +223,7 @@ def conclude(
         objective: what the plan tunes for.
         keep_equivalent: keep what is shown to make no difference that matters as well.
         has_own_splits: whether every seed drew its own validation part.
+        closed: why it takes no more seeds, where it was closed before all verdicts.
     """
     wanted = {Verdict.BETTER, *([Verdict.EQUIVALENT] if keep_equivalent else [])}
     back = [study for study, each in weighed.comparisons.items() if each.verdict not in wanted]
@@ -236,13 +243,16 @@ def conclude(
     for change in arms.changes:
         study = change.study
         comparison, p = weighed.comparisons.get(study), p_of.get(study, (None, None))
+        verdict = comparison and (comparison.verdict or Verdict.NOT_SHOWN)
         obstacle = Obstacle.FAILED if study in weighed.failed else change.obstacle
+        if obstacle is None and comparison is None:
+            obstacle = Obstacle.CLOSED
         decisions.append(
             ConfirmedDecision(
                 study=study,
                 change=change.params,
                 before=change.before,
-                verdict=(comparison and comparison.verdict) or Verdict.NOT_TESTED,
+                verdict=verdict or Verdict.NOT_TESTED,
                 difference=comparison and objective.score(comparison.difference),
                 interval=_ends(comparison, objective),
                 seeds=comparison.n_seeds if comparison else 0,
@@ -257,6 +267,7 @@ def conclude(
         decisions=tuple(decisions),
         inherited=_left(arms, back, scores, objective),
         has_own_splits=has_own_splits,
+        closed=closed,
     )
 
 
@@ -304,6 +315,7 @@ def decision_in_words(decision: ConfirmedDecision, metric: Metric, *, has_own_sp
         Obstacle.NO_EFFECT: "the chosen configuration trains the same without it",
         Obstacle.CONSTRAINT: f"without it {decision.constraint} would not hold",
         Obstacle.FAILED: "a training that the test takes failed for good",
+        Obstacle.CLOSED: "the confirmation was closed before",
     }[decision.obstacle]
     if decision.difference is None:
         return f"{becomes}, not tested: {why}"
@@ -333,5 +345,6 @@ def outcome_in_words(confirmation: Confirmation) -> str:
     for each in confirmation.decisions:
         left = params_text({name: params[name] for name in each.change})
         said[each.kept].append(f"{each.study} ({left})")
-    parts = [f"took back {', '.join(said[False])}"] if said[False] else []
+    parts = [f"closed by {confirmation.closed.text}"] if confirmation.closed else []
+    parts += [f"took back {', '.join(said[False])}"] if said[False] else []
     return "; ".join([*parts, f"kept {', '.join(said[True]) or 'nothing'}"])

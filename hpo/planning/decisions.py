@@ -8,17 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from statistics import fmean
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SkipValidation, ValidationInfo
 
-from hpo._text import params_text, seeds_text
+from hpo._text import params_text, seeds_text, short_duration
 from hpo.errors import InputError
 from hpo.planning.metrics import Metric
 from hpo.planning.race import RaceResult
 from hpo.space.parameters import ParamValue
 from hpo.space.schema import Schema
+from hpo.storage.queue import Reason, reason_of
 
 MIN_SEEDS_TO_TEST = 3
 """With fewer seeds a difference has no deviation worth the name: the decision is marked *not tested*."""
@@ -72,6 +73,55 @@ class Inherited(Record):
     value: float | None = None
 
 
+By = Literal["budget", "stop", "finish", "deadline"]
+"""What closes a study before all its points are tried."""
+
+
+class Closed(Record):
+    """That a study takes no more points, and why."""
+
+    by: By
+    at: str
+    """UTC, as ISO 8601 has it."""
+    budget_seconds: float | None = None
+    """Of the plan, where it was by the budget."""
+    patience: int | None = None
+    """By `[stop]`: so many points in a row brought less than `delta`."""
+    delta: float | None = None
+
+    @property
+    def text(self) -> str:
+        """What closed it, in words."""
+        if self.budget_seconds is not None:
+            return f"the budget of {short_duration(self.budget_seconds)}"
+        return {"finish": "`hpo finish`", "deadline": "--deadline", "stop": "[stop]"}.get(self.by, self.by)
+
+
+class Cut(Record):
+    """What was cut from a study: points that were not tried, or not trained to their end."""
+
+    closed: Closed | None
+    """None: the study tried all its points, and some of them ran into `trial_timeout`."""
+    n_points: int
+    """That it was to try."""
+    n_ended: int
+    """That ended by themselves, or by a pruner."""
+    n_cut_short: int
+    """That ended after an epoch, with what they had reached."""
+
+    def text(self, objective: Metric) -> str:
+        """Return what was cut and why, in words."""
+        if self.closed is None:
+            verb = "was" if self.n_cut_short == 1 else "were"
+            return f"{self.n_cut_short} of {self.n_points} points {verb} cut short by trial_timeout"
+        why = self.closed.text
+        if self.closed.patience is not None:
+            gain = f" of {objective.distance(self.closed.delta)}" if self.closed.delta else ""
+            why += f", no gain{gain} in {self.closed.patience} points"
+        short = f", {self.n_cut_short} cut short" if self.n_cut_short else ""
+        return f"closed by {why}: {self.n_ended} of {self.n_points} points ended{short}"
+
+
 class Candidate(Record):
     """A configuration with its pooled result over all seeds spent on it."""
 
@@ -83,6 +133,8 @@ class Candidate(Record):
     """Mean over seeds of the objective at the best epoch of that mean."""
     seeds: dict[int, float]
     """The objective of each seed at that epoch."""
+    is_cut_short: bool = False
+    """Whether that is what it had reached when it was cut short; taken only where nothing has a result."""
 
 
 class Decision(Record):
@@ -108,6 +160,13 @@ class Decision(Record):
     """How many seeds each point got, and why no more; None where all got the same."""
     text: Annotated[str, Field(min_length=1)]
     """The decision in words."""
+    cut: Cut | None = None
+    """What was cut from the study; None: nothing."""
+
+    @property
+    def result(self) -> TrialRef | None:
+        """The trial that trained what is carried on, to its end; None: nobody has."""
+        return None if self.adopted and self.winner and self.winner.is_cut_short else self.source
 
 
 def epochs_of(attrs: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
@@ -163,8 +222,8 @@ def pooled(trials: Sequence[FrozenTrial], objective: Metric) -> FrozenTrial:
 
 
 def candidate(study: str, trials: Iterable[FrozenTrial], objective: Metric) -> Candidate | None:
-    """Pool the COMPLETE trials of one point; None when it has none."""
-    done = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
+    """Pool the trials of one point that have a result, COMPLETE or cut short; None when it has none."""
+    done = [trial for trial in trials if trial.value is not None and _has_result(trial)]
     if not done:
         return None
     whole = pooled(done, objective)
@@ -176,7 +235,17 @@ def candidate(study: str, trials: Iterable[FrozenTrial], objective: Metric) -> C
         searched=whole.params,
         value=fmean(seeds.values()),
         seeds=seeds,
+        is_cut_short=any(trial.state != TrialState.COMPLETE for trial in done),
     )
+
+
+def _has_result(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.COMPLETE or was_cut_short(trial)
+
+
+def was_cut_short(trial: FrozenTrial) -> bool:
+    """Return whether a trial ended after an epoch by a limit on time, with what it had reached."""
+    return trial.state == TrialState.PRUNED and reason_of(trial) == Reason.CUT_SHORT
 
 
 def decide(
@@ -190,6 +259,7 @@ def decide(
     always: bool,
     remark: str = "",
     race: RaceResult | None = None,
+    cut: Cut | None = None,
 ) -> Decision:
     """Decide a study whose points all have ended.
 
@@ -203,7 +273,9 @@ def decide(
         always: adopt the winner even where it does not beat the control (`--adopt always`).
         remark: what the decision's text is to say besides.
         race: that gave the points unequal numbers of seeds. Who has fewer than another has lost to it.
+        cut: what was cut from the study.
     """
+    remarks = [*([remark] if remark else []), *([cut.text(objective)] if cut else [])]
     found = [candidate(study, trials, objective) for trials in points]
     candidates = [each for each in found if each is not None]
 
@@ -239,7 +311,8 @@ def decide(
         source=carried.source if carried else (inherited.source if inherited else None),
         value=carried.value if carried else None,
         race=race,
-        text=(f"{remark}; " if remark else "")
+        cut=cut,
+        text="".join(f"{each}; " for each in remarks)
         + _in_words(
             candidates,
             winner,
@@ -291,9 +364,7 @@ def _in_words(
     race: RaceResult | None,
 ) -> str:
     if winner is None:
-        return (
-            "no point has a result; the inherited configuration stays" if control else "no point has a result"
-        )
+        return "no point has a result" + ("" if is_first else "; the inherited configuration stays")
     confidence = _confidence(winner, p_value, n_tried)
     if race is not None:
         latter = control if adopted else rival

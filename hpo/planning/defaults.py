@@ -27,6 +27,7 @@ class Defaults:
     seeds: int | Literal["race"] = 1
     max_seeds: int = 12
     final_seeds: int = 5
+    budget: float | None = None
     epochs: int | None = None
     set: dict[str, bool | int | float | str] | None = None
     metric: str | None = None

@@ -36,7 +36,7 @@ def inherited_by(plan: Plan, name: str) -> Inherited | None:
     decision = plan.decision(parent)
     if decision is None or not decision.params:
         return None
-    return Inherited(study=parent, source=decision.source, params=decision.params, value=decision.value)
+    return Inherited(study=parent, source=decision.result, params=decision.params, value=decision.value)
 
 
 def context_of(plan: Plan, name: str, inherited: Inherited | None) -> dict[str, ParamValue]:
@@ -143,7 +143,7 @@ def _best_of_search(plan: Plan, records: Mapping[str, StudyRecord]) -> Inherited
     if not decided:
         return None
     name, decision = max(decided, key=lambda pair: plan.objective.score(pair[1].value or 0.0))
-    return Inherited(study=name, source=decision.source, params=decision.params, value=decision.value)
+    return Inherited(study=name, source=decision.result, params=decision.params, value=decision.value)
 
 
 # --- the confirmation ------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 _TYPES = {"int": "integer", "float": "number", "bool": "boolean", "text": "string"}
 _TEXT: Json = {"type": "string"}
+_DURATION: Json = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {**_TEXT, "pattern": "^[ 0-9]"}]}
 _FRACTION: Json = {"type": "number", "minimum": 0, "maximum": 1}
 
 
@@ -58,6 +59,19 @@ def study_file_schema(recipe: str, schema: Schema) -> Json:
                 "trials": _said(
                     "How many points to sample; a grid has no such key.",
                     {"type": "integer", "minimum": 1, "maximum": 1_000_000},
+                ),
+                "trial_timeout": _said(
+                    "A trial that has trained for so long ends after the epoch, as 20m.", _DURATION
+                ),
+                "stop": _said(
+                    "When a sampled study is done before all its points are tried.",
+                    _table(
+                        {
+                            "patience": {"type": "integer", "minimum": 1},
+                            "delta": {"type": "number", "minimum": 0},
+                        },
+                        required=["patience"],
+                    ),
                 ),
                 "sampler": _said("How points are chosen.", _component(option_schemas(SAMPLERS))),
                 "pruner": _said("What stops points early.", {"$ref": "#/$defs/pruner"}),

@@ -16,16 +16,17 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from hpo._files import read_text
+from hpo._text import short_duration
 from hpo.errors import InputError, StudyFileError, did_you_mean
 from hpo.planning.confirmation import Arms, Confirmation
-from hpo.planning.decisions import Decision, Inherited
+from hpo.planning.decisions import Closed, Decision, Inherited
 from hpo.planning.defaults import Adopt, Defaults, FinalData, Fit, Inherit, Keep, Kernels, Precision
 from hpo.planning.metrics import Metric
 from hpo.planning.race import FIRST_SEEDS
 from hpo.planning.studies import check_study, set_text
 from hpo.space.parameters import Direction, ParamValue, demand, explain
 from hpo.space.schema import Schema
-from hpo.space.study_file import FINAL_NAME, PLAN_FILE, StudySpec
+from hpo.space.study_file import FINAL_NAME, PLAN_FILE, Seconds, StudySpec
 from hpo.storage.storage import Storage
 
 M = TypeVar("M", bound=BaseModel)
@@ -43,9 +44,16 @@ def option_text(key: str, value: object) -> str:
     if key == "pruning":
         return "--no-pruning"
     if isinstance(value, Mapping):
-        return set_text(value)
+        return option_value(key, value)
     name = f"--{key.replace('_', '-')}"
-    return name if isinstance(value, bool) else f"{name} {value}"
+    return name if isinstance(value, bool) else f"{name} {option_value(key, value)}"
+
+
+def option_value(key: str, value: object) -> str:
+    """Return the value of an option as it is written for a command."""
+    if isinstance(value, Mapping):
+        return set_text(value)
+    return short_duration(value) if key == "budget" and isinstance(value, float) else str(value)
 
 
 def _seeds_or_race(value: object) -> object:
@@ -73,6 +81,8 @@ class Options(BaseModel):
     max_seeds: Annotated[int, Field(ge=FIRST_SEEDS, le=MAX_SEEDS)] = Defaults.max_seeds
     """The most that a point gets in a race."""
     final_seeds: Annotated[int, Field(ge=1, le=MAX_SEEDS)] = Defaults.final_seeds
+    budget: Seconds | None = Defaults.budget
+    """Of training, all workers together."""
     epochs: Annotated[int, Field(ge=1, le=100_000)] | None = Defaults.epochs
     set: dict[str, ParamValue] | None = Defaults.set
     """Parameters that are fixed in every study, whatever its file says of them."""
@@ -284,6 +294,8 @@ class StudyRecord(BaseModel):
     """Of the final stage: the number of the trial that opened the test set last; None before one has."""
     extended: dict[str, list[ParamValue]] = {}
     """Values that were added to axes of a grid, by parameter."""
+    closed: Closed | None = None
+    """Why it takes no more points; None: it does."""
     discarded: dict[int, str] = {}
     """Why trials do not count, by number."""
     superseded: tuple[Superseded, ...] = ()

@@ -101,7 +101,8 @@ def extend(plan: Plan, name: str, values: Mapping[str, Sequence[object]]) -> Dec
         json.dumps({**json.loads(study.to_json()), "search": search}), plan.schema
     )
     because = " and ".join(f"{param} {_listed(added[param])}" for param in values) + " came to it"
-    changes = {"definition": definition.to_json(), "extended": added}
+    # who asks for more points has the study open again
+    changes = {"definition": definition.to_json(), "extended": added, "closed": None}
     _revise(plan, name, attrs[name], because, changes)
     return record.decision
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from weakref import WeakKeyDictionary
@@ -20,8 +20,18 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo._text import point_text
 from hpo.errors import PointsFailedError
 from hpo.planning.claims import cell_jobs
+from hpo.planning.closing import closing
 from hpo.planning.confirmation import DIVERGED, FAILED, Arms, Trained, conclude, weigh
-from hpo.planning.decisions import Candidate, Inherited, candidate, decide, epochs_of
+from hpo.planning.decisions import (
+    Candidate,
+    Closed,
+    Cut,
+    Inherited,
+    candidate,
+    decide,
+    epochs_of,
+    was_cut_short,
+)
 from hpo.planning.inheritance import (
     arms_of,
     best_decided,
@@ -75,7 +85,7 @@ def _advance_study(plan: Plan, name: str, ended: Mapping[str, bool]) -> bool:
     slots = queue.slots()
     decided = record.decision
     if decided is not None and decided.params:  # one without was made for want of any result: look again
-        return _have_ended(plan, queue, slots)
+        return _have_ended(plan, queue, slots, record.closed)
     inherited, parent = inherited_by(plan, name), plan.specs[name].inherits
     if inherited is None and parent is not None:
         return ended[parent]  # without a result: there is nothing to go on from
@@ -85,22 +95,31 @@ def _advance_study(plan: Plan, name: str, ended: Mapping[str, bool]) -> bool:
     if record.n_points != len(jobs):
         plan.storage.set_study_attr(queue.study_id, "n_points", len(jobs))
     states = [slots.state(job.slot) for job in jobs]
-    _enqueue(plan, queue, jobs, states, slots)
-    if any(state.is_open for state in states):
+    # while trials run, it is for those who begin others to see what is left
+    may_close = SlotState.WAITING in states and SlotState.RUNNING not in states
+    closed = closing(plan, name) if may_close else record.closed
+    if closed is None:
+        _enqueue(plan, queue, jobs, states, slots)
+        if any(state.is_open for state in states):
+            return False
+    elif not _have_ended(plan, queue, slots, closed):
         return False
     raced = _race(plan, name, inherited, jobs, slots, record.discarded) if plan.races else None
     if raced is not None and raced.due:
-        _enqueue_further(plan, queue, raced.due, slots)
-        return False
+        if closed is None:
+            _enqueue_further(plan, queue, raced.due, slots)
+            return False
+        raced = None  # it was not run to its end: all count with the seeds that they have
     hopeless = raced.hopeless if raced else ()
-    points = [
-        [] if job.slot.point in hopeless else slots.attempts_at(job.slot.point)
-        for job in jobs
-        if job.slot != CONTROL_SLOT
+    points = {job.slot: state for job, state in zip(jobs, states, strict=True) if job.slot != CONTROL_SLOT}
+    tried = [
+        [] if slot.point in hopeless else slots.attempts_at(slot.point)
+        for slot in points
+        if not slots.never_began(slot)
     ]
     decision = decide(
         name,
-        _whole(plan, points, without=record.discarded),
+        _deciding(plan, tried, record, inherited),
         inherited,
         _control(plan, name, inherited, slots),
         plan.objective,
@@ -108,6 +127,7 @@ def _advance_study(plan: Plan, name: str, ended: Mapping[str, bool]) -> bool:
         always=plan.options.adopt == "always",
         remark=_exhausted(plan.spec(name), len(points)),
         race=raced.result if raced else None,
+        cut=_cut(points, slots, closed),
     )
     # unless somebody has asked for more trials or decided since
     return plan.storage.swap_study_attr(
@@ -116,21 +136,52 @@ def _advance_study(plan: Plan, name: str, ended: Mapping[str, bool]) -> bool:
         decision.model_dump(mode="json"),
         expected={
             "definition": record.definition,
-            "decision": decided and decided.model_dump(mode="json"),
+            "decision": decided and decided.model_dump(mode="json", exclude_unset=True),
             "discarded": {str(number): why for number, why in record.discarded.items()} or None,
         },
     )
 
 
-def _have_ended(plan: Plan, queue: Queue, slots: Slots) -> bool:
-    """Return whether nothing is open of a study that has decided; queue again what was lost.
+def _have_ended(plan: Plan, queue: Queue, slots: Slots, closed: Closed | None) -> bool:
+    """Return whether nothing is open of a study that has decided or is closed; queue again what was lost.
 
-    `hpo retry` may have queued points since; one of them may have been lost again.
+    `hpo retry` may have queued points since; one of them may have been lost again. Of a study that is closed
+    only those are queued again that had begun: they end with what they have reached.
     """
     open_ = [s for s in slots.attempts if slots.state(s).is_open]
+    if closed is not None:
+        open_ = [s for s in open_ if slots.queued(s) or slots.was_under_way(s)]
     missing = [slot for slot in open_ if not slots.queued(slot)]
     queue.enqueue(_jobs_again(plan, slots, missing), slots)
     return not open_
+
+
+def _deciding(
+    plan: Plan,
+    points: Sequence[Sequence[FrozenTrial]],
+    record: StudyRecord,
+    inherited: Inherited | None,
+) -> Iterator[list[FrozenTrial]]:
+    """Return the trials of each point that decide.
+
+    Where none has a result, and nothing inherited could be kept, what was cut short decides.
+    """
+    has_result = any(t.state == TrialState.COMPLETE for point in points for t in point)
+    counts = was_cut_short if inherited is None and not has_result else _is_complete
+    return _whole(plan, points, counts, without=record.discarded)
+
+
+def _is_complete(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.COMPLETE
+
+
+def _cut(points: Mapping[Slot, SlotState], slots: Slots, closed: Closed | None) -> Cut | None:
+    """Return what was cut from a study; None: nothing."""
+    n_short = sum(any(map(was_cut_short, slots.attempts.get(slot, ()))) for slot in points)
+    if closed is None and not n_short:
+        return None
+    n_ended = sum(not state.is_open for state in points.values()) - n_short
+    return Cut(closed=closed, n_points=len(points), n_ended=n_ended, n_cut_short=n_short)
 
 
 def _enqueue(
@@ -256,7 +307,7 @@ def _control(plan: Plan, name: str, inherited: Inherited | None, slots: Slots) -
     if slot is None:
         assert inherited.source is not None
         return candidate(inherited.source.study, [decided_trial(plan, inherited.source)], plan.objective)
-    (trials,) = _whole(plan, [slots.attempts_at(slot.point)])
+    (trials,) = _whole(plan, [slots.attempts_at(slot.point)], _is_complete)
     return candidate(name, trials, plan.objective)
 
 
@@ -271,13 +322,13 @@ def _control_slot(plan: Plan, name: str, inherited: Inherited | None) -> Slot | 
 
 
 def _whole(
-    plan: Plan, points: Sequence[Sequence[FrozenTrial]], without: Container[int] = ()
+    plan: Plan,
+    points: Sequence[Sequence[FrozenTrial]],
+    counts: Callable[[FrozenTrial], bool],
+    without: Container[int] = (),
 ) -> Iterator[list[FrozenTrial]]:
-    """Yield the COMPLETE trials of each point, which alone decide; only a few are in memory at once."""
-    ids = [
-        [id_of(t) for t in point if t.state == TrialState.COMPLETE and t.number not in without]
-        for point in points
-    ]
+    """Yield the trials of each point that count; only a few are in memory at once."""
+    ids = [[id_of(t) for t in point if counts(t) and t.number not in without] for point in points]
     trials = plan.storage.whole([trial_id for of_point in ids for trial_id in of_point])
     return ([next(trials) for _ in of_point] for of_point in ids)
 
@@ -303,7 +354,7 @@ def _advance_confirmation(plan: Plan) -> bool:
     queue = Queue(plan.storage, CONFIRM)
     slots = queue.slots()
     if record.confirmation is not None:
-        return _have_ended(plan, queue, slots)
+        return _have_ended(plan, queue, slots, record.closed)
     if record.arms is None:
         found = arms_of(plan)
         if found is None:
@@ -315,7 +366,9 @@ def _advance_confirmation(plan: Plan) -> bool:
         return _advance_confirmation(plan)
     arms, scores = record.arms, _scores(plan, slots)
     weighed = weigh(arms, scores, plan.objective, plan.delta)
-    if weighed.due:
+    is_running = any(slots.state(slot) == SlotState.RUNNING for slot in slots.attempts)
+    closed = record.closed if is_running or not weighed.due else closing(plan, CONFIRM)
+    if weighed.due and closed is None:
         jobs = _confirmation_jobs(plan, arms, weighed.due)
         _enqueue(plan, queue, jobs, [slots.state(job.slot) for job in jobs], slots)
         return False
@@ -327,6 +380,7 @@ def _advance_confirmation(plan: Plan) -> bool:
         plan.objective,
         keep_equivalent=plan.options.keep == "equivalent",
         has_own_splits=_has_own_splits(plan, slots),
+        closed=closed,
     )
     return plan.storage.swap_study_attr(
         queue.study_id, "confirmation", confirmation.model_dump(mode="json"), expected={"confirmation": None}
@@ -345,7 +399,7 @@ def _scores(plan: Plan, slots: Slots) -> dict[Trained, float]:
         trial, state = slots.accepted_or_latest(slot), slots.state(slot)
         if state == SlotState.COMPLETE and trial.value is not None:
             scores[slot.point, slot.replicate] = plan.objective.score(trial.value)
-        elif not state.is_open:  # nothing prunes here: what is PRUNED diverged
+        elif not state.is_open and not was_cut_short(trial):  # nothing prunes here: what is PRUNED diverged
             scores[slot.point, slot.replicate] = FAILED if state == SlotState.FAILED else DIVERGED
     return scores
 

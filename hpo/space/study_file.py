@@ -29,6 +29,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
@@ -42,6 +43,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from hpo._files import read_text
+from hpo._text import read_duration
 from hpo.errors import InputError, StudyFileError, did_you_mean
 from hpo.space.axes import Choices, Range, read_axis, read_each, read_params
 from hpo.space.constraints import Constraint
@@ -102,6 +104,26 @@ class Component(_Model):
         return {"name": self.name, **{key: self.options[key] for key in sorted(self.options)}}
 
 
+def _seconds(value: object) -> object:
+    seconds = read_duration(value) if isinstance(value, str) else value
+    if seconds is None:
+        raise ValueError("must be a duration, as '90s', '20m' or '2h'")
+    return seconds
+
+
+Seconds = Annotated[float, Field(gt=0), BeforeValidator(_seconds)]
+"""Seconds; in a file also a text with a unit, as "20m"."""
+
+
+class Stop(_Model):
+    """When a sampled study is done before all its points are tried."""
+
+    patience: Annotated[int, Field(ge=1)]
+    """After so many points in a row that brought no gain."""
+    delta: Annotated[float, Field(ge=0)] | None = None
+    """Less than this is none; None: the plan's delta."""
+
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -156,6 +178,9 @@ class StudySpec(_Model):
     pruner: Component = Component(name="none")
     trials: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """How many points to sample; None for a grid."""
+    trial_timeout: Seconds | None = None
+    """A trial that has trained for so long ends after the epoch, with what it has reached."""
+    stop: Stop | None = None
     published: Published | None = None
 
     _schema: Schema = PrivateAttr()
@@ -212,7 +237,12 @@ class StudySpec(_Model):
 
     def to_json(self) -> str:
         """Return canonical JSON: equal exactly when the studies are, the order of their axes included."""
-        return json.dumps(self.model_dump(), separators=(",", ":"), allow_nan=False)
+        table = self.model_dump()
+        # not in what was stored before there were such keys
+        unset = [key for key in ("trial_timeout", "stop") if table[key] is None]
+        for key in unset:
+            del table[key]
+        return json.dumps(table, separators=(",", ":"), allow_nan=False)
 
     def __eq__(self, other: object) -> bool:
         # dict equality would take 1 for true and forget the order of the axes
@@ -378,6 +408,8 @@ class StudySpec(_Model):
                     f"search.{name} has no step, so a grid cannot enumerate it; add one or a list, or choose "
                     "another [sampler]"
                 )
+        if self.stop is not None:
+            raise InputError("stop: a grid tries each of its points; remove it, or choose a [sampler]")
         if self.trials is not None:
             raise InputError(f"trials = {self.trials}: a grid tries each of its points; remove the key")
         size = self._size()
@@ -521,7 +553,12 @@ def shipped_studies() -> Path:
 
 
 _TABLES: dict[tuple[str, ...], type[BaseModel]]
-_TABLES = {(): StudySpec, ("published",): Published, ("published", "results"): PublishedResult}
+_TABLES = {
+    (): StudySpec,
+    ("stop",): Stop,
+    ("published",): Published,
+    ("published", "results"): PublishedResult,
+}
 
 
 def _explain(error: ValidationError) -> str:

@@ -46,6 +46,8 @@ class Reason(StrEnum):
     ERROR = "error"
     DIVERGED = "diverged"
     REUSED = "already trained"
+    CUT_SHORT = "cut short"
+    """By a limit on time, or because its study was closed; with what it has reached, if it had begun."""
 
 
 class SlotState(StrEnum):
@@ -141,6 +143,16 @@ class Slots:
     def attempts_at(self, point: str) -> list[FrozenTrial]:
         """Return all attempts at a point, replicate by replicate."""
         return [trial for slot in self.replicates(point) for trial in self.attempts[slot]]
+
+    def was_under_way(self, slot: Slot) -> bool:
+        """Return whether the latest attempt was lost or released with epochs that can be resumed."""
+        trial = self.attempts[slot][-1]
+        return reason_of(trial) in (Reason.LOST, Reason.RELEASED) and trial.last_step is not None
+
+    def never_began(self, slot: Slot) -> bool:
+        """Return whether the slot was only queued, and closed when it was claimed, as its study was."""
+        attempts = self.attempts.get(slot, ())
+        return all(t.state == TrialState.FAIL and reason_of(t) == Reason.CUT_SHORT for t in attempts)
 
     def next_attempt(self, slot: Slot) -> int:
         """Return the number, from 1, of the next attempt at the slot."""

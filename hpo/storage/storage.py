@@ -173,6 +173,12 @@ class Storage:
                 f"{self.name}: attribute {key!r} of study {study!r} is not valid JSON: {error}"
             ) from None
 
+    def study_attr(self, study_id: int, key: str) -> Any:
+        """Return one attribute of a study; None where it has none."""
+        model = models.StudyUserAttributeModel
+        query = sqlalchemy.select(model.value_json).where(model.study_id == study_id, model.key == key)
+        return next((json.loads(text) for (text,) in self.read(query)), None)
+
     def set_study_attr(self, study_id: int, key: str, value: object) -> None:
         """Write one attribute of a study."""
         self.retry(lambda: self._cached.set_study_user_attr(study_id, key, value))
@@ -348,6 +354,18 @@ class Storage:
             .group_by(study_id, state)
         )
         return {(id_, state): count for id_, state, count in self.read(query)}
+
+    def sums(self, study_ids: Sequence[int], keys: Sequence[str]) -> dict[tuple[int, str], float]:
+        """Return the sums of user attributes that are numbers, by study id and key, over all its trials."""
+        trial, attribute = models.TrialModel, models.TrialUserAttributeModel
+        value = sqlalchemy.cast(attribute.value_json, sqlalchemy.Double)
+        query = (
+            sqlalchemy.select(trial.study_id, attribute.key, sqlalchemy.func.sum(value))
+            .join(attribute, attribute.trial_id == trial.trial_id)
+            .where(trial.study_id.in_(study_ids), attribute.key.in_(keys))
+            .group_by(trial.study_id, attribute.key)
+        )
+        return {(study_id, key): float(total) for study_id, key, total in self.read(query)}
 
     def first_open(self, study_ids: Sequence[int]) -> dict[int, int]:
         """Return by study id a trial id below which all have ended, as far as this process has seen."""

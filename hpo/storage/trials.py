@@ -33,6 +33,9 @@ Reader = Callable[[Callable[[Session], list[FrozenTrial]]], list[FrozenTrial]]
 ATTEMPT_KEY = "attempt_key"
 """The attribute that every trial of ours has: point, replicate and attempt in one text."""
 
+SECONDS_KEY, SEED_EPOCHS_KEY = "trained_seconds", "trained_seed_epochs"
+"""The attributes that say what an attempt trained itself: a worker's time, and epochs times seeds."""
+
 AUDIT_KEY = "audit"
 """The attribute of a trial that is trained on after a pruner stopped it: after which epoch, and its value."""
 

@@ -19,6 +19,7 @@ from hpo.planning.studies import read_studies
 from hpo.space.study_file import StudySpec
 from hpo.storage.queue import Job, Queue, Reason, Slot, Slots, this_process
 from hpo.storage.storage import Storage
+from hpo.storage.trials import SECONDS_KEY, SEED_EPOCHS_KEY, id_of
 from tests.support.plans import made_plan
 from tests.support.queues import claim_first
 from tests.support.recipes import SCHEMA
@@ -346,3 +347,20 @@ def test_a_sampled_point_that_is_lost_keeps_what_was_drawn_for_it(tmp_path: Path
     whole = plan.storage.trial(again._trial_id)
     assert (whole.params, whole.distributions) == (drawn, axes)
     assert whole.user_attrs["seeds"] == list(plan.seeds)
+
+
+def test_what_all_attempts_trained_is_summed_by_study(storage: Storage) -> None:
+    storage.create_study("other", {}, "maximize")
+    ids, keys = [storage.study_id(name) for name in ("s", "other")], (SECONDS_KEY, SEED_EPOCHS_KEY)
+    assert storage.sums(ids, keys) == {}
+    queue = Queue(storage, "s")
+    for number, seconds in enumerate((1.25, 1e-05, 3600)):
+        queue.enqueue([Job(Slot(str(number)), number, (0,))], queue.slots())
+        trial = claim_first(queue)
+        assert trial is not None
+        storage.write(id_of(trial), attrs={SECONDS_KEY: 0.5, SEED_EPOCHS_KEY: number})
+        storage.write(id_of(trial), attrs={SECONDS_KEY: seconds})  # the last counts
+        if number == 1:
+            queue.close(id_of(trial), Reason.LOST)
+    found = storage.sums(ids, keys)
+    assert found == {(ids[0], SECONDS_KEY): pytest.approx(3601.25001), (ids[0], SEED_EPOCHS_KEY): 3}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 RECIPE = """
@@ -35,11 +36,11 @@ STUDIES = {
 }
 
 
-def write(folder: Path, text: str = RECIPE) -> str:
+def write(folder: Path, text: str = RECIPE, studies: Mapping[str, str] = STUDIES) -> str:
     """Write studies and module into a folder, under a name that no other has; the recipe's name."""
     module = f"simulated_{hashlib.sha256(f'{folder}{text}'.encode()).hexdigest()[:12]}"
     (folder / f"{module}.py").write_text(text)
     (folder / "studies").mkdir(exist_ok=True)
-    for name, study in STUDIES.items():
+    for name, study in studies.items():
         (folder / "studies" / f"{name}.toml").write_text(study)
     return f"python:{module}:Simulated"
