@@ -448,19 +448,36 @@ def extend(study: str, value: tuple[str, ...], **options: Any) -> None:
     """Try further values of a grid.
 
     As `hpo extend learning-rate learning_rate=1e-05`; several by commas. Nothing is trained twice: the points
-    so far keep their results, and the study decides anew once the new ones have ended. Refused once anything
-    was trained on top of its decision.
+    so far keep their results, and the study decides anew once the new ones have ended. Once anything was
+    trained on top of its decision, that stays, and a new study is made from it, learning-rate-2, which takes
+    over what learning-rate has trained.
     """
+    from hpo.planning.plan import FINAL
     from hpo.planning.revision import extend as add_values
     from hpo.space.axes import read_assignment, read_values
 
     values: dict[str, list[object]] = {}
     for param, text in map(read_assignment, value):
         values.setdefault(param, []).extend(read_values(text))
-    before = add_values(opt.open_plan(options), study, values)
-    if before is not None:
-        say(f"before: {before.text}")
-    say("`hpo run` trains the new points, and nothing twice; the study decides anew after them")
+    made = add_values(opt.open_plan(options), study, values)
+    if not made.on_top:
+        if made.before is not None:
+            say(f"before: {made.before.text}")
+        say("`hpo run` trains the new points, and nothing twice; the study decides anew after them")
+        return
+    say(f"{study} keeps its decision, as {', '.join(made.on_top)} started from it")
+    say(f"made {made.study}: {study} with the new values, which takes over what {study} has trained")
+    say(f"`hpo run {made.study}` trains the new points alone")
+    if FINAL in made.on_top:
+        say(
+            "the final stage has begun, and stays as it is; to have the test set's answer for what "
+            f"{made.study} decides, put the values into {study}.toml and start anew with another --out"
+        )
+    else:
+        say(
+            "the final stage takes the best of what the last studies of the plan decide, "
+            f"{made.study} among them"
+        )
 
 
 def _decide_anew(plan: Plan, name: str, before: Decision | None) -> None:

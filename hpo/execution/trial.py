@@ -30,6 +30,7 @@ from hpo.errors import (
 from hpo.execution.context import WorkerContext
 from hpo.planning.audit import is_audited
 from hpo.planning.closing import Ending
+from hpo.planning.decisions import TrialRef
 from hpo.planning.inheritance import config_of_trial, context_of, control_config, inherited_by, replicate_of
 from hpo.planning.plan import FINAL, Plan, versions
 from hpo.planning.pruners import Runs, TrialPruner, build_pruner
@@ -38,7 +39,7 @@ from hpo.planning.scheduler import is_control
 from hpo.space.parameters import ParamValue
 from hpo.space.study_file import StudySpec
 from hpo.storage.outbox import Outbox
-from hpo.storage.queue import Queue, Reason, slot_of
+from hpo.storage.queue import Queue, Reason, reason_of, slot_of
 from hpo.storage.trials import AUDIT_KEY, SECONDS_KEY, SEED_EPOCHS_KEY, id_of
 from hpo.training.checkpoints import Checkpoints
 from hpo.training.cuda import is_lost, is_out_of_memory
@@ -184,8 +185,8 @@ def _train_trial(
         return _closed_unbegun(plan, name, trial, why)
     config = _configure(plan, name, trial, context)
     pruning = _Pruning(plan, name, trial, config)
-    if _reuse_result(plan, name, trial, config, pruning):
-        return TrialState.COMPLETE
+    if (reused := _reuse_result(plan, name, trial, config, pruning)) is not None:
+        return reused
     attempt = _Attempt(plan, name, trial, context, callback, config)
     training = train(
         context.recipe,
@@ -531,31 +532,62 @@ def _asked(plan: Plan, trial_id: int, call: Callable[[], T]) -> T:
         raise TrialFailedError(error) from error
 
 
-def _reuse_result(plan: Plan, name: str, trial: FrozenTrial, config: Config, pruning: _Pruning) -> bool:
-    """Give a trial the result of the inherited trial, if that trained the same: nothing is trained twice.
+def _reuse_result(
+    plan: Plan, name: str, trial: FrozenTrial, config: Config, pruning: _Pruning
+) -> TrialState | None:
+    """Give a trial the result of an earlier one, if that trained the same: nothing is trained twice.
 
     Grids often hold the value that was inherited, as a control (2 of the original's 32 points).
+
+    Returns:
+        How the trial ended; None: it has to be trained.
     """
-    inherited = plan.record(name).inherited if name in plan.specs else None
-    if inherited is None or inherited.source is None:
-        return False
-    if plan.schema.effective(config) != plan.schema.effective(control_config(plan, inherited)):
-        return False
-    before = replicate_of(plan, inherited.source, slot_of(trial).replicate)
-    if before is None:
-        return False
+    found = _trained_before(plan, name, trial, config)
+    if found is None:
+        return None
+    source, before = found
     # with where that was, and what is to be said of it
     attrs = {
         key: value
         for key, value in before.user_attrs.items()
-        if key in ("device", "processor", "versions", "notes") or key.startswith("epoch:")
+        if key in ("device", "processor", "versions", "notes", AUDIT_KEY) or key.startswith("epoch:")
     }
     plan.storage.write(id_of(trial), attrs=attrs, reports=before.intermediate_values)
     pruning.should_prune(len(before.intermediate_values))
-    source = f"{inherited.source.study}/{before.number}"
-    reason = f"{Reason.REUSED}: {source} is the same configuration at the same seeds"
-    plan.storage.finish(id_of(trial), TrialState.COMPLETE, before.value, {"reason": reason})
-    return True
+    reason, was = f"{Reason.REUSED}: {source.name} is the same configuration at the same seeds", ""
+    if before.state == TrialState.PRUNED:
+        was = before.user_attrs["reason"]
+        reason = f"{was} (in {source.name})" if reason_of(before) == Reason.DIVERGED else f"{reason}; {was}"
+    plan.storage.finish(id_of(trial), before.state, before.value, {"reason": reason})
+    return before.state
+
+
+def _trained_before(
+    plan: Plan, name: str, trial: FrozenTrial, config: Config
+) -> tuple[TrialRef, FrozenTrial] | None:
+    """Return the earlier trial that trained the same and has a result; None where none did.
+
+    It is the inherited one or, of the study that this one extends, that of the same point.
+    """
+    record = plan.record(name) if name in plan.specs else None
+    if record is None:
+        return None
+    inherited, effective = record.inherited, plan.schema.effective
+    source = inherited.source if inherited else None
+    if inherited and source and effective(config) == effective(control_config(plan, inherited)):
+        of_same_seeds = replicate_of(plan, source, slot_of(trial).replicate)
+        if of_same_seeds is not None:
+            return TrialRef(study=source.study, trial=of_same_seeds.number), of_same_seeds
+    if record.extends is None:
+        return None
+    outline = Queue(plan.storage, record.extends).slots().accepted(slot_of(trial))
+    if outline is None or outline.number in plan.record(record.extends).discarded:
+        return None
+    before = plan.storage.trial(id_of(outline))
+    is_same = (
+        before.user_attrs["config"] == config and before.user_attrs["seeds"] == trial.user_attrs["seeds"]
+    )
+    return (TrialRef(study=record.extends, trial=before.number), before) if is_same else None
 
 
 def _checkpoints(

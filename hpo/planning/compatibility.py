@@ -44,7 +44,7 @@ def check_compatible(
             )
     for name in (specs or {}).keys() | (plan.specs.keys() if specs is not None else set()):
         ours, theirs = plan.specs.get(name), (specs or {}).get(name)
-        if _is_extended(plan, name, ours, theirs):
+        if _is_extended(plan, name, ours, theirs) or (theirs is None and plan.record(name).extends):
             continue
         if ours != theirs and not (_asks_for_more(ours, theirs) and _is_open(plan, name)):
             raise ConflictError(
@@ -70,8 +70,8 @@ def with_more_trials(plan: Plan, specs: Mapping[str, StudySpec]) -> Plan:
             raise ConflictError(
                 f"{plan.storage.name}: study {name!r} has decided or changed meanwhile; try again"
             )
-    found = {name: plan.specs[name] if study.is_grid else study for name, study in specs.items()}
-    return replace(plan, specs={name: found[name] for name in plan.specs})
+    sampled = {name: study for name, study in specs.items() if not study.is_grid}
+    return replace(plan, specs={**plan.specs, **sampled})
 
 
 def _is_open(plan: Plan, name: str) -> bool:

@@ -61,7 +61,7 @@ def control_config(plan: Plan, inherited: Inherited) -> dict[str, ParamValue]:
 
 
 def decided_trial(plan: Plan, source: TrialRef) -> FrozenTrial:
-    """Return the COMPLETE trial that a decision names."""
+    """Return the trial that a decision names."""
     trial = plan.storage.numbered(plan.storage.study_id(source.study), source.trial)
     assert trial is not None
     return trial

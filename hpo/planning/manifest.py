@@ -292,6 +292,8 @@ class StudyRecord(BaseModel):
     points of a grid are the same."""
     test_opened: int | None = None
     """Of the final stage: the number of the trial that opened the test set last; None before one has."""
+    extends: str | None = None
+    """The study of the plan whose grid it has with further values, and whose results it takes over."""
     extended: dict[str, list[ParamValue]] = {}
     """Values that were added to axes of a grid, by parameter."""
     closed: Closed | None = None

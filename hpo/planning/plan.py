@@ -173,23 +173,72 @@ class Plan:
             )
         return replace(self, options=options)
 
-    def begin_final(self, inherited: Inherited) -> bool:
-        """Write down what the final stage trains, unless somebody has.
+    def stored_decisions(self) -> dict[int, dict[str, Any]]:
+        """Return what the studies have decided, as `Storage.swap_study_attrs` is told what must still hold.
+
+        Ask before what is going to be written is derived from the decisions: then none of them can be taken
+        back between the look and the write.
 
         Raises:
-            ConflictError: the plan was given a confirmation since this process read it.
+            ConflictError: the plan was given a confirmation or a study since this process read it.
         """
-        stored = self.storage.study_attrs()[FINAL]["options"]
-        if Options.model_validate(stored) != self.options:
+        attrs = self.storage.study_attrs()
+        mark, was_given = checked(PlanManifest, self.storage, FINAL, attrs), ""
+        if mark.options != self.options:
+            was_given = "a confirmation"
+        elif more := [name for name in mark.plan if name not in self.specs]:
+            was_given = f"the study {more[0]}"
+        if was_given:
             raise ConflictError(
-                f"{self.storage.name}: the plan was given a confirmation meanwhile; run the command again"
+                f"{self.storage.name}: the plan was given {was_given} meanwhile; run the command again"
             )
+        found = {
+            self.storage.study_id(name): {"decision": attrs[name].get("decision")} for name in self.specs
+        }
+        final = {key: attrs[FINAL][key] for key in ("options", "plan")}
+        return {**found, self.storage.study_id(FINAL): final}
+
+    def begin_final(self, inherited: Inherited, decisions: Mapping[int, Mapping[str, Any]]) -> bool:
+        """Write down what the final stage trains, unless somebody has, or a decision was taken back.
+
+        Args:
+            inherited: the configuration.
+            decisions: as `stored_decisions` had them before.
+        """
+        final_id = self.storage.study_id(FINAL)
         return self.storage.swap_study_attr(
-            self.storage.study_id(FINAL),
+            final_id,
             "inherited",
             inherited.model_dump(mode="json"),
-            expected={"options": stored, "inherited": None},
+            expected={**decisions[final_id], "inherited": None},
+            elsewhere=decisions,
         )
+
+    def with_study(self, study: StudySpec, extends: str) -> Plan:
+        """Return the plan with one more study, and write that down.
+
+        Args:
+            study: the new one.
+            extends: the name of the study whose results it takes over.
+
+        Raises:
+            ConflictError: the plan was given another study meanwhile.
+        """
+        attrs = self.storage.study_attrs()
+        record = {key: attrs[FINAL][key] for key in ("options", "identity", "recipe", "versions")}
+        record |= {"definition": study.to_json(), "extends": extends}
+        self.storage.create_study(study.name, record, self.objective.direction)
+        names = list(self.specs)
+        names.insert(names.index(extends) + 1, study.name)
+        # the step that counts
+        if not self.storage.swap_study_attr(
+            self.storage.study_id(FINAL), "plan", names, expected={"plan": list(self.specs)}
+        ):
+            raise ConflictError(
+                f"{self.storage.name}: the plan was given another study meanwhile; run the command again"
+            )
+        specs = {**self.specs, study.name: study}
+        return replace(self, specs={name: specs[name] for name in names})
 
     def bound_to(self, schema: Schema) -> Plan:
         """Return the plan with the schema of the recipe itself, which knows what means nothing in a point."""

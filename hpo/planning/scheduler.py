@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -90,8 +91,8 @@ def _advance_study(plan: Plan, name: str, ended: Mapping[str, bool]) -> bool:
     if inherited is None and parent is not None:
         return ended[parent]  # without a result: there is nothing to go on from
     jobs = study_jobs(plan, name, inherited)
-    if not slots.attempts and inherited is not None:
-        plan.storage.set_study_attr(queue.study_id, "inherited", inherited.model_dump(mode="json"))
+    if not slots.attempts and inherited is not None and not _begin(plan, name, inherited):
+        return False  # it was taken back meanwhile
     if record.n_points != len(jobs):
         plan.storage.set_study_attr(queue.study_id, "n_points", len(jobs))
     states = [slots.state(job.slot) for job in jobs]
@@ -140,6 +141,19 @@ def _advance_study(plan: Plan, name: str, ended: Mapping[str, bool]) -> bool:
             "discarded": {str(number): why for number, why in record.discarded.items()} or None,
         },
     )
+
+
+def _begin(plan: Plan, name: str, inherited: Inherited) -> bool:
+    """Write down what a study starts from, unless that is not what its parent decided any more."""
+    parent, elsewhere = plan.specs[name].inherits, dict[int, dict[str, Any]]()
+    if parent is not None and plan.options.inherit == "winners":
+        stored = plan.storage.study_attrs()[parent].get("decision")
+        elsewhere[plan.storage.study_id(parent)] = {"decision": stored}
+        if inherited_by(plan, name) != inherited:
+            return False
+    start = inherited.model_dump(mode="json")
+    study_id = plan.storage.study_id(name)
+    return plan.storage.swap_study_attr(study_id, "inherited", start, expected={}, elsewhere=elsewhere)
 
 
 def _have_ended(plan: Plan, queue: Queue, slots: Slots, closed: Closed | None) -> bool:
@@ -356,12 +370,15 @@ def _advance_confirmation(plan: Plan) -> bool:
     if record.confirmation is not None:
         return _have_ended(plan, queue, slots, record.closed)
     if record.arms is None:
+        decisions = plan.stored_decisions()
         found = arms_of(plan)
         if found is None:
             return True
         # of two that begin at once one is first
         begun = found.model_dump(mode="json")
-        if not plan.storage.swap_study_attr(queue.study_id, "arms", begun, expected={"arms": None}):
+        if not plan.storage.swap_study_attr(
+            queue.study_id, "arms", begun, expected={"arms": None}, elsewhere=decisions
+        ):
             return False
         return _advance_confirmation(plan)
     arms, scores = record.arms, _scores(plan, slots)
@@ -412,6 +429,7 @@ def _has_own_splits(plan: Plan, slots: Slots) -> bool:
 
 
 def _advance_final(plan: Plan) -> bool:
+    decisions = plan.stored_decisions() if plan.record(FINAL).inherited is None else {}
     best = best_decided(plan)
     if best is None:
         return True
@@ -421,7 +439,7 @@ def _advance_final(plan: Plan) -> bool:
     numbers = {trial.number for attempts in slots.attempts.values() for trial in attempts}
     if opened is not None and opened not in numbers:
         raise deleted_final_trial(plan.storage, opened)
-    if not slots.attempts and not plan.begin_final(best):
+    if not slots.attempts and decisions and not plan.begin_final(best, decisions):
         return False  # somebody was quicker
     if slots.state(FINAL_SLOT) == SlotState.WAITING and not slots.queued(FINAL_SLOT):
         queue.enqueue([Job(FINAL_SLOT, 0, plan.final_seeds)], slots)

@@ -25,6 +25,7 @@ from hpo.planning.inheritance import best_decided, context_of, inherited_by
 from hpo.planning.manifest import Identity, Options, RecipeRecord, Superseded
 from hpo.planning.metrics import Metric
 from hpo.planning.plan import CONFIRM, FINAL, Plan
+from hpo.planning.verdicts import default_delta
 from hpo.reporting.test_set import Confusion
 from hpo.space.parameters import ParamValue
 from hpo.space.study_file import StudySpec
@@ -210,6 +211,11 @@ class ReportData:
     """What is said of the plan's claims; None where there is nothing to be said."""
 
     @property
+    def delta(self) -> float:
+        """Differences of the objective below it do not matter."""
+        return default_delta(self.objective) if self.options.delta is None else self.options.delta
+
+    @property
     def points(self) -> list[Point]:
         """The points of all studies."""
         return [point for section in self.sections for point in section.points]
@@ -301,7 +307,7 @@ def read(plan: Plan) -> ReportData:
             status=statuses[name],
             points=points[name],
             decision=decision,
-            control=next((p for p in points[name] if p.is_reused), by_ref.get(control)) if control else None,
+            control=_control(points[name], by_ref, control) if control else None,
             origins=of_study[name].context,
             carried=of_study[name].carried,
             context=context_of(plan, name, inherited) if ready else {},
@@ -341,6 +347,11 @@ def read(plan: Plan) -> ReportData:
         machines=_machines(trial for _, trial in trained),
         claims=claims if claims.results else None,
     )
+
+
+def _control(points: Sequence[Point], by_ref: Mapping[TrialRef, Point], control: TrialRef) -> Point | None:
+    has_its_result = f"{Reason.REUSED}: {control.name} "
+    return next((p for p in points if p.row.reason.startswith(has_its_result)), by_ref.get(control))
 
 
 def _points(plan: Plan, name: str, trials: Sequence[FrozenTrial]) -> list[Point]:

@@ -183,28 +183,59 @@ class Storage:
         """Write one attribute of a study."""
         self.retry(lambda: self._cached.set_study_user_attr(study_id, key, value))
 
-    def swap_study_attr(self, study_id: int, key: str, value: object, *, expected: Mapping[str, Any]) -> bool:
-        """Write one attribute if these are what the study still has (None: nothing); else return False."""
-        return self.swap_study_attrs(study_id, {key: value}, expected=expected)
+    def swap_study_attr(
+        self,
+        study_id: int,
+        key: str,
+        value: object,
+        *,
+        expected: Mapping[str, Any],
+        elsewhere: Mapping[int, Mapping[str, Any]] | None = None,
+    ) -> bool:
+        """Write one attribute, as `swap_study_attrs` does."""
+        return self.swap_study_attrs(study_id, {key: value}, expected=expected, elsewhere=elsewhere)
 
     def swap_study_attrs(
-        self, study_id: int, attrs: Mapping[str, Any], *, expected: Mapping[str, Any]
+        self,
+        study_id: int,
+        attrs: Mapping[str, Any],
+        *,
+        expected: Mapping[str, Any],
+        elsewhere: Mapping[int, Mapping[str, Any]] | None = None,
     ) -> bool:
-        """Write attributes, all or none, if these are what the study still has; else return False."""
+        """Write attributes of a study, all or none, if nothing has changed that they depend on.
+
+        Args:
+            study_id: the study.
+            attrs: to be written.
+            expected: what the study must still have; None: nothing.
+            elsewhere: likewise what other studies must, by their ids.
+
+        Returns:
+            Whether they are written now.
+        """
         model = models.StudyUserAttributeModel
+        demanded = {**(elsewhere or {}), study_id: expected}
 
         def transaction(session: Session) -> bool:
-            # the lock that makes looking and writing one step
-            models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
-            query = sqlalchemy.select(model).filter_by(study_id=study_id)
-            rows: dict[str, Any] = {str(row.key): row for row in session.scalars(query)}
-            held = {name: json.loads(row.value_json) for name, row in rows.items()}
-            if all(held.get(key) == value for key, value in attrs.items()):
+            # the locks that make looking and writing one step; in order, or two would wait for each other
+            for each in sorted(demanded):
+                models.StudyModel.find_or_raise_by_id(each, session, for_update=True)
+            query = sqlalchemy.select(model).where(model.study_id.in_(demanded))
+            rows: dict[tuple[Any, str], Any] = {
+                (row.study_id, str(row.key)): row for row in session.scalars(query)
+            }
+            held = {place: json.loads(row.value_json) for place, row in rows.items()}
+            if all(held.get((study_id, key)) == value for key, value in attrs.items()):
                 return True  # an earlier try of ours may have committed before its connection broke
-            if any(held.get(name) != before for name, before in expected.items()):
+            if any(
+                held.get((each, name)) != before
+                for each, wanted in demanded.items()
+                for name, before in wanted.items()
+            ):
                 return False
             for key, value in attrs.items():
-                row = rows.get(key) or model(study_id=study_id, key=key)
+                row = rows.get((study_id, key)) or model(study_id=study_id, key=key)
                 row.value_json = json.dumps(value)
                 session.add(row)
             return True

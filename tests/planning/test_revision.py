@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from optuna.trial import TrialState
 
 from hpo.errors import ConflictError, InputError
 from hpo.execution.run import find_or_create_plan
+from hpo.execution.worker import work
 from hpo.monitor import results
 from hpo.monitor.export import export
 from hpo.monitor.status import status
+from hpo.planning.decisions import epochs_of
 from hpo.planning.edges import edges
-from hpo.planning.plan import Plan
+from hpo.planning.plan import CONFIRM, Plan
 from hpo.planning.revision import discard, extend
 from hpo.planning.scheduler import advance
 from hpo.reporting import prose
@@ -23,7 +28,9 @@ from hpo.reporting.caveats import caveats
 from hpo.reporting.dashboard.notes import notes
 from hpo.reporting.data import read
 from hpo.reporting.tables import points_table
+from hpo.storage.storage import Storage
 from tests.support.fixtures import Cli
+from tests.support.plans import SMALL, made_plan
 from tests.support.scripted_worker import Worker, new_plan
 
 RATES = "[search]\nlearning_rate = [0.1, 0.01, 0.001]"
@@ -263,11 +270,154 @@ def test_what_cannot_be_extended_is_refused_in_words(tmp_path: Path, cli: Cli) -
         refused = cli("extend", study, value, "--storage", plan.storage.url)
         assert (refused.code, refused.out) == (2, "")
         assert said in refused.err
-    advance(plan, ["rate"])
+
+
+def test_a_study_that_was_inherited_from_is_extended_as_a_new_one_and_trains_nothing_twice(
+    tmp_path: Path, cli: Cli
+) -> None:
+    strict = '[pruner]\nname = "threshold"\nlower = 0.999\n'
+    plan = made_plan(
+        tmp_path,
+        {
+            "size": f"{SMALL}[search]\nbatch_size = [20]",
+            "rate": f'inherits = "size"\n[search]\nlearning_rate = [0.01, 0.001, 1e-6]\n{strict}',
+            "decay": 'inherits = "rate"\n[search]\nl2 = [0.1]',
+        },
+        epochs=2,
+    )
+    where = ("--storage", plan.storage.url)
+    assert work(plan.storage, out=tmp_path, studies=["decay"]) is None
+    before = plan.trials("rate")
+    states = [trial.state for trial in before]
+    assert TrialState.COMPLETE in states
+    assert TrialState.PRUNED in states
+
+    done = cli("extend", "rate", "learning_rate=0.03", *where)
+    assert done.code == 0, done.err
+    words = " ".join(done.out.split())
+    assert "rate keeps its decision, as decay started from it made rate-2: rate with the new values" in words
+    assert "`hpo run rate-2 " in words
+    assert "the final stage takes the best of what the last studies of the plan decide, rate-2 among" in words
+    assert [study.name for study in plan.specs.values()] == ["size", "rate", "decay"]
+    with pytest.raises(ConflictError, match="was given the study rate-2 meanwhile; run the command again"):
+        advance(plan)
+
+    plan = Plan.open(plan.storage)
+    assert list(plan.specs) == ["size", "rate", "rate-2", "decay"]
+    assert work(plan.storage, out=tmp_path, studies=["rate-2"]) is None
+    *known, new = plan.trials("rate-2")
+    assert [(t.params, t.state, t.value) for t in known] == [(t.params, t.state, t.value) for t in before]
+    # seconds and all: two trainings never take the same time
+    assert [epochs_of(t.user_attrs) for t in known] == [epochs_of(t.user_attrs) for t in before]
+    reasons = {t.user_attrs["reason"].partition(" is")[0] for t in known}
+    assert reasons <= {f"already trained: rate/{number}" for number in range(3)} | {"already trained: size/0"}
+    assert new.params == {"learning_rate": 0.03}
+    assert "reason" not in new.user_attrs or new.state == TrialState.PRUNED
+    assert plan.record("rate-2").inherited == plan.record("rate").inherited
+    assert plan.decision("rate-2") is not None
+    assert plan.record("rate").superseded == ()
+    section = next(each for each in read(plan).sections if each.name == "rate-2")
+    assert section.control is not None
+    assert section.control.row.reason.startswith("already trained: size/0 ")
+
+    # who gives the same files again goes on
+    assert list(find_or_create_plan(tmp_path, studies=tmp_path / "studies").specs) == list(plan.specs)
+    refused = cli("extend", "rate", "learning_rate=0.1", *where)
+    assert "rate was extended already, as rate-2; extend that study instead" in refused.err
+    assert cli("extend", "rate-2", "learning_rate=0.1", *where).code == 0
+    assert plan.spec("rate-2").search["learning_rate"].values() == (0.01, 0.001, 1e-6, 0.03, 0.1)
+
+
+def test_once_the_test_set_is_open_that_is_said(tmp_path: Path, cli: Cli) -> None:
+    plan = new_plan(tmp_path, {"rate": RATES})
+    advance(plan)
     Worker(plan).finish_all("rate", [0.1, 0.5])
-    refused = cli("extend", "rate", "learning_rate=1", "--storage", plan.storage.url)
-    assert "size: trained on top of what rate decided" in refused.err
-    assert plan.record("rate").extended == {}
+    done = cli("extend", "rate", "learning_rate=1", "--storage", plan.storage.url)
+    assert done.out.startswith("rate keeps its decision, as final started from it\nmade rate-2: ")
+    assert "the final stage has begun, and stays as it is;" in done.out
+    Worker(plan).finish_all("final", [0.1, 0.5])
+    again = cli("extend", "rate-2", "learning_rate=3", "--storage", plan.storage.url)
+    assert "made rate-3: rate-2 with the new values" in again.out
+
+
+# --- who begins meanwhile --------------------------------------------------------------------------------
+
+
+class _Interrupted(Storage):
+    """A storage on which somebody else does something right before a write that depends on a look."""
+
+    meanwhile: Callable[[], object] | None = None
+
+    def swap_study_attrs(self, study_id: int, *args: Any, **options: Any) -> bool:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+        return super().swap_study_attrs(study_id, *args, **options)
+
+
+def _two_looks(plan: Plan) -> tuple[Plan, _Interrupted]:
+    storage = _Interrupted(plan.storage.url)
+    return Plan.open(storage), storage
+
+
+@pytest.mark.parametrize("confirm", [False, True])
+@pytest.mark.parametrize("with_child", [False, True])
+def test_a_decision_that_is_being_taken_back_is_not_gone_on_from(
+    with_child: bool, confirm: bool, tmp_path: Path
+) -> None:
+    """What looked at the old decision begins only if nobody has taken it back before it writes."""
+    studies = {"size": "[search]\nbatch_size = [20]", "rate": f'inherits = "size"\n{RATES}'}
+    plan = new_plan(
+        tmp_path,
+        {**studies, **({"decay": 'inherits = "rate"\n[search]\nl2 = [0.1]'} if with_child else {})},
+        confirm=confirm,
+    )
+    advance(plan)
+    worker = Worker(plan)
+    worker.finish(worker.claim("size"), [0.1, 0.2])
+    advance(plan)
+    for best in (0.6, 0.5, 0.4):
+        worker.finish(worker.claim("rate"), [0.1, best])
+    advance(plan, ["rate"])
+    ours, storage = _two_looks(plan)
+    trial = plan.trials("rate")[0]
+    storage.meanwhile = lambda: discard(plan, "rate", trial, "broken")
+    assert not advance(ours)
+    assert storage.meanwhile is None  # it came between
+    assert plan.decision("rate") is None
+    later = [record for name, record in plan.records().items() if name not in studies]
+    assert not any(record.inherited or record.arms for record in later)
+    advance(plan)
+    decision = plan.decision("rate")
+    assert decision is not None
+    assert decision.value == 0.5
+    advance(plan)
+    found = plan.record("decay" if with_child else CONFIRM if confirm else "final")
+    assert (found.inherited.value if found.inherited else found.arms and found.arms.chosen.value) == 0.5
+
+
+@pytest.mark.parametrize("studies", [{"rate": RATES, "size": CHILD}, {"rate": RATES}])
+def test_a_study_that_begins_meanwhile_keeps_the_decision_that_it_started_from(
+    studies: dict[str, str], tmp_path: Path
+) -> None:
+    plan = new_plan(tmp_path, studies)
+    advance(plan)
+    worker = Worker(plan)
+    for best in (0.6, 0.5, 0.4):
+        worker.finish(worker.claim("rate"), [0.1, best])
+    advance(plan, ["rate"])
+    before = plan.decision("rate")
+    ours, storage = _two_looks(plan)
+    begun = "size" if "size" in studies else "final"
+    storage.meanwhile = lambda: advance(plan)
+    with pytest.raises(ConflictError, match=f"^{begun}: trained on top of what rate decided"):
+        discard(ours, "rate", plan.trials("rate")[0], "broken")
+    assert plan.decision("rate") == before
+    assert plan.record("rate").discarded == {}
+
+    ours, storage = _two_looks(plan)
+    assert extend(ours, "rate", {"learning_rate": [1.0]}).on_top == (begun,)
+    assert plan.decision("rate") == before
 
 
 @pytest.mark.parametrize(

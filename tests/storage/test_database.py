@@ -215,6 +215,24 @@ def test_migrations_are_read_for_the_first_database_alone(
     assert Storage(url).study_attrs()["s"] == {"a": 1}
 
 
+def test_what_depends_on_another_study_is_written_only_while_that_is_as_it_was(database_url: str) -> None:
+    storage = Storage(database_url, create=True)
+    for name in ("parent", "child"):
+        storage.create_study(name, {"decision": name}, "maximize")
+    parent, child = map(storage.study_id, ("parent", "child"))
+    for decision, is_written in (("another", False), ("parent", True)):
+        found = storage.swap_study_attr(
+            child, "inherited", 1, expected={"inherited": None}, elsewhere={parent: {"decision": decision}}
+        )
+        assert found == is_written
+        assert storage.study_attrs()["child"].get("inherited") == (1 if is_written else None)
+    # the other way round, two that wait for each other would wait for ever
+    assert not storage.swap_study_attr(
+        parent, "decision", None, expected={"decision": "parent"}, elsewhere={child: {"inherited": None}}
+    )
+    assert storage.study_attrs()["parent"] == {"decision": "parent"}
+
+
 def running_trial(url: str) -> tuple[Storage, int]:
     """A trial that this process has claimed."""
     storage = Storage(url, create=True)
