@@ -173,7 +173,9 @@ def show_claims(found: Judgement) -> None:
     if price.seeds:
         screen.print(f"`hpo run --claims` trains what is missing. For the next look: {price.text}.")
     if at_power.seeds > price.seeds:
-        screen.print(f"With 80 % power, to show a difference of a claim's delta: {at_power.text}.")
+        screen.print(
+            f"To show a difference as small as a claim's delta in four of five cases: {at_power.text}."
+        )
 
 
 def show_study(plan: Plan, name: str, rows: Sequence[TrialRow], audit: Audit | None) -> None:

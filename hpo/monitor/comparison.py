@@ -57,8 +57,9 @@ class PairComparison:
         found = f"{second.name} against {first.name}: {in_words(self.comparison, self.metric)}"
         if self.comparison.interval is None:
             return found
-        how = f"{self.n_shared_seeds} paired seeds" if self.n_shared_seeds > 1 else "seeds not paired"
-        return f"{found} ({how})"
+        if self.n_shared_seeds > 1:
+            return f"{found} (seed by seed, on the {self.n_shared_seeds} that both have)"
+        return f"{found} (by their means, as the two share no two seeds)"
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as `hpo compare --json` prints it."""

@@ -319,8 +319,7 @@ def decision_in_words(decision: ConfirmedDecision, metric: Metric, *, has_own_sp
     }[decision.obstacle]
     if decision.difference is None:
         return f"{becomes}, not tested: {why}"
-    if why:
-        becomes = f"{becomes}, as {why}"
+    becomes = f"{becomes}, as {why};" if why else f"{becomes},"
     sign = metric.score(1.0)
     interval = decision.interval and (sign * decision.interval[0], sign * decision.interval[1])
     found = Comparison(decision.verdict, decision.seeds, sign * decision.difference, interval)
@@ -328,7 +327,7 @@ def decision_in_words(decision: ConfirmedDecision, metric: Metric, *, has_own_sp
     p = ""
     if decision.verdict in (Verdict.BETTER, Verdict.NOT_SHOWN) and decision.p_adjusted is not None:
         p = f"; p ≤ {decision.p_adjusted:.2g}"
-    return f"{becomes}: {in_words(found, metric)} ({fresh}{p})"
+    return f"{becomes} {in_words(found, metric)} ({fresh}{p})"
 
 
 def change_text(decision: ConfirmedDecision) -> str:

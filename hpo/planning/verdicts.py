@@ -293,7 +293,7 @@ SAID: dict[Verdict | None, str] = {
     Verdict.BETTER: "shown to be better",
     Verdict.WORSE: "shown to be worse",
     Verdict.EQUIVALENT: "shown to make no difference that matters",
-    Verdict.NOT_SHOWN: "not shown to make a difference",
+    Verdict.NOT_SHOWN: "not shown either way",
 }
 """Verdicts as sentences have them."""
 
@@ -302,7 +302,7 @@ def in_words(comparison: Comparison, metric: Metric) -> str:
     """Return what was found, as it follows the names of what was compared."""
     found = f"{metric.label} {metric.signed(metric.score(comparison.difference))}"
     if comparison.interval is None:
-        return f"not tested, as one seed has no deviation: {found}"
+        return f"not tested, as one seed does not tell how much of it is luck: {found}"
     low, high = sorted(map(metric.score, comparison.interval))
     between = f"between {metric.signed(low).removesuffix(' points')} and {metric.signed(high)}"
     return f"{SAID[comparison.verdict]}: {found}, {between} with 95 % confidence"

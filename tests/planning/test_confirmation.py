@@ -235,7 +235,7 @@ def test_together_they_may_break_a_constraint_that_each_alone_keeps() -> None:
     assert not second.kept
     assert confirmation.inherited.params == {"a": 4, "b": 4}
     words = decision_in_words(first, F1, has_own_splits=False)
-    assert words.startswith("kept, as without it a <= b would not hold: shown to make no difference")
+    assert words.startswith("kept, as without it a <= b would not hold; shown to make no difference")
 
 
 def test_where_less_is_better_words_and_numbers_are_of_the_metric_itself() -> None:
@@ -246,6 +246,6 @@ def test_where_less_is_better_words_and_numbers_are_of_the_metric_itself() -> No
     assert decision.difference == pytest.approx(-0.1)
     assert decision.interval is not None
     assert decision.interval[0] < -0.1 < decision.interval[1]
-    assert "kept: shown to be better: loss −0.1, between −0.1" in decision_in_words(
+    assert "kept, shown to be better: loss −0.1, between −0.1" in decision_in_words(
         decision, LOSS, has_own_splits=True
     )
