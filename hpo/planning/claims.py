@@ -114,6 +114,10 @@ class ContrastResult:
     """What was found of a contrast."""
 
     contrast: Contrast
+    what: str
+    """What is compared."""
+    delta: float
+    """A smaller difference does not matter."""
     comparison: Comparison
     text: str
     cells: Sequence[Cell]
@@ -201,8 +205,8 @@ class Noise:
         if self.variance is None:
             return "No configuration was trained on two seeds, so nobody knows how much seeds alone do."
         return (
-            f"Between seeds of one configuration {metric.label} has a standard deviation of "
-            f"{metric.distance(math.sqrt(self.variance))} ({self.df} degree{'s' * (self.df > 1)} of freedom)."
+            f"{metric.title} of one configuration varies by {metric.distance(math.sqrt(self.variance))} from "
+            f"seed to seed (standard deviation; {self.df} degree{'s' * (self.df > 1)} of freedom)."
         )
 
 
@@ -482,6 +486,8 @@ def judge_contrast(
     is_decided = comparison.verdict is not None
     return ContrastResult(
         contrast,
+        _contrast_text(contrast, sums[place]),
+        delta,
         comparison,
         _in_words(contrast, comparison, sums[place], metric),
         cells,
@@ -678,7 +684,7 @@ _STATE_SAID: dict[Verdict | None, str] = {
     Verdict.BETTER: "shown to happen more often",
     Verdict.WORSE: "shown to happen less often",
     Verdict.EQUIVALENT: "shown to happen about as often",
-    Verdict.NOT_SHOWN: "not shown to make a difference",
+    Verdict.NOT_SHOWN: SAID[Verdict.NOT_SHOWN],
 }
 
 

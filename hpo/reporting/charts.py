@@ -178,7 +178,38 @@ class Scatter:
         return low - room, high + room
 
 
-Chart = Curves | Bars | Matrix | Effects | Scatter
+@dataclass(frozen=True)
+class Estimate:
+    """A difference, and between what it lies."""
+
+    row: str
+    value: float
+    low: float
+    high: float
+    text: str
+    """What is printed above it."""
+    colour: Colour
+    delta: float
+    """A difference up to it, to either side, does not matter."""
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Differences in rows, the first above, around a line at 0."""
+
+    estimates: Sequence[Estimate]
+    axis: str
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Of the axis: all intervals, and what does not matter, with a little room."""
+        ends = [end for each in self.estimates for end in (each.low, each.high, each.delta, -each.delta)]
+        low, high = min(0.0, *ends), max(0.0, *ends)
+        room = 0.08 * (high - low) or 1.0
+        return low - room, high + room
+
+
+Chart = Curves | Bars | Matrix | Effects | Scatter | Forest
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,25 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from hpo._text import duration, show_value
+from hpo._text import duration, params_text, show_value
 from hpo.monitor.results import mean
 from hpo.planning.metrics import Metric
 from hpo.planning.samplers import distributions
-from hpo.reporting.charts import Bar, Bars, Curves, Effect, Effects, Figure, Line, Matrix, Panel, Scatter
+from hpo.planning.verdicts import SAID, Verdict
+from hpo.reporting.charts import (
+    Bar,
+    Bars,
+    Curves,
+    Effect,
+    Effects,
+    Estimate,
+    Figure,
+    Forest,
+    Line,
+    Matrix,
+    Panel,
+    Scatter,
+)
 from hpo.reporting.data import Point, ReportData, Section
 from hpo.reporting.palette import BLUE, GREEN, GREY, ORANGE, RED, SKY, Colour, series
 from hpo.reporting.prose import in_words
@@ -50,7 +64,7 @@ class Entry:
 
     name: str
     """Of its files; those of a study begin with the study's name."""
-    place: Literal["answer", "study", "final", "provenance"]
+    place: Literal["answer", "study", "confirmation", "final", "claims", "provenance"]
     """Where on the page."""
     describe: Callable[..., Figure | None]
     """Takes the report, and of a figure of a study its section; None: there is nothing to see yet."""
@@ -604,6 +618,92 @@ def main_effect(values: Sequence[ParamValue], scores: Any) -> float:
     return max(0.0, 1 - within / total * (len(scores) - 1) / spare)
 
 
+# --- verdicts --------------------------------------------------------------------------------------------
+
+_VERDICT_COLOURS = {Verdict.BETTER: GREEN, Verdict.WORSE: RED, Verdict.EQUIVALENT: BLUE}
+_BAND_TEXT = "Within the grey band it does not matter; a line that crosses 0 may be either way."
+
+
+def confirmed(report: ReportData) -> Figure | None:
+    """Describe what fresh seeds say of each decision."""
+    estimates = [
+        _estimate(
+            report.objective,
+            f"{each.study}: {params_text(each.change)}",
+            (each.difference, each.interval),
+            each.verdict,
+            report.delta,
+            f"; {'kept' if each.kept else 'taken back'}",
+        )
+        for each in (report.confirmation.decisions if report.confirmation else ())
+        if each.difference is not None and each.interval is not None
+    ]
+    return _forest(
+        report,
+        "What fresh seeds say of each decision",
+        f"The chosen configuration against the same without the decision, with 95 % intervals. {_BAND_TEXT}",
+        estimates,
+    )
+
+
+def claimed(report: ReportData) -> Figure | None:
+    """Describe the differences that claims are judged by."""
+    score = report.objective.score
+    estimates = [
+        _estimate(
+            report.objective,
+            f"{number}. {found.what}",
+            (score(comparison.difference), (score(comparison.interval[0]), score(comparison.interval[1]))),
+            comparison.verdict,
+            found.delta,
+        )
+        for number, result in enumerate(report.claims.results if report.claims else (), start=1)
+        for found in result.contrasts
+        for comparison in [found.comparison]
+        if found.contrast.state is None and comparison.interval is not None
+    ]
+    return _forest(
+        report,
+        "What the claims are judged by",
+        f"A line a contrast, after the number of its claim, with 95 % intervals. {_BAND_TEXT}",
+        estimates,
+    )
+
+
+def _estimate(
+    metric: Metric,
+    row: str,
+    found: tuple[float, tuple[float, float]],
+    verdict: Verdict | None,
+    delta: float,
+    more: str = "",
+) -> Estimate:
+    """Return a line of a forest plot.
+
+    Args:
+        metric: the differences are of.
+        row: what is compared.
+        found: the difference, and between what it lies.
+        verdict: on it.
+        delta: a smaller one does not matter.
+        more: what is to be said after the verdict.
+    """
+    value, ends = found
+    low, high = sorted(ends)
+    colour = ORANGE if verdict is None else _VERDICT_COLOURS.get(verdict, ORANGE)
+    scale, text = metric.scale, f"{SAID[verdict]}{more}"
+    return Estimate(row, scale * value, scale * low, scale * high, text, colour, scale * delta)
+
+
+def _forest(report: ReportData, title: str, caption: str, estimates: Sequence[Estimate]) -> Figure | None:
+    if not estimates:
+        return None
+    metric = report.objective
+    unit = ", points" if metric.is_share else ""
+    way = "above" if metric.is_maximized else "below"
+    return Figure(title, caption, Forest(estimates, f"difference in {metric.label}{unit}; {way} 0 is better"))
+
+
 # --- the final stage -------------------------------------------------------------------------------------
 
 
@@ -749,6 +849,8 @@ FIGURES: Sequence[Entry] = (
     Entry("gradients-biases", "study", partial(layers, key="bias_gradient", title="Gradients of the biases")),
     Entry("dead-units", "study", partial(layers, key="dead_share", title="Dead units"), "hpo-dead-units"),
     Entry("importance", "study", importance),
+    Entry("confirmation", "confirmation", confirmed, "hpo-confirmation"),
+    Entry("claims", "claims", claimed, "hpo-claims"),
     Entry(
         "final-{metric}", "final", test_curves, "hpo-test-{metric}", "test-{metric}.png", is_of_metric=True
     ),

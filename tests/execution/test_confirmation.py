@@ -21,6 +21,11 @@ from hpo.execution.worker import Limits, work
 from hpo.planning.plan import CONFIRM, FINAL, Plan
 from hpo.planning.scheduler import advance
 from hpo.planning.verdicts import LOOKS
+from hpo.reporting.charts import Forest
+from hpo.reporting.data import read
+from hpo.reporting.figures import figures
+from hpo.reporting.render.matplotlib import draw
+from hpo.reporting.render.plotly import Plot
 from hpo.storage.queue import Reason, reason_of, slot_of
 from hpo.storage.storage import Storage
 from tests.support import simulated
@@ -132,7 +137,7 @@ def test_its_seeds_are_its_own_and_so_are_their_splits(confirmed: Plan) -> None:
 
 def test_every_page_says_the_same_of_a_decision(confirmed: Plan, cli: Cli, tmp_path: Path) -> None:
     where = ("--storage", confirmed.storage.url)
-    words = "taken back: shown to make no difference that matters: accuracy"
+    words = "taken back, shown to make no difference that matters: accuracy"
     seeds = f"({found(confirmed)['luck'][2]} fresh seeds, each with its own split)"
     for command in (("confirm",), ("show", "confirm"), ("show", "luck"), ("best",)):
         result = cli(*command, *where)
@@ -147,6 +152,29 @@ def test_every_page_says_the_same_of_a_decision(confirmed: Plan, cli: Cli, tmp_p
     assert "without what fresh seeds did not confirm (luck)" in text
     assert "no decision is tested against noise" not in text
     assert (tmp_path / "tables" / "confirmation.csv").read_text().count("\n") == 3
+    assert "](figures/confirmation.svg)" in text
+
+
+def test_a_figure_shows_each_decision_with_its_interval(confirmed: Plan) -> None:
+    (figure,) = [each.figure for each in figures(read(confirmed)) if each.name == "confirmation"]
+    assert isinstance(figure.chart, Forest)
+    record = confirmed.record(CONFIRM).confirmation
+    assert record is not None
+    assert [(each.row, each.text) for each in figure.chart.estimates] == [
+        ("helps: useful 1", "shown to be better; kept"),
+        ("luck: useless 3", "shown to make no difference that matters; taken back"),
+    ]
+    for drawn, decision in zip(figure.chart.estimates, record.decisions, strict=True):
+        assert decision.difference is not None
+        assert decision.interval is not None
+        points = [100 * number for number in (decision.difference, *decision.interval)]
+        assert [drawn.value, drawn.low, drawn.high] == points
+        assert drawn.delta == 100 * confirmed.delta
+    low, high = figure.chart.limits
+    assert low < min(each.low for each in figure.chart.estimates)
+    assert high > max(each.high for each in figure.chart.estimates)
+    assert draw(figure).png.startswith(b"\x89PNG")
+    assert len(json.loads(Plot(figure).to_json())["data"][0]["x"]) == 2
 
 
 def test_it_is_a_study_to_all_who_look(confirmed: Plan, cli: Cli) -> None:

@@ -33,6 +33,10 @@ from hpo.planning.plan import CLAIMS, Plan
 from hpo.planning.revision import discard
 from hpo.planning.scheduler import advance
 from hpo.planning.verdicts import Verdict
+from hpo.reporting.charts import Forest
+from hpo.reporting.data import read
+from hpo.reporting.figures import figures
+from hpo.reporting.render.matplotlib import draw
 from tests.support.plans import SMALL_SIZES
 from tests.support.scripted_worker import EPOCHS, Worker, new_plan
 
@@ -174,6 +178,23 @@ def test_what_was_chosen_for_its_score_counts_by_other_seeds_alone(tmp_path: Pat
         worker.finish(worker.claim("l2"), [around(score)])
     chosen, other = only(judge(plan)).cells
     assert (chosen.n_seeds(None), other.n_seeds(None)) == (0, 5)
+
+
+def test_a_figure_shows_the_contrasts_with_their_intervals(tmp_path: Path) -> None:
+    state = f'state = "{DYING}"\nat = {{learning_rate = 0.1}}\nnot_at = {{learning_rate = 0.01}}'
+    scores = {0.1: around(0.5), 0.01: around(0.5), 0.001: around(0.7)}
+    plan = trained(tmp_path, stated(state) + stated(f"{LOWER}delta = 0.02"), scores)
+    _, found = judge(plan).results
+    (figure,) = [each.figure for each in figures(read(plan)) if each.name == "claims"]
+    assert isinstance(figure.chart, Forest)
+    (drawn,) = figure.chart.estimates  # a share of runs is no difference of the metric
+    assert drawn.row == "2. learning_rate 0.001 against learning_rate 0.1"
+    assert (drawn.text, drawn.delta) == ("shown to be better", 2.0)
+    interval = found.contrasts[0].comparison.interval
+    assert interval is not None
+    assert [drawn.low, drawn.high] == [100 * end for end in interval]
+    assert drawn.value == pytest.approx(20)
+    assert draw(figure).svg
 
 
 def test_a_discarded_trial_is_no_evidence(tmp_path: Path) -> None:

@@ -27,8 +27,20 @@ from PIL import Image
 import hpo as library
 from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance
+from hpo.planning.verdicts import SAID
 from hpo.reporting import figures
-from hpo.reporting.charts import Chart, Curves, Effect, Effects, Figure, Line, Matrix, Panel
+from hpo.reporting.charts import (
+    Chart,
+    Curves,
+    Effect,
+    Effects,
+    Estimate,
+    Figure,
+    Forest,
+    Line,
+    Matrix,
+    Panel,
+)
 from hpo.reporting.data import CIFAR10_CLASSES, Point, ReportData, read
 from hpo.reporting.figures import main_effect
 from hpo.reporting.page import markdown_text
@@ -534,7 +546,8 @@ def test_each_figure_of_the_table_is_drawn_for_page_and_dashboard(
     assert ({"final-accuracy", "final-loss"} <= drawn) == (len(report.test_epochs) > 1)
     if plan == "out" and report.sections[0].points[1:]:
         known = {entry.name for entry in figures.entries(report)}
-        assert drawn == known - {"predictions"}  # a new figure must be seen here, or in test_any_recipe.py
+        # a new figure must be seen here, in test_any_recipe.py, test_confirmation.py or test_claims.py
+        assert drawn == known - {"predictions", "confirmation", "claims"}
 
 
 # --- in a browser ------------------------------------------------------------------------------------------
@@ -595,8 +608,9 @@ def test_no_table_of_a_study_needs_a_scroll_bar_on_a_desk(out: Path, opened: Any
         Curves([Panel([Line([1.0, 2.0], BLUE)], "validation " + "word " * 12)] * 4, has_one_scale=False),
         Effects([Effect(f"{'long name ' * 5}{i}", ["a", "b"], [1.0, 2.0]) for i in range(4)], "", 1.0),
         Matrix(["a", "b"], ["c", "d"], [[1.0, 2.0]] * 2, "down and " * 12, "across and " * 12, digits=1),
+        Forest([Estimate("word " * 30, 1.0, -1.0, 2.0, f"{SAID[None]}; kept", BLUE, 0.5)] * 3, "difference"),
     ],
-    ids=["two panels", "four panels", "effects", "matrix"],
+    ids=["two panels", "four panels", "effects", "matrix", "forest"],
 )
 def test_titles_are_neither_cut_nor_on_top_of_each_other(chart: Chart, browser: Any, tmp_path: Path) -> None:
     (tmp_path / "figure.svg").write_bytes(draw(Figure("Title", "Caption.", chart)).svg)

@@ -36,6 +36,7 @@ from hpo.reporting.charts import (
     Curves,
     Effects,
     Figure,
+    Forest,
     Line,
     Matrix,
     Scatter,
@@ -160,6 +161,8 @@ def _drawn(chart: Chart) -> Canvas:
             return _effects(chart)
         case Scatter():
             return _scatter(chart)
+        case Forest():
+            return _forest(chart)
     assert_never(chart)
 
 
@@ -377,6 +380,36 @@ def _scatter(chart: Scatter) -> Canvas:
     )
     axes.set(xlim=chart.limits, ylim=chart.limits, xlabel=chart.x_axis, ylabel=chart.y_axis)
     axes.set_box_aspect(1)
+    return drawing
+
+
+def _forest(chart: Forest) -> Canvas:
+    n_rows = len(chart.estimates)
+    drawing = canvas(0.65 + 0.5 * n_rows)
+    axes = drawing.subplots()
+    for row, each in enumerate(chart.estimates):
+        axes.fill_betweenx(
+            [row - 0.5, row + 0.5], -each.delta, each.delta, color=GREY.light, alpha=0.25, linewidth=0
+        )
+        axes.plot([each.low, each.high], [row + 0.2] * 2, color=each.colour.light, linewidth=2)
+        axes.plot([each.value], [row + 0.2], MARKS[each.colour], color=each.colour.light, markersize=6)
+        axes.text(
+            0.01,
+            row - 0.2,
+            printable(each.text),
+            transform=axes.get_yaxis_transform(),
+            va="center",
+            fontsize=7.5,
+        )
+        axes.vlines(0, row, row + 0.5, color=INK, linewidth=1, linestyle=DASHED)  # not across the text
+    names = [
+        textwrap.fill(printable(each.row), LABEL_LENGTH, max_lines=2, placeholder="…")
+        for each in chart.estimates
+    ]
+    axes.set_yticks(range(n_rows), names, color=INK)
+    axes.set(xlim=chart.limits, ylim=(n_rows - 0.5, -0.5), xlabel=chart.axis)
+    axes.grid(visible=False, axis="y")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
     return drawing
 
 

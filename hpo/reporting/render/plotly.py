@@ -15,7 +15,7 @@ from typing import Any, assert_never
 
 from hpo._text import finite
 from hpo.reporting import palette
-from hpo.reporting.charts import Bar, Bars, Curves, Effects, Figure, Line, Matrix, Scatter, short_name
+from hpo.reporting.charts import Bar, Bars, Curves, Effects, Figure, Forest, Line, Matrix, Scatter, short_name
 from hpo.reporting.figures import evenly
 
 INK, GRID = palette.INK.middle, palette.GRID.middle
@@ -91,6 +91,8 @@ def _drawn(figure: Figure) -> Drawn:
             return _effects(chart)
         case Scatter() as chart:
             return _scatter(chart)
+        case Forest() as chart:
+            return _forest(chart)
     assert_never(figure.chart)
 
 
@@ -314,6 +316,52 @@ def _scatter(chart: Scatter) -> Drawn:
         "yaxis": _axis(chart.y_axis, range=[low, high]),
         "showlegend": False,
         "shapes": [{"type": "line", "x0": low, "y0": low, "x1": high, "y1": high, "line": exact}],
+    }
+
+
+def _forest(chart: Forest) -> Drawn:
+    estimates = chart.estimates
+    names = _distinct([each.row for each in estimates])
+    trace = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [_short(each.value) for each in estimates],
+        "y": names,
+        "customdata": [shown(each.text, 200) for each in estimates],
+        "hovertemplate": "%{y}: %{x}<br>%{customdata}<extra></extra>",
+        "marker": {"color": [each.colour.middle for each in estimates], "size": 9},
+    }
+    rows = [
+        # not `error_x`, whose bars have one colour
+        {
+            "type": "line",
+            **{"x0": _short(each.low), "x1": _short(each.high), "y0": place, "y1": place},
+            "line": {"color": each.colour.middle, "width": 3},
+        }
+        for place, each in enumerate(estimates)
+    ]
+    bands = [
+        {
+            "type": "rect",
+            **{"x0": -each.delta, "x1": each.delta, "y0": place - 0.5, "y1": place + 0.5},
+            "fillcolor": GRID,
+            "line": {"width": 0},
+            "layer": "below",
+        }
+        for place, each in enumerate(estimates)
+    ]
+    said = [
+        _note(shown(each.text), 0, place, xref="paper", xanchor="left", yshift=14)
+        for place, each in enumerate(estimates)
+    ]
+    return [trace], {
+        "xaxis": _axis(chart.axis, range=list(map(_short, chart.limits))),
+        "yaxis": _axis(
+            type="category", categoryorder="array", categoryarray=names, range=[len(names) - 0.5, -0.6]
+        ),
+        "shapes": [*bands, *rows, _rule(0, "dash")],
+        "annotations": said,
+        "showlegend": False,
     }
 
 
