@@ -105,6 +105,20 @@ def search_regret(axes: Axes, rows: Rows) -> None:
     axes.legend(loc="upper left", bbox_to_anchor=(0, -0.25), fontsize=8)  # the place below is free
 
 
+def verdicts_wrong(axes: Axes, rows: Rows) -> None:
+    """Plans that carry a useless change, before and after fresh seeds."""
+    columns = {"by the search": "useless_before", "confirmed on fresh seeds": "useless_after"}
+    _worlds(axes, rows, columns, goal=5)
+    axes.set(title="Plans with a useless change, %")
+
+
+def verdicts_right(axes: Axes, rows: Rows) -> None:
+    """Plans that keep a change that helps."""
+    shown = [row for row in rows if row["kept"]]
+    _worlds(axes, shown, {"of all": "kept", "of those that adopted it": "power"}, goal=80)
+    axes.set(title="Plans that keep what helps, %")
+
+
 PANELS: Sequence[tuple[str, Callable[[Axes, Rows], None]]] = (
     ("throughput", throughput),
     ("step", step),
@@ -114,6 +128,8 @@ PANELS: Sequence[tuple[str, Callable[[Axes, Rows], None]]] = (
     ("growth", growth),
     ("search_cost", search_epochs),
     ("search_cost", search_regret),
+    ("verdicts", verdicts_wrong),
+    ("verdicts", verdicts_right),
 )
 """Table and what is drawn of it."""
 
@@ -147,6 +163,18 @@ def _marks(axes: Axes, rows: Rows, column: str, scale: float, goal: float) -> No
     axes.axvline(goal, color=GREY.light, linewidth=0.8, linestyle="--")
     axes.set_yticks(range(len(pruners)), pruners, fontsize=7)
     axes.set(ylim=(len(pruners) - 0.5, -0.5))
+
+
+def _worlds(axes: Axes, rows: Rows, columns: Mapping[str, str], goal: float) -> None:
+    """A row a world, a mark a column; searches of one seed."""
+    rows = [row for row in rows if row["search_seeds"] == "1"]
+    for (label, column), colour, marker in zip(columns.items(), SERIES, MARKERS, strict=False):
+        shares = [100 * float(row[column]) for row in rows]
+        axes.plot(shares, range(len(rows)), marker, color=colour.light, label=label, markersize=5)
+    axes.axvline(goal, color=GREY.light, linewidth=0.8, linestyle="--")
+    axes.set_yticks(range(len(rows)), [row["world"].replace("-", " ") for row in rows], fontsize=7)
+    axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(-2, 104))
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.12), ncols=2, fontsize=7.5)
 
 
 def _lines(axes: Axes, rows: Rows, x: str, lines: Mapping[str, str]) -> None:
