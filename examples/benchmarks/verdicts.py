@@ -60,7 +60,7 @@ from hpo.space.parameters import Params
 from hpo.space.schema import Schema
 
 RECORDED = Path(__file__).with_name("recorded")
-TABLES = ("joint-digits",)
+TABLES = ("joint-digits", "joint-cifar10")
 N_STUDIES, N_POINTS, DELTA = 5, 4, 0.5
 MAX_SEARCH_SEEDS = 3
 OBJECTIVE = Metric("macro_f1", "maximize")
