@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import hpo as library
-from hpo.cli.main import hpo
+from tests.support.command_line import check_command, command_of
 
 ROOT = Path(__file__).parent.parent
 KUBERNETES = ROOT / "examples" / "kubernetes"
@@ -46,23 +46,6 @@ def of_kind(kind: str) -> list[dict[str, Any]]:
 def containers(document: dict[str, Any]) -> list[dict[str, Any]]:
     spec = document["spec"]["template"]["spec"]
     return [*spec.get("initContainers", []), *spec["containers"]]
-
-
-def command_of(name: str) -> click.Command:
-    """Return the command of that name.
-
-    Raises:
-        click.UsageError: there is none.
-    """
-    _, command, _ = hpo.resolve_command(click.Context(hpo), [name])
-    assert command is not None
-    return command
-
-
-def check_command(words: list[str]) -> None:
-    """Parses a command line of hpo as click does, and runs nothing."""
-    # placeholders like N stand for values; what click opens, it opens when the command runs
-    command_of(words[0]).make_context(words[0], words[1:], resilient_parsing=False)
 
 
 def commands_of(text: str) -> list[list[str]]:

@@ -15,9 +15,9 @@ import pytest
 from hpo import final_result
 from hpo.execution.plan_recipe import given_options, read_folder
 from hpo.templates import SCHEMA_FILE, TEMPLATES
+from tests.support.command_line import check_command
 from tests.support.fixtures import Cli
 from tests.support.plans import train
-from tests.test_examples import check_command
 
 TINY = {"limit_train": 100, "limit_valid": 40, "epochs": 1, "final_seeds": 1}
 
