@@ -36,13 +36,13 @@ def watching(layers: Mapping[str, Layer], n_watched: int) -> Iterator[Mapping[st
     first `n_watched` inputs and at all positions. Where pooling follows the ReLU, what it discards is not
     looked at.
     """
-    watches = {name: _Watch(n_watched) for name, layer in layers.items() if layer.activation is not None}
+    watches = {name: _Watch(n_watched) for name, layer in layers.items() if layer.relu is not None}
     dead: dict[str, float] = {}
     with ExitStack() as hooks:
         for name, watch in watches.items():
-            activation = layers[name].activation
-            assert activation is not None
-            hooks.callback(activation.register_forward_hook(watch.see).remove)
+            relu = layers[name].relu
+            assert relu is not None
+            hooks.callback(relu.register_forward_hook(watch.see).remove)
         yield dead
     for name, watch in watches.items():
         if watch.alive is not None:

@@ -72,13 +72,13 @@ class Layer:
     Attributes:
         weight: its weight.
         bias: what is added after it: its bias, or the shift of its normalisation.
-        activation: the module whose output (n, units, …) is the layer's after its ReLU; None: no unit of it
-            can be dead.
+        relu: the module whose output (n, units, …) is the layer's after its ReLU; None: no unit of it can be
+            dead.
     """
 
     weight: nn.Parameter
     bias: nn.Parameter
-    activation: nn.Module | None = None
+    relu: nn.Module | None = None
 
 
 class Recipe:

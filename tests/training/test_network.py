@@ -38,7 +38,7 @@ def outputs_of(network: Any, inputs: Tensor) -> dict[str, Tensor]:
         return lambda module, given, output: found.update({name: output})
 
     for name, layer in RECIPE.layers(network).items():
-        module = layer.activation or network.get_submodule(name)
+        module = layer.relu or network.get_submodule(name)
         module.register_forward_hook(keep(name))
     network(inputs)
     return found
@@ -54,7 +54,7 @@ def test_the_network_maps_any_image_shape_to_logits_layer_by_layer(batch_norm: b
     assert logits.shape == (2, 7)
     assert [output.shape[1] for output in hidden] == [32, 128, 128]
     assert all((output >= 0).all() and (output > 0).any() for output in hidden)
-    assert [layer.activation is None for layer in RECIPE.layers(network).values()] == [False] * 3 + [True]
+    assert [layer.relu is None for layer in RECIPE.layers(network).values()] == [False] * 3 + [True]
     assert all(layer.bias.shape == layer.weight.shape[:1] for layer in RECIPE.layers(network).values())
 
 
@@ -97,7 +97,7 @@ def test_a_leaky_relu_lets_a_hundredth_through_below_zero_and_no_unit_of_it_is_c
     x = F.max_pool2d(leaky(network.conv2(x)), 2)
     x = leaky(network.hidden(x.permute(0, 2, 3, 1).flatten(1)))
     torch.testing.assert_close(network(pictures), network.output(x))
-    assert {layer.activation for layer in RECIPE.layers(network).values()} == {None}
+    assert {layer.relu for layer in RECIPE.layers(network).values()} == {None}
     # and it starts from the weights that a ReLU starts from
     assert all(map(torch.equal, network.parameters(), small((2, 8, 8), 3).parameters()))
 
