@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 import time
@@ -13,8 +14,11 @@ import bounded
 import claims
 import equality
 import faults
+import numpy as np
+import plan_or_joint
 import psutil
 import pytest
+from grids import recorded, simulated, study_by_study
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
@@ -194,6 +198,30 @@ def test_recorded_tables_are_whole(name: str, n_points: int, n_seeds: int, n_epo
     tables = tables_by_seed(RECORDED / f"{name}.csv")
     assert [len(points) for points in tables] == [n_points] * n_seeds
     assert {len(point.macro_f1) for points in tables for point in points} == {n_epochs}
+
+
+def test_a_plan_and_joint_searches_spend_no_more_than_is_theirs() -> None:
+    grid = recorded("joint-digits")
+    searches, seconds, regret = plan_or_joint.replay(grid, 0)
+    assert regret.min() == 0
+    ours = searches[plan_or_joint.PLAN]
+    assert len(ours.seconds) == 3 + 2 + 2 + 1  # each study begins with what the one before has trained
+    for name, each in searches.items():
+        assert each.seconds == sorted(each.seconds), name
+        assert each.seconds[-1] <= max(plan_or_joint.SHARES) * seconds * (1 + 1e-6) or "order" in name
+    random_cells = searches[plan_or_joint.RANDOM]
+    assert random_cells.at(0) == random_cells.chosen[0]
+    assert random_cells.at(math.inf) == random_cells.chosen[-1]
+
+
+def test_a_plan_finds_the_best_where_studies_do_not_interact() -> None:
+    rng = np.random.default_rng(0)
+    worth, _ = simulated(rng, "additive")
+    for order in ((0, 1, 2, 3), (3, 1, 0, 2)):
+        walk = study_by_study(worth, order, (1, 2, 0, 1))
+        assert worth[walk.chosen] == worth.max()
+        assert walk.best_so_far[-1] == walk.chosen
+        assert len(set(walk.trained)) == len(walk.trained) == 8
 
 
 STUBBORN = """

@@ -119,6 +119,20 @@ def verdicts_right(axes: Axes, rows: Rows) -> None:
     axes.set(title="Plans that keep what helps, %")
 
 
+def plan_or_joint(axes: Axes, rows: Rows) -> None:
+    """Regret by the seconds that a search has spent, on images."""
+    rows = [row for row in rows if row["grid"] == "joint-cifar10"]
+    searches = list(dict.fromkeys(row["search"] for row in rows))
+    for search, colour, marker in zip(searches, SERIES, MARKERS, strict=False):
+        own = [row for row in rows if row["search"] == search]
+        x, y = [100 * float(row["share"]) for row in own], [float(row["mean_regret"]) for row in own]
+        axes.plot(x, y, marker=marker, color=colour.light, label=search, markersize=4)
+    axes.axvline(100, color=GREY.light, linewidth=0.8, linestyle="--")
+    axes.set(title="Study by study, or all at once", xlabel="% of the plan's training seconds")
+    axes.set(ylabel="regret, points of F1", ylim=(0, None))
+    axes.legend(loc="upper right", fontsize=7.5)
+
+
 PANELS: Sequence[tuple[str, Callable[[Axes, Rows], None]]] = (
     ("throughput", throughput),
     ("step", step),
@@ -130,6 +144,7 @@ PANELS: Sequence[tuple[str, Callable[[Axes, Rows], None]]] = (
     ("search_cost", search_regret),
     ("verdicts", verdicts_wrong),
     ("verdicts", verdicts_right),
+    ("plan_or_joint", plan_or_joint),
 )
 """Table and what is drawn of it."""
 
@@ -193,7 +208,7 @@ def _lines(axes: Axes, rows: Rows, x: str, lines: Mapping[str, str]) -> None:
 def main(target: Path = PICTURE) -> None:
     """Draws what there is."""
     found = [
-        (draw, read_tables(file)[0]) for name, draw in PANELS if (file := RESULTS / f"{name}.csv").exists()
+        (draw, read_tables(file)[-1]) for name, draw in PANELS if (file := RESULTS / f"{name}.csv").exists()
     ]
     n_rows = -(-len(found) // COLUMNS)
     with styled():

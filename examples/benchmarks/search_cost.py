@@ -16,7 +16,8 @@ image folder PATH, and leaves a CSV file a grid in its own folder. `recorded/` h
 | joint-cifar10 | the same 54 | 30 | 4 | 1,000 + 1,000 of CIFAR-10 |
 | network-setup | 16 | 1 | 11 | 40,000 + 10,000 of CIFAR-10, as `examples/cifar10` has it |
 
-The two joint tables are for questions that take many seeds, or studies that touch each other.
+The two joint tables are for questions that take many seeds, or studies that touch each other
+(`plan_or_joint.py`, `price.py`).
 
 `replay` runs searches of one seed on such a table as `hpo run` would for a study that inherits nothing: each
 worker takes the next point when its last one has ended, reports every epoch when that has taken its time (the

@@ -39,6 +39,7 @@ GROUPS = {
     "Judge": {
         "confirm": ("training", "Try again, on fresh seeds, what was adopted."),
         "claims": ("reading", "Judge the plan's claims, and say what is missing."),
+        "price": ("training", "Bound what going study by study has missed."),
         "compare": ("reading", "Show what differs between two trials or plans, and what it makes."),
         "verify": ("training", "Train TRIAL again and compare every bit."),
     },

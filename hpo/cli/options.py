@@ -590,6 +590,14 @@ plan_options = _together(
 )
 """Everything that a plan is created with."""
 
+share = _option(
+    "--share",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.1,
+    show_default=True,
+    help="Of the epochs that the search took, to be spent on points across studies.",
+)
+
 for_claims = _group(
     DECISIONS,
     click.option(

@@ -16,10 +16,9 @@ from rich.text import Text
 
 from hpo._text import duration, params_text, point_text, printable, seeds_text
 from hpo.cli.grid import block, shortened
-from hpo.cli.tables import STATE_STYLES
+from hpo.cli.tables import STAGES, STATE_STYLES
 from hpo.monitor.watch import Best, Progress, Running, StudyProgress
 from hpo.planning.metrics import Metric
-from hpo.space.study_file import RESERVED_NAMES
 
 WIDE, VERY_WIDE = 110, 150
 """Columns from which there is room for more."""
@@ -132,7 +131,7 @@ def _summary(progress: Progress, n_details: int, *, is_starting: bool) -> Text:
         n_decided = sum(each.status.state == "done" for each in progress.studies if not each.is_stage)
         where = f"{n_decided} of {n_studies} studies decided"
     elif study.is_stage:
-        where = RESERVED_NAMES[study.status.name].removeprefix("the ")
+        where = STAGES[study.status.name]
     else:
         where = f"study {progress.current + 1} of {of_all}"
     parts = [Text(where, "bold")]

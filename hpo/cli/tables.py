@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hpo.planning.claims import Judgement
     from hpo.planning.metrics import Metric
     from hpo.planning.plan import Plan
+    from hpo.planning.price import Price
     from hpo.training.dry_run import DryRun, LoopRun
 
 T = TypeVar("T")
@@ -56,7 +57,12 @@ STATE_STYLES = {
     "open": "dim",
 }
 
-TITLES = {"final": "final stage", "claims": "cells of claims"}
+STAGES = {
+    "final": "final stage",
+    "confirm": "confirmation",
+    "claims": "cells of claims",
+    "price": "points across studies",
+}
 """Of what is no study."""
 
 WIDE_COLUMNS = 160
@@ -380,6 +386,15 @@ def _print_traceback(screen: Screen, row: TrialRow) -> None:
         screen.print(Text(f"traceback of trial {row.trial}:", "dim"))
         for line in row.traceback.rstrip().splitlines():
             screen.print(Text(f"  {line}", "dim"), soft_wrap=True)
+
+
+def show_price(found: Price, metric: Metric) -> None:
+    """Print what going study by study has missed at most, and what that rests on."""
+    from hpo.planning.price import bound_in_words, evidence_in_words
+
+    screen = console()
+    screen.print(Text(bound_in_words(found, metric), "bold"))
+    screen.print(evidence_in_words(found, metric))
 
 
 def show_confirmation(plan: Plan) -> None:

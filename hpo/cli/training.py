@@ -389,6 +389,50 @@ def finish(study: tuple[str, ...], **options: Any) -> int:
 
 
 @with_examples(
+    ("hpo price", "Spend a tenth of what the search took, and say what was missed at most."),
+    ("hpo price --share 0.5", "Spend more, for a bound that is closer; what was trained before counts."),
+)
+@opt.share
+@opt.database
+@opt.worker_data
+@opt.checkpoints
+@opt.workers
+@opt.trials_per_device
+@opt.engine
+@opt.as_json
+def price(share: float, as_json: bool, **options: Any) -> int:
+    """Bound what going study by study has missed.
+
+    Study by study a plan never sees what studies have only together. Points that cross them, combinations of
+    points of all studies, are drawn at random and trained at the search's own seeds; from all that was
+    trained follows how much was missed at most. No decision changes, and the test set stays as it is: this
+    can come before the final stage or after it.
+    """
+    from hpo.cli.tables import show_price
+    from hpo.planning.crossing import open_price
+    from hpo.planning.plan import PRICE
+
+    reader = opt.open_plan(options, reader=True)
+    _refuse_undecided(reader, "price")
+    with waiting("drawing points across studies"):
+        from hpo.execution.plan_recipe import with_recipe
+
+        open_price(with_recipe(opt.open_plan(options)), share)
+    record = reader.record(PRICE)
+    if record.price is None or record.price.n_tried != record.n_points:
+        code = _run((PRICE,), {**options, "studies": None, "as_json": False}, is_shown=False)
+        if code:
+            return code
+    found = reader.record(PRICE).price
+    assert found is not None  # as soon as all points have ended
+    if as_json:
+        write_json(found.to_json(), sys.stdout)
+    else:
+        show_price(found, reader.objective)
+    return 0
+
+
+@with_examples(
     ("hpo retry", "Queue all points again that failed for good."),
     ("hpo retry learning-rate && hpo run", "Those of one study, and train them."),
 )

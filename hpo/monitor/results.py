@@ -23,7 +23,7 @@ from hpo.planning.diagnostics import Finding, findings
 from hpo.planning.inheritance import best_decided, decided_point
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.metrics import Metric
-from hpo.planning.plan import CONFIRM, CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
+from hpo.planning.plan import CLAIMS, CONFIRM, CONTROL_SLOT, FINAL, FINAL_SLOT, PRICE, Plan
 from hpo.planning.race import RaceResult, Stop
 from hpo.planning.scheduler import is_orphaned
 from hpo.planning.studies import lineage
@@ -327,6 +327,9 @@ def _attempt(trial: FrozenTrial, discarded: Mapping[int, str]) -> AttemptRow:
     )
 
 
+_OF_CELLS = {CLAIMS: "cell of a claim", PRICE: "point across studies"}
+
+
 def _origins(plan: Plan, name: str, trial: FrozenTrial) -> Mapping[str, Origin]:
     """Return where each value of a trial's configuration comes from."""
     found = origins(plan)
@@ -346,7 +349,7 @@ def _origins(plan: Plan, name: str, trial: FrozenTrial) -> Mapping[str, Origin]:
         ]
         return {**whole, **{name: found[study].inherited[name] for study, name in differing}}
     if name not in plan.specs:
-        return dict.fromkeys(plan.schema.parameters, Origin("cell of a claim"))
+        return dict.fromkeys(plan.schema.parameters, Origin(_OF_CELLS[name]))
     if trial.user_attrs["point"] == CONTROL_SLOT.point:
         return found[name].inherited
     return {**found[name].context, **dict.fromkeys(plan.specs[name].search, Origin("searched"))}

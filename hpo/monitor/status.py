@@ -15,7 +15,8 @@ from hpo.planning.confirmation import outcome_in_words
 from hpo.planning.decisions import Decision
 from hpo.planning.inheritance import context_of
 from hpo.planning.manifest import StudyRecord
-from hpo.planning.plan import CLAIMS, CONFIRM, FINAL, FINAL_SLOT, Plan
+from hpo.planning.plan import CLAIMS, CONFIRM, FINAL, FINAL_SLOT, PRICE, Plan
+from hpo.planning.price import bound_in_words
 from hpo.planning.scheduler import study_jobs
 from hpo.storage.queue import Reason, Slots, SlotState, reason_of
 
@@ -142,6 +143,8 @@ def _decision_text(plan: Plan, record: StudyRecord, final: Mapping[str, Any] | N
         return record.decision.text
     if record.confirmation is not None:
         return outcome_in_words(record.confirmation)
+    if record.price is not None:
+        return bound_in_words(record.price, plan.objective)
     return answer_text(final, plan.objective) if final else ""
 
 
@@ -157,7 +160,7 @@ def _state(name: str, states: Sequence[SlotState], slots: Slots, decision: Decis
         if not slots.attempts:
             return "pending"
         return "running" if open_ else ("done" if states == [SlotState.COMPLETE] else "failed")
-    if name == CLAIMS and slots.attempts and not open_:
+    if name in (CLAIMS, PRICE) and slots.attempts and not open_:
         return "done"
     if decision is not None:
         return "done" if decision.params else "failed"

@@ -24,7 +24,7 @@ from hpo.planning.diagnostics import findings
 from hpo.planning.inheritance import best_decided, decided_point
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.metrics import Metric
-from hpo.planning.plan import CLAIMS, CONFIRM, CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
+from hpo.planning.plan import CLAIMS, CONFIRM, CONTROL_SLOT, FINAL, FINAL_SLOT, PRICE, Plan
 from hpo.planning.scheduler import is_orphaned
 from hpo.space.parameters import ParamValue
 from hpo.storage.queue import Reason, Slot, Slots, SlotState, is_dead, reason_of, this_process, told_state
@@ -36,6 +36,7 @@ TITLES = {
     FINAL: "The best configuration on fresh seeds, and the test set",
     CONFIRM: "What was adopted, tried again on fresh seeds",
     CLAIMS: "Cells of claims",
+    PRICE: "Points across studies",
 }
 
 
@@ -283,7 +284,7 @@ class Watch:
         over: dict[str, bool] = {}
         for study in studies:
             name, points = study.status.name, study.status.points
-            if name == CLAIMS and study.is_stage:
+            if name in (CLAIMS, PRICE) and study.is_stage:
                 over[name] = study.status.state == "done"
             elif study.is_stage:
                 has_ended = (

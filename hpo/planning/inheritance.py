@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.planning.confirmation import Arms, Change, Obstacle, first_broken, without
 from hpo.planning.decisions import Inherited, TrialRef, best_epoch, pooled
 from hpo.planning.manifest import StudyRecord
-from hpo.planning.plan import CLAIMS, CONFIRM, CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
+from hpo.planning.plan import CLAIMS, CONFIRM, CONTROL_SLOT, FINAL, FINAL_SLOT, PRICE, Plan
 from hpo.planning.studies import lineage, published_config
 from hpo.space.constraints import Constraint
 from hpo.space.parameters import ParamValue, ParamValues
@@ -92,7 +92,7 @@ def decided_point(plan: Plan, source: TrialRef) -> FrozenTrial:
 
 def config_of_trial(plan: Plan, name: str, trial: FrozenTrial, params: ParamValues) -> dict[str, ParamValue]:
     """Return the configuration that a claimed trial trains."""
-    if name == CLAIMS and name not in plan.specs:
+    if name in (CLAIMS, PRICE) and name not in plan.specs:
         cell: dict[str, ParamValue] = json.loads(trial.user_attrs["point"])
         return plan.schema.complete(cell)
     record = plan.record(name)
@@ -112,7 +112,7 @@ def best_decided(plan: Plan) -> Inherited | None:
     begun = records[FINAL].inherited
     if begun is None and plan.confirms and (confirmation := records[CONFIRM].confirmation) is not None:
         return confirmation.inherited
-    return begun or _best_of_search(plan, records)
+    return begun or best_of_search(plan, records)
 
 
 def chosen_epoch(plan: Plan) -> int:
@@ -135,8 +135,14 @@ def chosen_epoch(plan: Plan) -> int:
     return median_low(epochs) if epochs else int(control_config(plan, best)["epochs"])
 
 
-def _best_of_search(plan: Plan, records: Mapping[str, StudyRecord]) -> Inherited | None:
-    """Return the best of the studies that none inherits from."""
+def best_of_search(plan: Plan, records: Mapping[str, StudyRecord] | None = None) -> Inherited | None:
+    """Return the best of the studies that none inherits from.
+
+    Args:
+        plan: that was searched.
+        records: as `Plan.records` has them, where they have been read already.
+    """
+    records = records or plan.records()
     parents = {study.inherits for study in plan.specs.values()}
     leaves = [(name, records[name].decision) for name in plan.specs if name not in parents]
     decided = [(name, decision) for name, decision in leaves if decision and decision.params]
@@ -156,7 +162,7 @@ def arms_of(plan: Plan) -> Arms | None:
         plan: bound to its recipe, which knows what means nothing.
     """
     records = plan.records()
-    best = _best_of_search(plan, records)
+    best = best_of_search(plan, records)
     if best is None:
         return None
     chosen = best.model_copy(update={"params": control_config(plan, best)})

@@ -22,6 +22,7 @@ from hpo.planning.confirmation import Arms, Confirmation
 from hpo.planning.decisions import Closed, Decision, Inherited
 from hpo.planning.defaults import Adopt, Defaults, FinalData, Fit, Inherit, Keep, Kernels, Precision
 from hpo.planning.metrics import Metric
+from hpo.planning.price import Price
 from hpo.planning.race import FIRST_SEEDS
 from hpo.planning.studies import check_study, set_text
 from hpo.space.parameters import Direction, ParamValue, demand, explain
@@ -306,6 +307,8 @@ class StudyRecord(BaseModel):
     """What the confirmation trains; None before it begins, and for all other studies."""
     confirmation: Confirmation | None = None
     """What it found."""
+    price: Price | None = None
+    """What points across studies say, of their study."""
 
 
 class PlanManifest(BaseModel):

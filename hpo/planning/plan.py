@@ -45,6 +45,8 @@ FINAL_SLOT = Slot("final")
 CONTROL_SLOT = Slot("control")
 CLAIMS = "claims"
 """The study of what was trained for claims alone; it is there from the first `hpo run --claims` on."""
+PRICE = "price"
+"""The study of points that cross studies; it is there from the first `hpo price` on."""
 MODEL, WRONG_IMAGES = "model.safetensors", "most-confidently-wrong.png"
 """The files that the final stage leaves in an output folder."""
 FINAL_SEED_OFFSET = 10_000
@@ -278,7 +280,7 @@ class Plan:
             InputError: an unknown name; the text says what is near.
         """
         names = list(names)
-        if names == [CLAIMS] and self.has_cells:
+        if (names == [CLAIMS] and self.has_cells) or (names == [PRICE] and self.has_price):
             return names
         if self.confirms and CONFIRM in names:
             return [*self.specs, CONFIRM]
@@ -288,6 +290,11 @@ class Plan:
     def has_cells(self) -> bool:
         """Whether anything is trained for claims alone, in a study of its own."""
         return CLAIMS not in self.specs and CLAIMS in self.storage.study_attrs()
+
+    @property
+    def has_price(self) -> bool:
+        """Whether points across studies are trained, in a study of their own."""
+        return PRICE not in self.specs and PRICE in self.storage.study_attrs()
 
     @property
     def confirms(self) -> bool:
@@ -349,11 +356,11 @@ class Plan:
         return checked(StudyRecord, self.storage, name, self.storage.study_attrs(), self.schema)
 
     def records(self) -> dict[str, StudyRecord]:
-        """Return what `record` does, of every study, that of the claims too; the final stage last."""
+        """Return what `record` does, of every study, those of claims and price too; the final stage last."""
         attrs = self.storage.study_attrs()
         *others, final = self.all_names
-        cells = [CLAIMS] if CLAIMS in attrs and CLAIMS not in self.specs else []
-        names = [*others, *cells, final]
+        more = [name for name in (CLAIMS, PRICE) if name in attrs and name not in self.specs]
+        names = [*others, *more, final]
         return {name: checked(StudyRecord, self.storage, name, attrs, self.schema) for name in names}
 
     def spec(self, name: str) -> StudySpec:

@@ -23,6 +23,7 @@ from hpo.errors import PointsFailedError
 from hpo.planning.claims import cell_jobs
 from hpo.planning.closing import closing
 from hpo.planning.confirmation import DIVERGED, FAILED, Arms, Trained, conclude, weigh
+from hpo.planning.crossing import crossing_jobs, price_of
 from hpo.planning.decisions import (
     Candidate,
     Closed,
@@ -43,7 +44,7 @@ from hpo.planning.inheritance import (
     inherited_by,
 )
 from hpo.planning.manifest import StudyRecord, deleted_final_trial
-from hpo.planning.plan import CLAIMS, CONFIRM, CONTROL_SLOT, FINAL, FINAL_SLOT, Plan
+from hpo.planning.plan import CLAIMS, CONFIRM, CONTROL_SLOT, FINAL, FINAL_SLOT, PRICE, Plan
 from hpo.planning.race import Curves, RaceResult, Standing, Stop, race, result_of
 from hpo.planning.samplers import distributions
 from hpo.space.parameters import ParamValues, canonical_json
@@ -73,6 +74,8 @@ def advance(plan: Plan, names: Sequence[str] | None = None) -> bool:
             ended[name] = _advance_study(plan, name, ended)
         elif name == CLAIMS:
             ended[name] = _advance_cells(plan)
+        elif name == PRICE:
+            ended[name] = _advance_price(plan)
         else:
             ended[name] = all(ended.values()) and _advance_confirmation(plan)
     if names is not None or not all(ended.values()):
@@ -361,6 +364,20 @@ def _advance_cells(plan: Plan) -> bool:
     if plan.record(CLAIMS).n_points != n_points:
         plan.storage.set_study_attr(queue.study_id, "n_points", n_points)
     return not jobs and not any(state.is_open for state in states)
+
+
+def _advance_price(plan: Plan) -> bool:
+    queue = Queue(plan.storage, PRICE)
+    slots, jobs = queue.slots(), crossing_jobs(plan)
+    states = [slots.state(job.slot) for job in jobs]
+    _enqueue(plan, queue, jobs, states, slots)
+    if any(state.is_open for state in states):
+        return False
+    known = plan.record(PRICE).price
+    if known is None or known.n_tried != len(jobs):
+        found = price_of(plan).model_dump(mode="json")
+        plan.storage.set_study_attr(queue.study_id, "price", found)
+    return True
 
 
 def _advance_confirmation(plan: Plan) -> bool:

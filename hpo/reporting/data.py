@@ -24,7 +24,8 @@ from hpo.planning.decisions import Decision, Inherited, TrialRef, test_epochs_of
 from hpo.planning.inheritance import best_decided, context_of, inherited_by
 from hpo.planning.manifest import Identity, Options, RecipeRecord, Superseded
 from hpo.planning.metrics import Metric
-from hpo.planning.plan import CONFIRM, FINAL, Plan
+from hpo.planning.plan import CONFIRM, FINAL, PRICE, Plan
+from hpo.planning.price import Price
 from hpo.planning.verdicts import default_delta
 from hpo.reporting.test_set import Confusion
 from hpo.space.parameters import ParamValue
@@ -207,6 +208,8 @@ class ReportData:
     remarks: Sequence[str] = ()
     machines: Mapping[str, int] = field(default_factory=dict)
     """Trials by machine that trained them."""
+    price: Price | None = None
+    """What points across studies say; None where there is nothing yet."""
     claims: Judgement | None = None
     """What is said of the plan's claims; None where there is nothing to be said."""
 
@@ -345,6 +348,7 @@ def read(plan: Plan) -> ReportData:
         ended=f"{max(ends).astimezone():%Y-%m-%d %H:%M %Z}" if ends else "",
         remarks=remarks(plan, [name for name in plan.specs if trials[name]]),
         machines=_machines(trial for _, trial in trained),
+        price=plan.record(PRICE).price if plan.has_price else None,
         claims=claims if claims.results else None,
     )
 

@@ -18,6 +18,7 @@ from hpo._files import user_path, write_whole
 from hpo._text import params_text, printable
 from hpo.errors import RunError
 from hpo.planning.plan import WRONG_IMAGES, Plan
+from hpo.planning.price import in_words
 from hpo.reporting import prose, published, tables
 from hpo.reporting.caveats import caveats
 from hpo.reporting.data import ReportData, anchor, read
@@ -88,6 +89,7 @@ def _context(report: ReportData, drawings: Sequence[tuple[Placed, Drawing]], out
         "source": printable(report.options.data),
         "warnings": [printable(text) for text in caveats(report)],
         "claims": report.claims.results if report.claims else (),
+        "price": in_words(report.price, report.objective) if report.price else "",
         "noise": report.claims.noise.text(report.objective) if report.claims else "",
         "studies": {section.name for section in report.sections},
         "marks": VERDICT_MARKS,
