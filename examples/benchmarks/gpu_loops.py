@@ -29,7 +29,7 @@ from sample import N_TEST, files_of, sample
 from torch import nn
 
 from hpo.data import Split, TrainingData
-from hpo.execution.plan_data import training_data
+from hpo.execution.plan_data import prepared
 from hpo.planning.manifest import Options
 from hpo.training import fused
 from hpo.training.devices import resolve_precision
@@ -195,7 +195,8 @@ def main() -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=int)
     options = parser.parse_args()
     limits = {name: getattr(options, name) for name in LIMITS if getattr(options, name) is not None}
-    data = training_data(Options.from_given({"data": f"folder:{options.folder}", **limits}))
+    source = f"folder:{options.folder}"
+    _, data = prepared(Options.from_given({"data": source, **limits}), source)
     columns: tuple[str, ...] = ("contender",)
     if options.part == "trial":
         contenders = of_trial(options.folder, data, options.device)

@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta
 from tables import Table, heading
-from verdicts import World
+from verdicts import Simulated
 
 from hpo.planning.race import Stop, looks, race
 
@@ -45,13 +45,13 @@ N_STARTUP = 5
 RECORDED_DELTA = 0.005
 N_POINTS, DELTA = 16, 0.5
 WORLDS = {
-    "equal": World(),
-    "one +0.5": World(0.5),
-    "one +1": World(1.0),
-    "one +0.5, deviation 0.9": World(0.5, deviations=(0.9,)),
-    "unequal deviations, one +0.5": World(0.5, deviations=(0.2, 0.9)),
-    "collapsed, one +0.5": World(0.5, collapsed=0.2),
-    "correlated, one +0.5": World(0.5, common=0.5),
+    "equal": Simulated(),
+    "one +0.5": Simulated(0.5),
+    "one +1": Simulated(1.0),
+    "one +0.5, deviation 0.9": Simulated(0.5, deviations=(0.9,)),
+    "unequal deviations, one +0.5": Simulated(0.5, deviations=(0.2, 0.9)),
+    "collapsed, one +0.5": Simulated(0.5, collapsed=0.2),
+    "correlated, one +0.5": Simulated(0.5, common=0.5),
 }
 
 Scores = npt.NDArray[np.float64]
