@@ -27,9 +27,9 @@ def trial_names(context: click.Context, argument: click.Parameter, incomplete: s
     if plan is None:
         return []
     study, slash, _ = incomplete.partition("/")
-    names = [name for name in plan.all_names if name == study or (not slash and name.startswith(study))]
+    names = [name for name in plan.records() if name == study or (not slash and name.startswith(study))]
     if len(names) != 1:
-        return study_names(context, argument, incomplete)
+        return [CompletionItem(name) for name in names]
     found = {f"{names[0]}/{trial.number}": trial.state.name.lower() for trial in plan.trials(names[0])}
     return [CompletionItem(name, help=state) for name, state in found.items() if name.startswith(incomplete)]
 

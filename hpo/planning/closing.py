@@ -336,13 +336,11 @@ def _is_done(plan: Plan, name: str, stop: Stop) -> bool:
     best, n_without = -math.inf, 0
     for index in count():
         score = _score(plan, slots, Slot(f"#{index}"))
-        if score is None:
-            return False
-        is_gain = score > best if best == -math.inf else score - best >= delta and score > best
+        if score is None or n_without >= stop.patience:
+            break
+        is_gain = score > best and score - best >= delta
         best, n_without = (score, 0) if is_gain else (best, n_without + 1)
-        if n_without >= stop.patience:
-            return True
-    raise AssertionError  # unreachable: `count` never ends
+    return n_without >= stop.patience
 
 
 def _score(plan: Plan, slots: Slots, slot: Slot) -> float | None:
