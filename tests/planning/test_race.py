@@ -58,6 +58,14 @@ def test_who_is_far_behind_leaves_after_three_seeds_and_a_race_of_one_is_over() 
     assert {found.standings[name] for name in ("p1", "p2", "p3")} == {Standing(3, Stop.BEHIND)}
 
 
+def test_three_seeds_of_each_tell_enough_together_of_how_far_seeds_deviate() -> None:
+    chance = random.Random(0)
+    for _ in range(40):
+        # each three seeds by themselves, with 2 degrees of freedom, would keep some in the race
+        found = raced(world(chance, *[0.9 - 0.01 * place for place in range(8)]))
+        assert {each.n_seeds for each in found.standings.values()} == {3}
+
+
 def test_further_seeds_are_for_those_alone_who_can_still_win() -> None:
     found = raced({"a": [0.88, 0.90] * 6, "b": [0.90, 0.88] * 6, "c": [0.31, 0.30] * 6, "d": [0.2, 0.21] * 6})
     assert {found.standings[name].n_seeds for name in ("c", "d")} == {3}
@@ -126,11 +134,14 @@ def test_scores_beyond_the_range_of_a_float_end_in_a_winner_too() -> None:
     assert [each.stop for each in found.standings.values()].count(Stop.WON) == 1
 
 
-@pytest.mark.parametrize("n_points", [2, 8])
-def test_the_best_is_rarely_lost_to_one_that_is_worse_by_what_matters(n_points: int) -> None:
-    chance, n_lost, n_races = random.Random(n_points), 0, 100
+# of many points, and with much noise, 14 % are lost where the error rate is not divided among them
+@pytest.mark.parametrize(("n_points", "deviation"), [(2, 0.004), (8, 0.004), (16, 0.008)])
+def test_the_best_is_rarely_lost_to_one_that_is_worse_by_what_matters(
+    n_points: int, deviation: float
+) -> None:
+    chance, n_lost, n_races = random.Random(0), 0, 100
     for _ in range(n_races):
-        found = raced(world(chance, 0.9 + DELTA, *[0.9] * (n_points - 1)))
+        found = raced(world(chance, 0.9 + DELTA, *[0.9] * (n_points - 1), deviation=deviation))
         n_lost += found.standings["p0"].stop in (Stop.BEHIND, Stop.NO_BETTER)
     assert n_lost <= 0.05 * n_races + 2 * (0.05 * 0.95 * n_races) ** 0.5
 
