@@ -18,11 +18,11 @@ import numpy as np
 import plan_or_joint
 import psutil
 import pytest
-from grids import recorded, simulated, study_by_study
+from grids import RECORDED, recorded, simulated, study_by_study
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
-from search_cost import PRUNERS, RECORDED, Curve, search, searches, tables_by_seed
+from search_cost import PRUNERS, Curve, search, searches, tables_by_seed
 from siege import Tally
 
 from hpo.planning.claims import ClaimVerdict

@@ -9,50 +9,72 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 RECORDED = Path(__file__).with_name("recorded")
-NO_AXES = ("seed", "epoch", "macro_f1", "seconds")
+OF_RUNS = ("seed", "epoch")
 Floats = npt.NDArray[np.float64]
 Cell = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What each cell reaches, and what it takes."""
+    """What the cells of a recorded table reached, and what that took."""
 
     axes: Mapping[str, Sequence[str]]
-    values: Floats
-    """(axes…, seeds): the best epoch."""
-    seconds: Floats
-    """(axes…): of one seed, at the shortest that its epochs took; the machine is not always alone."""
+    macro_f1: Floats
+    """(axes…, seeds, epochs)."""
+    epoch_seconds: Floats
+    """Likewise, as it took them then; the machine was not always alone."""
+
+    @property
+    def values(self) -> Floats:
+        """What each cell reaches with each seed, (axes…, seeds): the best epoch."""
+        best: Floats = self.macro_f1.max(-1)
+        return best
+
+    @property
+    def seconds(self) -> Floats:
+        """What one seed of each cell takes, (axes…), at the shortest that its epochs took."""
+        *_, n_epochs = self.epoch_seconds.shape
+        shortest: Floats = n_epochs * self.epoch_seconds.min((-1, -2))
+        return shortest
 
 
 def is_recorded(name: str) -> bool:
-    """Return whether there is such a grid."""
+    """Return whether there is such a table."""
     return (RECORDED / f"{name}.csv").exists()
 
 
 @cache
 def recorded(name: str) -> Grid:
-    """Return a recorded grid."""
-    with (RECORDED / f"{name}.csv").open(newline="") as lines:
+    """Return a recorded table by its name."""
+    return read_grid(RECORDED / f"{name}.csv")
+
+
+def read_grid(file: Path) -> Grid:
+    """Return a table as `search_cost.py record` writes it, values in the order of their first line.
+
+    Raises:
+        SystemExit: points, seeds or epochs of it are missing.
+    """
+    with file.open(newline="") as lines:
         rows = list(csv.DictReader(lines))
-    axes = {name: list(dict.fromkeys(row[name] for row in rows)) for name in rows[0] if name not in NO_AXES}
-    seeds = list(dict.fromkeys(row["seed"] for row in rows))
-    shape = tuple(map(len, axes.values()))
-    values, shortest = np.zeros((*shape, len(seeds))), np.full(shape, np.inf)
-    for row in rows:
-        cell = tuple(levels.index(row[axis]) for axis, levels in axes.items())
-        place = (*cell, seeds.index(row["seed"]))
-        values[place] = max(values[place], float(row["macro_f1"]))
-        shortest[cell] = min(shortest[cell], float(row["seconds"]))
-    n_epochs = len({row["epoch"] for row in rows})
-    return Grid(axes, values, n_epochs * shortest)
+    *names, _, _ = rows[0]
+    axes = {name: list(dict.fromkeys(row[name] for row in rows)) for name in names}
+    found = {
+        tuple(row[name] for name in names): (float(row["macro_f1"]), float(row["seconds"])) for row in rows
+    }
+    try:
+        values = np.array([found[each] for each in product(*axes.values())])
+    except KeyError:
+        raise SystemExit(f"{file}: points or epochs are missing") from None
+    macro_f1, seconds = values.T.reshape(2, *map(len, axes.values()))
+    return Grid({name: axes[name] for name in names if name not in OF_RUNS}, macro_f1, seconds)
 
 
 WORLDS: Mapping[str, tuple[float, float, float, float]] = {

@@ -22,22 +22,20 @@ end, with the upper end of a 95 % interval.
 from __future__ import annotations
 
 import argparse
-import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import groupby, product
-from pathlib import Path
+from itertools import product
 from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
+from grids import recorded
 from scipy.stats import beta
 from tables import Table, heading
-from verdicts import Simulated
+from verdicts import TABLES, Simulated
 
 from hpo.planning.race import Stop, looks, race
 
-RECORDED = Path(__file__).with_name("recorded")
 HALVES = dict(zip(("tuned", "judged"), np.split(np.random.default_rng(0).permutation(30), 2), strict=True))
 """Seed columns."""
 N_STARTUP = 5
@@ -145,22 +143,6 @@ def median(scores: Scores) -> list[int]:
 PRUNERS = {"none": no_pruner, "median": median}
 
 
-def recorded(path: Path) -> Scores:
-    """Read a recorded table."""
-    rows = csv.DictReader(path.open())
-    told = ("seed", "epoch", "macro_f1", "seconds")
-
-    def point(row: dict[str, str]) -> tuple[str, ...]:
-        return tuple(value for name, value in row.items() if name not in told)
-
-    def by_epoch(rows: Iterator[dict[str, str]]) -> list[list[float]]:
-        ordered = sorted(rows, key=lambda row: (int(row["seed"]), int(row["epoch"])))
-        seeds = groupby(ordered, key=lambda row: row["seed"])
-        return [[float(row["macro_f1"]) for row in epochs] for _, epochs in seeds]
-
-    return np.array([by_epoch(of_point) for _, of_point in groupby(sorted(rows, key=point), key=point)])
-
-
 def summary(replays: list[Replay], truths: list[npt.NDArray[np.float64]], delta: float) -> dict[str, object]:
     """Put replays into shares.
 
@@ -205,8 +187,9 @@ def main() -> None:
     options = parser.parse_args()
     heading(f"{options.replays} races a line")
     table = Table()
-    for path in sorted(RECORDED.glob("joint-*.csv")):
-        scores = recorded(path)[:, HALVES[options.half]]
+    for table_name in sorted(TABLES):
+        macro_f1 = recorded(table_name).macro_f1
+        scores = macro_f1.reshape(-1, *macro_f1.shape[-2:])[:, HALVES[options.half]]
         truth = scores.mean(axis=1).max(axis=1)
         for (name, kept), max_seeds in product(PRUNERS.items(), options.max_seeds):
             rng, replays, truths = np.random.default_rng(0), list[Replay](), []
@@ -216,7 +199,7 @@ def main() -> None:
                 truths.append(truth[points])
             found = summary(replays, truths, RECORDED_DELTA)
             table.add(
-                {"table": path.stem, "points": len(scores), "pruner": name, "max_seeds": max_seeds, **found}
+                {"table": table_name, "points": len(scores), "pruner": name, "max_seeds": max_seeds, **found}
             )
     for (number, (name, world)), max_seeds in product(enumerate(WORLDS.items()), options.max_seeds):
         rng, gains = np.random.default_rng(number), [world.gain, *[0.0] * (N_POINTS - 1)]

@@ -35,7 +35,7 @@ import csv
 import random
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import repeat
 from pathlib import Path
@@ -44,6 +44,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from grids import RECORDED, read_grid
 from optuna.trial import TrialState
 from tables import Table, heading
 
@@ -55,8 +56,6 @@ from hpo.planning.pruners import Runs, build_pruner
 from hpo.space.parameters import canonical_json
 from hpo.space.study_file import StudySpec
 from hpo.training.registry import DEFAULT_RECIPE, load_recipe
-
-RECORDED = Path(__file__).with_name("recorded")
 
 
 @dataclass(frozen=True)
@@ -135,9 +134,9 @@ PRUNERS: dict[str, dict[str, Any]] = {
 class Curve:
     """A point of a table, trained with one seed."""
 
-    macro_f1: list[float] = field(default_factory=list)
+    macro_f1: list[float]
     """By epoch."""
-    seconds: list[float] = field(default_factory=list)
+    seconds: list[float]
 
     @property
     def best(self) -> float:
@@ -196,18 +195,14 @@ def write_table(plan: Plan, target: Path) -> None:
 
 def tables_by_seed(file: Path) -> list[list[Curve]]:
     """The points of a table in the order of its study, for every seed."""
-    found: dict[str, dict[str, Curve]] = {}
-    with file.open(newline="") as lines:
-        for row in csv.DictReader(lines):
-            seed, _, f1, seconds = row.pop("seed"), row.pop("epoch"), row.pop("macro_f1"), row.pop("seconds")
-            curve = found.setdefault(seed, {}).setdefault(canonical_json(row), Curve())
-            curve.macro_f1.append(float(f1))
-            curve.seconds.append(float(seconds))
-    tables = [list(table.values()) for table in found.values()]
-    shapes = {tuple(len(curve.macro_f1) for curve in table) for table in tables}
-    if len(shapes) != 1 or len(set(*shapes)) != 1:
-        raise SystemExit(f"{file}: points or epochs are missing")
-    return tables
+    grid = read_grid(file)
+    *_, n_seeds, n_epochs = grid.macro_f1.shape
+    # (points, seeds, epochs)
+    f1, seconds = (each.reshape(-1, n_seeds, n_epochs) for each in (grid.macro_f1, grid.epoch_seconds))
+    return [
+        [Curve(*curves) for curves in zip(f1[:, seed].tolist(), seconds[:, seed].tolist(), strict=True)]
+        for seed in range(n_seeds)
+    ]
 
 
 def search(table: Sequence[Curve], pruner: Mapping[str, Any], order: Sequence[int], workers: int) -> Search:

@@ -36,19 +36,17 @@ that are; `equivalent_wrong`: decisions that make a difference of delta or more 
 """
 
 import argparse
-import csv
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache
-from itertools import product, repeat
+from itertools import repeat
 from math import sqrt
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import optuna
+from grids import recorded
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import beta
 from tables import Table, heading
@@ -59,7 +57,6 @@ from hpo.planning.verdicts import LOOKS, Verdict, bounds, judge
 from hpo.space.parameters import Params
 from hpo.space.schema import Schema
 
-RECORDED = Path(__file__).with_name("recorded")
 TABLES = ("joint-digits", "joint-cifar10")
 N_STUDIES, N_POINTS, DELTA = 5, 4, 0.5
 MAX_SEARCH_SEEDS = 3
@@ -188,16 +185,9 @@ class Recorded:
         )
 
 
-@cache
 def read_table(name: str) -> Values:
-    """Return what was recorded, (values of each parameter in turn, seeds, epochs)."""
-    with (RECORDED / f"{name}.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    axes = [list(dict.fromkeys(row[key] for row in rows)) for key in list(rows[0])[:-2]]
-    *axes, seeds, epochs = axes
-    found = {tuple(list(row.values())[:-2]): 100 * float(row["macro_f1"]) for row in rows}
-    values = [found[each] for each in product(*axes, seeds, epochs)]
-    return np.array(values).reshape(*map(len, axes), len(seeds), len(epochs))
+    """Return what was recorded in points, (values of each parameter in turn, seeds, epochs)."""
+    return 100 * recorded(name).macro_f1
 
 
 # --- replays ---------------------------------------------------------------------------------------------
