@@ -195,7 +195,9 @@ def test_a_trial_over_its_time_ends_after_the_epoch_with_what_it_has() -> None:
 # --- [stop] -------------------------------------------------------------------------------------------------
 
 
-def test_a_sampled_study_stops_when_points_bring_no_gain() -> None:
+# with seed 2 the second point is ahead of the first by less than delta
+@pytest.mark.parametrize("seed", [0, 2])
+def test_a_sampled_study_stops_when_points_bring_no_gain(seed: int) -> None:
     study = """
         trials = 16
         [search]
@@ -206,7 +208,7 @@ def test_a_sampled_study_stops_when_points_bring_no_gain() -> None:
         patience = 3
         delta = 0.02
     """
-    plan = work_on(plan_of({"first": study}, epochs=1), "first")
+    plan = work_on(plan_of({"first": study}, epochs=1, seed=seed), "first")
     decision = plan.decision("first")
     assert decision is not None
     assert decision.cut is not None

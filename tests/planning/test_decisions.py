@@ -263,6 +263,9 @@ def test_the_best_epoch_is_the_first_of_equal_ones(direction: Any, best: int) ->
         f"epoch:{number}": [] for number in range(1, 6)
     }  # of the last only the report is there
     assert decisions.best_epoch(made, Metric("macro_f1", direction)) == best
+    # who was told before how long to train has seen the validation part, which then chooses nothing
+    made.user_attrs["last_epoch"] = 5
+    assert decisions.best_epoch(made, Metric("macro_f1", direction)) == 5
 
 
 @pytest.mark.parametrize(

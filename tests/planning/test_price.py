@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hpo import find_plan
 from hpo.errors import ConflictError, InputError
-from hpo.planning.crossing import open_price
+from hpo.planning.crossing import crossing_jobs, open_price
 from hpo.planning.metrics import Metric
 from hpo.planning.plan import PRICE, Plan
 from hpo.planning.price import Evidence, Price, at_most_better, at_most_missed, in_words
@@ -137,8 +137,12 @@ def train(plan: Plan, name: str, value: Callable[[ParamValues], float] = value_o
 
 @pytest.fixture
 def decided(tmp_path: Path) -> Plan:
+    return decided_plan(tmp_path)
+
+
+def decided_plan(folder: Path, **options: Any) -> Plan:
     """A plan of three studies that have decided."""
-    plan = new_plan(tmp_path, STUDIES)
+    plan = new_plan(folder, STUDIES, **options)
     for name in STUDIES:
         advance(plan)
         train(plan, name)
@@ -163,6 +167,17 @@ def test_points_cross_studies_at_the_searchs_own_seeds(decided: Plan) -> None:
     for trial in trials:
         assert tuple(trial.user_attrs["seeds"]) == decided.seeds
         assert json.dumps(trial.user_attrs["config"]) not in known
+
+
+def test_points_across_are_drawn_by_the_plans_seed(tmp_path: Path) -> None:
+    drawn = []
+    for place, seed in enumerate([0, 0, 1, 2]):
+        (tmp_path / str(place)).mkdir()
+        plan = decided_plan(tmp_path / str(place), seed=seed)
+        open_price(plan, 0.5)
+        drawn.append(tuple(job.slot.point for job in crossing_jobs(plan)))
+    assert drawn[0] == drawn[1]
+    assert len({*drawn}) == 3
 
 
 def test_more_points_go_on_where_fewer_ended(decided: Plan) -> None:
