@@ -108,6 +108,8 @@ class Cut(Record):
     """That ended by themselves, or by a pruner."""
     n_cut_short: int
     """That ended after an epoch, with what they had reached."""
+    was_racing: bool = False
+    """Whether points would have got further seeds."""
 
     def text(self, objective: Metric) -> str:
         """Return what was cut and why, in words."""
@@ -119,7 +121,8 @@ class Cut(Record):
             gain = f" of {objective.distance(self.closed.delta)}" if self.closed.delta else ""
             why += f", no gain{gain} in {self.closed.patience} points"
         short = f", {self.n_cut_short} cut short" if self.n_cut_short else ""
-        return f"closed by {why}: {self.n_ended} of {self.n_points} points ended{short}"
+        amid = " before its race had ended" if self.was_racing else ""
+        return f"closed by {why}{amid}: {self.n_ended} of {self.n_points} points ended{short}"
 
 
 class Candidate(Record):

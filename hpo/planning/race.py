@@ -51,8 +51,9 @@ class Stop(StrEnum):
     NO_BETTER = "no better"
     """Shown not to be ahead of the leader by more than delta."""
     NOT_TOLD_APART = "not told apart"
-    """Still in the race with the most seeds that there may be."""
+    """Still in the race with the most seeds that there may be, or when it was closed."""
     PRUNED = "pruned"
+    CUT_SHORT = "cut short"
     DIVERGED = "diverged"
     FAILED = "failed"
     DISCARDED = "discarded"
@@ -77,6 +78,8 @@ class Race:
     """Of `blocks`, the one that is due."""
     due: tuple[str, ...] = ()
     """Racers that lack it; none where the race is over."""
+    is_cut: bool = False
+    """Whether it is over because it was closed."""
 
 
 @cache
@@ -94,7 +97,12 @@ def blocks(max_seeds: int) -> list[range]:
 
 
 def race(
-    curves: Mapping[str, Curves], delta: float, max_seeds: int, gone: Mapping[str, Stop] | None = None
+    curves: Mapping[str, Curves],
+    delta: float,
+    max_seeds: int,
+    gone: Mapping[str, Stop] | None = None,
+    *,
+    is_closed: bool = False,
 ) -> Race:
     """Judge the racers, and tell which seeds the race needs next.
 
@@ -106,9 +114,10 @@ def race(
         delta: differences below it do not matter.
         max_seeds: that a racer may get.
         gone: why racers cannot get the further seeds that they would need.
+        is_closed: nobody gets any more: the last look that all who race can have is the last.
     """
     standings = {name: Standing(len(each), None) for name, each in curves.items()}
-    racing, spent, leader = list(curves), 0.0, ""
+    racing, spent, is_cut = list(curves), 0.0, False
     for block, n_seeds in enumerate(looks(max_seeds)):
         if len(racing) <= 1 and block:
             break
@@ -118,22 +127,33 @@ def race(
                 standings[name] = Standing(len(curves[name]), gone[name])
                 racing.remove(name)
         if due := tuple(name for name in lacking if name in racing):
+            if is_closed:  # seeds that only some have would favour them, or the others
+                is_cut = True
+                break
             return Race(standings, block, due)
         share = n_seeds / max_seeds
         with np.errstate(all="ignore"):  # of scores beyond a float's range nobody leaves
             stops = _judged({name: curves[name][:n_seeds] for name in racing}, delta, share - spent)
         spent = share
         standings |= {name: Standing(n_seeds, stop) for name, stop in stops.items()}
-        racing = [name for name in racing if stops[name] in (None, Stop.WON)]
-        leader = next((name for name in racing if stops[name] == Stop.WON), "")
+        racing = [name for name in racing if stops[name] is None]
+    lengths = {name: standings[name].n_seeds if is_closed else len(curves[name]) for name in racing}
+    with np.errstate(all="ignore"):  # likewise
+        leader = _leader({name: curves[name][: lengths[name]] for name in racing})
     for name in racing:
-        is_first = len(racing) == 1 or name == leader
-        standings[name] = Standing(len(curves[name]), Stop.WON if is_first else Stop.NOT_TOLD_APART)
-    return Race(standings)
+        stop = Stop.WON if name == leader else Stop.NOT_TOLD_APART
+        standings[name] = Standing(lengths[name], stop)
+    return Race(standings, is_cut=is_cut)
+
+
+def _leader(curves: Mapping[str, Curves]) -> str:
+    """Return whose mean is the best, of equal ones the first; empty of none."""
+    means = {name: _at_best_epoch(each).mean() for name, each in curves.items()}
+    return max(means, key=lambda name: means[name], default="")
 
 
 def _judged(curves: Mapping[str, Curves], delta: float, share: float) -> dict[str, Stop | None]:
-    """Return who leaves at a look; of those who stay the leader has `Stop.WON`, should it be the last look.
+    """Return who leaves at a look, and why; None for those who stay.
 
     Args:
         curves: of all who race, with the same seeds.
@@ -159,7 +179,7 @@ def _judged(curves: Mapping[str, Curves], delta: float, share: float) -> dict[st
                 stops[name] = Stop.BEHIND
             elif most <= delta:
                 stops[name] = Stop.NO_BETTER
-    stops[names[leader]] = Stop.WON
+    stops[names[leader]] = None
     return stops
 
 

@@ -45,7 +45,7 @@ from hpo.planning.inheritance import (
 )
 from hpo.planning.manifest import StudyRecord, deleted_final_trial
 from hpo.planning.plan import CLAIMS, CONFIRM, CONTROL_SLOT, FINAL, FINAL_SLOT, PRICE, Plan
-from hpo.planning.race import Curves, RaceResult, Standing, Stop, race, result_of
+from hpo.planning.race import Curves, RaceResult, Standing, Stop, looks, race, result_of
 from hpo.planning.samplers import distributions
 from hpo.space.parameters import ParamValues, canonical_json
 from hpo.space.schema import Inactive
@@ -108,30 +108,25 @@ def _advance_study(plan: Plan, name: str, ended: Mapping[str, bool]) -> bool:
             return False
     elif not _have_ended(plan, queue, slots, closed):
         return False
-    raced = _race(plan, name, inherited, jobs, slots, record.discarded) if plan.races else None
+    raced = None
+    if plan.races:
+        raced = _race(plan, name, inherited, jobs, slots, record.discarded, is_closed=closed is not None)
     if raced is not None and raced.due:
-        if closed is None:
-            _enqueue_further(plan, queue, raced.due, slots)
-            return False
-        raced = None  # it was not run to its end: all count with the seeds that they have
-    hopeless = raced.hopeless if raced else ()
+        _enqueue_further(plan, queue, raced.due, slots)
+        return False
     points = {job.slot: state for job, state in zip(jobs, states, strict=True) if job.slot != CONTROL_SLOT}
-    tried = [
-        [] if slot.point in hopeless else slots.attempts_at(slot.point)
-        for slot in points
-        if not slots.never_began(slot)
-    ]
+    tried = [_judged(slots, slot, raced) for slot in points if not slots.never_began(slot)]
     decision = decide(
         name,
         _deciding(plan, tried, record, inherited),
         inherited,
-        _control(plan, name, inherited, slots),
+        _control(plan, name, inherited, slots, raced),
         plan.objective,
         plan.schema,
         always=plan.options.adopt == "always",
         remark=_exhausted(plan.spec(name), len(points)),
         race=raced.result if raced else None,
-        cut=_cut(points, slots, closed),
+        cut=_cut(points, slots, closed, raced),
     )
     # unless somebody has asked for more trials or decided since
     return plan.storage.swap_study_attr(
@@ -192,13 +187,21 @@ def _is_complete(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.COMPLETE
 
 
-def _cut(points: Mapping[Slot, SlotState], slots: Slots, closed: Closed | None) -> Cut | None:
+def _cut(
+    points: Mapping[Slot, SlotState], slots: Slots, closed: Closed | None, raced: _Raced | None
+) -> Cut | None:
     """Return what was cut from a study; None: nothing."""
     n_short = sum(any(map(was_cut_short, slots.attempts.get(slot, ()))) for slot in points)
     if closed is None and not n_short:
         return None
     n_ended = sum(not state.is_open for state in points.values()) - n_short
-    return Cut(closed=closed, n_points=len(points), n_ended=n_ended, n_cut_short=n_short)
+    return Cut(
+        closed=closed,
+        n_points=len(points),
+        n_ended=n_ended,
+        n_cut_short=n_short,
+        was_racing=raced is not None and raced.is_cut,
+    )
 
 
 def _enqueue(
@@ -221,8 +224,12 @@ class _Raced:
     """What it needs next, as far as that is not trained yet; nothing where it is over."""
     hopeless: Collection[str]
     """Points that cannot win, whatever their seeds so far say."""
+    n_replicates: Mapping[str, int]
+    """By point, how many were judged; none of those of which none was."""
     result: RaceResult | None
     """None: it is not over."""
+    is_cut: bool = False
+    """Whether it was closed while seeds were still due."""
 
 
 def _race(
@@ -232,8 +239,23 @@ def _race(
     jobs: Sequence[Job],
     slots: Slots,
     discarded: Container[int],
-) -> _Raced:
-    """Judge the points of a study by all their replicates; each point has ended its first."""
+    *,
+    is_closed: bool,
+) -> _Raced | None:
+    """Judge the points of a study by all their replicates.
+
+    Args:
+        plan: that the study belongs to.
+        name: of the study.
+        inherited: the configuration that it started from.
+        jobs: its points; each has ended its first replicate, unless the study is closed.
+        slots: of the study.
+        discarded: the trials that do not count.
+        is_closed: the study takes no more seeds.
+
+    Returns:
+        None where the study was closed before any point had its first seeds.
+    """
     control = _control_slot(plan, name, inherited)
     points = sorted(
         (job.slot.point for job in jobs), key=lambda point: control is None or point != control.point
@@ -241,33 +263,51 @@ def _race(
     curves: dict[str, Curves] = {}
     gone: dict[str, Stop] = {}
     for point in points:
-        done, stop = _replicates(slots, point)
+        done, stop = _replicates(slots, point, is_closed=is_closed)
         if any(trial.number in discarded for trial in done):
             done, stop = [], Stop.DISCARDED
         if stop is not None:
             gone[point] = stop
         if done:
             curves[point] = np.concatenate(_of_equal_length(_curves(plan, done)))
-    found = race(curves, plan.delta, plan.options.max_seeds, gone)
+    if is_closed and not curves:
+        return None
+    max_seeds = plan.options.max_seeds
+    found = race(curves, plan.delta, max_seeds, gone, is_closed=is_closed)
     if found.due:
-        return _Raced([Slot(point, found.block) for point in found.due], (), None)
+        return _Raced([Slot(point, found.block) for point in found.due], (), {}, None)
     first_seeds = len(plan.seeds)
-    standings = {
-        slots.accepted_or_latest(Slot(point)).number: found.standings.get(point)
-        or Standing(first_seeds, gone[point])
-        for point in points
-    }
-    result = result_of(standings.items(), plan.delta, plan.options.max_seeds)
-    return _Raced((), gone.keys(), result)
+    standings = {point: Standing(first_seeds, gone[point]) for point in points if point in gone}
+    standings |= found.standings  # of a study that was closed some points have none
+    firsts = {slots.accepted_or_latest(Slot(point)).number: each for point, each in standings.items()}
+    return _Raced(
+        (),
+        gone.keys(),
+        {point: looks(max_seeds).index(each.n_seeds) + 1 for point, each in found.standings.items()},
+        result_of(firsts.items(), plan.delta, max_seeds),
+        is_cut=found.is_cut,
+    )
 
 
-def _replicates(slots: Slots, point: str) -> tuple[list[FrozenTrial], Stop | None]:
-    """Return the COMPLETE trials of a point by replicate, and why no more can follow, if none can."""
+def _judged(slots: Slots, slot: Slot, raced: _Raced | None) -> list[FrozenTrial]:
+    """Return the attempts at a point that may decide: in a race, those of the replicates it was judged by."""
+    if raced is None:
+        return slots.attempts_at(slot.point)
+    if slot.point in raced.hopeless:
+        return []
+    return slots.attempts_at(slot.point, raced.n_replicates.get(slot.point, 0))
+
+
+def _replicates(slots: Slots, point: str, *, is_closed: bool) -> tuple[list[FrozenTrial], Stop | None]:
+    """Return the COMPLETE trials of a point by replicate, and why no more can follow, if none can.
+
+    What was cut short of a study that is closed is as if it had not begun: its rivals got no more, either.
+    """
     done: list[FrozenTrial] = []
     for slot in slots.replicates(point):
         trial, state = slots.accepted_or_latest(slot), slots.state(slot)
-        if state == SlotState.PRUNED:
-            return done, Stop.DIVERGED if reason_of(trial) == Reason.DIVERGED else Stop.PRUNED
+        if state == SlotState.PRUNED and not (is_closed and was_cut_short(trial)):
+            return done, _STOPS.get(reason_of(trial), Stop.PRUNED)
         if state == SlotState.FAILED:
             return done, Stop.FAILED
         if state != SlotState.COMPLETE:
@@ -276,6 +316,7 @@ def _replicates(slots: Slots, point: str) -> tuple[list[FrozenTrial], Stop | Non
     return done, None
 
 
+_STOPS: dict[str, Stop] = {Reason.DIVERGED: Stop.DIVERGED, Reason.CUT_SHORT: Stop.CUT_SHORT}
 _CURVES: WeakKeyDictionary[Storage, dict[int, Curves]] = WeakKeyDictionary()
 """Of trials that have ended, which never change: who looks at a race reads each of them once."""
 
@@ -317,14 +358,18 @@ def _enqueue_further(plan: Plan, queue: Queue, due: Sequence[Slot], slots: Slots
     queue.enqueue(jobs, slots)
 
 
-def _control(plan: Plan, name: str, inherited: Inherited | None, slots: Slots) -> Candidate | None:
+def _control(
+    plan: Plan, name: str, inherited: Inherited | None, slots: Slots, raced: _Raced | None
+) -> Candidate | None:
     if inherited is None:
         return None
     slot = _control_slot(plan, name, inherited)
     if slot is None:
         assert inherited.source is not None
         return candidate(inherited.source.study, [decided_trial(plan, inherited.source)], plan.objective)
-    (trials,) = _whole(plan, [slots.attempts_at(slot.point)], _is_complete)
+    # one that got no further seeds is compared all the same, by those that it has
+    judged = None if raced is None else raced.n_replicates.get(slot.point)
+    (trials,) = _whole(plan, [slots.attempts_at(slot.point, judged)], _is_complete)
     return candidate(name, trials, plan.objective)
 
 

@@ -140,9 +140,9 @@ class Slots:
         order = (SlotState.RUNNING, SlotState.WAITING, SlotState.FAILED, SlotState.PRUNED)
         return next((state for state in order if state in states), SlotState.COMPLETE)
 
-    def attempts_at(self, point: str) -> list[FrozenTrial]:
-        """Return all attempts at a point, replicate by replicate."""
-        return [trial for slot in self.replicates(point) for trial in self.attempts[slot]]
+    def attempts_at(self, point: str, n_replicates: int | None = None) -> list[FrozenTrial]:
+        """Return all attempts at a point, replicate by replicate; None: at as many as there are."""
+        return [trial for slot in self.replicates(point)[:n_replicates] for trial in self.attempts[slot]]
 
     def was_under_way(self, slot: Slot) -> bool:
         """Return whether the latest attempt was lost or released with epochs that can be resumed."""

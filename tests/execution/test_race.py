@@ -22,6 +22,7 @@ from hpo.monitor.comparison import compare_trained
 from hpo.monitor.export import export
 from hpo.monitor.results import TrialRow, best, rows
 from hpo.monitor.status import status
+from hpo.planning.closing import finish
 from hpo.planning.decisions import Decision
 from hpo.planning.plan import Plan
 from hpo.planning.race import RaceResult, Stop, looks
@@ -229,6 +230,43 @@ def test_a_further_replicate_that_is_lost_is_tried_again(raced: Plan, place: Pat
     again = worked(plan, place / "out", "first")
     assert decided(again, "first")[0].params == decided(raced, "first")[0].params
     assert row_of(again, "first", **lost.trial.params).state == "complete"
+
+
+def test_a_plan_that_is_finished_amid_a_race_decides_by_the_seeds_that_all_have(
+    raced: Plan, place: Path
+) -> None:
+    # the fourth seed is good for whoever gets it first
+    code = RECIPE.replace("value = 0.4", "value = 0.4 + 0.2 * (seed == 3)")
+    plan = new_plan(place / "out", code)
+    worked(plan, place / "out", n_trials=5)
+    assert finish(plan, plan.all_names) == list(STUDIES)
+    plan = worked(plan, place / "out")
+    decision, race = decided(plan, "first")
+    assert decision.params["quality"] == 40
+    assert decision.text.startswith(
+        "closed by `hpo finish` before its race had ended: 4 of 4 points ended; chose quality 40: best of 4"
+    )
+    assert "(3 seeds, not told apart from one other; of all, 2 left after 3; nothing" in decision.text
+    assert {each.stop: each.seeds for each in race.finishes} == dict.fromkeys(
+        (Stop.WON, Stop.NOT_TOLD_APART, Stop.BEHIND), 3
+    )
+    second = plan.decision("second")
+    assert second is not None
+    assert second.text.endswith(
+        "0 of 2 points ended; no point has a result; the inherited configuration stays"
+    )
+    assert len(plan.trials("final")) == 1
+
+
+def test_a_point_that_diverged_on_further_seeds_is_out_of_a_closed_race_too(place: Path) -> None:
+    code = RECIPE.replace("value = 0.4", "value = float('nan') if seed > 2 and params.quality > 38 else 0.4")
+    study = {"s": "[search]\nquality = [38, 40, 37]"}
+    plan = new_plan(place / "out", code, study, delta=0.0)
+    worked(plan, place / "out", "s", n_trials=5)
+    assert finish(plan, ["s"]) == ["s"]
+    decision, race = decided(worked(plan, place / "out", "s"), "s")
+    assert decision.params["quality"] == 38
+    assert [each.stop for each in race.finishes if 1 in each.trials] == [Stop.DIVERGED]
 
 
 @pytest.mark.slow

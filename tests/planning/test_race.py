@@ -165,3 +165,26 @@ def test_the_result_says_how_many_seeds_each_got_and_why_no_more() -> None:
     assert finish is not None
     assert (finish.trials, finish.seeds) == ((4, 6), 3)
     assert found.words_of(finish, F1) == "left the race after 3 seeds, shown to be behind"
+
+
+def test_a_race_that_is_closed_is_judged_by_the_seeds_that_all_have_who_race() -> None:
+    # the fourth seed is good for all, and only one has it
+    known = {"a": curves(0.80, 0.90, 0.85, 0.99), "b": curves(0.81, 0.91, 0.86), "c": curves(0.1, 0.1, 0.1)}
+    found = race(known, DELTA, MAX_SEEDS, is_closed=True)
+    assert found.standings == {
+        "a": Standing(3, Stop.NOT_TOLD_APART),
+        "b": Standing(3, Stop.WON),
+        "c": Standing(3, Stop.BEHIND),
+    }
+    assert found.is_cut
+    assert not race({"a": known["a"], "c": known["c"]}, DELTA, MAX_SEEDS, is_closed=True).is_cut
+
+
+def test_of_a_closed_race_whose_leader_is_out_the_best_of_the_others_wins() -> None:
+    known = {"a": curves(0.82, 0.92, 0.87), "b": curves(0.70, 0.95, 0.86), "c": curves(0.81, 0.85, 0.88)}
+    found = race(known, DELTA, MAX_SEEDS, {"a": Stop.DIVERGED}, is_closed=True)
+    assert {name: each.stop for name, each in found.standings.items()} == {
+        "a": Stop.DIVERGED,
+        "b": Stop.NOT_TOLD_APART,
+        "c": Stop.WON,
+    }
