@@ -19,6 +19,7 @@ from hpo.cli.grid import block, shortened
 from hpo.cli.tables import STAGES, STATE_STYLES
 from hpo.monitor.watch import Best, Progress, Running, StudyProgress
 from hpo.planning.metrics import Metric
+from hpo.planning.plan import FINAL
 
 WIDE, VERY_WIDE = 110, 150
 """Columns from which there is room for more."""
@@ -153,7 +154,9 @@ def _summary(progress: Progress, n_details: int, *, is_starting: bool) -> Text:
         parts.append(Text.assemble(f"test {objective.short} ", (value, "bold green")))
     lock = ("locked", "bold")
     if progress.is_test_open:
-        lock = ("opened" if test is not None or progress.is_over else "being read", "bold yellow")
+        has_answer = test is not None or progress.is_over
+        has_answer |= any(each.is_over for each in progress.studies if each.status.name == FINAL)
+        lock = ("opened" if has_answer else "being read", "bold yellow")
     parts.append(Text.assemble("test set ", lock))
     return Text.assemble(parts[0], *(piece for part in parts[1:] for piece in ((" · ", "dim"), part)))
 

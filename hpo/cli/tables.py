@@ -191,6 +191,7 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow], audit: Audit | N
     from hpo.planning.audit import in_words
     from hpo.planning.edges import advice, edges
     from hpo.planning.plan import CONFIRM, FINAL
+    from hpo.planning.revision import extended_as
     from hpo.storage.queue import Reason
 
     spec = plan.specs.get(name)
@@ -241,8 +242,11 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow], audit: Audit | N
     if decision:
         screen.print(Text(f"decision: {decision.text}", "bold"))
     if found := edges(plan.specs[name], decision, plan.schema) if spec else []:
-        texts, command_ = ", ".join(edge.text for edge in found), advice(name, found)
-        further = f"; {completed(f'`{command_}`')} tries values beyond" if command_ else ""
+        texts, further = ", ".join(edge.text for edge in found), ""
+        if later := extended_as(plan, name):
+            further = f"; {later} tries values beyond"
+        elif command_ := advice(name, found):
+            further = f"; {completed(f'`{command_}`')} tries values beyond"
         screen.print(f"the winner is on the edge of the search: {texts}{further}")
     for each in reversed(record.superseded):
         screen.print(Text(f"before: {each.text}", "dim"))

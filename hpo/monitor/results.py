@@ -479,14 +479,19 @@ def shrinkage_text(result: Mapping[str, Any], objective: Metric) -> str:
     if result["shrinkage"] is None:
         return ""
     search, fresh = (objective.with_unit(result[key]) for key in ("search_value", "fresh_value"))
+    # the interval is told for the direction that the sentence names
+    sign = 1 if result["shrinkage"] >= 0 else -1
+    way = "the search's value was too good by" if sign > 0 else "these did better by"
     found = (
         f"{objective.label} {search} in the search, {fresh} on {seeds_text(len(result['seeds']))} that it "
-        f"did not use: the search's value was too good by {objective.signed(result['shrinkage'])}"
+        f"did not use: {way} {objective.distance(abs(result['shrinkage']))}"
     )
     if result.get("shrinkage_interval") is None:
         return found
-    low, high = map(objective.signed, result["shrinkage_interval"])
-    return f"{found}, between {low.removesuffix(' points')} and {high} with 95 % confidence"
+    low, high = sorted(sign * end for end in result["shrinkage_interval"])
+    between = f"between {objective.signed(low).removesuffix(' points')} and {objective.signed(high)}"
+    chance = ", which may be chance alone" if low <= 0 <= high else ""
+    return f"{found}{chance} ({between} with 95 % confidence)"
 
 
 def confirmation(plan: Plan) -> Confirmation:

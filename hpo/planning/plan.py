@@ -226,15 +226,26 @@ class Plan:
         Raises:
             ConflictError: the plan was given another study meanwhile.
         """
-        attrs = self.storage.study_attrs()
+        attrs, definition = self.storage.study_attrs(), study.to_json()
         record = {key: attrs[FINAL][key] for key in ("options", "identity", "recipe", "versions")}
-        record |= {"definition": study.to_json(), "extends": extends}
-        self.storage.create_study(study.name, record, self.objective.direction)
+        self.storage.create_study(study.name, {**record, "extends": extends}, self.objective.direction)
         names = list(self.specs)
         names.insert(names.index(extends) + 1, study.name)
-        # the step that counts
+        study_id, final_id = self.storage.study_id(study.name), self.storage.study_id(FINAL)
+        # of two who make it at once it has the definition, and is in the plan, of the same one; what a kill
+        # between the two steps leaves is in no plan, and the next one makes it his
         if not self.storage.swap_study_attr(
-            self.storage.study_id(FINAL), "plan", names, expected={"plan": list(self.specs)}
+            study_id,
+            "definition",
+            definition,
+            expected={"definition": attrs.get(study.name, {}).get("definition")},
+            elsewhere={final_id: {"plan": list(self.specs)}},
+        ) or not self.storage.swap_study_attr(
+            final_id,
+            "plan",
+            names,
+            expected={"plan": list(self.specs)},
+            elsewhere={study_id: {"definition": definition}},
         ):
             raise ConflictError(
                 f"{self.storage.name}: the plan was given another study meanwhile; run the command again"

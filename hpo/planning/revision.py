@@ -103,7 +103,7 @@ def extend(plan: Plan, name: str, values: Mapping[str, Sequence[object]]) -> Ext
         {param: list(axis.values()) for param, axis in study.search.items()},
         dict(record.extended),
     )
-    if later := next((other for other, each in plan.records().items() if each.extends == name), None):
+    if later := extended_as(plan, name):
         raise InputError(f"{name} was extended already, as {later}; extend that study instead")
     for param, more in values.items():
         if param not in search:
@@ -128,6 +128,11 @@ def extend(plan: Plan, name: str, values: Mapping[str, Sequence[object]]) -> Ext
     )
     plan.with_study(made, name)
     return Extension(made.name, None, tuple(on_top))
+
+
+def extended_as(plan: Plan, name: str) -> str | None:
+    """Return the study that was made from another by further values; None where there is none."""
+    return next((other for other, each in plan.records().items() if each.extends == name), None)
 
 
 def _changed(study: StudySpec, **changes: object) -> StudySpec:

@@ -180,6 +180,8 @@ def _edges(report: ReportData) -> Iterator[str]:
             is_over = report.final_point or report.confirmation
             command = "" if is_over else advice(section.name, found)
             further = f"; before the next study begins, `{command}` tries values beyond" if command else ""
+            if section.extended_as:
+                further = f"; {section.extended_as} tries values beyond"
             yield f"{section.name}: the winner is on the edge of the search: {texts}{further}."
 
 

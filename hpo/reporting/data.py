@@ -26,6 +26,7 @@ from hpo.planning.manifest import Identity, Options, RecipeRecord, Superseded
 from hpo.planning.metrics import Metric
 from hpo.planning.plan import CONFIRM, FINAL, PRICE, Plan
 from hpo.planning.price import Price
+from hpo.planning.revision import extended_as
 from hpo.planning.verdicts import default_delta
 from hpo.reporting.test_set import Confusion
 from hpo.space.parameters import ParamValue
@@ -126,6 +127,8 @@ class Section:
     confirmed: str
     """What fresh seeds say of its decision, in words; empty while nobody has asked them."""
     superseded: Sequence[Superseded] = ()
+    extended_as: str | None = None
+    """The study that was made from it by further values."""
     """The decisions that were taken back, the oldest first."""
 
     @property
@@ -316,6 +319,7 @@ def read(plan: Plan) -> ReportData:
             context=context_of(plan, name, inherited) if ready else {},
             prunes=plan.options.pruning,
             superseded=record.superseded,
+            extended_as=extended_as(plan, name),
             confirmed=confirmed.get(name, ""),
         )
     final = final_trial(plan)

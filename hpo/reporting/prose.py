@@ -188,10 +188,13 @@ def shrinkage(report: ReportData) -> str:
     said = shrinkage_text(report.final, report.objective) if report.final else ""
     if not said:
         return ""
+    assert report.final is not None
+    luck = ""
+    if report.final["shrinkage"] > 0:
+        luck = " That is the luck of the search's own seeds, by which it was chosen."
     return (
-        f"On validation this configuration has {said}. That is the luck of the search's own seeds, by which "
-        "it was chosen; the test set takes away besides that it was chosen on the validation "
-        f"{report.examples}."
+        f"On validation this configuration has {said}.{luck} The test set takes away besides that it was "
+        f"chosen on the validation {report.examples}."
     )
 
 

@@ -21,6 +21,7 @@ from hpo.cli.tables import Screen
 from hpo.monitor.status import StudyStatus
 from hpo.monitor.watch import Progress
 from hpo.planning.plan import Plan
+from hpo.planning.revision import extend
 from hpo.planning.scheduler import advance
 from hpo.storage.queue import this_process
 from tests.support.scripted_worker import HOSTILE, REMOTE, Worker, look, new_plan, watch
@@ -255,8 +256,12 @@ def test_the_test_set_is_being_read_until_the_final_stage_has_ended(tmp_path: Pa
     worker = Worker(plan)
     worker.finish_all("setup", [0.5])
     assert "test set locked" in shown(look(plan), 140)
-    worker.claim("final")
+    final = worker.claim("final")
     assert "test set being read" in shown(look(plan), 140)
+    worker.finish(final, [0.5])
+    extend(plan, "setup", {"conv1_channels": [8]})  # a study that is yet to be trained
+    plan = Plan.open(plan.storage)
+    assert "test set opened" in shown(replace(look(plan), test=None), 140)
 
 
 def test_parameters_are_whole_beside_the_figures_or_below(under_way: Plan) -> None:

@@ -124,12 +124,17 @@ def test_both_sources_are_told_and_which_is_the_larger() -> None:
         assert said in uncertainty_text({**RESULT, "uncertainty": found}, LOSS, "rows")
     before = {key: value for key, value in RESULT.items() if key not in ("uncertainty", "shrinkage_interval")}
     assert uncertainty_text(before, F1, "images") == ""
-    assert shrinkage_text(before, F1).endswith("too good by +0.6 points")
+    assert shrinkage_text(before, F1).endswith("too good by 0.6 points")
 
 
 def test_what_fresh_seeds_leave_of_a_selected_value_is_told_with_an_interval() -> None:
     assert shrinkage_text(RESULT, F1) == (
         "macro F1 99.0 % in the search, 98.4 % on 3 seeds that it did not use: the search's value was too "
-        "good by +0.6 points, between −0.1 and +1.3 points with 95 % confidence"
+        "good by 0.6 points, which may be chance alone (between −0.1 and +1.3 points with 95 % confidence)"
+    )
+    better = {"fresh_value": 0.996, "shrinkage": -0.006, "shrinkage_interval": [-0.007, -0.005]}
+    assert shrinkage_text({**RESULT, **better}, F1) == (
+        "macro F1 99.0 % in the search, 99.6 % on 3 seeds that it did not use: these did better by 0.6 "
+        "points (between +0.5 and +0.7 points with 95 % confidence)"
     )
     assert shrinkage_text({**RESULT, "search_value": None, "shrinkage": None}, F1) == ""

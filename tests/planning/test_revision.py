@@ -249,6 +249,40 @@ def test_study_files_may_stay_or_follow_and_say_nothing_else(tmp_path: Path) -> 
             find_or_create_plan(tmp_path, studies=file.parent)
 
 
+def _inherited_from(folder: Path) -> Plan:
+    """Likewise, but that the next study has begun."""
+    plan = _decided(folder)
+    assert not advance(plan, ["size"])
+    return plan
+
+
+def test_whose_study_was_extended_is_sent_to_the_new_one(tmp_path: Path, cli: Cli) -> None:
+    plan = _inherited_from(tmp_path)
+    assert extend(plan, "rate", {"learning_rate": [1.0]}).study == "rate-2"
+    shown = " ".join(cli("show", "rate", "--storage", plan.storage.url).out.split())
+    assert "learning rate 0.1 is the highest tried; rate-2 tries values beyond" in shown
+    (warning,) = [text for text in caveats(read(Plan.open(plan.storage))) if "on the edge" in text]
+    assert warning.endswith("is the highest tried; rate-2 tries values beyond.")
+
+
+def test_of_two_who_extend_at_once_one_is_told_to_try_again(tmp_path: Path) -> None:
+    plan = _inherited_from(tmp_path)
+    extend(plan, "rate", {"learning_rate": [0.3]})
+    # who has read the plan before writes the same name, with other values
+    other = plan.specs["rate"].model_copy(update={"name": "rate-2"})
+    with pytest.raises(ConflictError, match="was given another study meanwhile"):
+        plan.with_study(other, "rate")
+    assert Plan.open(plan.storage).spec("rate-2").search["learning_rate"].values()[-1] == 0.3
+
+
+def test_what_a_kill_left_of_a_new_study_is_made_anew(tmp_path: Path) -> None:
+    plan = _inherited_from(tmp_path)
+    attrs = plan.storage.study_attrs()["rate"]
+    plan.storage.create_study("rate-2", {**attrs, "definition": "killed"}, plan.objective.direction)
+    assert extend(plan, "rate", {"learning_rate": [0.3]}).study == "rate-2"
+    assert Plan.open(plan.storage).spec("rate-2").search["learning_rate"].values()[-1] == 0.3
+
+
 def test_what_cannot_be_extended_is_refused_in_words(tmp_path: Path, cli: Cli) -> None:
     plan = new_plan(
         tmp_path,
