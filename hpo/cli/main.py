@@ -49,7 +49,7 @@ GROUPS = {
     },
     "Files": {
         "predict": ("reading", "Classify pictures with the final model."),
-        "export": ("reading", "Write every trial as CSV, JSON or Parquet."),
+        "export": ("reading", "Write every trial as CSV, JSON or Parquet, or for a tracker."),
         "schema": ("reading", "Print the JSON schema of study files, for editors."),
     },
 }

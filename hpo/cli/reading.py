@@ -283,27 +283,42 @@ def _predicted(prediction: Prediction, top: int) -> dict[str, Any]:
 
 
 @with_examples(
-    ("hpo export trials.csv", "A row for every trial."),
     ("hpo export --rows epochs epochs.parquet", "A row for every epoch of every trial and seed."),
+    ("hpo export --to mlflow", "Runs for MLflow, nested by study; given again, it adds what is new."),
 )
-@click.argument("file", required=False, type=opt.UserPath(is_file=True))
+@click.argument("file", required=False, type=opt.UserPath(), metavar="[FILE|FOLDER]")
 @click.option(
     "--rows",
     type=click.Choice(["trials", "epochs"]),
-    default="trials",
-    show_default=True,
-    help="One row a trial, or one a trial, epoch and seed.",
+    help="One row a trial, or one a trial, epoch and seed.  [default: trials]",
+)
+@click.option(
+    "--to",
+    "tracker",
+    metavar="tensorboard|mlflow|wandb",
+    help="Write runs for this tracker instead, into FOLDER.  [default: OUT/tensorboard, OUT/mlflow, OUT]",
 )
 @opt.database
 @opt.as_json
-def export(file: Path | None, rows: str, as_json: bool, **options: Any) -> None:
-    """Write every trial as CSV, JSON or Parquet.
+def export(file: Path | None, rows: str | None, tracker: str | None, as_json: bool, **options: Any) -> None:
+    """Write every trial as CSV, JSON or Parquet, or for a tracker.
 
     CSV on stdout, or into FILE, whose name says the format: .csv, .json or .parquet.
+
+    With --to: a run a trial, below one a study, with the epochs' metrics, parameters, how it ended, and the
+    decision. What is there already is not written again. MLflow and W&B take what their own environment
+    variables say, as MLFLOW_TRACKING_URI and WANDB_MODE; W&B works offline where there is no login.
     """
+    plan = opt.open_plan(options, reader=True)
+    if tracker is not None:
+        if rows is not None or as_json:
+            given = "--json" if rows is None else f"--rows {rows}"
+            raise InputError(f"--to {tracker} and {given} exclude each other; leave one of them out")
+        _export_runs(plan, tracker, file, options["out"])
+        return
     from hpo.monitor import export as records
 
-    plan = opt.open_plan(options, reader=True)
+    rows = rows or "trials"
     if file is not None:
         if as_json and file.suffix.lower() != ".json":
             raise InputError(f"--json and {file}: leave --json out, the file's name says the format")
@@ -315,6 +330,17 @@ def export(file: Path | None, rows: str, as_json: bool, **options: Any) -> None:
     with waiting("reading the trials"):
         found = records.ROWS[rows](plan)
     write(found, sys.stdout)
+
+
+def _export_runs(plan: Plan, tracker: str, folder: Path | None, out: Path) -> None:
+    with waiting("reading the trials") as tell:
+        from hpo.reporting.trackers import export_runs
+
+        tell(f"writing runs for {tracker}")
+        written = export_runs(plan, tracker, folder, out)
+    say(f"{written.place}: {written.text}")
+    if written.then:
+        say(written.then)
 
 
 @with_examples(

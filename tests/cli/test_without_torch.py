@@ -27,6 +27,7 @@ LOOKING = [
     ("claims",),
     ("compare", "rate/0", "rate/1"),
     ("export",),
+    ("export", "--to", "tensorboard", "runs"),
     ("report", "--to", "to"),
     ("retry",),
 ]
