@@ -552,11 +552,13 @@ def stopped_text(progress: Progress) -> str:
     """Return what is done and what is open of a run that was stopped, in words."""
     studies = [study.status for study in progress.studies if not study.is_stage]
     n_decided = sum(each.state in ("done", "failed") for each in studies)
-    n_ended, n_points = sum(each.n_ended for each in studies), sum(each.n_points for each in studies)
+    counted = studies or [study.status for study in progress.studies]  # cells of claims are asked for alone
+    n_ended, n_points = sum(each.n_ended for each in counted), sum(each.n_points for each in counted)
     open_ = [study.status.name for study in progress.studies if not study.is_over]
+    of_studies = f"{n_decided} of {len(studies)} studies, " if studies else ""
     return (
-        f"stopped; nothing is lost. Done: {n_decided} of {len(studies)} studies, "
-        f"{n_ended} of {n_points} points; open: {', '.join(open_) or 'nothing'}"
+        f"stopped; nothing is lost. Done: {of_studies}{n_ended} of {n_points} points; "
+        f"open: {', '.join(open_) or 'nothing'}"
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -48,6 +48,10 @@ class _Trained:
     @property
     def value(self) -> float:
         return math.fsum(self.seeds.values()) / len(self.seeds)
+
+    def at(self, seeds: Container[int]) -> _Trained:
+        """Return it at these seeds alone: a race has given it more than points across studies get."""
+        return replace(self, seeds={seed: value for seed, value in self.seeds.items() if seed in seeds})
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ def price_of(plan: Plan) -> Price:
     """
     space, objective, trials = _space(plan), plan.objective, plan.trials(PRICE)
     crossed = _trained(plan, PRICE, trials)
-    chosen = space.trained[_key(plan, space.chosen.params)]
+    chosen = space.trained[_key(plan, space.chosen.params)].at(plan.seeds)
     n_tried = len(Slots.of(trials).attempts)
     n_better = sum(objective.gain(each.value, chosen.value) > 0 for each in crossed.values())
     best = max(crossed.values(), key=lambda each: objective.score(each.value), default=None)
@@ -168,11 +172,19 @@ def _key(plan: Plan, params: ParamValues) -> str:
 def _trained(
     plan: Plan, name: str, trials: Sequence[FrozenTrial], without: Container[int] = ()
 ) -> dict[str, _Trained]:
-    """Return what the trials of a study found, by what they trained; of what diverged there is nothing."""
+    """Return what the trials of a study found, by what they trained.
+
+    Of points that diverged on any seeds, or are discarded with any, there is nothing.
+    """
     objective, found, slots = plan.objective, dict[str, _Trained](), Slots.of(trials)
-    for slot in slots.attempts:
-        trial = slots.accepted(slot)
-        if trial is None or trial.number in without or reason_of(trial) == Reason.DIVERGED:
+    accepted = {slot: trial for slot in slots.attempts if (trial := slots.accepted(slot))}
+    out = {
+        slot.point
+        for slot, trial in accepted.items()
+        if trial.number in without or reason_of(trial) == Reason.DIVERGED
+    }
+    for slot, trial in accepted.items():
+        if slot.point in out:
             continue
         epoch = best_epoch(trial, objective)
         if epoch is None:

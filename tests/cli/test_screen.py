@@ -17,7 +17,7 @@ from rich.terminal_theme import SVG_EXPORT_THEME
 
 from hpo import find_plan
 from hpo.cli.screen import Display
-from hpo.cli.tables import Screen
+from hpo.cli.tables import Screen, stopped_text
 from hpo.monitor.status import StudyStatus
 from hpo.monitor.watch import Progress
 from hpo.planning.plan import Plan
@@ -248,6 +248,15 @@ def test_workers_of_its_own_are_about_to_train_not_missing(under_way: Plan) -> N
 def test_a_part_of_a_plan_is_counted_as_what_was_asked_for(under_way: Plan) -> None:
     asked = watch(under_way, ["setup", "rate"]).look()
     assert shown(asked, 80).startswith("study 2 of 2 asked for · ")
+
+
+def test_what_is_stopped_counts_studies_where_any_were_asked_for(tmp_path: Path) -> None:
+    plan = new_plan(tmp_path, {"setup": "[search]\nconv1_channels = [4, 8]"})
+    advance(plan)
+    Worker(plan).finish(Worker(plan).claim("setup"), [0.5])
+    assert stopped_text(look(plan)).endswith("Done: 0 of 1 studies, 1 of 2 points; open: setup, final")
+    alone = replace(look(plan), studies=look(plan).studies[-1:])  # as a run for claims has it
+    assert stopped_text(alone).endswith("Done: 0 of 1 points; open: final")
 
 
 def test_the_test_set_is_being_read_until_the_final_stage_has_ended(tmp_path: Path) -> None:

@@ -23,8 +23,10 @@ from hpo.monitor.export import export
 from hpo.monitor.results import TrialRow, best, rows
 from hpo.monitor.status import status
 from hpo.planning.closing import finish
+from hpo.planning.crossing import open_price
 from hpo.planning.decisions import Decision
-from hpo.planning.plan import Plan
+from hpo.planning.inheritance import best_of_search, decided_trial
+from hpo.planning.plan import PRICE, Plan
 from hpo.planning.race import RaceResult, Stop, looks
 from hpo.planning.revision import discard
 from hpo.planning.scheduler import advance
@@ -347,6 +349,24 @@ def test_the_report_shows_it(raced: Plan, cli: Cli, place: Path) -> None:
     assert result.code == 0
     text = (place / "shown" / "report" / "report.md").read_text()
     assert "2 left after 3" in text
+
+
+def test_the_price_compares_the_chosen_at_the_seeds_that_points_across_studies_have(place: Path) -> None:
+    # later seeds are better for all, and no point across studies has them
+    code = RECIPE.replace("value = 0.4", "value = 0.4 + 0.1 * (seed > 2)")
+    studies = {"first": "[search]\nquality = [1, 39, 40]", "second": STUDIES["second"]}
+    plan = new_plan(place / "out", code, studies, delta=0.0)
+    assert len(decided(worked(plan, place / "out", *studies), "first")[0].winner.seeds) > 3  # type: ignore[union-attr]
+    open_price(with_recipe(plan), 0.1)
+    assert work(plan.storage, out=place / "out", studies=[PRICE]) is None
+    found = plan.record(PRICE).price
+    assert found is not None
+    chosen = best_of_search(plan)
+    assert chosen is not None
+    first = decided_trial(plan, chosen.source)  # type: ignore[arg-type]
+    assert found.value == pytest.approx(first.value)
+    assert found.best is not None
+    assert abs(found.best.value - found.value) < 0.09
 
 
 # --- what is refused, and what it costs --------------------------------------------------------------------
