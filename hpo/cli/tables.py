@@ -665,7 +665,9 @@ def _told_by(found: DryRun | LoopRun) -> Iterable[str]:
     if isinstance(found, LoopRun):
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in found.metrics.items())
         yield f"one epoch: {metrics}; {found.seconds:.2g} s"
-        if found.keeps_state:
+        if found.resumes is False:
+            yield "a trial that is killed resumes after its last epoch, but ends otherwise than an undisturbed one"
+        elif found.keeps_state:
             yield "a trial that is killed resumes after its last epoch"
         else:
             yield "no state to resume from: a trial that is killed begins anew"

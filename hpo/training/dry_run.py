@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from hpo.errors import Diverged, HpoError, InputError
 from hpo.training.cuda import CudaGraph, is_cuda, is_lost, is_out_of_memory, prepare
 from hpo.training.devices import as_tensor, normaliser, targets_tensor
 from hpo.training.learner import Learner, build, graph_hindrance
-from hpo.training.loop import check_settings, checked_metrics, params_at, state_of, train
+from hpo.training.loop import EpochResult, check_settings, checked_metrics, params_at, state_of, train
 from hpo.training.own_loop import unpacked
 from hpo.training.randomness import seed_generators
 from hpo.training.registry import NamedRecipe
@@ -145,23 +146,22 @@ class LoopRun:
     seconds: float
     keeps_state: bool
     """Whether a trial that was killed goes on where it was."""
+    resumes: bool | None
+    """Whether it then finds what it finds undisturbed, to the bit; None: it keeps no state, or has one epoch."""
 
 
 def dry_run(
     named: NamedRecipe, data: TrainingData, config: Mapping[str, Any], *, device: str, precision: str
 ) -> DryRun | LoopRun:
-    """Build a recipe's network, take two steps twice, and evaluate; of a loop of one's own, try an epoch.
+    """Build a recipe's network, take two steps twice, and evaluate; of a loop of one's own, try an epoch or two.
 
     Raises:
         InputError: something does not fit; the text says what, and where in the user's file.
     """
     with blaming(named):
         if named.recipe.has_own_loop:
-            epoch = next(train(named.recipe, config, data, [0], device=device, precision=precision))
-            # the final stage would find out last: `test` gets the state, on the validation part for once
-            params, (state,) = named.recipe.params_of(config), epoch.states
-            checked_metrics(named.recipe, named.recipe.test(params, data.valid, unpacked(state)), "test")
-            return LoopRun(epoch.seeds[0].metrics, epoch.seconds, keeps_state=state_of(epoch) is not None)
+            begin = partial(train, named.recipe, config, data, [0], device=device, precision=precision)
+            return _loop_run(named, data, config, begin)
         check_recipe(named, data, config)
         params = named.recipe.params_of(config)
         size = min(params.batch_size, len(data.train))
@@ -186,6 +186,33 @@ def dry_run(
             draws=generators[0] != generators[1],
             graph_hindrance=hindrance,
         )
+
+
+def _loop_run(
+    named: NamedRecipe,
+    data: TrainingData,
+    config: Mapping[str, Any],
+    begin: Callable[..., Generator[EpochResult, None, None]],
+) -> LoopRun:
+    """Try an epoch of a loop of one's own; and, where it has a state, the second one as after a kill."""
+    undisturbed = begin()
+    first = next(undisturbed)
+    # the final stage would find out last: `test` gets the state, on the validation part for once
+    params, (packed_state,), state = named.recipe.params_of(config), first.states, state_of(first)
+    checked_metrics(named.recipe, named.recipe.test(params, data.valid, unpacked(packed_state)), "test")
+    second = None if state is None or params.epochs == 1 else next(undisturbed, None)
+    undisturbed.close()
+    resumes = None
+    if second is not None:
+        resumed = next(begin(resume=state), None)
+        one, two, again = (each and each.seeds[0].metrics for each in (first, second, resumed))
+        resumes = again == two
+        if again == one and not resumes:
+            raise InputError(
+                "train yields a state, but given it as resume begins anew: what a killed trial tells of its "
+                "epochs would be wrong. Go on from resume, or yield state=None, and it is tried anew as a whole"
+            )
+    return LoopRun(first.seeds[0].metrics, first.seconds, keeps_state=state is not None, resumes=resumes)
 
 
 def seconds_per_step(

@@ -179,9 +179,34 @@ def test_a_loop_is_tried_for_an_epoch() -> None:
     assert isinstance(found, LoopRun)
     assert found.metrics.keys() == OwnLoop.metrics.keys()
     assert found.keeps_state
+    assert found.resumes
     check_recipe(named(yielding()), DATA)  # it has no network to be tried
     with pytest.raises(InputError, match=r"^recipe Scripted: train ended without having yielded an epoch"):
         dry_run(named(yielding()), DATA, CONFIG, device="cpu", precision="fp32")
+
+
+def test_a_loop_with_a_state_that_begins_anew_is_found_out() -> None:
+    def script(resume: Any, *, heeds: bool, chance: Callable[[], float]) -> Iterator[Epoch]:
+        done = resume["epoch"] if resume and heeds else 0
+        for epoch in range(done + 1, 4):
+            yield Epoch({"accuracy": 0.1 * epoch + chance()}, state={"epoch": epoch})
+
+    def tried(*, heeds: bool, chance: Callable[[], float] = lambda: 0.0) -> LoopRun:
+        recipe = Scripted(lambda seed, context, resume: script(resume, heeds=heeds, chance=chance))
+        recipe.test = lambda params, part, state: {"accuracy": 0.5}  # type: ignore[method-assign]
+        found = dry_run(named(recipe), DATA, CONFIG, device="cpu", precision="fp32")
+        assert isinstance(found, LoopRun)
+        return found
+
+    assert tried(heeds=True).resumes
+    with pytest.raises(InputError, match="given it as resume begins anew"):
+        tried(heeds=False)
+    assert tried(heeds=True, chance=iter((0.01, 0.02, 0.03)).__next__).resumes is False
+    # one epoch tells nothing
+    config = OwnLoop().schema.complete({"epochs": 1})
+    found = dry_run(named(OwnLoop()), DATA, config, device="cpu", precision="fp32")
+    assert isinstance(found, LoopRun)
+    assert found.resumes is None
 
 
 def test_a_test_that_needs_a_state_which_is_not_there_is_found_out_before_the_search() -> None:
