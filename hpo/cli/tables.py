@@ -666,7 +666,7 @@ def _told_by(found: DryRun | LoopRun) -> Iterable[str]:
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in found.metrics.items())
         yield f"one epoch: {metrics}; {found.seconds:.2g} s"
         if found.resumes is False:
-            yield "a trial that is killed resumes after its last epoch, but ends otherwise than an undisturbed one"
+            yield "a trial that is killed resumes after its last epoch, and ends otherwise than undisturbed"
         elif found.keeps_state:
             yield "a trial that is killed resumes after its last epoch"
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -147,13 +147,13 @@ class LoopRun:
     keeps_state: bool
     """Whether a trial that was killed goes on where it was."""
     resumes: bool | None
-    """Whether it then finds what it finds undisturbed, to the bit; None: it keeps no state, or has one epoch."""
+    """Whether it then finds the same as undisturbed, to the bit; None: it has no state, or one epoch."""
 
 
 def dry_run(
     named: NamedRecipe, data: TrainingData, config: Mapping[str, Any], *, device: str, precision: str
 ) -> DryRun | LoopRun:
-    """Build a recipe's network, take two steps twice, and evaluate; of a loop of one's own, try an epoch or two.
+    """Build a recipe's network, take two steps twice, and evaluate; try two epochs of a loop of one's own.
 
     Raises:
         InputError: something does not fit; the text says what, and where in the user's file.
@@ -192,7 +192,7 @@ def _loop_run(
     named: NamedRecipe,
     data: TrainingData,
     config: Mapping[str, Any],
-    begin: Callable[..., Generator[EpochResult, None, None]],
+    begin: Callable[..., Iterator[EpochResult]],
 ) -> LoopRun:
     """Try an epoch of a loop of one's own; and, where it has a state, the second one as after a kill."""
     undisturbed = begin()
@@ -201,7 +201,7 @@ def _loop_run(
     params, (packed_state,), state = named.recipe.params_of(config), first.states, state_of(first)
     checked_metrics(named.recipe, named.recipe.test(params, data.valid, unpacked(packed_state)), "test")
     second = None if state is None or params.epochs == 1 else next(undisturbed, None)
-    undisturbed.close()
+    del undisturbed  # and its scratch folder, as with a kill
     resumes = None
     if second is not None:
         resumed = next(begin(resume=state), None)
@@ -209,8 +209,8 @@ def _loop_run(
         resumes = again == two
         if again == one and not resumes:
             raise InputError(
-                "train yields a state, but given it as resume begins anew: what a killed trial tells of its "
-                "epochs would be wrong. Go on from resume, or yield state=None, and it is tried anew as a whole"
+                "train yields a state, but given it as resume begins anew: the epochs of a trial that was "
+                "killed would be wrong. Go on from resume; or yield state=None, and hpo begins it anew"
             )
     return LoopRun(first.seeds[0].metrics, first.seconds, keeps_state=state is not None, resumes=resumes)
 
