@@ -6,6 +6,7 @@ import gc
 import logging
 import math
 import os
+import platform
 import signal
 import sys
 import threading
@@ -53,6 +54,14 @@ def n_cores(root: Path = Path("/")) -> int:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([cores, *map(math.ceil, _quotas(root))]))
+
+
+def cpu_model() -> str:
+    """Return the model of this machine's CPU, as its maker names it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
 
 
 def available_bytes(root: Path = Path("/")) -> int:

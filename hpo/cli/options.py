@@ -153,15 +153,7 @@ class StorageUrl(click.ParamType[str | None]):
         has_password = re.search(r"^(?!sqlite)[^/]*://[^/@]*:[^@]+@|[?&][^=&]*(pass|pwd)", value, re.I)
         remember(ctx, "storage", '"${HPO_STORAGE:?}"' if has_password else quoted(value))
         if value.startswith("@"):
-            file = UserPath(is_file=True).convert(value[1:], param, ctx)
-            try:
-                lines = file.read_text("utf-8").split()
-            except (OSError, UnicodeDecodeError) as error:
-                why = error.strerror if isinstance(error, OSError) else error
-                self.fail(f"{file} cannot be read: {why}", param, ctx)
-            if len(lines) != 1:
-                self.fail(f"{file} must hold one database URL and nothing else", param, ctx)
-            return lines[0]
+            return _url_in(value[1:], self, param, ctx)
         kind, colon, rest = value.partition("://")
         if not colon and UserPath().convert(value, param, ctx).is_file():
             self.fail(f"{value} is a file; if it holds the database's URL, write @{value}", param, ctx)
@@ -177,6 +169,35 @@ class StorageUrl(click.ParamType[str | None]):
                 err=True,
             )
         return str(value)
+
+
+class PlanPlace(click.ParamType[str | None]):
+    """Another plan: its output folder, the URL of its database, or `@FILE` whose first line is one."""
+
+    name = "OUT|URL|@FILE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | None:
+        """Return the folder or the URL."""
+        if value is None or "://" in value:
+            return value
+        if value.startswith("@"):
+            return _url_in(value[1:], self, param, ctx)
+        return str(UserPath(is_folder=True).convert(value, param, ctx))
+
+
+def _url_in(
+    name: str, kind: click.ParamType[Any], param: click.Parameter | None, ctx: click.Context | None
+) -> str:
+    """Return the database URL that a file holds."""
+    file = UserPath(is_file=True).convert(name, param, ctx)
+    try:
+        lines = file.read_text("utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        kind.fail(f"{file} cannot be read: {why}", param, ctx)
+    if len(lines) != 1:
+        kind.fail(f"{file} must hold one database URL and nothing else", param, ctx)
+    return lines[0]
 
 
 class Assignment(click.ParamType[tuple[str, Any]]):
@@ -589,6 +610,16 @@ plan_options = _together(
     ),
 )
 """Everything that a plan is created with."""
+
+reuse = _group(
+    TRAINED,
+    _option(
+        "--reuse",
+        type=PlanPlace(),
+        help="Take over what the plan in another folder or database has trained, where it is the same to the "
+        "bit.",
+    ),
+)
 
 share = _option(
     "--share",

@@ -57,12 +57,15 @@ def status(is_watch: bool, as_json: bool, **options: Any) -> None:
         from hpo.cli.screen import headline
         from hpo.cli.tables import console, show_status
         from hpo.monitor.watch import Watch
+        from hpo.planning.reuse import of_other_plans
 
         with waiting("reading the plan"):
             progress = Watch(plan, plan.all_names).look()
         show_status([study.status for study in progress.studies], progress.objective)
         # the answer stands in the table already
         console().print(headline(replace(progress, test=None)))
+        if found := of_other_plans(plan):
+            console().print(found)
 
 
 def _fail_stale_trials(plan: Plan, options: dict[str, Any]) -> None:
@@ -441,6 +444,7 @@ def schema(recipe: str) -> None:
 )
 @opt.some_studies
 @opt.plan_options
+@opt.reuse
 @opt.workers
 @opt.as_json
 def plan(study: tuple[str, ...], as_json: bool, **options: Any) -> None:
@@ -459,7 +463,14 @@ def plan(study: tuple[str, ...], as_json: bool, **options: Any) -> None:
         tell("loading PyTorch and the data")
         from hpo.execution.forecast import forecast
 
-        lines = forecast(specs, wanted, workers=options["workers"], names=study, tell=tell)
+        lines = forecast(
+            specs,
+            wanted,
+            workers=options["workers"],
+            names=study,
+            reuse=options["reuse"],
+            tell=tell,
+        )
     if as_json:
         write_json([line.to_json() for line in lines], sys.stdout)
     else:

@@ -567,23 +567,28 @@ def show_forecast(lines: Sequence[Line]) -> None:
     from hpo.planning.verdicts import LOOKS
 
     has_budget = ["afforded"] if any(line.afforded is not None for line in lines) else []
-    grid = Grid(
-        ("§", Kind.NAME),
-        ("study", Kind.NAME),
-        *[(head, Kind.NUMBER) for head in ("points", "seeds", "epochs", "time", *has_budget)],
-    )
+    has_reuse = ["taken over"] if any(line.reused is not None for line in lines) else []
+    heads = ("points", *has_reuse, "seeds", "epochs", "time", *has_budget)
+    grid = Grid(("§", Kind.NAME), ("study", Kind.NAME), *[(head, Kind.NUMBER) for head in heads])
     for line in lines:
         grid.add(
             line.section,
             line.study,
             str(line.points),
+            *("" if line.reused is None else str(line.reused) for _ in has_reuse),
             _from_to([line.least_seeds or line.seeds, line.seeds], str),
             _from_to([_least_epochs(line), line.epochs], "{:,}".format),
             _times([line]),
             *(f"{100 * (line.afforded or 0):.0f} %" for _ in has_budget),
         )
     epochs = [sum(map(_least_epochs, lines)), sum(line.epochs for line in lines)]
-    together = ["together", "", "", _from_to(epochs, "{:,}".format), _times(lines), *("" for _ in has_budget)]
+    together = [
+        "together",
+        *("" for _ in ("points", *has_reuse, "seeds")),
+        _from_to(epochs, "{:,}".format),
+        _times(lines),
+        *("" for _ in has_budget),
+    ]
     grid.add("", *together, style="bold")
     console().print(grid)
     if any(line.least_seeds for line in lines):

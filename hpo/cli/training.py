@@ -96,6 +96,7 @@ def demo(**options: Any) -> int:
 )
 @opt.some_studies
 @opt.plan_options
+@opt.reuse
 @opt.database
 @opt.checkpoints
 @opt.workers
@@ -167,6 +168,7 @@ def _run(
                 names=studies,
                 given=opt.given(options),
                 for_claims=for_claims,
+                reuse=options.get("reuse"),
             )
             reader = opt.open_plan(options, reader=True)
         if options["data"] in (None, plan.options.data):
@@ -249,12 +251,14 @@ def _means(
     ),
 )
 @opt.plan_options
+@opt.reuse
 @opt.database
 @opt.planned_workers
 def create(**options: Any) -> None:
     """Write the plan into the database and train nothing."""
     with waiting("loading data"):
         from hpo.execution.run import find_or_create_plan, threads_each
+        from hpo.planning.reuse import of_other_plans
 
         plan = find_or_create_plan(
             options["out"],
@@ -262,9 +266,12 @@ def create(**options: Any) -> None:
             studies=opt.studies(options),
             threads=threads_each(options["workers"]),
             given=opt.given(options),
+            reuse=options["reuse"],
         )
     for note in plan.identity.data_notes:
         say(f"data: {note}", err=True)
+    if found := of_other_plans(plan):
+        say(found, err=True)
     then = "then the confirmation and the final stage" if plan.confirms else "then the final stage"
     say(f"{plan.storage.name}: {', '.join(plan.specs)}, {then}")
     say("`hpo run` or `hpo worker` trains it")
@@ -595,6 +602,7 @@ def verify(trial: str, **options: Any) -> int:
     TRIAL is STUDY/NUMBER. Says that all epochs are equal, or the first that differs.
     """
     from hpo.monitor import results
+    from hpo.planning.reuse import ORIGIN_KEY, origins_text
 
     plan = opt.open_plan(options, reader=True)
     found = results.find_trial(plan, trial)  # what is not there is refused before torch is imported
@@ -602,5 +610,7 @@ def verify(trial: str, **options: Any) -> int:
         from hpo.execution.verify import verify as train_again
 
         difference = train_again(plan, *found, options["data"])
-    say(f"{trial}: {difference or 'equal to the bit in every epoch'}")
+    origins = origins_text(found[1].user_attrs.get(ORIGIN_KEY, ()))
+    origin = f"; taken over from {origins}" if origins else ""
+    say(f"{trial}: {difference or 'equal to the bit in every epoch'}{origin}")
     return 1 if difference else 0

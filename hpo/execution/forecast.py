@@ -12,10 +12,12 @@ import torch
 from hpo._process import n_workers
 from hpo.execution.identity import identify
 from hpo.execution.plan_data import data_of_final_stage, prepared
+from hpo.execution.plan_recipe import record_of
 from hpo.execution.run import threads_each
 from hpo.planning.closing import FINAL_MARGIN, MAX_FINAL_SHARE, fair_level
 from hpo.planning.manifest import Options
 from hpo.planning.plan import CONFIRM, FINAL
+from hpo.planning.reuse import Elsewhere, Setting
 from hpo.planning.scheduler import n_samples
 from hpo.planning.studies import check_epochs, lineage, published_config, root_configs, with_ancestors
 from hpo.planning.verdicts import LOOKS
@@ -27,6 +29,8 @@ from hpo.training.dry_run import seconds_per_step
 from hpo.training.registry import load_recipe
 
 Config = Mapping[str, ParamValue]
+Decided = Mapping[str, Config]
+"""What studies have decided for already, by name; for the others the files have to say it."""
 UNTIMED = ("epochs", "learning_rate", "l2", "momentum", "schedule", "warmup_epochs", "label_smoothing")
 """Parameters that cost nothing worth timing."""
 
@@ -53,6 +57,11 @@ class Line:
     """Predicted training time of all workers, which a budget limits."""
     afforded: float | None = None
     """The share of that which the budget affords; None: no budget, or nobody knows."""
+    reused: int | None = None
+    """Points that another plan has trained at all their seeds; None: none was named.
+
+    Which points a sampler will draw nobody knows before: they count as not trained.
+    """
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as `hpo plan --json` prints it."""
@@ -65,6 +74,7 @@ def forecast(
     *,
     workers: int | None = None,
     names: Sequence[str] = (),
+    reuse: str | None = None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Line]:
     """Forecast a run with these options, confirmation and final stage last unless studies are named.
@@ -78,6 +88,8 @@ def forecast(
         options: of the plan.
         workers: how many there will be; None: one a core or GPU.
         names: only these studies and those they need; empty: all, and the final stage.
+        reuse: output folder or database URL of a plan whose results are to be taken over. What its studies
+            have decided is taken for what those of the same names will.
         tell: is told what is being timed.
 
     Raises:
@@ -95,6 +107,11 @@ def forecast(
     entry, data = prepared(options, options.data)
     named = load_recipe(options.recipe)
     schema = named.recipe.schema
+    elsewhere = None
+    if reuse is not None:
+        elsewhere = Elsewhere.open(reuse, Setting(options, identity, record_of(named), schema))
+    decided = elsewhere.decisions if elsewhere else {}
+    search_seeds = range(options.seed, options.seed + options.most_seeds)
     timed: dict[str, float] = {}
 
     def seconds_per_epoch(config: Config) -> float:
@@ -109,14 +126,21 @@ def forecast(
 
     lines = []
     for name in served:
-        configs = _configs(specs, name, options)
+        configs = _configs(specs, name, options, decided)
         # a point of a grid may be what an earlier study has trained; of a sampled one nobody knows the points
-        known = _known(specs, name, options) if specs[name].is_grid else None
-        runs = [int(config["epochs"]) * options.most_seeds * (config != known) for config in configs]
+        known = _known(specs, name, options, decided) if specs[name].is_grid else None
+        n_seeds = [options.most_seeds * (config != known) for config in configs]
+        reused = None
+        if elsewhere is not None:
+            is_grid = specs[name].is_grid
+            there = [len(elsewhere.known_seeds(config, search_seeds)) * is_grid for config in configs]
+            n_seeds = [max(0, n - n_there) for n, n_there in zip(n_seeds, there, strict=True)]
+            reused = sum(n_there == options.most_seeds for n_there in there)
+        runs = [int(config["epochs"]) * n for config, n in zip(configs, n_seeds, strict=True)]
         seconds = []
         for number, (n, config) in enumerate(zip(runs, configs, strict=True), start=1):
             tell(f"timing a few steps of each network: {name}, {number} of {len(configs)}")
-            seconds.append(n * seconds_per_epoch(config))
+            seconds.append(n * seconds_per_epoch(config) if n or named.recipe.has_own_loop else 0.0)
         busy = min(count, len(configs)) or 1
         lines.append(
             Line(
@@ -130,10 +154,11 @@ def forecast(
                 least_seeds=options.first_seeds if options.races else None,
                 least_epochs=sum(runs) * options.first_seeds // options.most_seeds if options.races else None,
                 trained_seconds=_known_time(sum(seconds)),
+                reused=reused,
             )
         )
     if not names:
-        config = schema.complete(_start(specs, served[-1], options))
+        config = schema.complete(_start(specs, served[-1], options, decided))
         if options.confirm:
             lines.append(_confirmation(specs, served[-1], options, config, seconds_per_epoch(config), count))
         epochs = int(config["epochs"]) * options.final_seeds
@@ -190,16 +215,20 @@ def _known_time(seconds: float) -> float | None:
     return None if math.isnan(seconds) else seconds
 
 
-def _start(specs: Mapping[str, StudySpec], name: str, options: Options) -> dict[str, ParamValue]:
+def _start(
+    specs: Mapping[str, StudySpec], name: str, options: Options, decided: Decided
+) -> dict[str, ParamValue]:
     """Return what a study's points are laid over, as far as files say: base, and what is fixed on the way."""
-    return _with_epochs(specs[name].context(_inherited(specs, name, options)), options)
+    return _with_epochs(specs[name].context(_inherited(specs, name, options, decided)), options)
 
 
 def _with_epochs(params: dict[str, ParamValue], options: Options) -> dict[str, ParamValue]:
     return params if options.epochs is None else {**params, "epochs": options.epochs}
 
 
-def _inherited(specs: Mapping[str, StudySpec], name: str, options: Options) -> dict[str, ParamValue] | None:
+def _inherited(
+    specs: Mapping[str, StudySpec], name: str, options: Options, decided: Decided
+) -> dict[str, ParamValue] | None:
     parent = specs[name].inherits
     if parent is None:
         return None
@@ -207,25 +236,25 @@ def _inherited(specs: Mapping[str, StudySpec], name: str, options: Options) -> d
         return published_config(specs, parent, options.set)
     params: dict[str, ParamValue] | None = None
     for study in lineage(specs, parent):
-        params = study.context(params)
+        params = dict(decided.get(study.name) or study.context(params))
     return params
 
 
-def _known(specs: Mapping[str, StudySpec], name: str, options: Options) -> Config | None:
+def _known(specs: Mapping[str, StudySpec], name: str, options: Options, decided: Decided) -> Config | None:
     """Return the configuration that an earlier study has trained already, as far as the files say."""
-    inherited = _inherited(specs, name, options) if options.inherit == "winners" else None
+    inherited = _inherited(specs, name, options, decided) if options.inherit == "winners" else None
     if inherited is None:
         return None
     return specs[name].parameters.complete(_with_epochs(inherited, options))
 
 
-def _configs(specs: Mapping[str, StudySpec], name: str, options: Options) -> list[Config]:
+def _configs(specs: Mapping[str, StudySpec], name: str, options: Options, decided: Decided) -> list[Config]:
     """Return one configuration for each point; for a sampled study the one that it samples around."""
-    study, context = specs[name], _start(specs, name, options)
+    study, context = specs[name], _start(specs, name, options, decided)
     schema = study.parameters
     points = study.grid(context) if study.is_grid else [{}] * n_samples(study, context)
     configs: list[Config] = [schema.complete({**context, **point}) for point in points]
-    inherited = _inherited(specs, name, options)
+    inherited = _inherited(specs, name, options, decided)
     if options.inherit == "published" and inherited is not None:
         # nobody has trained what was published: where it is no point of the grid, a control is
         control = schema.complete(_with_epochs(inherited, options))

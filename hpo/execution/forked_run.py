@@ -64,6 +64,7 @@ class ForkedRun:
         names: Sequence[str],
         given: Mapping[str, Any],
         for_claims: bool,
+        reuse: str | None = None,
     ) -> tuple[Plan, list[str]]:
         """Do what `prepare_plan` does."""
         refuse_nested_run()
@@ -84,10 +85,13 @@ class ForkedRun:
                 threads=self._threads,
                 given=given,
                 for_claims=for_claims,
+                reuse=reuse,
                 resolve=self._resolve,
             )
         told = str(studies) if isinstance(studies, Path) else studies
-        found = self._call(_prepare, str(out), storage, told, names, self._threads, dict(given), for_claims)
+        found = self._call(
+            _prepare, str(out), storage, told, names, self._threads, dict(given), for_claims, reuse
+        )
         return Plan.open(Storage(url)), found
 
     def begin(self, plan: Plan, names: Sequence[str] | None, data: str | None) -> tuple[bool, list[str]]:
@@ -132,6 +136,7 @@ def _prepare(
     threads: int,
     given: Mapping[str, Any],
     for_claims: bool,
+    reuse: str | None,
 ) -> list[str]:
     """Prepare a plan in this process, for one that opens it then."""
     _, found = prepare_plan(
@@ -142,6 +147,7 @@ def _prepare(
         threads=threads,
         given=given,
         for_claims=for_claims,
+        reuse=reuse,
     )
     return found
 

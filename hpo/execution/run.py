@@ -41,6 +41,7 @@ from hpo.planning.compatibility import (
 )
 from hpo.planning.manifest import Options
 from hpo.planning.plan import CONFIRM, MODEL, WRONG_IMAGES, Plan
+from hpo.planning.reuse import Elsewhere, Setting
 from hpo.planning.scheduler import advance, fail_stale_trials, require_result, waiting_again
 from hpo.planning.studies import (
     Studies,
@@ -70,6 +71,7 @@ def find_or_create_plan(
     names: Sequence[str] = (),
     threads: int = 1,
     given: Mapping[str, Any] | None = None,
+    reuse: str | None = None,
     resolve: Resolve = resolve_here,
 ) -> Plan:
     """Find the plan of an output folder or database, or write it.
@@ -83,6 +85,8 @@ def find_or_create_plan(
         names: studies that are going to be asked for, to be checked before anything is written.
         threads: threads that every worker is going to train with.
         given: the options that the user gave, of those in `Options`.
+        reuse: output folder or database URL of a plan whose results are taken over where they are the same to
+            the bit.
         resolve: says what device, precision and kernels of a new plan mean here.
 
     Raises:
@@ -94,7 +98,10 @@ def find_or_create_plan(
     url = default_url(out) if storage is None else storage
     plan = existing_plan(url)
     if plan is not None:
-        return _agreeing(plan, studies, names, given)
+        plan = _agreeing(plan, studies, names, given)
+        if reuse is not None:
+            Elsewhere.open(reuse, Setting.of(plan), url).copy_into(plan.storage)
+        return plan
     options, named, specs = read_folder(studies, given)
     claims = _claims(studies or shipped_studies(), specs, named.recipe.schema)
     # everything that can be refused is refused before anything is written: a mistake must leave no plan
@@ -107,7 +114,11 @@ def find_or_create_plan(
     record = record_of(named)
     record.objective(options.metric)  # refuses a metric that the recipe has not
     identity = identify(options, threads, root_configs(specs), resolve)
+    setting = Setting(options, identity, record, named.recipe.schema)
+    elsewhere = None if reuse is None else Elsewhere.open(reuse, setting, url)
     database = Storage(url, create=True)
+    if elsewhere is not None:
+        elsewhere.copy_into(database)
     # another process may have been quicker while the data were read
     with nullcontext() if Plan.find(database) else exclusive(url):
         plan = Plan.find(database)
@@ -173,6 +184,7 @@ def prepare_plan(
     threads: int,
     given: Mapping[str, Any],
     for_claims: bool = False,
+    reuse: str | None = None,
     resolve: Resolve = resolve_here,
 ) -> tuple[Plan, list[str]]:
     """Return the plan as `find_or_create_plan` does, and what is to be known of the studies asked for.
@@ -185,6 +197,7 @@ def prepare_plan(
         threads: likewise.
         given: likewise.
         for_claims: make the study ready that is trained for claims alone; it is what is asked for.
+        reuse: likewise.
         resolve: likewise.
 
     Raises:
@@ -192,7 +205,14 @@ def prepare_plan(
     """
     checked = () if for_claims else names
     plan = find_or_create_plan(
-        out, storage=storage, studies=studies, names=checked, threads=threads, given=given, resolve=resolve
+        out,
+        storage=storage,
+        studies=studies,
+        names=checked,
+        threads=threads,
+        given=given,
+        reuse=reuse,
+        resolve=resolve,
     )
     if for_claims:
         open_cells(plan)
@@ -240,6 +260,7 @@ def run_plan(
     workers: int | None = None,
     trials_per_device: int | None = None,
     deadline_seconds: float | None = None,
+    reuse: Path | str | None = None,
     **options: Any,
 ) -> Plan:
     """Write or find a plan and work on it until it has ended: `hpo run` as a function.
@@ -254,6 +275,8 @@ def run_plan(
         workers: local processes; None: one a core, or one a GPU.
         trials_per_device: how many trials each of them trains at once; None: one on a CPU, several on a GPU.
         deadline_seconds: have the answer so long from now, as of `run`.
+        reuse: output folder or database URL of another plan, whose results are taken over where they are the
+            same to the bit.
         options: those that change results, as `Options` names them (`data`, `epochs`, …).
 
     Raises:
@@ -269,7 +292,13 @@ def run_plan(
     folder = user_path(studies) if isinstance(studies, str | Path) else studies
     out = user_path(out)
     plan = find_or_create_plan(
-        out, storage=storage, studies=folder, names=names, threads=threads_each(workers), given=options
+        out,
+        storage=storage,
+        studies=folder,
+        names=names,
+        threads=threads_each(workers),
+        given=options,
+        reuse=None if reuse is None else str(reuse),
     )
     stopped_by = run(
         plan,

@@ -34,6 +34,14 @@ from hpo.planning.decisions import TrialRef
 from hpo.planning.inheritance import config_of_trial, context_of, control_config, inherited_by, replicate_of
 from hpo.planning.plan import FINAL, Plan, versions
 from hpo.planning.pruners import Runs, TrialPruner, build_pruner
+from hpo.planning.reuse import (
+    ELSEWHERE,
+    MIXED_BITS,
+    ORIGIN_KEY,
+    Known,
+    find_known,
+    reports_of,
+)
 from hpo.planning.samplers import distributions, draw
 from hpo.planning.scheduler import is_control
 from hpo.space.parameters import ParamValue
@@ -187,12 +195,15 @@ def _train_trial(
     pruning = _Pruning(plan, name, trial, config)
     if (reused := _reuse_result(plan, name, trial, config, pruning)) is not None:
         return reused
-    attempt = _Attempt(plan, name, trial, context, callback, config)
+    known = _known_elsewhere(plan, name, trial, config, context)
+    if known is not None and known.seeds.keys() == {*trial.user_attrs["seeds"]}:
+        return _take_over(plan, trial, known, pruning)
+    attempt = _Attempt(plan, name, trial, context, callback, config, known)
     training = train(
         context.recipe,
         config,
         context.data,
-        trial.user_attrs["seeds"],
+        attempt.seeds,
         device=context.device,
         precision=plan.identity.precision,
         resume=attempt.restore(),
@@ -294,10 +305,15 @@ class _Attempt:
         context: WorkerContext,
         callback: TrialCallback,
         config: Config,
+        known: Known | None,
     ) -> None:
         self._plan, self._name, self._trial = plan, name, trial
         self._context, self._callback, self._config = context, callback, config
-        self._checkpoints = _checkpoints(plan, name, trial, config, context)
+        self._known = known
+        known_seeds = known.seeds if known else {}
+        self.seeds = tuple(seed for seed in trial.user_attrs["seeds"] if seed not in known_seeds)
+        """That are trained here; another plan has trained the others."""
+        self._checkpoints = _checkpoints(plan, name, trial, config, context, self.seeds)
         self._outbox = Outbox(plan.storage, id_of(trial))
         self._epochs: dict[int, Sequence[SeedEpoch]] = {}
         self._reports: dict[int, float] = {}
@@ -340,14 +356,14 @@ class _Attempt:
 
     def restore(self) -> dict[str, Any] | None:
         """Bring in the newest checkpoint, if there is one, and return its state of training."""
-        seeds = self._trial.user_attrs["seeds"]
         saved = self._checkpoints.latest(
-            lambda state: _restored(state, self._config, self._context, seeds, self._callback)
+            lambda state: _restored(state, self._config, self._context, self.seeds, self._callback)
         )
         if saved is not None:
             self._epochs |= saved.epochs
-            self._reports |= {number: self._value(each) for number, each in saved.epochs.items()}
-            attrs = {_key(number): _records(each) for number, each in saved.epochs.items()}
+            whole = {number: self._with_known(number, each) for number, each in saved.epochs.items()}
+            self._reports |= {number: self._value(each) for number, each in whole.items()}
+            attrs = {_key(number): each for number, each in whole.items()}
             attrs |= self._callback.attrs() | {"resumed_after_epoch": len(saved.epochs)}
             self.pruned_after = saved.pruned_after
             attrs |= self._audit()
@@ -355,12 +371,18 @@ class _Attempt:
         here = f"{processor(self._context.device)} with torch {versions()['torch']}"
         self._trained_on = list(dict.fromkeys([*(saved.trained_on if saved else []), here]))
         notes = [*self._callback.notes, *self._checkpoints.notes]
+        if self._known is not None:
+            known = sorted(self._known.seeds)
+            plural = "seed" if len(known) == 1 else "seeds"
+            notes.append(f"{plural} {', '.join(map(str, known))} not trained here, but in {self._known.text}")
         if len(self._trained_on) > 1:
             # better than to begin anew on each new machine of a cluster; but it is said
             machines = ", then ".join(self._trained_on)
-            notes.append(f"trained on {machines}: its last bits are those of no single machine")
+            notes.append(f"trained on {machines}: {MIXED_BITS}")
         last = self._callback.last_epoch
         attrs = self._said(*notes) | ({} if last is None else {"last_epoch": last})
+        if self._known is not None:
+            attrs[ORIGIN_KEY] = self._known.origins
         if attrs:
             self._plan.storage.write(id_of(self._trial), attrs=attrs)
         return saved.training if saved else None
@@ -374,8 +396,9 @@ class _Attempt:
         Returns:
             Whether the database has it; False: it follows later.
         """
-        value = self._value(epoch.seeds)
-        attrs: dict[str, Any] = {_key(epoch.number): _records(epoch.seeds)}
+        whole = self._with_known(epoch.number, epoch.seeds)
+        value = self._value(whole)
+        attrs: dict[str, Any] = {_key(epoch.number): whole}
         self._reports[epoch.number] = value
         is_best = self._selected == epoch.number
         began = time.perf_counter()
@@ -404,9 +427,16 @@ class _Attempt:
             self._checkpoints.save(self._trial.user_attrs["attempt"], epoch.number, state)
         return delivered
 
-    def _value(self, seeds: Sequence[SeedEpoch]) -> float:
+    def _with_known(self, number: int, trained: Sequence[SeedEpoch]) -> list[dict[str, Any]]:
+        """Return the records of an epoch of all seeds, in the trial's order."""
+        by_seed = {each.seed: each.to_dict() for each in trained}
+        if self._known is not None:
+            by_seed |= {seed: epochs[number - 1] for seed, epochs in self._known.seeds.items()}
+        return [by_seed[seed] for seed in self._trial.user_attrs["seeds"]]
+
+    def _value(self, seeds: Sequence[Mapping[str, Any]]) -> float:
         """Return the objective of an epoch, mean over seeds."""
-        return fmean(seed.metrics[self._plan.objective.name] for seed in seeds)
+        return fmean(seed["metrics"][self._plan.objective.name] for seed in seeds)
 
     def _said(self, *notes: str) -> dict[str, Any]:
         """Return the attribute of what is to be said of the trial, if there is anything new."""
@@ -590,14 +620,51 @@ def _trained_before(
     return (TrialRef(study=record.extends, trial=before.number), before) if is_same else None
 
 
-def _checkpoints(
+def _known_elsewhere(
     plan: Plan, name: str, trial: FrozenTrial, config: Config, context: WorkerContext
+) -> Known | None:
+    """Return what other plans have trained of a trial; of the final stage, which needs models, nothing."""
+    if name == FINAL:
+        return None
+    of_split = context.data.split_seed
+    return find_known(plan, config, trial.user_attrs["seeds"], of_split, processor(context.device))
+
+
+def _take_over(plan: Plan, trial: FrozenTrial, known: Known, pruning: _Pruning) -> TrialState:
+    """Give a trial the results that other plans have for all its seeds."""
+    first = known.trials[0]
+    by_seed = [known.seeds[seed] for seed in trial.user_attrs["seeds"]]
+    epochs = [list(records) for records in zip(*by_seed, strict=True)]
+    reports = reports_of(epochs, plan.objective)
+    attrs = {key: first.user_attrs[key] for key in ("device", "processor", "versions")}
+    notes = [note for each in known.trials for note in each.user_attrs.get("notes", [])]
+    attrs |= {_key(number): records for number, records in enumerate(epochs, start=1)}
+    attrs |= {ORIGIN_KEY: known.origins, **({"notes": list(dict.fromkeys(notes))} if notes else {})}
+    plan.storage.write(id_of(trial), attrs=attrs, reports=reports)
+    pruning.should_prune(len(reports))
+    value, reason = None, f"{ELSEWHERE}{known.text}, the same configuration at the same seeds"
+    if first.state == TrialState.COMPLETE:
+        best = plan.objective.best_of(reports)
+        value = None if best is None else reports[best]
+    else:
+        reason = f"{first.user_attrs['reason']} ({reason})"
+    plan.storage.finish(id_of(trial), first.state, value, {"reason": reason})
+    return first.state
+
+
+def _checkpoints(
+    plan: Plan,
+    name: str,
+    trial: FrozenTrial,
+    config: Config,
+    context: WorkerContext,
+    seeds: Sequence[int],
 ) -> Checkpoints:
     attrs = trial.user_attrs
     identity = {
         "recipe": {"name": plan.recipe.name, "sources": plan.recipe.sources},
         "config": dict(config),
-        "seeds": attrs["seeds"],
+        "seeds": list(seeds),
         "fingerprint": context.data.fingerprint,  # of the trial's own split where it has one
         "device": plan.identity.device,
         "precision": plan.identity.precision,

@@ -17,7 +17,7 @@ from hpo.planning.metrics import Metric
 from hpo.planning.plan import Plan
 from hpo.planning.verdicts import Comparison, compare, default_delta, in_words
 from hpo.space.parameters import ParamValue
-from hpo.storage.database import default_url
+from hpo.storage.database import url_of
 from hpo.storage.storage import Storage
 
 Pair = tuple[ParamValue | None, ParamValue | None]
@@ -130,8 +130,7 @@ def _is_plan(text: str) -> bool:
 
 
 def _opened(text: str) -> Plan:
-    url = text if "://" in text else default_url(text)
-    return Plan.open(Storage(url, reader=True))
+    return Plan.open(Storage(url_of(text), reader=True))
 
 
 def _check_comparable(names: tuple[str, str], plans: tuple[Plan, Plan]) -> None:

@@ -25,6 +25,7 @@ from hpo.planning.manifest import StudyRecord
 from hpo.planning.metrics import Metric
 from hpo.planning.plan import CLAIMS, CONFIRM, CONTROL_SLOT, FINAL, FINAL_SLOT, PRICE, Plan
 from hpo.planning.race import RaceResult, Stop
+from hpo.planning.reuse import ORIGIN_KEY
 from hpo.planning.scheduler import is_orphaned
 from hpo.planning.studies import lineage
 from hpo.space.parameters import ParamValue
@@ -309,7 +310,7 @@ def detail(plan: Plan, name: str, trial: FrozenTrial) -> TrialDetail:
     )
 
 
-_MACHINE = ("device", "processor", "precision", "threads", "versions", "split_seed")
+_MACHINE = ("device", "processor", "precision", "threads", "versions", "split_seed", ORIGIN_KEY)
 
 
 def _attempt(trial: FrozenTrial, discarded: Mapping[int, str]) -> AttemptRow:

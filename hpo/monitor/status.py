@@ -17,6 +17,7 @@ from hpo.planning.inheritance import context_of
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.plan import CLAIMS, CONFIRM, FINAL, FINAL_SLOT, PRICE, Plan
 from hpo.planning.price import bound_in_words
+from hpo.planning.reuse import is_from_another_plan, of_other_plans
 from hpo.planning.scheduler import study_jobs
 from hpo.storage.queue import Reason, Slots, SlotState, reason_of
 
@@ -44,6 +45,8 @@ class StudyStatus:
     """What was decided, in words; of the final stage what it found."""
     audit: Audit | None = None
     """What the audit of pruning found, where there is one and the study has decided."""
+    reused: int = 0
+    """How many of its trials have their result from another plan."""
 
     @property
     def n_points(self) -> int:
@@ -126,6 +129,7 @@ def study_status(plan: Plan, name: str, record: StudyRecord, trials: Sequence[Fr
         },
         decision=_decision_text(plan, record, final),
         audit=study_audit(plan, decision, slots),
+        reused=sum(is_from_another_plan(trial) for trial in trials),
     )
 
 
@@ -191,6 +195,7 @@ def remarks(plan: Plan, names: Sequence[str]) -> list[str]:
     Which values of a grid change nothing, only the recipe knows; where it is not at hand, none are named.
     """
     texts = [f"data: {note}" for note in plan.identity.data_notes]
+    texts += [found] if (found := of_other_plans(plan)) else []
     for name, study in ((name, plan.specs[name]) for name in names if name in plan.specs):
         if study.pruner.name == "chance" and not (plan.objective.is_share and plan.identity.class_names):
             unknown = f"the chance level of {plan.objective.label} is not known"

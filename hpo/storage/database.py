@@ -76,6 +76,23 @@ def default_url(out: str | Path) -> str:
     return url
 
 
+def url_of(place: str) -> str:
+    """Return the URL of the database that an output folder has, or of one that a URL names already.
+
+    Raises:
+        InputError: no URL can name it.
+    """
+    return place if "://" in place else default_url(place)
+
+
+def is_same(one: str, other: str) -> bool:
+    """Return whether two URLs name the same database, as far as they tell."""
+    files = sqlite_file(one), sqlite_file(other)
+    if files[0] is None or files[1] is None:
+        return parse(one) == parse(other)
+    return files[0].resolve() == files[1].resolve()
+
+
 def parse(url: str) -> URL:
     """Return the parts of a database URL; the driver that hpo uses and the home that ~ means are filled in.
 

@@ -42,7 +42,7 @@ from hpo.storage.trials import (
     OUTLINE,
     WHOLE,
     Trials,
-    add_waiting,
+    add_trials,
     fetch,
     get_attr,
     lock,
@@ -310,11 +310,11 @@ class Storage:
     # --- trials: each of these is one transaction ------------------------------------------------
 
     def enqueue(self, study_id: int, trials: Mapping[str, FrozenTrial], *, after: int = -1) -> None:
-        """Add WAITING trials in one transaction; a trial whose key the study has already is left out.
+        """Add trials in one transaction; a trial whose key the study has already is left out.
 
         Args:
             study_id: the study's.
-            trials: parameters and user attributes, by key.
+            trials: parameters and user attributes, by key; WAITING, or ended elsewhere with a result.
             after: no trial up to this id has one of the keys.
         """
         if not trials:
@@ -330,7 +330,8 @@ class Storage:
                 .where(trial.study_id == study_id, trial.trial_id > after, attribute.key == ATTEMPT_KEY)
             )
             there = {json.loads(str(key)) for key in queued}
-            add_waiting(session, study_id, {key: trials[key] for key in trials if key not in there})
+            new = {key: trials[key] for key in trials if key not in there}
+            add_trials(session, study_id, new)
 
         self._write(transaction)
 

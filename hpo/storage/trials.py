@@ -236,14 +236,21 @@ def _distribution(text: str) -> BaseDistribution:
 # a trial has eleven epochs. These take one for any number, and leave it to the caller to lock and to look.
 
 
-def add_waiting(session: Session, study_id: int, trials: Mapping[str, FrozenTrial]) -> None:
-    """Add WAITING trials of ours, by key, to a study; numbered as Optuna does, by those before them."""
+def add_trials(session: Session, study_id: int, trials: Mapping[str, FrozenTrial]) -> None:
+    """Add trials of ours, by key, to a study; numbered as Optuna does, by those before them.
+
+    They wait, or have ended; reports are not written.
+    """
     model, attrs, params = models.TrialModel, [], []
     count = session.scalar(select(sqlalchemy.func.count()).where(model.study_id == study_id)) or 0
     for number, (key, trial) in enumerate(trials.items(), start=count):
-        row: Any = model(study_id=study_id, number=number, state=TrialState.WAITING)
+        row: Any = model(study_id=study_id, number=number, state=trial.state)
+        if trial.state.is_finished():
+            row.datetime_start, row.datetime_complete = trial.datetime_start, trial.datetime_complete
         session.add(row)
         session.flush()  # one by one: their ids must rise as their numbers do
+        if trial.value is not None:
+            set_value(session, row.trial_id, trial.value)
         attrs += [
             {"trial_id": row.trial_id, "key": name, "value_json": json.dumps(value)}
             for name, value in {**trial.user_attrs, ATTEMPT_KEY: key}.items()

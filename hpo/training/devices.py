@@ -11,10 +11,8 @@ import copy
 import ctypes
 import math
 import os
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hpo._process import cpu_model
 from hpo.data.dataset import DataInfo
 from hpo.errors import InputError, did_you_mean
 
@@ -41,10 +40,7 @@ def processor(device: str) -> str:
         return "Apple GPU"
     if device != "cpu":
         return str(torch.cuda.get_device_name(device))
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
+    return cpu_model()
 
 
 def resolve_device(name: str) -> str:

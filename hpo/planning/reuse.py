@@ -1,0 +1,397 @@
+"""Results of other plans: what was trained to the same bits is taken over instead of being trained again.
+
+`--reuse` copies them, once, into a study of the plan's own database. Workers on any machine find them there,
+and the other plan is needed no more. A trial that is claimed looks there for its configuration, seed by seed,
+and trains what is missing. So a plan ends as it would have ended without them; but where a pruner would have
+stopped a point, the whole of it may be known.
+
+A pruned trial is not taken over: when it stopped depends on the company that it was in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from hpo._process import cpu_model
+from hpo.errors import InputError, MissingError
+from hpo.planning.decisions import epochs_of
+from hpo.planning.manifest import Identity, Options, RecipeRecord
+from hpo.planning.metrics import Metric
+from hpo.planning.plan import CLAIMS, CONFIRM, PRICE, Plan, versions
+from hpo.space.parameters import ParamValues, canonical_json
+from hpo.space.schema import Schema
+from hpo.storage.database import is_same, url_of
+from hpo.storage.queue import Reason, reason_of
+from hpo.storage.storage import TRIALS_PER_QUERY, Storage
+from hpo.storage.trials import AUDIT_KEY, attempt_key, id_of
+
+log = logging.getLogger(__name__)
+
+LIBRARY = "results of other plans"
+"""The Optuna study that holds them. No study of a plan can be called so: the name has blanks."""
+ORIGIN_KEY = "reused_from"
+"""The attribute of a trial that says whose results it has: a list of plan, study, trial and seeds."""
+ELSEWHERE = f"{Reason.REUSED}: in "
+"""What the reason of a trial begins with that has its result from another plan."""
+MIXED_BITS = "its last bits are those of no single machine"
+"""What is said of a trial that several kinds of machines have trained."""
+DECISIVE = ("torch", "numpy", "hpo")
+"""The versions that the bits of a result depend on, as far as hpo knows."""
+
+_COPIED = ("seeds", "device", "processor", "versions", "notes", "split_seed")
+_DATA = ("data", "limit_train", "limit_valid", "image_size", "fit")
+Records = list[list[dict[str, Any]]]
+"""By epoch and seed."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the bits of all results of a plan depend on, beside configuration, seeds and processor."""
+
+    options: Options
+    identity: Identity
+    recipe: RecipeRecord
+    schema: Schema
+    """Of the recipe itself, which knows what means nothing in a configuration."""
+
+    @classmethod
+    def of(cls, plan: Plan) -> Setting:
+        """Return that of a plan that is bound to its recipe."""
+        return cls(plan.options, plan.identity, plan.recipe, plan.schema)
+
+    @property
+    def objective(self) -> Metric:
+        """What the plan tunes for."""
+        return self.recipe.objective(self.options.metric)
+
+    @property
+    def may_mix(self) -> bool:
+        """Whether seeds have the same bits in any company: where they are fused on a GPU they have not."""
+        return self.identity.device == "cpu"
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What another plan has trained that counts in a plan of this setting."""
+
+    storage: Storage
+    setting: Setting
+    trials: Mapping[str, tuple[str, int]]
+    """Study and Optuna's id of each trial, by the key that it has in the library."""
+    decisions: Mapping[str, ParamValues]
+    """The configuration that each study there has decided for."""
+    on_others: Collection[str]
+    """The processors that trained all of it, where this machine has another; not known of GPUs."""
+
+    @classmethod
+    def open(cls, place: str, setting: Setting, ours: str | None = None) -> Elsewhere:
+        """Look what a plan has, which may be at work; only reads there.
+
+        Args:
+            place: its output folder or the URL of its database.
+            setting: of the plan that is to have it.
+            ours: the URL of that plan's database; None: it has none.
+
+        Raises:
+            MissingError: there is no plan.
+            InputError: nothing of it has the bits that it would have here; the text says by what they differ.
+        """
+        url = url_of(place)
+        try:
+            storage = Storage(url, reader=True)
+            other = Plan.open(storage)
+        except MissingError as error:
+            # not what the text advises, which is for who wants to make one there
+            raise MissingError(f"--reuse {place}: {str(error).partition(';')[0]}") from None
+        if ours is not None and is_same(url, ours):
+            raise InputError(f"--reuse {storage.name}: is the plan itself; leave the option out")
+        if differs := _difference(setting, other):
+            raise _nothing(storage, differs)
+        trials, reasons, processors = dict[str, tuple[str, int]](), Counter[str](), set[str]()
+        for name, trial in _ended(other, reasons):
+            config = _completed(setting.schema, trial.user_attrs["config"])
+            if config is None:
+                reasons["with other parameters"] += 1
+            elif why := _unlike(trial.user_attrs) or _of_another_split(setting, other, trial):
+                reasons[why] += 1
+            else:
+                trials.setdefault(_key(setting.schema, config, trial), (name, id_of(trial)))
+                processors.add(trial.user_attrs["processor"])
+        if not trials:
+            found = [f"{_n_trials(n)} {why}" for why, n in reasons.most_common()]
+            raise _nothing(storage, "; ".join(found) or "none of its trials has ended yet")
+        here = cpu_model()
+        is_here = setting.identity.device != "cpu" or here in processors
+        if not is_here:
+            log.warning(
+                "--reuse %s: trained on %s, and only workers on the same take it over; this machine has %s",
+                *(storage.name, " and ".join(sorted(processors)), here),
+            )
+        decided = {name: record.decision for name, record in other.records().items()}
+        return cls(
+            storage,
+            setting,
+            trials,
+            {name: decision.params for name, decision in decided.items() if decision and decision.params},
+            () if is_here else sorted(processors),
+        )
+
+    def known_seeds(self, config: ParamValues, seeds: Sequence[int]) -> set[int]:
+        """Return the seeds of a configuration that a worker of this machine need not train."""
+        if self.on_others:
+            return set()
+        digest = _digest(self.setting.schema, config, None)
+        blocks = [_seeds_of(key.rsplit(" ", 2)[0]) for key in self.trials if key.startswith(f"{digest} ")]
+        if self.setting.may_mix:
+            return {seed for block in blocks for seed in block} & {*seeds}
+        return {*seeds} if tuple(seeds) in blocks else set()
+
+    def copy_into(self, storage: Storage) -> None:
+        """Write it into the library of a database; what is there already stays as it is."""
+        record = {"options": self.setting.options.model_dump()}  # as all studies of ours have them
+        storage.create_study(LIBRARY, record, self.setting.objective.direction)
+        study_id = storage.study_id(LIBRARY)
+        plans = storage.study_attr(study_id, "plans") or []
+        if self.storage.name not in plans:
+            storage.set_study_attr(study_id, "plans", [*plans, self.storage.name])
+        there = {trial.user_attrs["point"] for trial in storage.outlines.of(study_id)}
+        new = [(key, *which) for key, which in self.trials.items() if key.rsplit(" ", 2)[0] not in there]
+        for start in range(0, len(new), TRIALS_PER_QUERY):
+            some = new[start : start + TRIALS_PER_QUERY]
+            whole = self.storage.whole([trial_id for _, _, trial_id in some])
+            copies = {key: self._copy(name, t) for (key, name, _), t in zip(some, whole, strict=True)}
+            storage.enqueue(study_id, copies)
+
+    def _copy(self, name: str, trial: FrozenTrial) -> FrozenTrial:
+        attrs, objective = trial.user_attrs, self.setting.objective
+        origin = {"plan": self.storage.name, "study": name, "trial": trial.number, "seeds": attrs["seeds"]}
+        kept = {key: value for key, value in attrs.items() if key in _COPIED or key.startswith("epoch:")}
+        kept |= {
+            "config": _completed(self.setting.schema, attrs["config"]),
+            ORIGIN_KEY: attrs.get(ORIGIN_KEY, [origin]),
+        }
+        if trial.state == TrialState.PRUNED:
+            return create_trial(state=TrialState.PRUNED, user_attrs={**kept, "reason": attrs["reason"]})
+        reports = reports_of(epochs_of(attrs), objective)
+        best = objective.best_of(reports)
+        assert best is not None  # it is COMPLETE
+        return create_trial(state=TrialState.COMPLETE, value=reports[best], user_attrs=kept)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a plan has, from others, of a configuration at some seeds."""
+
+    trials: Sequence[FrozenTrial]
+    """Of the library."""
+    seeds: Mapping[int, list[dict[str, Any]]]
+    """The records of each seed that is known, by epoch."""
+    origins: list[dict[str, Any]]
+    """As under `ORIGIN_KEY`."""
+
+    @property
+    def text(self) -> str:
+        """Where they were trained, in words."""
+        return origins_text(self.origins)
+
+
+def find_known(
+    plan: Plan, config: ParamValues, seeds: Sequence[int], split_seed: int | None, processor: str
+) -> Known | None:
+    """Return what other plans have trained of a configuration, to the bits that it would have here.
+
+    Args:
+        plan: bound to its recipe.
+        config: complete.
+        seeds: that are to be trained together.
+        split_seed: of the data, where the trial has a split of its own.
+        processor: of the worker.
+    """
+    try:
+        study_id = plan.storage.study_id(LIBRARY)
+    except MissingError:
+        return None
+    digest = _digest(plan.schema, config, split_seed)
+    outlines = plan.storage.outlines.of(study_id)
+    found = {t.user_attrs["point"]: id_of(t) for t in outlines if t.user_attrs["point"].startswith(digest)}
+    exact = _point(digest, seeds)
+    ids = [found.pop(exact)] if exact in found else []
+    if Setting.of(plan).may_mix:
+        ids += [id_ for point, id_ in found.items() if not {*seeds}.isdisjoint(_seeds_of(point))]
+    known, used, origins = dict[int, list[dict[str, Any]]](), list[FrozenTrial](), list[dict[str, Any]]()
+    for trial in plan.storage.whole(ids):
+        attrs, epochs = trial.user_attrs, epochs_of(trial.user_attrs)
+        block: list[int] = attrs["seeds"]
+        is_whole = block == list(seeds)
+        new = [seed for seed in seeds if seed in block and seed not in known]
+        # of a loop of the recipe's own that ended early nobody knows by which seed; likewise of divergence
+        is_divisible = trial.state == TrialState.COMPLETE and len(epochs) == config["epochs"]
+        if not new or _unlike(attrs, processor) or not (is_whole or is_divisible):
+            continue
+        for seed in new:
+            known[seed] = [records[block.index(seed)] for records in epochs]
+        used.append(trial)
+        parts = [{**each, "seeds": [s for s in each["seeds"] if s in new]} for each in attrs[ORIGIN_KEY]]
+        origins += [each for each in parts if each["seeds"]]
+        if is_whole:
+            break
+    return Known(used, known, origins) if used else None
+
+
+def reports_of(epochs: Sequence[Sequence[Mapping[str, Any]]], objective: Metric) -> dict[int, float]:
+    """Return what is reported of epochs: the objective, mean over seeds."""
+    return {
+        number: fmean(seed["metrics"][objective.name] for seed in seeds)
+        for number, seeds in enumerate(epochs, start=1)
+    }
+
+
+def origins_text(origins: Iterable[Mapping[str, Any]]) -> str:
+    """Return what stands under `ORIGIN_KEY` in words."""
+    by_plan: dict[str, list[str]] = {}
+    for each in origins:
+        by_plan.setdefault(each["plan"], []).append(f"{each['study']}/{each['trial']}")
+    return " and ".join(f"{plan} as {', '.join(names)}" for plan, names in by_plan.items())
+
+
+def of_other_plans(plan: Plan) -> str:
+    """Return what a plan has of other plans, in words; empty where it has nothing."""
+    attrs = plan.storage.study_attrs()
+    if LIBRARY not in attrs:
+        return ""
+    storage = plan.storage
+    n_there = len(storage.outlines.of(storage.study_id(LIBRARY)))
+    names = [name for name in (*plan.specs, CONFIRM, CLAIMS, PRICE) if name in attrs]
+    outlines = (t for name in names for t in storage.outlines.of(storage.study_id(name)))
+    n_taken = sum(map(is_from_another_plan, outlines))
+    there = ", ".join(attrs[LIBRARY].get("plans", []))
+    plural = "result" if n_there == 1 else "results"
+    return f"{n_there} {plural} of {there} at hand; taken over so far: {n_taken}"
+
+
+def is_from_another_plan(trial: FrozenTrial) -> bool:
+    """Return whether a trial, at least in outline, has its whole result from another plan."""
+    reason: str = trial.user_attrs.get("reason", "")
+    return reason.startswith(ELSEWHERE) or (reason_of(trial) == Reason.DIVERGED and ELSEWHERE in reason)
+
+
+# --- what must be the same -------------------------------------------------------------------------------
+
+
+def _difference(setting: Setting, other: Plan) -> str:
+    """Return the first thing by which all bits of another plan differ; empty where they need not."""
+    ours, theirs = setting.identity, other.identity
+    if other.recipe.name != setting.recipe.name:
+        return f"its recipe is {other.recipe.name}, not {setting.recipe.name}"
+    for module in sorted(other.recipe.sources.keys() | setting.recipe.sources.keys()):
+        if other.recipe.sources.get(module) != setting.recipe.sources.get(module):
+            return f"its recipe was another {module}.py, which has been changed since"
+    if theirs.fingerprint != ours.fingerprint:
+        given = ((key, getattr(other.options, key), getattr(setting.options, key)) for key in _DATA)
+        told = [
+            f"--{key.replace('_', '-')} {_given(there)} there, {_given(here)} here"
+            for key, there, here in given
+            if there != here
+        ]
+        return f"its data are others ({'; '.join(told) or 'in content, labels or split'})"
+    for key, advice in (
+        ("device", "--device sets it"),
+        ("kernels", "--kernels sets them"),
+        ("precision", "--precision sets it"),
+        ("threads", "a worker; --workers sets them"),
+    ):
+        there, here = getattr(theirs, key), getattr(ours, key)
+        if there != here:
+            return f"{key}: {there} there, {here} here ({advice})"
+    return ""
+
+
+def _given(value: object) -> str:
+    return "left out" if value is None else str(value)
+
+
+def _unlike(attrs: Mapping[str, Any], processor: str | None = None) -> str:
+    """Return why what a trial has found may have other bits here; empty where it has the same.
+
+    Args:
+        attrs: of the trial.
+        processor: of who asks; None: any will do.
+    """
+    theirs, here = attrs.get("versions", {}), versions()
+    for package in DECISIVE:
+        if theirs.get(package) != here[package]:
+            return f"by {package} {theirs.get(package, 'unknown')}, here is {here[package]}"
+    if "processor" not in attrs or attrs["processor"] != (processor or attrs["processor"]):
+        return f"on {attrs.get('processor', 'an unknown processor')}"
+    if any(note.endswith(MIXED_BITS) for note in attrs.get("notes", [])):
+        return "on several kinds of machines, one after the other"
+    return ""
+
+
+def _of_another_split(setting: Setting, other: Plan, trial: FrozenTrial) -> str:
+    limits = [(each.limit_train, each.limit_valid) for each in (setting.options, other.options)]
+    return "on other splits" if "split_seed" in trial.user_attrs and limits[0] != limits[1] else ""
+
+
+def _nothing(storage: Storage, why: str) -> InputError:
+    return InputError(f"--reuse {storage.name}: nothing of it has the bits that it would have here: {why}")
+
+
+def _n_trials(count: int) -> str:
+    return f"{count} trial" if count == 1 else f"{count} trials"
+
+
+def _ended(other: Plan, left_out: Counter[str]) -> Iterator[tuple[str, FrozenTrial]]:
+    """Yield the trials of a plan that trained to their end, or diverged; count why others are left out."""
+    attrs = other.storage.study_attrs()
+    for name in (*other.specs, CONFIRM, CLAIMS, PRICE, LIBRARY):
+        if name not in attrs:
+            continue
+        discarded = attrs[name].get("discarded", {})
+        ids = []
+        for trial in other.storage.outlines.of(other.storage.study_id(name)):
+            has_diverged = reason_of(trial) == Reason.DIVERGED and AUDIT_KEY not in trial.user_attrs
+            if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
+                continue
+            if str(trial.number) in discarded:
+                left_out["discarded"] += 1
+            elif trial.state == TrialState.COMPLETE or has_diverged:
+                ids.append(id_of(trial))
+            else:
+                left_out["pruned or cut short, which depends on the company that a trial is in"] += 1
+        yield from ((name, trial) for trial in other.storage.whole(ids))
+
+
+# --- by what they are found ------------------------------------------------------------------------------
+
+
+def _completed(schema: Schema, config: ParamValues) -> ParamValues | None:
+    """Return a configuration with the parameters that came since at their defaults; None: it is another's."""
+    return {**schema.defaults, **config} if config.keys() <= schema.parameters.keys() else None
+
+
+def _digest(schema: Schema, config: ParamValues, split_seed: int | None) -> str:
+    """Return a text that is equal exactly for what trains the same at the same seeds."""
+    trained = canonical_json({"config": schema.effective(config), "split_seed": split_seed})
+    return hashlib.sha256(trained.encode()).hexdigest()[:32]
+
+
+def _point(digest: str, seeds: Sequence[int]) -> str:
+    return f"{digest} {','.join(map(str, seeds))}"
+
+
+def _seeds_of(point: str) -> tuple[int, ...]:
+    return tuple(map(int, point.rpartition(" ")[2].split(",")))
+
+
+def _key(schema: Schema, config: ParamValues, trial: FrozenTrial) -> str:
+    attrs = trial.user_attrs
+    return attempt_key(_point(_digest(schema, config, attrs.get("split_seed")), attrs["seeds"]), 0, 1)
