@@ -279,6 +279,9 @@ def _points_grid(plan: Plan, axes: Sequence[str], rows: Sequence[TrialRow], widt
     last = [("best epoch", Kind.NUMBER), ("epochs", Kind.NUMBER), ("state", Kind.WORD)]
     last = [*([("seeds", Kind.NUMBER), ("to best", Kind.NUMBER)] if races else []), *last]
     leader = next((row for row in complete if row.trial == best), None)
+    if won := [row for row in complete if row.stop == "won"]:  # by the seeds that all had, if it was closed
+        (leader,), best = won, won[0].trial
+        values[best] = leader.metrics[objective.name]
     wide = Grid(("trial", Kind.NUMBER), *[(axis, Kind.NUMBER) for axis in axes], *metrics, *last)
     narrow = Grid(("trial", Kind.NUMBER), ("point", Kind.TEXT), *metrics, *last)
     for row in rows:

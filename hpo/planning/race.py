@@ -287,7 +287,7 @@ class RaceResult(BaseModel):
             Stop.WON: f"won the race with {finish.seeds} seeds",
             Stop.BEHIND: f"{after}, shown to be behind",
             Stop.NO_BETTER: f"{after}, shown not to be ahead{than}",
-            Stop.NOT_TOLD_APART: f"was not told apart from the winner by {finish.seeds} seeds",
+            Stop.NOT_TOLD_APART: f"could not be told apart from the winner by {finish.seeds} seeds",
         }.get(finish.stop, f"left the race: {finish.stop}")
 
 

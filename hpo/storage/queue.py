@@ -128,15 +128,22 @@ class Slots:
         return any(not trial.state.is_finished() for trial in self.attempts.get(slot, []))
 
     def replicates(self, point: str) -> list[Slot]:
-        """Return the slots of a point that have been tried, in order."""
+        """Return the slots of a point that have been tried, in order.
+
+        What was only queued, and closed when it was claimed, is no replicate.
+        """
         found: list[Slot] = []
-        while (slot := Slot(point, len(found))) in self.attempts:
+        while (slot := Slot(point, len(found))) in self.attempts and not (found and self.never_began(slot)):
             found.append(slot)
         return found
 
     def state_at(self, point: str) -> SlotState:
-        """Return where a point stands, all its replicates together."""
-        states = [self.state(slot) for slot in self.replicates(point)]
+        """Return where a point stands, all its replicates together.
+
+        A further one that was cut short, as its study was closed, leaves it as it was.
+        """
+        first, *more = self.replicates(point)
+        states = [self.state(first), *(self.state(slot) for slot in more if not self._was_cut_short(slot))]
         order = (SlotState.RUNNING, SlotState.WAITING, SlotState.FAILED, SlotState.PRUNED)
         return next((state for state in order if state in states), SlotState.COMPLETE)
 
@@ -153,6 +160,10 @@ class Slots:
         """Return whether the slot was only queued, and closed when it was claimed, as its study was."""
         attempts = self.attempts.get(slot, ())
         return all(t.state == TrialState.FAIL and reason_of(t) == Reason.CUT_SHORT for t in attempts)
+
+    def _was_cut_short(self, slot: Slot) -> bool:
+        accepted = self.accepted(slot)
+        return accepted is not None and reason_of(accepted) == Reason.CUT_SHORT
 
     def next_attempt(self, slot: Slot) -> int:
         """Return the number, from 1, of the next attempt at the slot."""

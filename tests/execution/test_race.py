@@ -235,7 +235,7 @@ def test_a_further_replicate_that_is_lost_is_tried_again(raced: Plan, place: Pat
 
 
 def test_a_plan_that_is_finished_amid_a_race_decides_by_the_seeds_that_all_have(
-    raced: Plan, place: Path
+    cli: Cli, place: Path
 ) -> None:
     # the fourth seed is good for whoever gets it first
     code = RECIPE.replace("value = 0.4", "value = 0.4 + 0.2 * (seed == 3)")
@@ -252,6 +252,14 @@ def test_a_plan_that_is_finished_amid_a_race_decides_by_the_seeds_that_all_have(
     assert {each.stop: each.seeds for each in race.finishes} == dict.fromkeys(
         (Stop.WON, Stop.NOT_TOLD_APART, Stop.BEHIND), 3
     )
+    # a point whose further seeds were queued and never begun is as whole as the others
+    assert [(row.state, row.reason) for row in rows(plan, "first")] == [("complete", "")] * 4
+    assert status(plan)[0].points["complete"] == status(plan)[0].n_points == 4
+    lines = [line.split() for line in cli("show", "first", "--storage", plan.storage.url).out.splitlines()]
+    # trial, quality, accuracy, seeds, to best: the fourth seed makes no leader of quality 39
+    gaps = {line[1]: line[4] for line in lines if line[1:2] and line[1] in ("1", "20", "39")}
+    assert all(gap.startswith("-") for gap in gaps.values())
+    assert len(gaps) == 3
     second = plan.decision("second")
     assert second is not None
     assert second.text.endswith(
