@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, TextIO
 
 # control characters, line separators, marks that turn the direction of writing, bytes that are no UTF-8
@@ -67,6 +68,25 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
+
+
+def age_text(time: datetime | None) -> str:
+    """Return how long ago something was, no more exact than one wants to know; a dash where it never was."""
+    if time is None:
+        return "–"
+    seconds = (datetime.now(UTC) - time).total_seconds()
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size:.0f} {unit} ago"
+    return "now"
+
+
+def bytes_text(count: int) -> str:
+    """Return an amount of data as a person says it."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count / 1e3:.0f} kB"
 
 
 UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}

@@ -11,9 +11,9 @@ from click.core import ParameterSource
 from hpo._text import printable
 from hpo.planning.defaults import Defaults
 
-_ADVISED = re.compile(r"`hpo ([a-z]+)([^`]*)`")
+_ADVISED = re.compile(r"`hpo ([a-z]+(?:-[a-z]+)*)([^`]*)`")
 _META = "hpo.cli.advice"
-_RECORDED = {*Defaults.__annotations__, "studies", "search", "trials", "no_pruning"} - {"data"}
+_RECORDED = {*Defaults.__annotations__, "name", "studies", "search", "trials", "no_pruning"} - {"data"}
 """What a plan that exists needs no more."""
 
 

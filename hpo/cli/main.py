@@ -30,6 +30,7 @@ GROUPS = {
         "final": ("training", "Show the test set's answer; train it first if need be."),
     },
     "Look": {
+        "list": ("managing", "List the plans in a folder, or in a database."),
         "status": ("reading", "Show where every study stands, and the time left."),
         "show": ("reading", "Show the points of a study and its decision, or one trial whole."),
         "best": ("reading", "Show the best configuration so far, and why."),
@@ -51,9 +52,13 @@ GROUPS = {
         "predict": ("reading", "Classify pictures with the final model."),
         "export": ("reading", "Write every trial as CSV, JSON or Parquet, or for a tracker."),
         "schema": ("reading", "Print the JSON schema of study files, for editors."),
+        "delete": ("managing", "Delete a plan, after a question."),
     },
 }
 """By what a person wants; of each its module, where it has the same name, and its help's first sentence."""
+
+MAX_NAME_WIDTH = 10
+"""What a longer one does stands in a line below it."""
 
 COMMANDS = {name: place for group in GROUPS.values() for name, place in group.items()}
 
@@ -67,20 +72,21 @@ class _NotLoaded(click.Command):
 
     def load(self) -> click.Command:
         module, name = self._place
-        command: click.Command = getattr(import_module(module), name)
+        command: click.Command = getattr(import_module(module), name.replace("-", "_"))
         return command
 
 
 class _Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands, group by group; descriptions in one column throughout."""
-        width = max(map(len, self.commands))
+        width = max(len(name) for name in self.commands if len(name) <= MAX_NAME_WIDTH)
         room = formatter.width - formatter.indent_increment - width - 2
         for title, names in GROUPS.items():
             with formatter.section(title):
                 listed = [self.commands[name] for name in names]
                 formatter.write_dl(
-                    [(each.name.ljust(width), each.get_short_help_str(room)) for each in listed if each.name]
+                    [(each.name.ljust(width), each.get_short_help_str(room)) for each in listed if each.name],
+                    col_max=width,
                 )
 
     def resolve_command(

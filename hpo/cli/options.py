@@ -34,6 +34,7 @@ TRAINED, SEEDS, DECISIONS = "What is trained", "Seeds and length", "Decisions"
 HARDWARE, PLACES, WORKERS = "Hardware", "Places", "Workers"
 """Groups of options in the help of commands that have many."""
 
+MAX_NAME = 100
 MAX_AT_ONCE = 1000
 """Of workers, and of trials that one trains: a typing mistake is not to take the whole machine."""
 
@@ -320,6 +321,26 @@ def _database(default_out: str) -> Decorator:
     return add
 
 
+def _valid_name(context: click.Context, option: click.Parameter, given: str | None) -> str | None:
+    """Return a name for a plan.
+
+    Raises:
+        click.BadParameter: nothing can be seen of it, or it fills a screen.
+    """
+    if given is not None and not 0 < len(given.strip()) <= MAX_NAME:
+        raise click.BadParameter(f"must have 1 to {MAX_NAME} characters", context, option)
+    return None if given is None else given.strip()
+
+
+plan_name = _group(
+    PLACES,
+    _option(
+        "--name",
+        callback=_valid_name,
+        metavar="TEXT",
+        help="What lists and reports call the plan; may be changed.  [default: its folder's name]",
+    ),
+)
 database = _database("hpo-out")
 demo_database = _database("hpo-demo")
 worker_data = _group(

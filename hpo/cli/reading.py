@@ -50,9 +50,12 @@ def status(is_watch: bool, as_json: bool, **options: Any) -> None:
     if as_json:
         from hpo.monitor.status import status as statuses
 
-        write_json({"studies": [record.to_json() for record in statuses(plan)]}, sys.stdout)
+        studies = [record.to_json() for record in statuses(plan)]
+        write_json({"name": plan.name, "studies": studies}, sys.stdout)
     else:
         from dataclasses import replace
+
+        from rich.text import Text
 
         from hpo.cli.screen import headline
         from hpo.cli.tables import console, show_status
@@ -66,6 +69,7 @@ def status(is_watch: bool, as_json: bool, **options: Any) -> None:
         console().print(headline(replace(progress, test=None)))
         if found := of_other_plans(plan):
             console().print(found)
+        console().print(Text(f"plan {plan.name}, in {plan.storage.name}", "dim"), soft_wrap=True)
 
 
 def _fail_stale_trials(plan: Plan, options: dict[str, Any]) -> None:

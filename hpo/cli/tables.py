@@ -14,7 +14,16 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from hpo._text import duration, params_text, percent, point_text, printable, show_value
+from hpo._text import (
+    age_text,
+    bytes_text,
+    duration,
+    params_text,
+    percent,
+    point_text,
+    printable,
+    show_value,
+)
 from hpo.cli.advice import command, completed
 from hpo.cli.grid import Grid, Kind, sparkline
 from hpo.cli.output import waiting
@@ -22,7 +31,9 @@ from hpo.cli.output import waiting
 if TYPE_CHECKING:
     from hpo.execution.doctor import Check, RecipeCheck
     from hpo.execution.forecast import Line
+    from hpo.execution.housekeeping import Holdings
     from hpo.monitor.comparison import PairComparison
+    from hpo.monitor.plans import PlanLine
     from hpo.monitor.results import TrialDetail, TrialRow
     from hpo.monitor.status import StudyStatus
     from hpo.monitor.watch import Progress
@@ -128,6 +139,70 @@ def show_status(records: Sequence[StudyStatus], objective: Metric) -> None:
             record.decision,
         )
     console().print(grid)
+
+
+def show_plans(lines: Sequence[PlanLine], place: str) -> None:
+    """Print one line a plan.
+
+    Args:
+        lines: of the plans.
+        place: the folder that they were found in, or a database.
+    """
+    grid = Grid(
+        ("plan", Kind.NAME),
+        ("state", Kind.WORD),
+        ("studies", Kind.NUMBER),
+        ("best", Kind.NUMBER),
+        ("test", Kind.NUMBER),
+        ("last work", Kind.WORD),
+        ("size", Kind.NUMBER),
+        ("folder", Kind.SENTENCE),
+    )
+    metrics = {line.objective for line in lines}
+    for line in lines:
+        best, test = (line.objective.with_unit(value) for value in (line.best, line.test))
+        if len(metrics) > 1 and line.best is not None:
+            best = f"{line.objective.short} {best}"
+        folder = "" if line.folder is None or "://" in place else os.path.relpath(line.folder, place)
+        grid.add(
+            line.name,
+            Text(line.state, STATE_STYLES[line.state]),
+            f"{line.decided}/{line.studies}",
+            best,
+            test,
+            age_text(line.last_work),
+            bytes_text(line.n_bytes),
+            "" if folder in (line.name, ".") else folder,
+        )
+    console().print(grid)
+
+
+def show_holdings(holdings: Holdings) -> None:
+    """Print what there is of a plan, and how much."""
+    plan, screen = holdings.plan, console()
+    trials = "1 trial" if holdings.n_trials == 1 else f"{holdings.n_trials:,} trials"
+    n_studies = len(holdings.studies)
+    studies = "1 study" if n_studies == 1 else f"{n_studies} studies"
+    screen.print(f"{plan.name}, in {plan.storage.name}: {studies}, {trials}", soft_wrap=True)
+    grid = Grid(("what", Kind.WORD), ("size", Kind.NUMBER), ("where", Kind.TEXT))
+    sizes = holdings.n_bytes
+    rest = "" if holdings.database else "rows of a database that stays"
+    grid.add("database", bytes_text(sizes["database"]) if holdings.database else "", rest)
+    for kind in ("checkpoints", "outputs"):
+        files = holdings.files.get(kind, ())
+        count = len(files) + (len(holdings.checkpoints) if kind == "checkpoints" else 0)
+        if count:
+            grid.add(kind, bytes_text(sizes[kind]), _told_files(kind, holdings))
+    screen.print(grid)
+
+
+def _told_files(kind: str, holdings: Holdings) -> str:
+    files = holdings.files.get(kind, ())
+    names = sorted({file.relative_to(holdings.out).parts[0] for file in files})
+    told = [f"{holdings.out}: {', '.join(names)}"] if names else []
+    if kind == "checkpoints" and holdings.checkpoints:
+        told.append(f"folders of checkpoints: {len(holdings.checkpoints)}")
+    return "; ".join(told)
 
 
 def show_comparison(found: PairComparison) -> None:

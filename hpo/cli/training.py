@@ -6,7 +6,7 @@ Each imports what it needs when it runs: `hpo --help` loads neither torch nor op
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, chdir, contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -73,6 +73,7 @@ def init(folder: Path, template: str) -> None:
     ),
 )
 @opt.plan_options
+@opt.plan_name
 @opt.demo_database
 @opt.checkpoints
 @opt.workers
@@ -97,6 +98,7 @@ def demo(**options: Any) -> int:
 @opt.some_studies
 @opt.plan_options
 @opt.reuse
+@opt.plan_name
 @opt.database
 @opt.checkpoints
 @opt.workers
@@ -170,6 +172,7 @@ def _run(
                 for_claims=for_claims,
                 reuse=options.get("reuse"),
             )
+            plan = _named(plan, options)
             reader = opt.open_plan(options, reader=True)
         if options["data"] in (None, plan.options.data):
             advise_without("data")  # the plan knows
@@ -206,6 +209,11 @@ def _run(
             else:
                 show_outcome(reader, out)
         return 0
+
+
+def _named(plan: Plan, options: Mapping[str, Any]) -> Plan:
+    name = options.get("name")
+    return plan if name in (None, plan.name) else plan.named(name)
 
 
 @contextmanager
@@ -252,6 +260,7 @@ def _means(
 )
 @opt.plan_options
 @opt.reuse
+@opt.plan_name
 @opt.database
 @opt.planned_workers
 def create(**options: Any) -> None:
@@ -268,12 +277,13 @@ def create(**options: Any) -> None:
             given=opt.given(options),
             reuse=options["reuse"],
         )
+        plan = _named(plan, options)
     for note in plan.identity.data_notes:
         say(f"data: {note}", err=True)
     if found := of_other_plans(plan):
         say(found, err=True)
     then = "then the confirmation and the final stage" if plan.confirms else "then the final stage"
-    say(f"{plan.storage.name}: {', '.join(plan.specs)}, {then}")
+    say(f"{plan.name}, in {plan.storage.name}: {', '.join(plan.specs)}, {then}")
     say("`hpo run` or `hpo worker` trains it")
 
 

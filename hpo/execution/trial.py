@@ -48,7 +48,7 @@ from hpo.space.parameters import ParamValue
 from hpo.space.study_file import StudySpec
 from hpo.storage.outbox import Outbox
 from hpo.storage.queue import Queue, Reason, reason_of, slot_of
-from hpo.storage.trials import AUDIT_KEY, SECONDS_KEY, SEED_EPOCHS_KEY, id_of
+from hpo.storage.trials import AUDIT_KEY, CHECKPOINTS_KEY, SECONDS_KEY, SEED_EPOCHS_KEY, id_of
 from hpo.training.checkpoints import Checkpoints
 from hpo.training.cuda import is_lost, is_out_of_memory
 from hpo.training.devices import processor
@@ -401,6 +401,8 @@ class _Attempt:
         attrs: dict[str, Any] = {_key(epoch.number): whole}
         self._reports[epoch.number] = value
         is_best = self._selected == epoch.number
+        if not self._trained_seed_epochs:
+            attrs[CHECKPOINTS_KEY] = self._checkpoints.folder  # before anything is in it
         began = time.perf_counter()
         attrs |= _computed(
             self._context, partial(self._callback.after_epoch, epoch, self._config, is_best=is_best)

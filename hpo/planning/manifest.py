@@ -315,6 +315,8 @@ class PlanManifest(BaseModel):
     """What the final stage holds besides: written last, it says that the plan is whole."""
 
     plan: Annotated[list[str], Field(min_length=1)]
+    name: str = ""
+    """That somebody gave the plan."""
     recipe: RecipeRecord
     options: Options
     identity: Identity

@@ -37,6 +37,7 @@ from hpo.planning.verdicts import default_delta
 from hpo.space.claim_file import Claims
 from hpo.space.schema import Schema
 from hpo.space.study_file import CONFIRM_NAME, FINAL_NAME, StudySpec
+from hpo.storage.database import default_name
 from hpo.storage.queue import Slot
 from hpo.storage.storage import Storage
 
@@ -67,6 +68,8 @@ class Plan:
     recipe: RecipeRecord
     created_with: Mapping[str, str]
     """Versions of what results depend on, when the plan was created."""
+    given_name: str = ""
+    """As `--name` gave it."""
 
     # --- making and finding ------------------------------------------------------------------------
 
@@ -127,7 +130,7 @@ class Plan:
             specs[name] = study
         for name in (CONFIRM, FINAL) if mark.options.confirm else (FINAL,):
             checked(StudyRecord, storage, name, attrs, schema)
-        return cls(storage, specs, mark.options, mark.identity, mark.recipe, mark.versions)
+        return cls(storage, specs, mark.options, mark.identity, mark.recipe, mark.versions, mark.name)
 
     @classmethod
     def open(cls, storage: Storage) -> Plan:
@@ -140,6 +143,16 @@ class Plan:
         if plan is None:
             raise MissingError(f"{storage.name}: holds no plan; `hpo run` or `hpo create` writes one")
         return plan
+
+    @property
+    def name(self) -> str:
+        """What people call the plan: by default as its folder, or its database on a server."""
+        return self.given_name or default_name(self.storage.url)
+
+    def named(self, name: str) -> Plan:
+        """Return the plan under another name, and write that down."""
+        self.storage.set_study_attr(self.storage.study_id(FINAL), "name", name)
+        return replace(self, given_name=name)
 
     def with_confirmation(self, given: Mapping[str, Any]) -> Plan:
         """Return the plan with a confirmation before its final stage, and write that down.

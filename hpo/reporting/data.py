@@ -190,6 +190,8 @@ class ReportData:
     """The recipe's metrics, in its order."""
     versions: Mapping[str, str]
     """Of what results depend on, when the plan was created."""
+    name: str
+    """Of the plan."""
     storage: str
     """The database as people may see it; a file by its name."""
     sections: Sequence[Section]
@@ -338,6 +340,7 @@ def read(plan: Plan) -> ReportData:
         objective=plan.objective,
         metrics=plan.metrics,
         versions=plan.created_with,
+        name=plan.name,
         storage=f"sqlite:///{file.name}" if file else plan.storage.name,
         sections=list(sections.values()),
         confirmation=plan.record(CONFIRM).confirmation if plan.confirms else None,

@@ -526,6 +526,7 @@ def provenance_table(report: ReportData, version: str) -> Table:
     final_seeds = ", ".join(map(str, report.final["seeds"])) if report.final else "not trained yet"
     fresh = [point.seeds[0] for point in report.confirmation_points]
     lines: list[tuple[str, object]] = [
+        ("plan", report.name),
         ("data", data_text(report)),
         ("data fingerprint", identity.fingerprint),
         ("recipe", report.recipe.name),

@@ -45,6 +45,8 @@ DRIVERS = {
 """The driver that hpo is tested with, by kind of database; the extras of `pip install` bring them."""
 EXTRAS = {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
 
+FILE_NAME = "hpo.db"
+"""Of the database in an output folder."""
 SQLITE_BUSY_SECONDS = 60
 VERSION_TABLE = "alembic_version"
 IMPATIENT_SECONDS = 10  # of who only wants to know whether there is a lock
@@ -69,7 +71,7 @@ def default_url(out: str | Path) -> str:
     Raises:
         InputError: no URL can name it.
     """
-    file = str(user_path(out) / "hpo.db")
+    file = str(user_path(out) / FILE_NAME)
     url = f"sqlite:///{file}"
     if make_url(url).database != file:
         raise InputError(f"--out {out}: no database URL can name a file there; take a name without ? and %")
@@ -91,6 +93,15 @@ def is_same(one: str, other: str) -> bool:
     if files[0] is None or files[1] is None:
         return parse(one) == parse(other)
     return files[0].resolve() == files[1].resolve()
+
+
+def default_name(url: str) -> str:
+    """Return what a plan is called that nobody has named: as its folder, or its database on a server."""
+    file = sqlite_file(url)
+    if file is None:
+        return parse(url).database or ""
+    file = file.resolve()
+    return file.parent.name if file.name == FILE_NAME and file.parent.name else file.stem
 
 
 def parse(url: str) -> URL:

@@ -323,6 +323,22 @@ def this_process() -> dict[str, Any]:
     }
 
 
+def workers_at(storage: Storage, lease_seconds: float) -> list[str]:
+    """Return who trains for the plan of a database now, as `host:pid`."""
+    running = {
+        trial_id: owner
+        for study in storage.study_attrs()
+        for trial_id, _, owner in storage.running(storage.study_id(study))
+    }
+    silent = storage.seconds_since_heartbeat(running)
+    alive = [
+        owner
+        for trial_id, owner in running.items()
+        if not is_dead(owner) and abs(silent.get(trial_id, 0.0)) <= lease_seconds
+    ]
+    return sorted({f"{owner['host']}:{owner['pid']}" for owner in alive})
+
+
 def is_dead(owner: Mapping[str, Any]) -> bool:
     """Return whether the owner was a process of this host, since it was started, that no longer runs."""
     if not owner or owner["host"] != socket.gethostname() or owner["boot"] != _boot_id():

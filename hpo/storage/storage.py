@@ -277,6 +277,44 @@ class Storage:
 
         self._write(transaction)
 
+    def delete_studies(self, names: Collection[str]) -> None:
+        """Delete studies with all that belongs to them, in one transaction."""
+        study_ids = [self.study_id(name) for name in names]
+        trial_ids = sqlalchemy.select(models.TrialModel.trial_id).where(
+            models.TrialModel.study_id.in_(study_ids)
+        )
+
+        def transaction(session: Session) -> None:
+            for study_id in sorted(study_ids):  # nobody adds a trial meanwhile
+                models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+            for table in reversed(models.BaseModel.metadata.sorted_tables):  # those before which others need
+                if "study_id" in table.c:
+                    session.execute(sqlalchemy.delete(table).where(table.c.study_id.in_(study_ids)))
+                elif "trial_id" in table.c:
+                    session.execute(sqlalchemy.delete(table).where(table.c.trial_id.in_(trial_ids)))
+
+        self._write(transaction)
+        self._study_ids.clear()
+
+    def lifetime(self, study_ids: Collection[int]) -> tuple[datetime, datetime] | None:
+        """Return when trials of studies first began and last did anything, in UTC; None: none has begun."""
+        trial, beat = models.TrialModel.__table__.c, models.TrialHeartbeatModel
+        least, most = sqlalchemy.func.min, sqlalchemy.func.max
+        query = (
+            sqlalchemy.select(
+                least(trial.datetime_start),
+                most(trial.datetime_start),
+                most(trial.datetime_complete),
+                most(beat.heartbeat),
+            )
+            .select_from(models.TrialModel)
+            .outerjoin(beat, beat.trial_id == trial.trial_id)
+            .where(trial.study_id.in_(study_ids))
+        )
+        ((first, *last),) = self.read(query)
+        times = [time.replace(tzinfo=UTC) for time in (first, *last) if time is not None]
+        return (times[0], max(times)) if first is not None else None
+
     def trials(self, study_id: int) -> list[FrozenTrial]:
         """Return all trials of a study, by number. Finished ones come from memory: do not change them."""
         return self._whole.of(study_id)

@@ -36,6 +36,9 @@ ATTEMPT_KEY = "attempt_key"
 SECONDS_KEY, SEED_EPOCHS_KEY = "trained_seconds", "trained_seed_epochs"
 """The attributes that say what an attempt trained itself: a worker's time, and epochs times seeds."""
 
+CHECKPOINTS_KEY = "checkpoints"
+"""The attribute that says in which folder of the store a trial's checkpoints are."""
+
 AUDIT_KEY = "audit"
 """The attribute of a trial that is trained on after a pruner stopped it: after which epoch, and its value."""
 

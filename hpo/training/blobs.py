@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
@@ -35,6 +36,9 @@ class BlobStore(Protocol):
 
     def rename(self, name: str, new: str) -> None:
         """Give a file another name."""
+
+    def size(self, folder: str) -> int:
+        """Return how many bytes the files in a folder have; 0 where there is no such folder."""
 
     def remove(self, name: str) -> None:
         """Remove a file; it may be gone already."""
@@ -92,6 +96,14 @@ class FolderBlobs:
     def rename(self, name: str, new: str) -> None:
         """Give a file another name."""
         (self.root / name).replace(self.root / new)
+
+    def size(self, folder: str) -> int:
+        """Return how many bytes the files in a folder have; 0 where there is no such folder."""
+        path, total = self.root / folder, 0
+        for each in path.iterdir() if path.is_dir() else ():
+            with suppress(FileNotFoundError):  # another process has just dropped it
+                total += each.stat().st_size
+        return total
 
     def remove(self, name: str) -> None:
         """Remove a file; it may be gone already."""
@@ -155,6 +167,16 @@ class RemoteBlobs:
     def rename(self, name: str, new: str) -> None:
         """Give a file another name."""
         self._filesystem.mv(self._path(name), self._path(new))
+
+    @_steadily
+    def size(self, folder: str) -> int:
+        """Return how many bytes the files in a folder have; 0 where there is no such folder."""
+        self._filesystem.invalidate_cache()
+        try:
+            found = self._filesystem.ls(self._path(folder), detail=True)
+        except FileNotFoundError:
+            return 0
+        return sum(int(each["size"] or 0) for each in found)
 
     @_steadily
     def remove(self, name: str) -> None:

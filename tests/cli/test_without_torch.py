@@ -26,6 +26,7 @@ LOOKING = [
     ("final", "--json"),
     ("claims",),
     ("compare", "rate/0", "rate/1"),
+    ("list", "."),
     ("export",),
     ("export", "--to", "tensorboard", "runs"),
     ("report", "--to", "to"),

@@ -32,6 +32,7 @@ def test_what_is_written_is_read(store: BlobStore) -> None:
     assert store.names("a/b") == ["one", "two"]
     assert store.read("a/b/one") == b"11"
     assert store.read("a/b/two") == b"222"
+    assert (store.size("a/b"), store.size("a/c")) == (5, 0)
 
 
 def test_names_change_and_go(store: BlobStore) -> None:

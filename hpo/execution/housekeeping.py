@@ -1,0 +1,157 @@
+"""Plans are deleted, whole, and nothing that is not theirs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from optuna.trial import FrozenTrial
+
+from hpo._files import user_path
+from hpo.errors import ConflictError, RunError
+from hpo.monitor.files import FOLDERS, beside, bytes_of, files_in
+from hpo.planning.plan import Plan
+from hpo.storage.database import FILE_NAME, sqlite_file
+from hpo.storage.queue import workers_at
+from hpo.storage.storage import Storage
+from hpo.storage.trials import CHECKPOINTS_KEY
+from hpo.training.blobs import BlobStore, open_blobs
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """All that there is of a plan."""
+
+    plan: Plan
+    out: Path
+    studies: Sequence[str]
+    n_trials: int
+    database: Sequence[Path]
+    """The files of its database that go with it; empty where that is a server's, or holds other studies."""
+    store: BlobStore
+    checkpoints: Mapping[str, int]
+    """Bytes of folders of checkpoints in the store, by name."""
+    files: Mapping[str, Sequence[Path]]
+    """Those in the output folder, by kind: `checkpoints`, `outputs`."""
+
+    @property
+    def n_bytes(self) -> dict[str, int]:
+        """What each kind takes of the disk; a server's database is not counted."""
+        found = {kind: bytes_of(files) for kind, files in self.files.items()}
+        found["checkpoints"] = found.get("checkpoints", 0) + sum(self.checkpoints.values())
+        return {"database": bytes_of(self.database), **found}
+
+
+def holdings_of(plan: Plan, out: str | Path, checkpoints: str | None = None) -> Holdings:
+    """Return all that there is of a plan, and of no other.
+
+    An output folder with the plan's own database in it is the plan's: what hpo writes into such folders goes
+    along, checkpoints of earlier plans too. In all other places it is what the plan's trials name.
+
+    Args:
+        plan: that is looked at.
+        out: its output folder.
+        checkpoints: folder or fsspec URL of its checkpoints; None: `out/checkpoints`.
+    """
+    out, storage = user_path(out), plan.storage
+    attrs = storage.study_attrs()
+    ours = {*(name for name in attrs if "options" in attrs[name]), *plan.records()}
+    ids = {name: storage.study_id(name) for name in attrs if name in ours}
+    counts = storage.counts(dict.fromkeys(ids.values(), 0))
+    file = sqlite_file(storage.url)
+    is_own = file is not None and file.resolve() == (out / FILE_NAME).resolve()
+    needs_trials = checkpoints is not None or not is_own
+    trials = [trial for id_ in ids.values() for trial in storage.trials(id_)] if needs_trials else []
+    store = open_blobs(checkpoints or out / "checkpoints")
+    named = _checkpoint_folders(trials)
+    sizes = {folder: store.size(folder) for folder in named}
+    found = files_in(out) if is_own else {"outputs": _named_outputs(storage, out, ids.values(), trials)}
+    return Holdings(
+        plan=plan,
+        out=out,
+        studies=list(ids),
+        n_trials=sum(counts.values()),
+        database=beside(file) if file is not None and len(ids) == len(attrs) else [],
+        store=store,
+        checkpoints={folder: size for folder, size in sizes.items() if size},
+        files={kind: files for kind, files in found.items() if kind != "database"},
+    )
+
+
+def _checkpoint_folders(trials: Iterable[FrozenTrial]) -> list[str]:
+    """Return the folders of a store that trials name, that of the final stage's files too."""
+    attrs = [trial.user_attrs for trial in trials]
+    shared = {each["final"]["shared_folder"] for each in attrs if "final" in each}
+    return sorted(shared | {each[CHECKPOINTS_KEY] for each in attrs if CHECKPOINTS_KEY in each})
+
+
+def _named_outputs(
+    storage: Storage, out: Path, study_ids: Iterable[int], trials: Iterable[FrozenTrial]
+) -> list[Path]:
+    """Return the files in a folder, which may be that of several plans, that the database names."""
+    trials, found = list(trials), []
+    for trial in trials:
+        for name, digest in trial.user_attrs.get("final", {}).get("shared_files", {}).items():
+            with suppress(OSError):  # it is not here
+                if hashlib.sha256((out / name).read_bytes()).hexdigest() == digest:
+                    found.append(out / name)
+    attrs = [*(trial.system_attrs for trial in trials), *map(storage.system_attrs, study_ids)]
+    for key, text in ((key, text) for each in attrs for key, text in each.items()):
+        artifact = json.loads(text) if "artifacts:" in key else None
+        if artifact and (file := out / "artifacts" / artifact["artifact_id"]).is_file():
+            found.append(file)
+    return found
+
+
+def refuse_where_workers_are(plan: Plan) -> None:
+    """Check that nobody trains for a plan.
+
+    Raises:
+        ConflictError: somebody does; the text names them.
+    """
+    workers = workers_at(plan.storage, plan.options.lease_seconds)
+    if workers:
+        raise ConflictError(
+            f"{plan.storage.name}: {', '.join(workers)} {'is' if len(workers) == 1 else 'are'} training for "
+            f"this plan; stop {'it' if len(workers) == 1 else 'them'} first (Ctrl-C, or kill PID), then "
+            "delete it"
+        )
+
+
+def delete(holdings: Holdings) -> None:
+    """Delete a plan; killed on the way, the same again deletes the rest.
+
+    Raises:
+        ConflictError: somebody trains for it.
+        RunError: something cannot be removed.
+    """
+    refuse_where_workers_are(holdings.plan)
+    storage = Storage(holdings.plan.storage.url)
+    try:
+        for files in holdings.files.values():
+            _remove(files, holdings.out)
+        for folder in holdings.checkpoints:
+            holdings.store.remove_folder(folder)
+        # last, as it knows what the rest is
+        storage.delete_studies(holdings.studies)
+        _remove(holdings.database, holdings.out)
+    except OSError as error:
+        raise RunError(
+            f"{error.filename or storage.name}: cannot be removed: {error.strerror or error}; "
+            "the same command removes the rest"
+        ) from error
+
+
+def _remove(files: Sequence[Path], out: Path) -> None:
+    """Remove files, and the folders in an output folder that are empty then."""
+    for file in files:
+        file.unlink(missing_ok=True)
+    folders = [Path(where) for name in FOLDERS for where, _, _ in os.walk(out / name, topdown=False)]
+    for folder in (*folders, out):
+        with suppress(OSError):  # there is something else in it
+            folder.rmdir()

@@ -1,0 +1,66 @@
+"""Which files of an output folder hpo wrote, and what they take of the disk.
+
+A user may keep notes, pictures and study files in the same folder: what is not listed here is theirs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from hpo.planning.plan import MODEL, WRONG_IMAGES
+from hpo.storage.database import FILE_NAME
+
+BESIDE = ("", "-wal", "-shm", "-journal", ".lock")
+"""What SQLite and hpo add to the name of a database file for the files beside it."""
+
+_UNFINISHED = r"(\.[0-9a-f]{8}\.unfinished)?"
+_FINAL = f"({re.escape(MODEL)}|{re.escape(WRONG_IMAGES)})"
+_OURS = {
+    "database": "|".join(re.escape(f"{FILE_NAME}{suffix}") for suffix in BESIDE),
+    "checkpoints": r"checkpoints/[^/]+/[0-9a-f]{16}-\d+/epoch-\d+-attempt-\d+\.(checkpoint|bad)"
+    rf"|checkpoints/final-files/[0-9a-f]{{16}}/{_FINAL}",
+    "outputs": rf"{_FINAL}|artifacts/[0-9a-f-]{{36}}|report/report\.(html|md)|report/tables/[^/]+\.csv"
+    r"|report/figures/[^/]+\.(svg|png)|logs/(workers|worker-[^/]+)\.log",
+}
+FOLDERS = ("checkpoints", "artifacts", "report", "logs")
+
+
+def files_in(out: Path) -> dict[str, list[Path]]:
+    """Return the files of an output folder that hpo wrote: its database, its checkpoints, its outputs."""
+    found: dict[str, list[Path]] = {kind: [] for kind in _OURS}
+    for path in _walked(out):
+        name = path.relative_to(out).as_posix()
+        for kind, pattern in _OURS.items():
+            if re.fullmatch(f"({pattern}){_UNFINISHED}", name):
+                found[kind].append(path)
+    return found
+
+
+def _walked(out: Path) -> Iterator[Path]:
+    with suppress(OSError):
+        yield from (path for path in sorted(out.iterdir()) if path.is_file() and not path.is_symlink())
+    for name in FOLDERS:
+        folder = out / name
+        if folder.is_symlink():  # what it leads to may be anybody's
+            continue
+        for where, _, names in os.walk(folder):
+            yield from (Path(where, each) for each in sorted(names) if not Path(where, each).is_symlink())
+
+
+def beside(database: Path) -> list[Path]:
+    """Return a database file and those that belong to it, as far as they are there."""
+    files = [Path(f"{database}{suffix}") for suffix in BESIDE]
+    return [file for file in files if file.is_file()]
+
+
+def bytes_of(files: Iterable[Path]) -> int:
+    """Return how many bytes files have; one that has just gone has none."""
+    total = 0
+    for file in files:
+        with suppress(OSError):
+            total += file.stat().st_size
+    return total

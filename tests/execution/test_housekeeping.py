@@ -1,0 +1,176 @@
+"""What `hpo delete` removes, and what it leaves."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+
+from hpo.execution.run import find_or_create_plan
+from hpo.execution.worker import work
+from hpo.monitor.plans import find_plans
+from hpo.planning.plan import Plan
+from hpo.planning.scheduler import advance
+from hpo.storage.queue import this_process
+from hpo.storage.storage import Storage
+from tests.support import timed
+from tests.support.fixtures import Cli
+from tests.support.plans import RATES, TINY_SIZES, made_plan, train
+from tests.support.scripted_worker import REMOTE, Worker
+
+GRID = {"first": "[search]\nquality = [0, 1]"}
+STOPS_ONCE = f"""{timed.EPOCH}
+            import os, pathlib
+            if epoch == 3 and not pathlib.Path('stopped').exists():
+                pathlib.Path('stopped').touch()
+                os.kill(os.getpid(), 15)"""
+"""An epoch of a recipe whose first trial is stopped in its third epoch."""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def begun(url: str, out: Path, *, checkpoints: Path | None = None, quality: int = 0) -> Plan:
+    """A plan whose first trial was stopped in its third epoch; its checkpoints wait for who resumes it."""
+    Path("stopped").unlink(missing_ok=True)
+    study = GRID["first"].replace("0", str(quality))
+    recipe = timed.write(Path(), {"first": study}, STOPS_ONCE)
+    given = {**TINY_SIZES, "recipe": recipe, "epochs": 4}
+    plan = find_or_create_plan(out, storage=url, studies=Path("studies"), given=given)
+    work(plan.storage, out=out, checkpoints=checkpoints)
+    return plan
+
+
+def test_all_that_hpo_wrote_goes_and_nothing_else(cli: Cli, place: Path, small_studies: Path) -> None:
+    out = Path("out")
+    train(out, studies=small_studies, **TINY_SIZES)
+    assert cli("report", "--out", out).code == 0
+    notes = ("notes.md", "report/notes.md", "report/tables/mine.txt", "checkpoints/mine", "logs/other.log")
+    (out / "logs").mkdir()
+    for name in notes:
+        (out / name).write_text("mine")
+    (place / "elsewhere").mkdir()
+    (place / "elsewhere" / "worker-1.log").write_text("mine")
+    (out / "artifacts" / "link").symlink_to(place / "elsewhere")
+    (out / "report" / "figures").rename(place / "figures")
+    (out / "report" / "figures").symlink_to(place / "figures")
+    drawn = files(place / "figures")
+    result = cli("delete", "--out", out, "--yes")
+    assert result.code == 0, result.err
+    assert files(out) - {f"report/figures/{name}" for name in drawn} == {*notes}
+    assert files(place / "elsewhere") == {"worker-1.log"}
+    assert files(place / "figures") == drawn
+    again = cli("delete", "--out", out, "--yes")
+    assert again.code == 2
+    assert "no database here" in again.err
+
+
+def test_nothing_is_left_of_a_folder_that_was_hpo_s_alone(cli: Cli, place: Path) -> None:
+    plan = begun("sqlite:///out/hpo.db", Path("out"))
+    assert any(name.endswith(".checkpoint") for name in files(Path("out")))
+    told = cli("delete", "--out", "out", "--yes").out
+    assert f"out, in {plan.storage.name}: 2 studies, 2 trials" in told
+    assert "checkpoints" in told
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(("owner", "name"), [(this_process(), f":{os.getpid()}"), (REMOTE, "node-7:")])
+def test_a_plan_with_workers_is_not_deleted(
+    cli: Cli, place: Path, owner: dict[str, object], name: str
+) -> None:
+    plan = made_plan(place / "out", RATES)
+    advance(plan)
+    trial = Worker(plan).claim("rate", owner)
+    refused = cli("delete", "--out", "out", "--yes")
+    assert refused.code == 2
+    assert name in refused.err
+    assert "is training for this plan" in refused.err
+    assert len(plan.trials("rate")) == 3
+    Worker(plan).finish(trial, [0.5])
+    assert cli("delete", "--out", "out", "--yes").code == 0
+
+
+def test_who_cannot_be_asked_deletes_nothing(cli: Cli, place: Path) -> None:
+    made_plan(place / "out", RATES)
+    before = files(place)
+    refused = cli("delete", "--out", "out")
+    assert refused.code == 2
+    assert "--yes" in refused.err
+    assert files(place) == before
+
+
+@pytest.mark.parametrize(("answer", "is_deleted"), [("n\n", False), ("\n", False), ("y\n", True)])
+def test_the_question(place: Path, answer: str, is_deleted: bool) -> None:
+    made_plan(place / "out", RATES)
+    master, terminal = pty.openpty()
+    os.write(master, answer.encode())
+    done = subprocess.run(
+        [sys.executable, "-m", "hpo", "delete", "--out", "out"],
+        stdin=terminal,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    os.close(master)
+    os.close(terminal)
+    assert done.returncode == 0, done.stderr
+    assert "Delete all of it? [y/N]" in done.stdout
+    assert (place / "out" / "hpo.db").exists() != is_deleted
+
+
+def test_two_plans_in_one_folder_keep_what_is_theirs(cli: Cli, place: Path) -> None:
+    """Both have one --out and one store of checkpoints, and databases elsewhere."""
+    out, shared = Path("out"), place / "shared"
+    begun("sqlite:///a.db", out, checkpoints=shared)
+    of_a = files(shared)
+    b = begun("sqlite:///b.db", out, checkpoints=shared, quality=7)
+    of_b = files(shared) - of_a
+    assert of_a
+    assert of_b
+    assert cli("delete", "--storage", "sqlite:///a.db", "--checkpoints", shared, "--yes").code == 0
+    assert files(shared) == of_b
+    assert not Path("a.db").exists()
+    work(b.storage, out=out, checkpoints=shared)
+    out.mkdir(exist_ok=True)
+    (out / "report.md").write_text("mine")
+    assert cli("delete", "--storage", "sqlite:///b.db", "--checkpoints", shared, "--yes").code == 0
+    assert files(shared) == set()
+    assert files(out) == {"report.md"}
+
+
+def test_another_s_study_in_the_database_stays(cli: Cli, place: Path) -> None:
+    made_plan(place / "out", RATES)
+    others = optuna.create_study(study_name="others", storage="sqlite:///out/hpo.db")
+    others.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+    told = cli("delete", "--out", "out", "--yes")
+    assert told.code == 0, told.err
+    assert "rows of a database that stays" in told.out
+    left = optuna.load_study(study_name="others", storage="sqlite:///out/hpo.db")
+    assert len(left.trials) == 2
+    assert optuna.get_all_study_names("sqlite:///out/hpo.db") == ["others"]
+
+
+def test_a_database_takes_another_plan_afterwards(cli: Cli, place: Path, database_url: str) -> None:
+    plan = made_plan(place / "first", RATES, database_url)
+    advance(plan)
+    worker = Worker(plan)
+    worker.finish_all("rate", [0.5, 0.4])
+    assert cli("delete", "--storage", database_url, "--out", "first", "--yes").code == 0
+    if not plan.storage.is_sqlite:
+        assert Storage(database_url).study_attrs() == {}
+    again = made_plan(place / "second", RATES, database_url)
+    assert again.trials("rate") == []
+    (line,) = find_plans(database_url).plans
+    assert line.state == "pending"
