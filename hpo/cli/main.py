@@ -52,6 +52,7 @@ GROUPS = {
         "predict": ("reading", "Classify pictures with the final model."),
         "export": ("reading", "Write every trial as CSV, JSON or Parquet, or for a tracker."),
         "schema": ("reading", "Print the JSON schema of study files, for editors."),
+        "prune-checkpoints": ("managing", "Remove checkpoints that nothing needs any more."),
         "delete": ("managing", "Delete a plan, after a question."),
     },
 }

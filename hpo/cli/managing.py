@@ -90,3 +90,40 @@ def delete(is_sure: bool, **options: Any) -> int:
         delete_all(holdings)
     say(f"deleted {plan.name}: {freed}")
     return 0
+
+
+@with_examples(
+    ("hpo prune-checkpoints", "Of the plan in hpo-out, also while workers train for it."),
+    (
+        "hpo prune-checkpoints --storage @database-url --checkpoints s3://lab/photos",
+        "Of a plan on a server, in the store that its workers share.",
+    ),
+)
+@opt.database
+@opt.checkpoints
+def prune_checkpoints(**options: Any) -> None:
+    """Remove checkpoints that nothing needs any more.
+
+    Trials remove their own when they end. What was left behind, by workers that were killed just then or
+    paused for long, goes by this command; what a trial resumes from stays, and so do the model and the
+    pictures of the final stage.
+    """
+    with waiting("looking at the checkpoints"):
+        from hpo.errors import RunError
+        from hpo.execution.housekeeping import prune_checkpoints as prune
+        from hpo.training.blobs import open_blobs
+
+        plan = opt.open_plan(options, reader=True)
+        place = options["checkpoints"] or options["out"] / "checkpoints"
+        try:
+            found = prune(plan, open_blobs(place))
+        except OSError as error:
+            raise RunError(f"{place}: {error.strerror or error}") from error
+    for sizes, what in (
+        (found.freed, "freed"),
+        (found.kept, "kept, as trials resume from them"),
+        (found.unknown, "left, as no trial of this plan names them"),
+    ):
+        if sizes or sizes is found.freed:
+            folders = "1 folder" if len(sizes) == 1 else f"{len(sizes)} folders"
+            say(f"{bytes_text(sum(sizes.values()))} in {folders} {what}")

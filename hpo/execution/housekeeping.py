@@ -1,4 +1,4 @@
-"""Plans are deleted, whole, and nothing that is not theirs."""
+"""What is not needed any more goes: checkpoints of points that have a result, or a plan as a whole."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from hpo.errors import ConflictError, RunError
 from hpo.monitor.files import FOLDERS, beside, bytes_of, files_in
 from hpo.planning.plan import Plan
 from hpo.storage.database import FILE_NAME, sqlite_file
-from hpo.storage.queue import workers_at
+from hpo.storage.queue import Slots, workers_at
 from hpo.storage.storage import Storage
-from hpo.storage.trials import CHECKPOINTS_KEY
+from hpo.storage.trials import CHECKPOINTS_KEY, id_of
 from hpo.training.blobs import BlobStore, open_blobs
 
 
@@ -106,6 +106,50 @@ def _named_outputs(
         if artifact and (file := out / "artifacts" / artifact["artifact_id"]).is_file():
             found.append(file)
     return found
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What became of a plan's checkpoints. Bytes of each folder, by its name."""
+
+    freed: Mapping[str, int]
+    kept: Mapping[str, int]
+    """Trials resume from them, or would if the point is retried."""
+    unknown: Mapping[str, int]
+    """No trial of the plan names them: they are another plan's, or an earlier one's."""
+
+
+def prune_checkpoints(plan: Plan, store: BlobStore) -> Pruned:
+    """Remove the checkpoints that nothing needs: of points that have a result.
+
+    A trial removes its own when it ends. What is left is of trials that were killed just then, or of workers
+    that were paused while another one ended their trial. The final stage's model and pictures stay.
+
+    Raises:
+        OSError: the store cannot be read.
+    """
+    freed, kept, unknown = dict[str, int](), dict[str, int](), dict[str, int]()
+    for name in plan.records():
+        there = {f"{name}/{folder}" for folder in store.names(name)}
+        if not there:
+            continue
+        study_id = plan.storage.study_id(name)
+        # before the trials' states: what has a result by then gets no further checkpoint
+        folders = plan.storage.values_of(study_id, CHECKPOINTS_KEY)
+        slots = Slots.of(plan.storage.outlines.of(study_id))
+        needed, named = set[str](), set[str]()
+        for slot, attempts in slots.attempts.items():
+            theirs = {folders[id_of(trial)] for trial in attempts if id_of(trial) in folders}
+            named |= theirs
+            if slots.accepted(slot) is None or slots.queued(slot):
+                needed |= theirs
+        for folder in sorted(there):
+            size = store.size(folder)
+            place = unknown if folder not in named else kept if folder in needed else freed
+            place[folder] = size
+            if place is freed:
+                store.remove_folder(folder)
+    return Pruned(freed, kept, unknown)
 
 
 def refuse_where_workers_are(plan: Plan) -> None:

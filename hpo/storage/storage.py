@@ -425,6 +425,16 @@ class Storage:
         )
         return {(id_, state): count for id_, state, count in self.read(query)}
 
+    def values_of(self, study_id: int, key: str) -> dict[int, Any]:
+        """Return a user attribute of the trials of a study that have it, by trial id."""
+        trial, attribute = models.TrialModel, models.TrialUserAttributeModel
+        query = (
+            sqlalchemy.select(trial.trial_id, attribute.value_json)
+            .join(attribute, trial.trial_id == attribute.trial_id)
+            .where(trial.study_id == study_id, attribute.key == key)
+        )
+        return {trial_id: json.loads(text) for trial_id, text in self.read(query)}
+
     def sums(self, study_ids: Sequence[int], keys: Sequence[str]) -> dict[tuple[int, str], float]:
         """Return the sums of user attributes that are numbers, by study id and key, over all its trials."""
         trial, attribute = models.TrialModel, models.TrialUserAttributeModel

@@ -11,13 +11,16 @@ from pathlib import Path
 import optuna
 import pytest
 
+from hpo._text import bytes_text
+from hpo.execution.housekeeping import prune_checkpoints
 from hpo.execution.run import find_or_create_plan
 from hpo.execution.worker import work
 from hpo.monitor.plans import find_plans
 from hpo.planning.plan import Plan
-from hpo.planning.scheduler import advance
-from hpo.storage.queue import this_process
+from hpo.planning.scheduler import advance, study_jobs
+from hpo.storage.queue import Queue, Reason, slot_of, this_process
 from hpo.storage.storage import Storage
+from hpo.training.blobs import open_blobs
 from tests.support import timed
 from tests.support.fixtures import Cli
 from tests.support.plans import RATES, TINY_SIZES, made_plan, train
@@ -42,7 +45,7 @@ def files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def begun(url: str, out: Path, *, checkpoints: Path | None = None, quality: int = 0) -> Plan:
+def begun(url: str, out: Path, *, checkpoints: Path | str | None = None, quality: int = 0) -> Plan:
     """A plan whose first trial was stopped in its third epoch; its checkpoints wait for who resumes it."""
     Path("stopped").unlink(missing_ok=True)
     study = GRID["first"].replace("0", str(quality))
@@ -174,3 +177,54 @@ def test_a_database_takes_another_plan_afterwards(cli: Cli, place: Path, databas
     assert again.trials("rate") == []
     (line,) = find_plans(database_url).plans
     assert line.state == "pending"
+
+
+@pytest.mark.parametrize("kind", ["folder", "memory"])
+def test_only_what_has_a_result_loses_its_checkpoints(cli: Cli, place: Path, kind: str) -> None:
+    """What is left of a worker that was killed between the result and its checkpoints' removal."""
+    where = {"folder": "shared", "memory": f"memory://{place.name}"}[kind]
+    plan, store = begun("sqlite:///out/hpo.db", Path("out"), checkpoints=where), open_blobs(where)
+    first, *_ = plan.trials("first")
+    open_, of_another = first.user_attrs["checkpoints"], "first/0123456789abcdef-0"
+    copies = {name: store.read(f"{open_}/{name}") for name in store.names(open_)}
+    assert len(copies) == 2
+    store.write(f"{of_another}/epoch-000001-attempt-0001.checkpoint", b"12345")
+    prune = ("prune-checkpoints", "--checkpoints", where)
+    kept = sum(map(len, copies.values()))
+    told = cli(*prune, "--out", "out")
+    assert told.out.splitlines() == [
+        "0 kB in 0 folders freed",
+        f"{bytes_text(kept)} in 1 folder kept, as trials resume from them",
+        "0 kB in 1 folder left, as no trial of this plan names them",
+    ]
+    assert {name: store.read(f"{open_}/{name}") for name in store.names(open_)} == copies
+    work(plan.storage, out=Path("out"), checkpoints=where)
+    resumed = plan.trials("first")[-1].user_attrs
+    assert resumed["resumed_after_epoch"] == 3
+    assert store.names(open_) == []
+    for name, content in copies.items():
+        store.write(f"{open_}/{name}", content)
+    told = cli(*prune, "--out", "out")
+    assert told.out.splitlines()[0] == f"{bytes_text(kept)} in 1 folder freed"
+    assert store.names(open_) == []
+    assert store.size(of_another) == 5
+
+
+def test_a_point_that_is_trained_again_keeps_its_checkpoints(place: Path) -> None:
+    """Two attempts at one point: one has the result, the other does not know yet that it is too late."""
+    plan, store = made_plan(place / "out", RATES), open_blobs(place / "checkpoints")
+    advance(plan)
+    worker = Worker(plan)
+    trial = worker.claim("rate")
+    folder = "rate/0123456789abcdef-0"
+    plan.storage.write(trial._trial_id, attrs={"checkpoints": folder})
+    store.write(f"{folder}/epoch-000001-attempt-0001.checkpoint", b"12345")
+    queue = Queue(plan.storage, "rate")
+    slots = queue.slots()
+    job = next(job for job in study_jobs(plan, "rate", None) if job.slot == slot_of(trial))
+    queue.enqueue([job], slots)
+    worker.finish(trial, [0.5])
+    assert prune_checkpoints(plan, store).kept == {folder: 5}
+    (again,) = [t for t in queue.slots().attempts[job.slot] if not t.state.is_finished()]
+    queue.close(again._trial_id, Reason.SUPERSEDED)
+    assert prune_checkpoints(plan, store).freed == {folder: 5}
