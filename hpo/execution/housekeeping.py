@@ -16,7 +16,7 @@ from hpo._files import user_path
 from hpo.errors import ConflictError, RunError
 from hpo.monitor.files import FOLDERS, beside, bytes_of, files_in
 from hpo.planning.plan import Plan
-from hpo.storage.database import FILE_NAME, sqlite_file
+from hpo.storage.database import FILE_NAME, remove_room, sqlite_file
 from hpo.storage.queue import Slots, workers_at
 from hpo.storage.storage import Storage
 from hpo.storage.trials import CHECKPOINTS_KEY, id_of
@@ -183,6 +183,7 @@ def delete(holdings: Holdings) -> None:
             holdings.store.remove_folder(folder)
         # last, as it knows what the rest is
         storage.delete_studies(holdings.studies)
+        remove_room(storage.url)
         _remove(holdings.database, holdings.out)
     except OSError as error:
         raise RunError(

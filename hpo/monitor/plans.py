@@ -17,7 +17,7 @@ from hpo.monitor.status import StudyStatus, status
 from hpo.planning.metrics import Metric
 from hpo.planning.plan import FINAL, Plan
 from hpo.planning.scheduler import is_orphaned
-from hpo.storage.database import FILE_NAME, shown, sqlite_file
+from hpo.storage.database import FILE_NAME, plans_on, shown, size_of, sqlite_file
 from hpo.storage.queue import workers_at
 from hpo.storage.storage import Storage
 
@@ -97,7 +97,7 @@ def _databases(place: str) -> Iterator[str]:
         file = sqlite_file(place)
         if file is not None and not file.is_file():
             raise MissingError(f"{file}: no database here")
-        yield place
+        yield from plans_on(place)
         return
     folder = Path(place)
     if not folder.is_dir():
@@ -139,7 +139,7 @@ def _line(url: str) -> PlanLine:
         test=test,
         begun=lifetime[0] if lifetime else None,
         last_work=lifetime[1] if lifetime else None,
-        n_bytes=_n_bytes(file, folder),
+        n_bytes=_n_bytes(url, file, folder),
     )
 
 
@@ -153,7 +153,7 @@ def _state(plan: Plan, studies: Sequence[StudyStatus]) -> PlanState:
     return "failed" if is_hopeless else "idle"
 
 
-def _n_bytes(file: Path | None, folder: Path | None) -> int:
+def _n_bytes(url: str, file: Path | None, folder: Path | None) -> int:
     if folder is not None:
         return sum(bytes_of(files) for files in files_in(folder).values())
-    return 0 if file is None else bytes_of(beside(file))
+    return size_of(url) if file is None else bytes_of(beside(file))

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import sqlite3
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import closing, contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import optuna
 import psutil
@@ -34,6 +35,7 @@ from hpo._files import user_path
 from hpo._lock import held, locked
 from hpo.errors import DatabaseGoneError, InputError, MissingError, install
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 DRIVERS = {
@@ -99,7 +101,7 @@ def default_name(url: str) -> str:
     """Return what a plan is called that nobody has named: as its folder, or its database on a server."""
     file = sqlite_file(url)
     if file is None:
-        return parse(url).database or ""
+        return plan_of(parse(url)) or parse(url).database or ""
     file = file.resolve()
     return file.parent.name if file.name == FILE_NAME and file.parent.name else file.stem
 
@@ -131,7 +133,155 @@ def parse(url: str) -> URL:
             f"--storage {shown(parsed)}: the driver {parsed.get_driver_name()!r} is not supported; "
             f"write {DRIVERS[kind]}://"
         )
-    return parsed if kind != "sqlite" else parsed.set(database=str(_sqlite_path(url, parsed)))
+    if kind == "sqlite":
+        return parsed.set(database=str(_sqlite_path(url, parsed)))
+    # SQLAlchemy passes over a parameter that is empty, as where a shell's variable is not set
+    plan = "" if re.search(rf"[?&]{PLAN_KEY}=(&|$)", url) else parsed.query.get(PLAN_KEY)
+    if plan is not None and not re.fullmatch(_PLAN_NAME, str(plan)):
+        raise InputError(
+            f"--storage {shown(parsed)}: {PLAN_KEY}= takes up to 40 lower-case letters, digits, - and _, "
+            "a letter or digit first"
+        )
+    return parsed
+
+
+# --- many plans in one database of a server ----------------------------------------------------------------
+#
+# Each has Optuna's tables for itself, where nobody else's are: on PostgreSQL in a schema, on MySQL, which has
+# none, in a database beside the one that is named. A prefix to study names in common tables would be seen in
+# every query, in Optuna's dashboard and by who opens a study in plain Optuna; and a plan of 10,000 trials
+# would slow its neighbours down.
+
+PLAN_KEY = "plan"
+"""The parameter of a URL that names one of several plans in a database."""
+_PLAN_NAME = r"[a-z0-9][a-z0-9_-]{0,39}"
+
+
+def plan_of(parsed: URL) -> str | None:
+    """Return the name of the plan that a URL names beside the database; None: the database is its own."""
+    found = parsed.query.get(PLAN_KEY)
+    return None if found is None else str(found)
+
+
+def _room(parsed: URL) -> str:
+    """Return the schema, on MySQL the database, that has the tables of a plan beside others."""
+    is_postgresql = parsed.get_backend_name() == "postgresql"
+    return f"hpo_{plan_of(parsed)}" if is_postgresql else f"{parsed.database}${plan_of(parsed)}"
+
+
+def _address(parsed: URL) -> URL:
+    """Return a URL as SQLAlchemy's driver takes it."""
+    if plan_of(parsed) is None:
+        return parsed
+    bare = _without_plan(parsed)
+    return bare if parsed.get_backend_name() == "postgresql" else bare.set(database=_room(parsed))
+
+
+def _without_plan(parsed: URL) -> URL:
+    return parsed.difference_update_query([PLAN_KEY])
+
+
+def _written(url: URL) -> str:
+    return url.render_as_string(hide_password=False)
+
+
+@contextmanager
+def _house(parsed: URL) -> Iterator[sqlalchemy.Connection]:
+    """Lend a connection to the database that has the rooms of all plans, which commits each statement."""
+    with short_lived_connection(_written(_without_plan(parsed))) as connection:
+        yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def plans_on(url: str) -> list[str]:
+    """Return URLs of a database and of the plans beside it; of one that names a plan, itself alone.
+
+    A database that has no tables of its own is left out, where it has others' rooms.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    parsed = parse(url)
+    if parsed.get_backend_name() == "sqlite" or plan_of(parsed) is not None:
+        return [url]
+    is_postgresql = parsed.get_backend_name() == "postgresql"
+    names, head = (
+        ("nspname FROM pg_namespace", "hpo_")
+        if is_postgresql
+        else (
+            "schema_name FROM information_schema.schemata",
+            f"{parsed.database}$",
+        )
+    )
+
+    def look() -> tuple[list[str], bool]:
+        with _house(parsed) as house:
+            found = [name for (name,) in house.exec_driver_sql(f"SELECT {names}") if name.startswith(head)]
+            return sorted(room.removeprefix(head) for room in found), _has_tables(house)
+
+    plans, is_plan = _told(parsed, look)
+    beside = [
+        _written(parsed.update_query_dict({PLAN_KEY: plan}))
+        for plan in plans
+        if re.fullmatch(_PLAN_NAME, plan)
+    ]
+    return [url, *beside] if is_plan or not beside else beside
+
+
+def _has_room(parsed: URL) -> bool:
+    """Return whether a server has what the tables of a plan would be in."""
+    if plan_of(parsed) is None or parsed.get_backend_name() == "postgresql":
+        return True  # a schema that is not there is one without tables
+    query = "SELECT 1 FROM information_schema.schemata WHERE schema_name = %s"
+    with _house(parsed) as house:
+        return house.exec_driver_sql(query, (_room(parsed),)).first() is not None
+
+
+def _make_room(parsed: URL) -> None:
+    if plan_of(parsed) is None:
+        return
+    with _house(parsed) as house:
+        kind = "SCHEMA" if parsed.get_backend_name() == "postgresql" else "DATABASE"
+        room = house.dialect.identifier_preparer.quote_identifier(_room(parsed))
+        house.exec_driver_sql(f"CREATE {kind} IF NOT EXISTS {room}")
+
+
+def remove_room(url: str) -> None:
+    """Remove the tables of a plan beside others, which has no study any more, and what they were in.
+
+    What somebody else has put there stays. Of a database that is one plan's own nothing is removed.
+    """
+    parsed = parse(url)
+    if parsed.get_backend_name() == "sqlite" or plan_of(parsed) is None:
+        return
+    with short_lived_connection(url) as connection:
+        if connection.scalar(sqlalchemy.select(sqlalchemy.func.count()).select_from(models.StudyModel)):
+            return
+        connection.commit()
+        models.BaseModel.metadata.drop_all(connection)
+        connection.exec_driver_sql(f"DROP TABLE {VERSION_TABLE}")
+        connection.commit()
+        is_empty = not sqlalchemy.inspect(connection).get_table_names()
+    if is_empty:
+        with _house(parsed) as house:
+            kind = "SCHEMA" if parsed.get_backend_name() == "postgresql" else "DATABASE"
+            room = house.dialect.identifier_preparer.quote_identifier(_room(parsed))
+            house.exec_driver_sql(f"DROP {kind} {room}")
+
+
+def size_of(url: str) -> int:
+    """Return how many bytes the tables of a plan take on a server."""
+    parsed = parse(url)
+    query = (
+        "SELECT sum(data_length + index_length) FROM information_schema.tables "
+        "WHERE table_schema = DATABASE()"
+    )
+    if parsed.get_backend_name() == "postgresql":
+        query = (
+            "SELECT sum(pg_total_relation_size(oid)) FROM pg_class "
+            "WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace"
+        )
+    with short_lived_connection(url, "read") as connection:
+        return int(connection.exec_driver_sql(query).scalar() or 0)
 
 
 def _sqlite_path(url: str, parsed: URL) -> Path:
@@ -286,8 +436,13 @@ def open_rdb(
         before_sleep=_say_once,
         reraise=True,
     )
+    return _told(parsed, lambda: retrying(_connect, url, create=create, reader=reader))
+
+
+def _told(parsed: URL, call: Callable[[], T]) -> T:
+    """Return what a call returns, or tell in words why the database cannot be opened."""
     try:
-        return retrying(_connect, url, create=create, reader=reader)
+        return call()
     except OSError as error:
         raise InputError(f"{shown(parsed)}: cannot be opened: {error}") from None
     except ImportError as error:
@@ -313,6 +468,7 @@ def _connect(url: str, *, create: bool, reader: bool) -> tuple[RDBStorage, FileG
     import_module("alembic.command")
     # several processes that create or upgrade the tables at once crash each other
     with exclusive(url):
+        _make_room(parse(url))
         opened = _opened(url, create=create, reader=reader)
         if opened is None:
             _make_tables(url)
@@ -387,7 +543,7 @@ def _storage(url: URL, engine_arguments: dict[str, Any]) -> RDBStorage:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return RDBStorage(
             # Optuna keeps the URL as it is given: with the password, which it needs
-            url.render_as_string(hide_password=False),
+            _written(_address(url)),
             engine_kwargs=engine_arguments,
             skip_compatibility_check=True,
         )
@@ -506,7 +662,8 @@ def exclusive(url: str) -> Iterator[None]:
             yield
         return
     with (
-        short_lived_connection(url) as connection,
+        # of all plans in a database: what may not be done twice is soon done
+        short_lived_connection(_written(_without_plan(parsed))) as connection,
         held(_ServerLock(shown(parsed), queries, connection)),
     ):
         yield
@@ -535,6 +692,7 @@ def _engine_arguments(url: URL, mode: Mode, *, impatient: bool = False) -> dict[
             "timezone": "UTC",  # heartbeats are compared in the session's time zone
             "lock_timeout": 1000 * STATEMENT_SECONDS,  # a long answer of a slow server is none of its faults
             "idle_in_transaction_session_timeout": 1000 * STATEMENT_SECONDS,
+            **({} if plan_of(url) is None else {"search_path": f'"{_room(url)}"'}),
         }
         connect = {
             "connect_timeout": CONNECT_SECONDS,
@@ -599,7 +757,9 @@ def short_lived_connection(
 ) -> Iterator[sqlalchemy.Connection]:
     """Lend a connection of its own; an impatient one does not wait for SQLite's lock as long as a worker."""
     parsed = parse(url)
-    engine = sqlalchemy.create_engine(parsed, **_engine_arguments(parsed, mode, impatient=impatient))
+    engine = sqlalchemy.create_engine(
+        _address(parsed), **_engine_arguments(parsed, mode, impatient=impatient)
+    )
     try:
         with engine.connect() as connection:
             yield connection
@@ -609,11 +769,17 @@ def short_lived_connection(
 
 def has_tables(url: str) -> bool:
     """Return whether all tables are there."""
+    if not _has_room(parse(url)):
+        return False
     with short_lived_connection(url, "read") as connection:
-        # Optuna writes the version last
-        return sqlalchemy.inspect(connection).has_table(VERSION_TABLE) and bool(
-            connection.scalar(sqlalchemy.text(f"SELECT count(*) FROM {VERSION_TABLE}"))
-        )
+        return _has_tables(connection)
+
+
+def _has_tables(connection: sqlalchemy.Connection) -> bool:
+    # Optuna writes the version last
+    return sqlalchemy.inspect(connection).has_table(VERSION_TABLE) and bool(
+        connection.scalar(sqlalchemy.text(f"SELECT count(*) FROM {VERSION_TABLE}"))
+    )
 
 
 def _check_file(file: Path, *, create: bool) -> None:
