@@ -22,17 +22,18 @@ if TYPE_CHECKING:
     from hpo.data import prepare as prepare
     from hpo.errors import HpoError as HpoError
     from hpo.errors import InputError as InputError
-    from hpo.execution.run import find_plan as find_plan
-    from hpo.execution.run import run_plan as run_plan
+    from hpo.library.records import Plan as Plan
+    from hpo.library.records import best as best
+    from hpo.library.records import final_result as final_result
+    from hpo.library.records import find_plan as find_plan
+    from hpo.library.records import rows as rows
+    from hpo.library.records import status as status
+    from hpo.library.run import run_plan as run_plan
     from hpo.monitor.export import epochs_frame as epochs_frame
     from hpo.monitor.export import export as export
     from hpo.monitor.export import export_epochs as export_epochs
     from hpo.monitor.export import trials_frame as trials_frame
-    from hpo.monitor.results import best as best
-    from hpo.monitor.results import final_result as final_result
-    from hpo.monitor.results import rows as rows
-    from hpo.monitor.status import status as status
-    from hpo.planning.plan import Plan as Plan
+    from hpo.monitor.watch import Progress as Progress
     from hpo.space.parameters import LoopParams as LoopParams
     from hpo.space.parameters import Params as Params
     from hpo.training.recipe import Epoch as Epoch
@@ -58,17 +59,18 @@ _HOMES = {
     "HpoError": "hpo.errors",
     "InputError": "hpo.errors",
     "load_model": "hpo.training.saved_model",
-    "Plan": "hpo.planning.plan",
+    "Plan": "hpo.library.records",
+    "Progress": "hpo.monitor.watch",
     "epochs_frame": "hpo.monitor.export",
     "export": "hpo.monitor.export",
     "export_epochs": "hpo.monitor.export",
     "trials_frame": "hpo.monitor.export",
-    "best": "hpo.monitor.results",
-    "final_result": "hpo.monitor.results",
-    "rows": "hpo.monitor.results",
-    "status": "hpo.monitor.status",
-    "find_plan": "hpo.execution.run",
-    "run_plan": "hpo.execution.run",
+    "best": "hpo.library.records",
+    "final_result": "hpo.library.records",
+    "rows": "hpo.library.records",
+    "status": "hpo.library.records",
+    "find_plan": "hpo.library.records",
+    "run_plan": "hpo.library.run",
 }
 
 __all__ = list(_HOMES)

@@ -70,6 +70,12 @@ class Grid:
         """Return whether the rows keep the form of a table in so many cells."""
         return self._layout(width) is not None
 
+    def table(self) -> tuple[list[tuple[str, Kind]], list[tuple[list[Text], str]]]:
+        """Return heads and kinds of the columns that have any text, and the rows: cells and style."""
+        used = self._used()
+        columns = [(self._heads[at], self._kinds[at]) for at in used]
+        return columns, [([cells[at] for at in used], style) for cells, style in self._rows]
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the lines."""
         layout = self._layout(options.max_width)
@@ -80,7 +86,7 @@ class Grid:
 
     def _layout(self, width: int) -> _Layout | None:
         """Return how the columns stand in a table; None where they have no room."""
-        used = [at for at in range(len(self._heads)) if any(cells[at] for cells, _ in self._rows)]
+        used = self._used()
         beside = [at for at in used if self._kinds[at] is not Kind.SENTENCE]
         broken = [re.sub(r"(?<=[_ ])(?=.)", "\n", head) for head in self._heads]
         # rather a sentence below than a head broken or a name shortened for its sake
@@ -99,6 +105,9 @@ class Grid:
             if sum(widths.values()) + gap * (len(columns) - 1) <= width:
                 return _Layout(heads, widths, gap)
         return None
+
+    def _used(self) -> list[int]:
+        return [at for at in range(len(self._heads)) if any(cells[at] for cells, _ in self._rows)]
 
     def _natural(self, at: int, head: str) -> int:
         cells = [cells[at].cell_len for cells, _ in self._rows]

@@ -104,7 +104,7 @@ def _screen(console: Screen, *, keeps: bool) -> Iterator[Draw]:
         console: of a terminal.
         keeps: leave what was drawn last on the terminal's own screen.
     """
-    notes = _Notes()
+    notes = Notes()
     last: Progress | None = None
     ours = logging.getLogger("hpo")
     ours.addHandler(notes)
@@ -130,7 +130,7 @@ def _screen(console: Screen, *, keeps: bool) -> Iterator[Draw]:
             console.print(text, soft_wrap=True)
 
 
-class _Notes(logging.Handler):
+class Notes(logging.Handler):
     """Keeps what is logged meanwhile, an outage of the database say, and has it drawn at once."""
 
     def __init__(self) -> None:
@@ -139,6 +139,7 @@ class _Notes(logging.Handler):
         self.on_note: Callable[[], None] = lambda: None
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Keep the text, and have it drawn."""
         self.texts.append(record.getMessage())
         self.on_note()
 

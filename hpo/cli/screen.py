@@ -137,7 +137,7 @@ def _summary(progress: Progress, n_details: int, *, is_starting: bool) -> Text:
         where = f"study {progress.current + 1} of {of_all}"
     parts = [Text(where, "bold")]
     if best is not None and n_details >= 0:
-        details = [seeds_text(best.n_seeds), _name(best)][:n_details]
+        details = [seeds_text(best.n_seeds), trial_name(best)][:n_details]
         parts.append(
             Text.assemble(
                 f"best {objective.short} ",
@@ -167,7 +167,8 @@ def _activity(progress: Progress, *, is_starting: bool) -> str:
     return "trials are starting" if is_starting else "no worker"
 
 
-def _name(trial: Best | Running, width: int = 80) -> str:
+def trial_name(trial: Best | Running, width: int = 80) -> str:
+    """Return a trial as STUDY/NUMBER, the study shortened to the width."""
     number = f"/{trial.trial}"
     return f"{shortened(Text(printable(trial.study)), width - len(number))}{number}"
 
@@ -190,7 +191,7 @@ def _tree(
     n_bar = N_BAR if width < WIDE else 2 * N_BAR
     above = [None, *(study.status.name for study in studies[:-1])]
     rows = [
-        [*_study_row(study, n_bar, is_starting=is_starting), _title(study, name)]
+        [*_study_row(study, n_bar, is_starting=is_starting), study_title(study, name)]
         for study, name in zip(studies, above, strict=True)
     ]
     busy = {each.study for each in progress.running} | {studies[progress.current].status.name}
@@ -213,7 +214,7 @@ def _tree(
         for text in wrapped if decision else ():
             yield _Line(rank, Text.assemble((guide, "dim"), text))
         if study.status.name in busy:
-            for text in _troubles(study):
+            for text in troubles(study):
                 yield _Line(_Rank.TROUBLE, Text.assemble((guide, "dim"), text))
 
 
@@ -231,7 +232,7 @@ def _study_row(study: StudyProgress, n_bar: int, *, is_starting: bool) -> list[T
     return [shortened(section, 8), shortened(name, 24), state, bar, count]
 
 
-def _title(study: StudyProgress, above: str | None) -> Text:
+def study_title(study: StudyProgress, above: str | None) -> Text:
     """Return what ended badly in a study, its parent where that is not the one above, and its title."""
     words = [Text(f"{count} {word}", STATE_STYLES[word]) for word, count in study.status.ended_badly.items()]
     if study.inherits is not None and study.inherits != above:
@@ -241,7 +242,7 @@ def _title(study: StudyProgress, above: str | None) -> Text:
     return Text(", ").join(words)
 
 
-def _troubles(study: StudyProgress) -> Iterator[Text]:
+def troubles(study: StudyProgress) -> Iterator[Text]:
     """Yield why points were pruned or failed, what was lost, and what was found in the runs."""
     for state, reasons in study.reasons.items():
         if reasons:
@@ -285,12 +286,12 @@ def _workers(progress: Progress, width: int, *, is_starting: bool) -> Iterator[_
         curve = _sparkline([], best.curve, len(best.curve), min(n_columns, len(best.curve)), scale)
         is_best = Text("best so far", "dim")
         rows.append(
-            [Text(_name(best)), is_best, Text(), curve, Text(objective.text(best.value)), Text(), Text()]
+            [Text(trial_name(best)), is_best, Text(), curve, Text(objective.text(best.value)), Text(), Text()]
         )
     rows += [_worker_row(each, best.curve if best else [], n_columns, scale, objective) for each in running]
     lines = _aligned(rows)
     at = max(line.cell_len for line in lines) + 2
-    details = [[_where(each, width), Text(point_text(each.params, each.point), "dim")] for each in running]
+    details = [[place(each, width), Text(point_text(each.params, each.point), "dim")] for each in running]
     # one below the other their columns help; each below its own row they do not
     beside = _aligned(details)
     has_room = max(text.cell_len for text in beside) <= width - at
@@ -305,7 +306,7 @@ def _workers(progress: Progress, width: int, *, is_starting: bool) -> Iterator[_
             line = Text.assemble(line, " " * (at - line.cell_len), beside[index])
         yield _Line(rank, line, "worker")
         if not has_room:
-            rank = _Rank.TROUBLE if is_first and [*_warnings(each)] else _Rank.PARAMS
+            rank = _Rank.TROUBLE if is_first and [*warnings(each)] else _Rank.PARAMS
             yield _Line(rank, Text.assemble("  ", _joined(details[index])))
 
 
@@ -313,7 +314,7 @@ def _worker_row(
     each: Running, best: Sequence[float], n_columns: int, scale: tuple[float, float], objective: Metric
 ) -> list[Text]:
     done = len(each.curve)
-    name = Text(_name(each, 28), "cyan")
+    name = Text(trial_name(each, 28), "cyan")
     if not each.epochs:
         return [name, Text("starting"), *[Text()] * 5]
     ahead = each.curve[-1] - best[done - 1] if each.curve and len(best) >= done else None
@@ -332,16 +333,17 @@ def _worker_row(
     ]
 
 
-def _where(each: Running, width: int) -> Text:
-    """Return the worker, and what is wrong with it or its trial."""
+def place(each: Running, width: int) -> Text:
+    """Return where a trial is being trained, and what is wrong with it or its worker."""
     if width < WIDE:
         name = "" if each.is_local else each.host
     else:
         name = f"process {each.pid}" if each.is_local else each.worker
-    return _joined([Text(printable(name), "dim"), Text(", ".join(_warnings(each)), "yellow")])
+    return _joined([Text(printable(name), "dim"), Text(", ".join(warnings(each)), "yellow")])
 
 
-def _warnings(each: Running) -> Iterator[str]:
+def warnings(each: Running) -> Iterator[str]:
+    """Yield what is wrong with a trial that is being trained, or with its worker."""
     if math.isinf(each.silent_seconds):
         yield "its process is gone"
     elif each.silent_seconds:

@@ -83,8 +83,8 @@ class Screen(Console):
     """A console that shows text as it stands: no markup in it, nothing that the terminal would obey."""
 
     def __init__(self, **options: Any) -> None:
-        # no highlighting: numbers in names are not numbers to look at
-        super().__init__(**options, highlight=False, markup=False, emoji=False)
+        # no highlighting: numbers in names are not numbers to look at; in a kernel rich would print elsewhere
+        super().__init__(**options, highlight=False, markup=False, emoji=False, force_jupyter=False)
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Make text printable before it wraps: afterwards its own line ends look like those of wrapping."""
@@ -117,7 +117,7 @@ def console() -> Screen:
     return Screen(width=WIDE_COLUMNS if is_wide else None)
 
 
-def show_status(records: Sequence[StudyStatus], objective: Metric) -> None:
+def show_status(records: Sequence[StudyStatus], objective: Metric, screen: Screen | None = None) -> None:
     """Print one line a study."""
     grid = Grid(
         ("§", Kind.NAME),
@@ -138,7 +138,7 @@ def show_status(records: Sequence[StudyStatus], objective: Metric) -> None:
             objective.text(record.best["value"] if record.best else None),
             record.decision,
         )
-    console().print(grid)
+    (screen or console()).print(grid)
 
 
 def show_plans(lines: Sequence[PlanLine], place: str) -> None:
@@ -259,7 +259,9 @@ def show_claims(found: Judgement) -> None:
         )
 
 
-def show_study(plan: Plan, name: str, rows: Sequence[TrialRow], audit: Audit | None) -> None:
+def show_study(
+    plan: Plan, name: str, rows: Sequence[TrialRow], audit: Audit | None, screen: Screen | None = None
+) -> None:
     """Print the points of a study, what was decided, and what is to be known about single runs."""
     from hpo.monitor.results import confirmed_in_words
     from hpo.monitor.watch import TITLES
@@ -270,7 +272,7 @@ def show_study(plan: Plan, name: str, rows: Sequence[TrialRow], audit: Audit | N
     from hpo.storage.queue import Reason
 
     spec = plan.specs.get(name)
-    screen = console()
+    screen = screen or console()
     is_confirmation = plan.confirms and name == CONFIRM
     title = f"{spec.section} {spec.title}".strip() if spec else TITLES[name]
     screen.print(Text(title or name, "bold"))
@@ -506,12 +508,12 @@ def _print_decisions(screen: Screen, plan: Plan) -> None:
     screen.print(Text(f"{outcome[0].upper()}{outcome[1:]}.", "bold"))
 
 
-def show_best(record: Mapping[str, Any], plan: Plan) -> None:
+def show_best(record: Mapping[str, Any], plan: Plan, screen: Screen | None = None) -> None:
     """Print the best configuration and the decisions that led to it."""
     from hpo.monitor.results import shrinkage_text, uncertainty_text
     from hpo.planning.decisions import TrialRef
 
-    screen, objective = console(), plan.objective
+    screen, objective = screen or console(), plan.objective
     if record["source"] is None:
         where = "fresh seeds of the confirmation"
     else:
@@ -539,9 +541,9 @@ def show_best(record: Mapping[str, Any], plan: Plan) -> None:
         screen.print(Text.assemble((printable(f"{study}: "), "dim"), printable(text)))
 
 
-def show_final(record: Mapping[str, Any], plan: Plan) -> None:
+def show_final(record: Mapping[str, Any], plan: Plan, screen: Screen | None = None) -> None:
     """Print the answer of the final stage of a plan: by epoch, by class, and in short where it is seen."""
-    screen, objective = console(), plan.objective
+    screen, objective = screen or console(), plan.objective
     metrics = [*[metric for metric in plan.metrics if metric != objective], objective]
     grid = Grid(("epoch", Kind.NUMBER), *[(f"test {metric.head}", Kind.NUMBER) for metric in metrics])
     for epoch in record["per_epoch"]:
@@ -554,14 +556,14 @@ def show_final(record: Mapping[str, Any], plan: Plan) -> None:
         for name, scores in record["per_class"].items():
             grid.add(name, percent(scores["f1"]))
         screen.print(grid)
-    show_answer(record, plan)
+    show_answer(record, plan, screen)
 
 
-def show_answer(record: Mapping[str, Any], plan: Plan) -> None:
+def show_answer(record: Mapping[str, Any], plan: Plan, screen: Screen | None = None) -> None:
     """Print the answer of the final stage of a plan, in a few lines."""
     from hpo.monitor.results import shrinkage_text, trained_text, uncertainty_text
 
-    screen, objective = console(), plan.objective
+    screen, objective = screen or console(), plan.objective
     test, deviation, n_seeds = record["test"], record["std"], len(record["seeds"])
     others = [metric for metric in plan.metrics if metric != objective]
     answers = [

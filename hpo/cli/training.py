@@ -227,7 +227,6 @@ def _means(
     """
     if find_spec("torch") is None:  # a process that is started could not say so in words
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
-    from hpo.execution.backends.local import forked_processes, local_processes
     from hpo.execution.run import begin_work, prepare_plan, threads_each
 
     cpus, gpus = options.get("cpus_per_worker"), options.get("gpus_per_worker")
@@ -241,14 +240,11 @@ def _means(
     for name in ("address", "cpus_per_worker", "gpus_per_worker"):
         if options.get(name) is not None:
             raise InputError(f"--{name.replace('_', '-')} {options[name]} goes with --engine ray")
-    threads = threads_each(options["workers"])
-    if local_processes is not forked_processes:
-        yield partial(prepare_plan, threads=threads), begin_work, local_processes
-        return
-    from hpo.execution.forked_run import forked_run
+    from hpo.execution.forked_run import local_means
 
-    with forked_run(options["out"], studies, options["trials_per_device"], threads) as forked:
-        yield forked.prepare, forked.begin, forked.engine
+    threads = threads_each(options["workers"])
+    with local_means(options["out"], studies, options["trials_per_device"], threads) as means:
+        yield means
 
 
 @with_examples(

@@ -8,21 +8,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hpo._process import refuse_nested_run
-from hpo.execution.backends.base import WorkerBackend
+from hpo.execution.backends import local
+from hpo.execution.backends.base import OpenBackend, WorkerBackend
 from hpo.execution.backends.fork_server import ForkServer
-from hpo.execution.backends.local import forked_processes
 from hpo.execution.backends.worker_spec import WorkerSpec
 from hpo.execution.identity import resolve_here
 from hpo.execution.plan_recipe import given_options
-from hpo.execution.run import begin_work, existing_plan, prepare_plan
+from hpo.execution.run import Begin, begin_work, existing_plan, prepare_plan
 from hpo.planning.plan import Plan
 from hpo.planning.studies import Studies
 from hpo.storage.database import default_url
 from hpo.storage.storage import Storage
+
+
+@contextmanager
+def local_means(
+    out: Path, studies: Sequence[str], trials_per_device: int | None, threads: int
+) -> Iterator[tuple[Callable[..., tuple[Plan, list[str]]], Begin, OpenBackend]]:
+    """Yield what prepares a plan, begins its work, and places its workers on this machine.
+
+    Args:
+        out: output folder.
+        studies: that workers are to serve; empty: all.
+        trials_per_device: how many trials each trains at once; None: as it sees fit.
+        threads: of a worker, where the plan is new.
+    """
+    if local.local_processes is not local.forked_processes:
+        yield partial(prepare_plan, threads=threads), begin_work, local.local_processes
+        return
+    with forked_run(out, studies, trials_per_device, threads) as forked:
+        yield forked.prepare, forked.begin, forked.engine
 
 
 @contextmanager
@@ -106,9 +126,9 @@ class ForkedRun:
         server = self._server
         # another process may have written the plan meanwhile, with other threads
         if server is None or spec.threads != self._threads:
-            return forked_processes(spec)
+            return local.forked_processes(spec)
         self._server = None
-        return forked_processes(spec, server)
+        return local.forked_processes(spec, server)
 
     def end(self) -> None:
         """End the process that no backend has taken over."""

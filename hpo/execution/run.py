@@ -10,7 +10,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from hpo._files import user_path, write_durably
+from hpo._files import write_durably
 from hpo._process import n_cores, refuse_nested_run
 from hpo.data.sources import absolute_source
 from hpo.errors import (
@@ -20,7 +20,6 @@ from hpo.errors import (
     MissingError,
     RunError,
     StudyFileError,
-    did_you_mean,
 )
 from hpo.execution.backends.base import OpenBackend
 from hpo.execution.backends.local import local_processes
@@ -39,7 +38,6 @@ from hpo.planning.compatibility import (
     check_versions,
     with_more_trials,
 )
-from hpo.planning.manifest import Options
 from hpo.planning.plan import CONFIRM, MODEL, WRONG_IMAGES, Plan
 from hpo.planning.reuse import Elsewhere, Setting
 from hpo.planning.scheduler import advance, fail_stale_trials, require_result, waiting_again
@@ -251,78 +249,6 @@ def threads_each(workers: int | None) -> int:
     return 1 if workers is None else max(1, n_cores() // workers)
 
 
-def run_plan(
-    names: Sequence[str] | str = (),
-    *,
-    out: Path | str = "hpo-out",
-    storage: str | None = None,
-    studies: Path | str | Mapping[str, Any] | None = None,
-    workers: int | None = None,
-    trials_per_device: int | None = None,
-    deadline_seconds: float | None = None,
-    reuse: Path | str | None = None,
-    **options: Any,
-) -> Plan:
-    """Write or find a plan and work on it until it has ended: `hpo run` as a function.
-
-    Args:
-        names: only these studies, or this one, and the earlier ones that they need, without a final stage;
-            empty: all.
-        out: output folder.
-        storage: database URL; default `out/hpo.db`.
-        studies: folder of study files; or what the file of a single one would hold, as `{"search": {…}}`;
-            default the shipped ones.
-        workers: local processes; None: one a core, or one a GPU.
-        trials_per_device: how many trials each of them trains at once; None: one on a CPU, several on a GPU.
-        deadline_seconds: have the answer so long from now, as of `run`.
-        reuse: output folder or database URL of another plan, whose results are taken over where they are the
-            same to the bit.
-        options: those that change results, as `Options` names them (`data`, `epochs`, …).
-
-    Raises:
-        InputError: something given cannot be used, or contradicts the plan that is there.
-        PointsFailedError: everything has ended, and points failed for good.
-        RunError: workers cannot be kept alive.
-        KeyboardInterrupt: stopped by a signal; call it again to resume.
-    """
-    for key in options:
-        if key not in Options.model_fields:
-            raise InputError(f"{key} is not an option; {did_you_mean(key, Options.model_fields)}")
-    names = [names] if isinstance(names, str) else names
-    folder = user_path(studies) if isinstance(studies, str | Path) else studies
-    out = user_path(out)
-    plan = find_or_create_plan(
-        out,
-        storage=storage,
-        studies=folder,
-        names=names,
-        threads=threads_each(workers),
-        given=options,
-        reuse=None if reuse is None else str(reuse),
-    )
-    stopped_by = run(
-        plan,
-        out=out,
-        studies=names,
-        workers=workers,
-        trials_per_device=trials_per_device,
-        data=options.get("data"),
-        deadline_seconds=deadline_seconds,
-    )
-    if stopped_by is not None:
-        raise KeyboardInterrupt
-    return plan
-
-
-def find_plan(out: Path | str = "hpo-out", *, storage: str | None = None) -> Plan:
-    """Return the plan of an output folder or database, to be read.
-
-    Raises:
-        MissingError: there is none.
-    """
-    return Plan.open(Storage(default_url(out) if storage is None else storage, reader=True))
-
-
 def run(
     plan: Plan,
     *,
@@ -336,6 +262,7 @@ def run(
     deadline_seconds: float | None = None,
     engine: OpenBackend = local_processes,
     on_tick: Callable[[], object] = lambda: None,
+    after_tick: Callable[[], object] = lambda: None,
 ) -> int | None:
     """Work on a plan until it has ended.
 
@@ -351,7 +278,8 @@ def run(
         deadline_seconds: have the answer so long from now: what is open then is closed, early enough for the
             final stage as long as it is expected to take; None: train to the end.
         engine: who places the workers; default: processes of this machine.
-        on_tick: called about once a second, to show what the database says.
+        on_tick: called about once a second in a thread of its own, to look at what the database says.
+        after_tick: called after it, in the caller's own thread; see `supervise`.
 
     Returns:
         The signal that stopped it, or None.
@@ -378,10 +306,11 @@ def run(
             log.warning("tried again: %s%s", ", ".join(again[:MAX_NAMES]), more)
         spec = WorkerSpec.of(plan, out, studies, checkpoints, data, trials_per_device)
         with engine(spec) as backend:
-            stopped_by = supervise(backend, plan, names, workers, tick)
+            stopped_by = supervise(backend, plan, names, workers, tick, after_tick)
         if stopped_by is not None:
             return stopped_by
     on_tick()
+    after_tick()
     if names is None and final_trial(plan) is not None:
         _fetch_files(final_result(plan), open_blobs(checkpoints or out / "checkpoints"), out)
     require_result(plan, names)

@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
+from types import FrameType
 from typing import TypeVar
 
 from hpo._process import on_stop_signals
@@ -39,6 +40,7 @@ def supervise(
     names: Sequence[str] | None,
     count: int | None,
     on_tick: Callable[[], object],
+    after_tick: Callable[[], object] = lambda: None,
 ) -> int | None:
     """Keep workers alive until they end by themselves, which they do when the plan has ended.
 
@@ -47,7 +49,10 @@ def supervise(
         plan: what they work on.
         names: the studies that they serve; None: all, and the final stage.
         count: how many workers; None: as many as there is room for.
-        on_tick: called about once a second.
+        on_tick: called about once a second, in a thread of its own: it may hang in a database that is away.
+        after_tick: called after it, in the caller's own thread. Where it raises, workers put their trials
+            back and end before the error goes on. The first Ctrl-C meanwhile waits for it, the second does
+            not.
 
     Returns:
         The signal that stopped it, or None.
@@ -63,12 +68,27 @@ def supervise(
     lost_devices = set[int]()
     at_work = set(range(1, (count or backend.room()) + 1))
     received: list[int] = []
-    with on_stop_signals(lambda number, _: received.append(number)):
+    is_telling = False
+
+    def receive(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        if is_telling and signal.SIGINT in received[1:]:
+            raise KeyboardInterrupt
+
+    with on_stop_signals(receive):
         for number in sorted(at_work):
             backend.start(number)
         while at_work and time.monotonic() < leave_at:
             plan.storage.check_in_place()
             _unless(lambda: bool(received), on_tick)
+            is_telling = True
+            try:
+                after_tick()
+            except BaseException:
+                is_telling = False
+                _stop(backend, at_work, received)
+                raise
+            is_telling = False
             if _wait(TICK_SECONDS, lambda: bool(received)):
                 _stop(backend, at_work, received)
                 _look_once_more(on_tick)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Self
 
 from optuna.trial import FrozenTrial
 
@@ -103,7 +103,7 @@ class Plan:
         return cls(storage, specs, options, identity, recipe, record["versions"])
 
     @classmethod
-    def find(cls, storage: Storage) -> Plan | None:
+    def find(cls, storage: Storage) -> Self | None:
         """Return the plan of a database; None where none was written, or not to the end.
 
         Raises:
@@ -133,7 +133,7 @@ class Plan:
         return cls(storage, specs, mark.options, mark.identity, mark.recipe, mark.versions, mark.name)
 
     @classmethod
-    def open(cls, storage: Storage) -> Plan:
+    def open(cls, storage: Storage) -> Self:
         """Return the plan of a database.
 
         Raises:
