@@ -48,7 +48,7 @@ def params_text(params: Mapping[str, Any]) -> str:
 
 def point_text(params: Mapping[str, Any], point: str) -> str:
     """Return what a point searched, in one line; of one that searched nothing its name, as `control`."""
-    return params_text(params) or printable(point)
+    return params_text(params) or ("single point" if point == "{}" else printable(point))
 
 
 def seeds_text(count: int) -> str:

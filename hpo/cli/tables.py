@@ -263,6 +263,7 @@ def show_study(
     plan: Plan, name: str, rows: Sequence[TrialRow], audit: Audit | None, screen: Screen | None = None
 ) -> None:
     """Print the points of a study, what was decided, and what is to be known about single runs."""
+    from hpo.monitor.origins import start_text
     from hpo.monitor.results import confirmed_in_words
     from hpo.monitor.watch import TITLES
     from hpo.planning.audit import in_words
@@ -281,6 +282,8 @@ def show_study(
     if inherited:
         source = inherited.source
         origin = f"{source.study}/{source.trial}" if source else f"published, {inherited.study}"
+        if spec and spec.start:
+            origin = start_text(spec.start)
         screen.print(Text(f"from {origin}: {params_text(plan.schema.told(inherited.params))}", "dim"))
     if spec and spec.fixed:
         screen.print(Text(f"fixed in this study: {params_text(spec.fixed)}", "dim"))

@@ -195,7 +195,7 @@ def _confirmation(
 ) -> Line:
     """Return the most that a confirmation can take: all studies adopt a change, and none is clear early."""
     chain = lineage(specs, last) if options.inherit == "winners" else [specs[last]]
-    n_decisions = sum(study.inherits is not None for study in chain)
+    n_decisions = sum(study.has_control for study in chain)
     n_arms = n_decisions + 1 if n_decisions else 0
     epochs = int(config["epochs"]) * n_arms * LOOKS[-1]
     busy = min(n_workers, max(1, n_arms * LOOKS[0]))
@@ -254,9 +254,11 @@ def _configs(specs: Mapping[str, StudySpec], name: str, options: Options, decide
     schema = study.parameters
     points = study.grid(context) if study.is_grid else [{}] * n_samples(study, context)
     configs: list[Config] = [schema.complete({**context, **point}) for point in points]
-    inherited = _inherited(specs, name, options, decided)
-    if options.inherit == "published" and inherited is not None:
-        # nobody has trained what was published: where it is no point of the grid, a control is
+    inherited = _inherited(specs, name, options, decided) if options.inherit == "published" else None
+    if study.start is not None:
+        inherited = {**study.start.params, **(options.set or {})}
+    if inherited is not None:
+        # no study of the plan has trained it: where it is no point of the grid, a control is
         control = schema.complete(_with_epochs(inherited, options))
         if not study.is_grid or control not in configs:
             configs.insert(0, control)

@@ -10,6 +10,7 @@ from hpo.data.sources import absolute_source
 from hpo.errors import ConflictError, InputError, StudyFileError
 from hpo.planning.manifest import Options, RecipeRecord, read_plan_file
 from hpo.planning.plan import Plan
+from hpo.planning.reuse import with_starts
 from hpo.planning.studies import Studies, read_studies, with_fixed
 from hpo.space.parameters import ParamValue
 from hpo.space.schema import Schema
@@ -33,13 +34,14 @@ def given_options(studies: Studies | None, given: Mapping[str, Any]) -> dict[str
 
 
 def read_folder(
-    studies: Studies | None, given: Mapping[str, Any]
+    studies: Studies | None, given: Mapping[str, Any], plan: Plan | None = None
 ) -> tuple[Options, NamedRecipe, dict[str, StudySpec]]:
     """Read the options and the study files of a plan that is to be written, by its recipe.
 
     Args:
         studies: where they are; None: the shipped ones.
         given: as from `given_options`.
+        plan: that is there already: what its studies started from is not looked up again.
 
     Raises:
         InputError: an option, the recipe or a study file cannot be used.
@@ -59,6 +61,8 @@ def read_folder(
             "study file that searches parameters of your recipe "
             f"({', '.join(list(schema.parameters)[:4])}, …), and give its folder: --studies DIR"
         ) from None
+    starts = [study.start for study in plan.specs.values() if study.start] if plan else []
+    specs = with_starts(specs, named.name, {start.origin: start for start in starts})
     return options, named, with_fixed(specs, options.set or {})
 
 

@@ -143,7 +143,7 @@ def _agreeing(plan: Plan, studies: Studies | None, names: Sequence[str], given: 
     specs = None
     if studies is not None:  # else nobody has asked for the shipped ones, which may be another recipe's
         recorded = {"recipe": plan.recipe.name, "set": plan.options.set}
-        _, _, specs = read_folder(studies, {**given, **recorded})
+        _, _, specs = read_folder(studies, {**given, **recorded}, plan)
     plan = with_recipe(plan)
     check_compatible(plan, given, specs, _where(studies))
     if isinstance(studies, Path) and specs is not None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from hpo.planning.decisions import Decision, TrialRef
 from hpo.planning.inheritance import best_decided, chain_of
+from hpo.planning.metrics import Metric
 from hpo.planning.plan import CONFIRM, Plan
 from hpo.planning.studies import published_config
-from hpo.space.study_file import StudySpec
+from hpo.space.study_file import Start, StudySpec
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,14 @@ class Origin:
 
 
 DEFAULT = Origin("default")
+
+
+def start_text(start: Start) -> str:
+    """Return where the winner of another plan is from, in words."""
+    metric = Metric(start.metric, "maximize")  # its direction is not told
+    value = f"{metric.label} {metric.with_unit(start.value)}" if start.value is not None else ""
+    there = ", ".join(each for each in (start.source and f"trial {start.source}", value) if each)
+    return f"{start.origin} ({there})" if there else start.origin
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,7 @@ def origins_of_chosen(plan: Plan) -> dict[str, Origin]:
     if confirmation is None:
         return dict(found[chosen.study].carried)
     root = chain_of(plan, chosen.study)[0]
-    at = dict(found[root.name].inherited if root.inherits else found[root.name].carried)
+    at = dict(found[root.name].inherited if root.has_control else found[root.name].carried)
     for decision in confirmation.decisions:
         if decision.kept:
             at.update({name: found[decision.study].carried[name] for name in decision.change})
@@ -77,6 +86,8 @@ def origins_of_chosen(plan: Plan) -> dict[str, Origin]:
 def _inherited(plan: Plan, spec: StudySpec, found: Mapping[str, Origins]) -> dict[str, Origin]:
     """Return where the values of the configuration come from that a study starts with."""
     defaults = plan.schema.defaults
+    if spec.start is not None:
+        return dict.fromkeys(defaults, Origin(start_text(spec.start)))
     if spec.inherits is None:
         return dict.fromkeys(defaults, DEFAULT) | dict.fromkeys(spec.base, Origin(f"base of {spec.name}"))
     if plan.options.inherit == "winners":

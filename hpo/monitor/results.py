@@ -147,7 +147,8 @@ def own_params(plan: Plan, trial: FrozenTrial) -> Mapping[str, ParamValue]:
 
 def _is_cell(trial: FrozenTrial) -> bool:
     """Return whether a trial is of a cell of claims, whose point is a whole configuration."""
-    return not trial.params and str(trial.user_attrs["point"]).startswith("{")
+    # that of a study which searches nothing is empty
+    return not trial.params and str(trial.user_attrs["point"]).startswith('{"')
 
 
 def rows(plan: Plan, name: str, trials: Sequence[FrozenTrial] | None = None) -> list[TrialRow]:

@@ -302,7 +302,7 @@ def _rate(name: str, found: Mapping[str, Trained]) -> float | None:
 def _seed_epochs(plan: Plan, name: str, record: StudyRecord) -> float:
     """Return how many epochs times seeds a study trains at most."""
     if name == CONFIRM and plan.confirms:
-        n_arms = 1 + sum(study.inherits is not None for study in plan.specs.values())
+        n_arms = 1 + sum(study.has_control for study in plan.specs.values())
         if record.arms is not None:
             n_arms = len(record.arms.configs)
         return n_arms * LOOKS[-1] * max(_epochs(plan, each) for each in plan.specs)

@@ -66,7 +66,7 @@ class Inherited(Record):
     """The configuration that a study starts from, and where it comes from."""
 
     study: str
-    """The study that it is inherited from, or whose published choice it is."""
+    """The study that it is inherited from, or whose published choice it is; or plan:OUT/STUDY."""
     source: TrialRef | None
     """The trial that trained exactly this configuration at the plan's seeds; None: nobody has."""
     params: Configuration
@@ -378,6 +378,8 @@ def _in_words(
         else:
             how = race.in_words(None, objective) if race else seeds_text(len(winner.seeds))
             confidence = f"{how}; nothing inherited to compare with"
+        if not winner.searched:
+            return f"took the single point that there is ({confidence})"
         place = _place(winner, candidates, objective)
         return f"chose {params_text(winner.searched)}: best of {len(candidates)}{place} ({confidence})"
     if not adopted:

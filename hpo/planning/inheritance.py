@@ -26,7 +26,10 @@ def inherited_by(plan: Plan, name: str) -> Inherited | None:
     Raises:
         InputError: `--inherit published`, and an ancestor has no published choice.
     """
-    parent = plan.specs[name].inherits
+    parent, start = plan.specs[name].inherits, plan.specs[name].start
+    if start is not None:
+        params = {**start.params, **(plan.options.set or {})}
+        return Inherited(study=start.origin, source=None, params=plan.schema.complete(params))
     if parent is None:
         return None
     if plan.options.inherit == "published":

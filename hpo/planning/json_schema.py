@@ -41,7 +41,11 @@ def study_file_schema(recipe: str, schema: Schema) -> Json:
             {
                 "title": _said("A line for tables, screen and report.", _TEXT),
                 "section": _said("Orders studies that do not depend on each other, as 2.4.1.", _TEXT),
-                "inherits": _said("The study, in the same folder, whose winner this one starts from.", _TEXT),
+                "inherits": _said(
+                    "The study, in the same folder, whose winner this one starts from; or plan:OUT/STUDY, "
+                    "another plan's.",
+                    _TEXT,
+                ),
                 "base": _said(
                     "Laid over the defaults, only where nothing is inherited.", {"$ref": "#/$defs/values"}
                 ),
@@ -78,7 +82,6 @@ def study_file_schema(recipe: str, schema: Schema) -> Json:
                 "published": _said("What somebody printed about this study.", _published()),
                 "claims": _said("Sentences about this study.", {**_list(_claim()), "maxItems": MAX_CLAIMS}),
             },
-            required=["search"],
         ),
         "$defs": {
             "values": _table(values),

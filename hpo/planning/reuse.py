@@ -21,13 +21,15 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo._process import cpu_model
-from hpo.errors import InputError, MissingError
-from hpo.planning.decisions import epochs_of
+from hpo.errors import HpoError, InputError, MissingError, StudyFileError, did_you_mean
+from hpo.planning.decisions import Inherited, epochs_of
+from hpo.planning.inheritance import best_decided
 from hpo.planning.manifest import Identity, Options, RecipeRecord
 from hpo.planning.metrics import Metric
-from hpo.planning.plan import CLAIMS, CONFIRM, PRICE, Plan, versions
+from hpo.planning.plan import CLAIMS, CONFIRM, FINAL, PRICE, Plan, versions
 from hpo.space.parameters import ParamValues, canonical_json
 from hpo.space.schema import Schema
+from hpo.space.study_file import PLAN_PREFIX, Start, StudySpec
 from hpo.storage.database import is_same, url_of
 from hpo.storage.queue import Reason, reason_of
 from hpo.storage.storage import TRIALS_PER_QUERY, Storage
@@ -281,6 +283,68 @@ def is_from_another_plan(trial: FrozenTrial) -> bool:
     """Return whether a trial, at least in outline, has its whole result from another plan."""
     reason: str = trial.user_attrs.get("reason", "")
     return reason.startswith(ELSEWHERE) or (reason_of(trial) == Reason.DIVERGED and ELSEWHERE in reason)
+
+
+# --- the winner of another plan --------------------------------------------------------------------------
+
+
+def with_starts(
+    specs: Mapping[str, StudySpec], recipe: str, known: Mapping[str, Start]
+) -> dict[str, StudySpec]:
+    """Return the studies, with what they start from looked up where that is another plan's winner.
+
+    Args:
+        specs: as files have them.
+        recipe: the name of the plan's.
+        known: what was looked up before, by origin; then the other plan is not needed any more.
+
+    Raises:
+        StudyFileError: there is no such plan or study, it has not decided, or its configuration is none of
+            this recipe.
+    """
+    found, complete = dict(known), dict(specs)
+    for name, spec in specs.items():
+        if spec.start is None:
+            continue
+        origin = spec.start.origin
+        try:
+            if origin not in found:
+                found[origin] = _winner(origin, recipe, spec.parameters)
+            complete[name] = spec.starting_from(found[origin])
+        except HpoError as error:
+            raise StudyFileError(f"{name}.toml", f"inherits = {origin!r}: {error}") from None
+    return complete
+
+
+def _winner(origin: str, recipe: str, schema: Schema) -> Start:
+    place, _, name = origin.removeprefix(PLAN_PREFIX).rpartition("/")
+    try:
+        other = Plan.open(Storage(url_of(place), reader=True))
+    except MissingError as error:
+        raise MissingError(str(error).partition(";")[0]) from None
+    if name == FINAL:
+        chosen = best_decided(other)
+    elif name not in other.specs:
+        raise InputError(f"{name} is not a study of that plan; {did_you_mean(name, [*other.specs, FINAL])}")
+    else:
+        chosen, decision = None, other.decision(name)
+        if decision is not None:
+            chosen = Inherited(
+                study=name, source=decision.result, params=decision.params, value=decision.value
+            )
+    if chosen is None or not chosen.params:
+        raise InputError(f"{other.storage.name}: {name} has not decided yet")
+    try:
+        params = schema.complete(chosen.params)
+    except InputError as error:
+        raise InputError(f"that plan's recipe is {other.recipe.name}, this one's {recipe}: {error}") from None
+    return Start(
+        origin=origin,
+        source=chosen.source.name if chosen.source else "",
+        params=params,
+        metric=other.objective.name,
+        value=chosen.value,
+    )
 
 
 # --- what must be the same -------------------------------------------------------------------------------

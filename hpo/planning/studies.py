@@ -117,7 +117,8 @@ def published_config(
         InputError: a study on the way has no published choice.
     """
     chain = lineage(specs, name)
-    params = {**chain[0].parameters.defaults, **chain[0].base}
+    first = chain[0]
+    params = {**first.parameters.defaults, **(first.base if first.start is None else first.start.params)}
     for study in chain:
         if study.published is None or not study.published.choice:
             raise StudyFileError(f"{study.name}.toml", "has no published.choice for --inherit published")

@@ -117,6 +117,8 @@ def question(section: Section) -> str:
     axes = [f"{name.replace('_', ' ')} ({_values(axis)})" for name, axis in spec.search.items()]
     with_ = f", with {params_text(spec.fixed)}," if spec.fixed else ""
     objective = section.objective
+    if not axes:
+        return f"What {objective.label} does a single point{with_.rstrip(',')} reach on validation?"
     return f"Which {in_words(axes)}{with_} gives the {objective.best_word} {objective.label} on validation?"
 
 

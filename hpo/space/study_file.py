@@ -1,6 +1,7 @@
 """`StudySpec`: one study file, read by tomllib, validated by pydantic, frozen.
 
-    inherits = "batch-size"                           # the study whose winner this one starts from
+    inherits = "batch-size"                           # the study whose winner this one starts from;
+                                                      # "plan:OUT/STUDY": another plan's
     constraints = ["batch_size <= 64"]
     trials = 30                                       # exactly where the study is no grid
 
@@ -61,6 +62,8 @@ RESERVED_NAMES = {FINAL_NAME: "the final stage", CONFIRM_NAME: "the confirmation
 PLAN_FILE, CLAIMS_FILE = "plan.toml", "claims.toml"
 """In a folder of study files, but no studies: options of the plan, as `hpo run` would take them, and claims
 (`hpo.space.claim_file`)."""
+PLAN_PREFIX = "plan:"
+"""What `inherits` begins with where it names another plan."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _MISTAKE = "mistake"
@@ -124,6 +127,20 @@ class Stop(_Model):
     """Less than this is none; None: the plan's delta."""
 
 
+class Start(_Model):
+    """The winner of another plan that a study starts from. It is looked up once, when the plan is created."""
+
+    origin: str
+    """As `inherits` names it: plan:OUT/STUDY."""
+    source: str = ""
+    """The trial that trained it there, as STUDY/NUMBER; empty where no single one has."""
+    params: dict[str, Any] = {}
+    """The complete configuration; empty before it was looked up."""
+    metric: str = ""
+    value: float | None = None
+    """Of that metric, there."""
+
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -167,12 +184,15 @@ class StudySpec(_Model):
     title: str = ""
     section: str = ""
     inherits: str | None = None
+    """The study of the same plan whose winner it starts from."""
+    start: Start | None = None
+    """What it starts from where that is another plan's; of files `inherits` has it."""
     base: dict[str, Any] = {}
     """Over the original's defaults; only where nothing is inherited."""
     fixed: dict[str, Any] = {}
     """Over what is inherited; carried on with the winner."""
-    search: dict[str, Annotated[Choices | Range, PlainSerializer(lambda axis: axis.plain())]]
-    """Axes in the file's order."""
+    search: dict[str, Annotated[Choices | Range, PlainSerializer(lambda axis: axis.plain())]] = {}
+    """Axes in the file's order; none: the study has one point."""
     constraints: tuple[Annotated[Constraint, PlainSerializer(str)], ...] = ()
     sampler: Component
     pruner: Component = Component(name="none")
@@ -239,7 +259,7 @@ class StudySpec(_Model):
         """Return canonical JSON: equal exactly when the studies are, the order of their axes included."""
         table = self.model_dump()
         # not in what was stored before there were such keys
-        unset = [key for key in ("trial_timeout", "stop") if table[key] is None]
+        unset = [key for key in ("start", "trial_timeout", "stop") if table[key] is None]
         for key in unset:
             del table[key]
         return json.dumps(table, separators=(",", ":"), allow_nan=False)
@@ -252,13 +272,28 @@ class StudySpec(_Model):
         return hash(self.to_json())
 
     @property
+    def has_control(self) -> bool:
+        """Whether there is an inherited configuration that its winner is compared with."""
+        return self.inherits is not None or self.start is not None
+
+    @property
     def is_grid(self) -> bool:
         """Whether the points are enumerated rather than sampled."""
         return self.sampler.name == "grid"
 
     def context(self, inherited: ParamValues | None = None) -> dict[str, ParamValue]:
         """Return the configuration that a point is laid over: defaults, base or inherited, then fixed."""
-        return {**self.parameters.defaults, **self.base, **(inherited or {}), **self.fixed}
+        start = self.base if self.start is None else self.start.params
+        return {**self.parameters.defaults, **start, **(inherited or {}), **self.fixed}
+
+    def starting_from(self, start: Start) -> StudySpec:
+        """Return the same study with what it starts from looked up.
+
+        Raises:
+            InputError: its constraints leave no point then.
+        """
+        document = {**self.model_dump(), "start": start.model_dump()}
+        return StudySpec.from_json(json.dumps(document), self._schema)
 
     def feasible(self, params: ParamValues) -> bool:
         """Return whether a complete configuration satisfies every constraint."""
@@ -341,11 +376,25 @@ class StudySpec(_Model):
     @model_validator(mode="before")
     @classmethod
     def _choose_sampler(cls, table: Any) -> Any:
-        search = table.get("search") if isinstance(table, dict) else None
+        search = table.get("search", {}) if isinstance(table, dict) else None
         if not isinstance(search, dict) or "sampler" in table:
             return table
         grid = all(not isinstance(axis, dict) or "step" in axis for axis in search.values())
         return {**table, "sampler": {"name": "grid" if grid else "tpe"}}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_start(cls, table: Any) -> Any:
+        inherits = table.get("inherits") if isinstance(table, dict) else None
+        if not isinstance(inherits, str) or not inherits.startswith(PLAN_PREFIX):
+            return table
+        place, _, study = inherits.removeprefix(PLAN_PREFIX).rpartition("/")
+        if not place or not study:
+            raise InputError(
+                f"inherits = {inherits!r} does not name another plan's study; write {PLAN_PREFIX}OUT/STUDY, "
+                f"as {PLAN_PREFIX}hpo-out/learning-rate"
+            )
+        return {**table, "inherits": None, "start": {"origin": inherits}}
 
     @field_validator("name")
     @classmethod
@@ -369,8 +418,6 @@ class StudySpec(_Model):
     def _check_search(cls, table: Any, info: ValidationInfo) -> Any:
         if not isinstance(table, dict):
             return table
-        if not table:
-            raise InputError("search is empty; give at least one parameter, as l2 = [0.01, 0.001]")
         return read_each(lambda name: read_axis(_schema_of(info), name, table[name]), table)
 
     @field_validator("constraints", mode="before")
@@ -387,7 +434,7 @@ class StudySpec(_Model):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        if self.inherits is not None and self.base:
+        if self.has_control and self.base:
             raise InputError("base and inherits exclude each other; what shall differ belongs in [fixed]")
         for first, second in itertools.combinations(("base", "fixed", "search"), 2):
             for name in getattr(self, first):
@@ -399,6 +446,8 @@ class StudySpec(_Model):
 
     def _check_trials(self) -> None:
         if not self.is_grid:
+            if not self.search:
+                raise InputError(f"search is missing, which sampler {self.sampler.name!r} draws points of")
             if self.trials is None:
                 raise InputError(f"trials is missing; sampler {self.sampler.name!r} needs it, as trials = 30")
             return
@@ -410,6 +459,8 @@ class StudySpec(_Model):
                 )
         if self.stop is not None:
             raise InputError("stop: a grid tries each of its points; remove it, or choose a [sampler]")
+        if self.trials is not None and not self.search:
+            raise InputError(f"trials = {self.trials}: there is no [search], and so a single point")
         if self.trials is not None:
             raise InputError(f"trials = {self.trials}: a grid tries each of its points; remove the key")
         size = self._size()
@@ -424,7 +475,8 @@ class StudySpec(_Model):
         return None if None in sizes else math.prod(size for size in sizes if size is not None)
 
     def _check_a_point_is_left(self) -> None:
-        known = dict(self.fixed) if self.inherits else self.context()
+        is_open = self.inherits or (self.start is not None and not self.start.params)
+        known = dict(self.fixed) if is_open else self.context()
         bounds = {name: (value, value) for name, value in known.items() if isinstance(value, int | float)}
         bounds |= {name: axis.bounds for name, axis in self.search.items() if name in self.parameters.numbers}
         size = self._size()
@@ -433,7 +485,7 @@ class StudySpec(_Model):
             not wrong
             and size is not None
             and size <= MAX_GRID_POINTS
-            and not any(self._points(known, self.search))
+            and next(self._points(known, self.search), None) is None
         ):
             wrong = list(self.constraints or self.parameters.parsed_constraints)
         if wrong:
@@ -474,6 +526,15 @@ def study_of(document: Mapping[str, Any], name: str, where: Path | str, schema: 
             raise InputError(f"{name!r} is the name of {RESERVED_NAMES[name]}; give the study another")
         if "name" in document:
             raise InputError("name is not a key of a study file; a study is named by its file")
+        if not document:  # nobody saves an empty file to have the defaults trained
+            raise InputError("says nothing of a study; give at least a title, [fixed] or [search]")
+        if "start" in document:
+            raise InputError(f'start is not a key of a study file; write inherits = "{PLAN_PREFIX}OUT/STUDY"')
+        if document.get("search") == {}:
+            raise InputError(
+                "search is empty; give at least one parameter, as l2 = [0.01, 0.001], or leave [search] out "
+                "to train a single point"
+            )
         return StudySpec.model_validate({**document, "name": name}, context={"schema": schema})
     except ValidationError as error:
         raise StudyFileError(where, _explain(error)) from None
@@ -581,7 +642,7 @@ def _explain_one(problem: ErrorDetails) -> str:
     if problem["type"] == _MISTAKE:
         return problem["msg"]
     if problem["type"] == "extra_forbidden" and path[:-1] in _TABLES:
-        known = [name for name in _TABLES[path[:-1]].model_fields if name != "name"]
+        known = [name for name in _TABLES[path[:-1]].model_fields if name not in ("name", "start")]
         return f"{key} is not a key of a study file; {did_you_mean(path[-1], known)}"
     if problem["type"] == "missing":
         return f"{key} is missing"

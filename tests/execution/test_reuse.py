@@ -40,7 +40,7 @@ class Simulated(hpo.Recipe):
         return ("idle",)
     def train(self, params, data, seed, context, resume=None):
         for epoch in range(1, params.epochs + 1):
-            luck = random.Random(f"{seed} {params.quality} {epoch}").gauss(0, 0.01)
+            luck = random.Random(f"{seed} {params.quality} {epoch}").gauss(0, 0.002)
             bad = float("nan") if params.quality == -9 and epoch > 1 else 0.0
             yield hpo.Epoch({"accuracy": 0.5 + 0.01 * params.quality + luck + bad, "luck": luck}, state={})
     def test(self, params, data, state):
@@ -342,3 +342,95 @@ def test_the_forecast_says_how_many_points_are_taken_over(place: Path, cli: Cli)
     assert "taken over" in cli(*asked).out
     more = json.loads(cli(*asked, "--seeds", "3", "--json").out)[0]
     assert (more["reused"], more["epochs"]) == (0, 2 * (2 + 2 + 2 + 3))
+
+
+# --- another plan's winner -------------------------------------------------------------------------------
+
+FROM = 'inherits = "plan:a/rate"\n'
+
+
+def test_a_study_starts_from_another_plans_winner_and_needs_that_plan_once(place: Path, cli: Cli) -> None:
+    before = ended(place, "a", QUALITIES, "rate", **simulated(place)).decision("rate")
+    assert before is not None
+    studies = {"next": f"{FROM}[search]\nquality = [4, 5]", "after": f"{FROM}[fixed]\nquality = 6"}
+    begun(place, "b", studies, reuse="a", **simulated(place))
+    shutil.rmtree("a")
+    plan = ended(place, "b", studies, **simulated(place))
+    for name, qualities in (("next", [3, 4, 5]), ("after", [3, 6])):
+        configs = [trial.user_attrs["config"]["quality"] for trial in plan.trials(name)]
+        assert configs == qualities
+        assert itself(plan, name) == [0, *[2] * (len(qualities) - 1)]  # the control is the other plan's
+        decision = plan.decision(name)
+        assert decision is not None
+        assert decision.adopted
+        assert decision.params == {**before.params, "quality": qualities[-1]}
+        inherited = plan.record(name).inherited
+        assert inherited is not None
+        assert inherited.study == "plan:a/rate"
+    where = ("--storage", plan.storage.url)
+    assert "from plan:a/rate (trial rate/2, accuracy" in " ".join(cli("show", "next", *where).out.split())
+    assert json.loads(cli("show", "next/1", "--json", *where).out)["origins"]["idle"].startswith(
+        "plan:a/rate"
+    )
+    for page in ("report.md", "report.html"):
+        assert cli("report", "--to", "page", *where).code == 0
+        assert "plan:a/rate" in Path("page", page).read_text()
+
+
+def test_a_confirmation_tries_what_was_adopted_over_another_plans_winner(place: Path) -> None:
+    ended(place, "a", QUALITIES, "rate", **simulated(place))
+    given = simulated(place, confirm=True, set={"idle": 1})
+    plan = ended(place, "b", f"{FROM}[search]\nquality = [9]", **given)
+    found = plan.record(CONFIRM).confirmation
+    assert found is not None
+    (decision,) = found.decisions
+    assert (decision.change, decision.kept) == ({"quality": 9}, True)
+    assert plan.decision("rate").params["idle"] == 1  # type: ignore[union-attr]
+
+
+def test_a_plan_starts_from_what_another_has_ended_with(place: Path) -> None:
+    ended(place, "a", QUALITIES, **simulated(place))
+    plan = ended(place, "b", 'inherits = "plan:a/final"\n[search]\nidle = [0, 1]', "rate", **simulated(place))
+    assert plan.decision("rate").params["quality"] == 3  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("inherits", "why"),
+    [
+        ("plan:nowhere/rate", "nowhere/hpo.db: no database here"),
+        ("plan:a/rat", "rat is not a study of that plan; did you mean 'rate'?"),
+        ("plan:a/rate", "sqlite:///a/hpo.db: rate has not decided yet"),
+        ("plan:other/rate", "that plan's recipe is constrained-cnn, this one's python:"),
+    ],
+)
+def test_where_there_is_no_winner_to_start_from_it_is_said_why(
+    place: Path, cli: Cli, inherits: str, why: str
+) -> None:
+    begun(place, "a", QUALITIES, **simulated(place))
+    if "other" in inherits:
+        ended(place, "other", SMALL, "rate", **TINY_SIZES)
+    Path("files").mkdir()
+    Path("files/rate.toml").write_text(f'inherits = "{inherits}"\n[search]\nquality = [1]')
+    refused = cli("create", "--studies", "files", *as_options(simulated(place)), "--out", "b")
+    assert refused.code == 2
+    assert f"rate.toml: inherits = '{inherits}': {why}" in " ".join(refused.err.split())
+    assert not Path("b").exists()
+
+
+# --- a single point --------------------------------------------------------------------------------------
+
+
+def test_a_study_without_a_search_has_one_point(place: Path, cli: Cli) -> None:
+    studies = {"rate": "[fixed]\nquality = 2", "next": 'inherits = "rate"\n[fixed]\nquality = 7'}
+    plan = ended(place, "a", studies, **simulated(place))
+    assert [trial.user_attrs["config"]["quality"] for trial in plan.trials("rate")] == [2]
+    first, following = plan.decision("rate"), plan.decision("next")
+    assert first is not None
+    assert following is not None
+    assert first.text == "took the single point that there is (one seed; nothing inherited to compare with)"
+    assert following.adopted
+    assert following.text.startswith("adopted quality 7: ")
+    where = ("--storage", plan.storage.url)
+    for command in ("status", "show rate", "show rate/0", "report --to page", "export"):
+        assert cli(*command.split(), *where).code == 0
+    assert json.loads(cli("status", "--json", *where).out)["studies"][0]["best"]["params"]["quality"] == 2

@@ -166,7 +166,14 @@ REFUSED: list[tuple[str, str]] = [
     ("search.l2 = {low = 0, high = inf}", "search.l2.high = inf: must be a finite number"),
     (f"sampler.since = 2020-01-01\n{L2}", "sampler.since = 2020-01-01: dates and times mean nothing"),
     # its keys
-    ("", "search is missing"),
+    ("", "says nothing of a study; give at least a title, [fixed] or [search]"),
+    ("[sampler]\nname = 'tpe'\n", "search is missing, which sampler 'tpe' draws points of"),
+    ("trials = 3", "trials = 3: there is no [search], and so a single point"),
+    (
+        "inherits = 'plan:rate'",
+        "inherits = 'plan:rate' does not name another plan's study; write plan:OUT/STUDY",
+    ),
+    ("start = {}", 'start is not a key of a study file; write inherits = "plan:OUT/STUDY"'),
     (f"name = 'x'\n{L2}", "name is not a key of a study file; a study is named by its file"),
     (f"inherit = 'x'\n{L2}", "inherit is not a key of a study file; did you mean 'inherits'?"),
     (f"title = 1\n{L2}", "title = 1: must be text, in quotes"),
@@ -508,7 +515,7 @@ def test_json_forgets_only_orders_that_mean_nothing(tmp_path: Path) -> None:
     assert a != spec("fixed.epochs = 1\nfixed.l2 = 0\nsearch.batch_size = [2, 1]\nsearch.hidden_units = [3]")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": "x"}', '{"name":"x","search":{"lr":[1]}}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"title": "x"}', '{"name":"x","search":{"lr":[1]}}'])
 def test_what_is_no_stored_study_is_an_input_error(text: str) -> None:
     with pytest.raises(InputError):
         StudySpec.from_json(text, SCHEMA)
