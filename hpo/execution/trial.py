@@ -236,6 +236,8 @@ def _train_trial(
         if attempt.pruned_after is None:
             raise
         ended_by = error  # without the audit it would not have come so far
+    finally:
+        training.close()  # the scratch folder of a recipe's own loop goes with it, and not at some time later
     return attempt.finish(ended_by)
 
 
@@ -276,7 +278,7 @@ class _Limit:
     """Whether a trial is to end before its last epoch because time is up, or its study was closed."""
 
     def __init__(self, plan: Plan, name: str, trial: FrozenTrial) -> None:
-        self._ending = Ending(plan, name, trial.number)
+        self._ending = Ending(plan, name, trial.number, is_further=bool(slot_of(trial).replicate))
         # as of pruning: others are compared with a control
         is_limited = name in plan.specs and not is_control(plan, name, slot_of(trial))
         self._timeout = plan.specs[name].trial_timeout if is_limited else None

@@ -61,23 +61,24 @@ def trained(plan: Plan) -> dict[str, Trained]:
     }
 
 
-def closing(plan: Plan, name: str, number: int | None = None) -> Closed | None:
+def closing(plan: Plan, name: str, number: int | None = None, *, is_further: bool = False) -> Closed | None:
     """Return why a study takes no more points, which is written down when it is found; None where it does.
 
     Args:
         plan: that it belongs to.
         name: of the study.
         number: of a trial that is to be begun; None: one that nobody has queued yet.
+        is_further: whether that trains further seeds of a point, which come after `[stop]`.
     """
     known = _mark(plan, name)
-    if known is not None:
+    if known is not None and not (is_further and not known.ends_race):
         return known
     if plan.options.budget is not None:
         found = trained(plan)
         left = _seconds_left(plan, name, plan.options.budget, found)
         if not _fits(plan, name, left, found, number):
-            return _close(plan, name, _closed(plan, "budget"))
-    stop = plan.specs[name].stop if name in plan.specs else None
+            return _close(plan, name, _closed(plan, "budget"), known)
+    stop = plan.specs[name].stop if name in plan.specs and not is_further else None
     if stop is not None and _is_done(plan, name, stop):
         return _close(plan, name, _closed(plan, "stop", stop))
     return None
@@ -92,10 +93,11 @@ class Ending:
         plan: that the trial belongs to.
         name: of its study.
         number: of the trial.
+        is_further: whether it trains further seeds of a point of a race.
     """
 
-    def __init__(self, plan: Plan, name: str, number: int) -> None:
-        self._plan, self._name, self._number = plan, name, number
+    def __init__(self, plan: Plan, name: str, number: int, *, is_further: bool = False) -> None:
+        self._plan, self._name, self._number, self._is_further = plan, name, number, is_further
         self._is_limited = name in plan.all_names
         self._next_look = -math.inf
         self._most_seconds = math.inf, math.inf
@@ -127,8 +129,10 @@ class Ending:
 
     def _look(self, n_epochs: int, found: Mapping[str, Trained]) -> Closed | None:
         plan, name, budget = self._plan, self._name, self._plan.options.budget
-        if n_epochs == 0 and (closed := closing(plan, name, self._number)) is not None:
-            return closed
+        if n_epochs == 0:
+            closed = closing(plan, name, self._number, is_further=self._is_further)
+            if closed is not None:
+                return closed
         known = _mark(plan, name)
         if known is not None and known.by in ("finish", "deadline"):
             return known  # that a study has enough is no reason to waste what is under way
@@ -138,7 +142,9 @@ class Ending:
         self._most_seconds = found[name].seconds + left, _seconds(found) + left
         if _fits(plan, name, left, found, self._number, n_epochs):
             return None
-        return known or _close(plan, name, _closed(plan, "budget"))
+        if known is not None and known.ends_race:
+            return known
+        return _close(plan, name, _closed(plan, "budget"), known)
 
 
 def _mark(plan: Plan, name: str) -> Closed | None:
@@ -146,11 +152,19 @@ def _mark(plan: Plan, name: str) -> Closed | None:
     return None if mark is None else Closed.model_validate(mark)
 
 
-def _close(plan: Plan, name: str, closed: Closed) -> Closed:
-    """Write down that a study takes no more points; return why, where somebody was quicker as he has it."""
+def _close(plan: Plan, name: str, closed: Closed, known: Closed | None = None) -> Closed:
+    """Write down that a study takes no more points; return why, where somebody was quicker as he has it.
+
+    Args:
+        plan: that it belongs to.
+        name: of the study.
+        closed: why.
+        known: why it takes no more points already, where it goes on with further seeds.
+    """
     mark = closed.model_dump(mode="json")
     study_id = plan.storage.study_id(name)
-    if plan.storage.swap_study_attr(study_id, "closed", mark, expected={"closed": None}):
+    before = known and known.model_dump(mode="json")
+    if plan.storage.swap_study_attr(study_id, "closed", mark, expected={"closed": before}):
         return closed
     return _mark(plan, name) or closed
 
@@ -178,9 +192,9 @@ def finish(plan: Plan, names: Iterable[str], *, by: By = "finish") -> list[str]:
     records = plan.records()
     may_close = [name for name in names if name in plan.all_names and name != FINAL]
     open_ = [name for name in may_close if not _has_ended(records[name])]
-    newly = [name for name in open_ if records[name].closed is None]
+    newly = [name for name in open_ if (known := records[name].closed) is None or not known.ends_race]
     for name in newly:
-        _close(plan, name, _closed(plan, by))
+        _close(plan, name, _closed(plan, by), records[name].closed)
     return newly
 
 

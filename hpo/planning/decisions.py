@@ -90,6 +90,11 @@ class Closed(Record):
     delta: float | None = None
 
     @property
+    def ends_race(self) -> bool:
+        """Whether its points get no further seeds, either."""
+        return self.by != "stop"
+
+    @property
     def text(self) -> str:
         """What closed it, in words."""
         if self.budget_seconds is not None:

@@ -110,7 +110,8 @@ def _advance_study(plan: Plan, name: str, ended: Mapping[str, bool]) -> bool:
         return False
     raced = None
     if plan.races:
-        raced = _race(plan, name, inherited, jobs, slots, record.discarded, is_closed=closed is not None)
+        is_closed = closed is not None and closed.ends_race
+        raced = _race(plan, name, inherited, jobs, slots, record.discarded, is_closed=is_closed)
     if raced is not None and raced.due:
         _enqueue_further(plan, queue, raced.due, slots)
         return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -192,7 +192,7 @@ def _loop_run(
     named: NamedRecipe,
     data: TrainingData,
     config: Mapping[str, Any],
-    begin: Callable[..., Iterator[EpochResult]],
+    begin: Callable[..., Generator[EpochResult, None, None]],
 ) -> LoopRun:
     """Try an epoch of a loop of one's own; and, where it has a state, the second one as after a kill."""
     undisturbed = begin()
@@ -201,7 +201,7 @@ def _loop_run(
     params, (packed_state,), state = named.recipe.params_of(config), first.states, state_of(first)
     checked_metrics(named.recipe, named.recipe.test(params, data.valid, unpacked(packed_state)), "test")
     second = None if state is None or params.epochs == 1 else next(undisturbed, None)
-    del undisturbed  # and its scratch folder, as with a kill
+    undisturbed.close()  # and with it its scratch folder goes, as with a kill
     resumes = None
     if second is not None:
         resumed = next(begin(resume=state), None)

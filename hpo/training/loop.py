@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from statistics import fmean
@@ -131,7 +131,7 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     slots: Slots | None = None,
     count: Callable[[int], None] = lambda n_examples: None,
-) -> Iterator[EpochResult]:
+) -> Generator[EpochResult, None, None]:
     """Train one model per seed and yield after every epoch, up to `config["epochs"]`.
 
     Args:

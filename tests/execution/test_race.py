@@ -268,6 +268,39 @@ def test_a_plan_that_is_finished_amid_a_race_decides_by_the_seeds_that_all_have(
     assert len(plan.trials("final")) == 1
 
 
+STOPPED = """
+trials = 6
+[search]
+shape = {low = 0, high = 9}
+[sampler]
+name = "random"
+[stop]
+patience = 2
+delta = 1.0
+"""
+
+
+def test_what_stop_has_left_of_a_sampled_study_races(place: Path) -> None:
+    plan = new_plan(place / "out", studies={"s": STOPPED}, max_seeds=5, delta=0.0)
+    decision, race = decided(worked(plan, place / "out", "s"), "s")
+    assert decision.text.startswith(
+        "closed by [stop], no gain of 100.0 points in 2 points: 3 of 6 points ended; chose"
+    )
+    assert max(each.seeds for each in race.finishes) == 5
+
+
+def test_whoever_finishes_a_plan_ends_such_a_race_as_well(place: Path) -> None:
+    plan = new_plan(place / "out", studies={"s": STOPPED}, max_seeds=5, delta=0.0)
+    worked(plan, place / "out", "s", n_trials=4)
+    closed = plan.record("s").closed
+    assert closed is not None
+    assert closed.by == "stop"
+    assert finish(plan, ["s"]) == ["s"]
+    decision, race = decided(worked(plan, place / "out", "s"), "s")
+    assert decision.text.startswith("closed by `hpo finish` before its race had ended: 3 of 6 points ended")
+    assert {each.seeds for each in race.finishes} == {3}
+
+
 def test_a_point_that_diverged_on_further_seeds_is_out_of_a_closed_race_too(place: Path) -> None:
     code = RECIPE.replace("value = 0.4", "value = float('nan') if seed > 2 and params.quality > 38 else 0.4")
     study = {"s": "[search]\nquality = [38, 40, 37]"}
