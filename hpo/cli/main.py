@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from importlib import import_module
+from keyword import iskeyword
 from typing import Any
 
 import click
@@ -50,6 +51,7 @@ GROUPS = {
     },
     "Files": {
         "predict": ("reading", "Classify pictures with the final model."),
+        "import": ("training", "Have a study learn from points that others measured."),
         "export": ("reading", "Write every trial as CSV, JSON or Parquet, or for a tracker."),
         "schema": ("reading", "Print the JSON schema of study files, for editors."),
         "prune-checkpoints": ("managing", "Remove checkpoints that nothing needs any more."),
@@ -73,7 +75,8 @@ class _NotLoaded(click.Command):
 
     def load(self) -> click.Command:
         module, name = self._place
-        command: click.Command = getattr(import_module(module), name.replace("-", "_"))
+        function = f"{name}_" if iskeyword(name) else name.replace("-", "_")
+        command: click.Command = getattr(import_module(module), function)
         return command
 
 

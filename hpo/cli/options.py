@@ -201,6 +201,20 @@ def _url_in(
     return lines[0]
 
 
+class PointsSource(click.ParamType[str]):
+    """A file, the URL of a database, or `@FILE` whose first line is one."""
+
+    name = "FILE|URL"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the path or the URL."""
+        if "://" in value:
+            return str(value)
+        if value.startswith("@"):
+            return _url_in(value[1:], self, param, ctx)
+        return str(UserPath(is_file=True).convert(value, param, ctx))
+
+
 class Assignment(click.ParamType[tuple[str, Any]]):
     """A parameter and its value."""
 
@@ -669,6 +683,7 @@ claim_studies = _option(
 
 
 some_studies = click.argument("study", nargs=-1, metavar="[STUDY…]", shell_complete=study_names)
+maybe_study = click.argument("study", required=False, shell_complete=study_names)
 one_study = click.argument("study", shell_complete=study_names)
 one_trial = click.argument("trial", metavar="STUDY/NUMBER", shell_complete=trial_names)
 study_or_trial = click.argument("study", metavar="STUDY[/NUMBER]", shell_complete=study_or_trial_names)

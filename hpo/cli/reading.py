@@ -130,6 +130,7 @@ def show(study: str, as_json: bool, **options: Any) -> None:
             {
                 "study": study,
                 "points": [row.to_json() for row in rows],
+                "imported": [asdict(each) for each in results.imported(plan, study, rows)],
                 "decision": decision.model_dump(mode="json") if decision else None,
                 "superseded": [each.model_dump(mode="json") for each in record.superseded],
                 "audit": asdict(audit) if audit else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from hpo.execution.housekeeping import Holdings
     from hpo.monitor.comparison import PairComparison
     from hpo.monitor.plans import PlanLine
-    from hpo.monitor.results import TrialDetail, TrialRow
+    from hpo.monitor.results import ImportedRow, TrialDetail, TrialRow
     from hpo.monitor.status import StudyStatus
     from hpo.monitor.watch import Progress
     from hpo.planning.audit import Audit
@@ -264,7 +264,7 @@ def show_study(
 ) -> None:
     """Print the points of a study, what was decided, and what is to be known about single runs."""
     from hpo.monitor.origins import start_text
-    from hpo.monitor.results import confirmed_in_words
+    from hpo.monitor.results import confirmed_in_words, imported
     from hpo.monitor.watch import TITLES
     from hpo.planning.audit import in_words
     from hpo.planning.edges import advice, edges
@@ -288,6 +288,8 @@ def show_study(
     if spec and spec.fixed:
         screen.print(Text(f"fixed in this study: {params_text(spec.fixed)}", "dim"))
     screen.print(_points_grid(plan, list(spec.search) if spec else _differing(rows), rows, screen.width))
+    for line in _imported_texts(plan, imported(plan, name, rows)):
+        screen.print(line)
     control = decision.control if decision else None
     # a point that is the control says so once, with the control
     mark = f"{Reason.REUSED}: {control.source.name} " if control else "-"
@@ -336,6 +338,23 @@ def show_study(
         screen.print(Text(f"on fresh seeds: {said[name]}", "bold"))
     if is_confirmation and record.confirmation is not None:
         _print_decisions(screen, plan)
+
+
+def _imported_texts(plan: Plan, found: Sequence[ImportedRow]) -> Iterator[Text]:
+    """Yield what is to be said of the known points of a study."""
+    if not found:
+        return
+    best = found[0]
+    n_points = "1 point" if len(found) == 1 else f"{len(found):,} points"
+    yield Text(
+        f"imported: {n_points} that the sampler learns from; none of them can win as it is. Best: "
+        f"{plan.objective.label} {plan.objective.with_unit(best.value)} at {params_text(best.params)} "
+        f"({best.origin})"
+    )
+    for each in found:
+        if each.trial is not None:
+            value = plan.objective.with_unit(each.value)
+            yield Text(f"trial {each.trial}: imported with {value} ({each.origin}), trained here", "dim")
 
 
 def _differing(rows: Sequence[TrialRow]) -> list[str]:

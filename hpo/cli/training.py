@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpo._process import without_garbage_collection
-from hpo._text import printable, write_json
+from hpo._text import params_text, printable, write_json
 from hpo.cli import options as opt
 from hpo.cli.advice import quoted
 from hpo.cli.help import with_examples
@@ -535,6 +535,64 @@ def extend(study: str, value: tuple[str, ...], **options: Any) -> None:
             "the final stage takes the best of what the last studies of the plan decide, "
             f"{made.study} among them"
         )
+
+
+@with_examples(
+    (
+        "hpo import old.csv size",
+        "A row a point: columns named as the parameters that size searches, and macro_f1.",
+    ),
+    (
+        "hpo import sqlite:///old.db size --optuna-study resnet --train-first 3",
+        "Points of an Optuna study; the three best are trained first.",
+    ),
+)
+@click.argument("source", metavar="FILE|URL", type=opt.PointsSource())
+@opt.maybe_study
+@click.option(
+    "--optuna-study", metavar="NAME", help="Which of the Optuna studies there.  [default: the only one]"
+)
+@click.option(
+    "--train-first",
+    type=click.IntRange(0, 100),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="So many of the best are trained, before the study samples further.",
+)
+@opt.database
+def import_(
+    source: str, study: str | None, optuna_study: str | None, train_first: int, **options: Any
+) -> None:
+    """Have a study learn from points that others measured.
+
+    FILE is a CSV table, or a SQLite or journal file of Optuna's; URL is that of Optuna's storage, or @FILE
+    that holds it. STUDY is one that samples, and may be left out where the plan has but one. The points are
+    no trials: its sampler learns from them, and none of them can win: what wins, this plan has trained.
+    """
+    from hpo.planning.known_points import check_importable, import_points, read_points, sampled_study
+
+    plan = opt.open_plan(options)
+    name = sampled_study(plan) if study is None else plan.with_ancestors([study])[-1]
+    check_importable(plan, name)
+    with waiting("reading the points"):
+        found = read_points(plan, name, source, optuna_study)
+    n_new = import_points(plan, name, found.points, train_first)
+    n_before = len(found.points) - n_new
+    known = f", {n_before:,} of them before" if n_before else ""
+    say(f"{name}: {len(found.points):,} points imported{known}; its sampler learns from them")
+    best = max(found.points, key=lambda point: plan.objective.score(point.value))
+    value = plan.objective.with_unit(best.value)
+    say(f"best: {plan.objective.label} {value} at {params_text(best.params)} ({best.origin})")
+    n_first = len(plan.record(name).trained_first)
+    if n_first:
+        say(f"points that are trained besides those it draws: {n_first}; only what this plan trains can win")
+    if found.unfinished:
+        say(f"left out: {found.unfinished:,} without a result, or without these parameters", err=True)
+    if found.outside:
+        say(f"left out: {len(found.outside):,} outside of the search, as {found.outside[0]}", err=True)
+    if found.unused:
+        say(f"columns that were not used: {', '.join(found.unused)}", err=True)
 
 
 def _decide_anew(plan: Plan, name: str, before: Decision | None) -> None:

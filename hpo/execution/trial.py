@@ -32,6 +32,7 @@ from hpo.planning.audit import is_audited
 from hpo.planning.closing import Ending
 from hpo.planning.decisions import TrialRef
 from hpo.planning.inheritance import config_of_trial, context_of, control_config, inherited_by, replicate_of
+from hpo.planning.known_points import known_trials
 from hpo.planning.plan import FINAL, Plan, versions
 from hpo.planning.pruners import Runs, TrialPruner, build_pruner
 from hpo.planning.reuse import (
@@ -533,7 +534,7 @@ def _draw(plan: Plan, study: StudySpec, trial: FrozenTrial) -> dict[str, ParamVa
     """
     known = context_of(plan, study.name, inherited_by(plan, study.name))
     optunas, index, seed = plan.storage.study(study.name), trial.user_attrs["index"], plan.options.seed
-    may_repeat = study.listed(known) is None
+    may_repeat, imported = study.listed(known) is None, known_trials(plan, study.name)
 
     def tried() -> set[str]:
         others = [each for each in optunas.get_trials(deepcopy=False) if id_of(each) != id_of(trial)]
@@ -542,7 +543,7 @@ def _draw(plan: Plan, study: StudySpec, trial: FrozenTrial) -> dict[str, ParamVa
 
     before = set[str]() if may_repeat else tried()
     while True:
-        point = partial(draw, optunas, trial, study, known, index, seed, before)
+        point = partial(draw, optunas, trial, study, known, index, seed, before, imported)
         params = _asked(plan, id_of(trial), point)
         plan.storage.write(id_of(trial), params=params, distributions=distributions(study))
         if may_repeat or study.key(known, params) not in (before := tried()):

@@ -21,6 +21,7 @@ from hpo.planning.confirmation import Confirmation, decision_in_words
 from hpo.planning.decisions import TrialRef, best_epoch, epochs_of, pooled
 from hpo.planning.diagnostics import Finding, findings
 from hpo.planning.inheritance import best_decided, decided_point
+from hpo.planning.known_points import known_points
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.metrics import Metric
 from hpo.planning.plan import CLAIMS, CONFIRM, CONTROL_SLOT, FINAL, FINAL_SLOT, PRICE, Plan
@@ -28,7 +29,7 @@ from hpo.planning.race import RaceResult, Stop
 from hpo.planning.reuse import ORIGIN_KEY
 from hpo.planning.scheduler import is_orphaned
 from hpo.planning.studies import lineage
-from hpo.space.parameters import ParamValue
+from hpo.space.parameters import ParamValue, canonical_json
 from hpo.storage.queue import Reason, Slots, reason_of, slot_of, told_state
 from hpo.storage.trials import id_of
 
@@ -175,6 +176,33 @@ def rows(plan: Plan, name: str, trials: Sequence[FrozenTrial] | None = None) -> 
     chosen = (slots.accepted_or_latest(slot) for slot in slots.attempts if not slots.never_began(slot))
     ordered = sorted(chosen, key=lambda trial: trial.user_attrs["index"])
     return [_row(plan, name, trial, slots, discarded, slots.state(slot_of(trial)).value) for trial in ordered]
+
+
+@dataclass(frozen=True)
+class ImportedRow:
+    """A known point of a study (`hpo.planning.known_points`), as a table shows it."""
+
+    params: Mapping[str, ParamValue]
+    value: float
+    origin: str
+    """Where it is from, as "old.csv, row 7"."""
+    trial: int | None
+    """The trial of the study that trained the same parameters; None: none has."""
+
+
+def imported(plan: Plan, name: str, rows: Sequence[TrialRow]) -> list[ImportedRow]:
+    """Return the known points of a study, the best first.
+
+    Args:
+        plan: that the study belongs to.
+        name: of the study.
+        rows: of the study, as from `rows`.
+    """
+    trials = {canonical_json(row.params): row.trial for row in reversed(rows)}
+    return [
+        ImportedRow(point.params, point.value, point.origin, trials.get(canonical_json(point.params)))
+        for point in (known_points(plan, name) if name in plan.specs else [])
+    ]
 
 
 def points_of(slots: Slots) -> list[str]:

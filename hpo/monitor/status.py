@@ -14,6 +14,7 @@ from hpo.planning.audit import Audit, audit_of
 from hpo.planning.confirmation import outcome_in_words
 from hpo.planning.decisions import Decision
 from hpo.planning.inheritance import context_of
+from hpo.planning.known_points import known_points
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.plan import CLAIMS, CONFIRM, FINAL, FINAL_SLOT, PRICE, Plan
 from hpo.planning.price import bound_in_words
@@ -200,6 +201,12 @@ def remarks(plan: Plan, names: Sequence[str]) -> list[str]:
         if study.pruner.name == "chance" and not (plan.objective.is_share and plan.identity.class_names):
             unknown = f"the chance level of {plan.objective.label} is not known"
             texts.append(f"{name}: pruner 'chance' stops nothing, as {unknown}")
+        if known := known_points(plan, name):
+            sources = ", ".join(dict.fromkeys(point.source for point in known))
+            texts.append(
+                f"{name}: points imported from {sources}: {len(known)}; its sampler learns from them, and "
+                "none of them can win"
+            )
         if study.is_grid:
             idle = study.idle_values(context_of(plan, name, None))
             texts += [

@@ -301,6 +301,8 @@ class StudyRecord(BaseModel):
     """Why it takes no more points; None: it does."""
     discarded: dict[int, str] = {}
     """Why trials do not count, by number."""
+    trained_first: tuple[dict[str, ParamValue], ...] = ()
+    """Known points (`hpo.planning.known_points`) that are points of the study besides those it samples."""
     superseded: tuple[Superseded, ...] = ()
     """The decisions that were taken back, the oldest first."""
     arms: Arms | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -117,6 +117,7 @@ def draw(
     index: int,
     seed: int,
     tried: Collection[str] = (),
+    imported: Sequence[FrozenTrial] = (),
 ) -> dict[str, ParamValue]:
     """Draw one point of a sampled study that satisfies its constraints.
 
@@ -133,6 +134,7 @@ def draw(
         index: place of the point in its study, from 0 to `spec.trials` − 1.
         seed: the plan's seed.
         tried: the points that are not to be drawn once more, by `StudySpec.key`.
+        imported: known points, as `known_trials` has them, that TPE and GP learn from as well.
 
     Raises:
         RunError: 10,000 draws found no new point that satisfies the constraints.
@@ -145,7 +147,7 @@ def draw(
     sampler = build_sampler(spec, place)
     assert sampler is not None, f"{spec.name} is a grid"
     chance = optuna.samplers.RandomSampler(seed=_seed(seed, spec.name, index, "chance"))
-    shown = StudyOfPoints(study, free)
+    shown = StudyOfPoints(study, free, imported)
     model_draws = MODEL_DRAWS.get(spec.sampler.name, MODEL_DRAWS_ELSE)
     n_repeats = 0
     for n in range(MAX_DRAWS):

@@ -54,6 +54,8 @@ from hpo.storage.queue import Job, Queue, Reason, Slot, Slots, SlotState, reason
 from hpo.storage.storage import Storage
 from hpo.storage.trials import id_of
 
+NOT_DRAWN = -1
+"""The index of a control, and of a known point that is trained: they come before what a study draws."""
 MIN_WAITING = 32
 """Optuna reads every unfinished trial at each query: 3,000 WAITING ones made a claim take 487 ms."""
 
@@ -138,6 +140,7 @@ def _advance_study(plan: Plan, name: str, ended: Mapping[str, bool]) -> bool:
             "definition": record.definition,
             "decision": decided and decided.model_dump(mode="json", exclude_unset=True),
             "discarded": {str(number): why for number, why in record.discarded.items()} or None,
+            "trained_first": list(record.trained_first) or None,
         },
     )
 
@@ -516,10 +519,14 @@ def study_jobs(plan: Plan, name: str, inherited: Inherited | None) -> list[Job]:
         known = canonical_json(context_of(plan, name, inherited))
         jobs = list(_grid_jobs(study, study.parameters.inactive_rule, known, plan.seeds))
     else:
-        count = n_samples(study, context_of(plan, name, inherited))
-        jobs = [Job(Slot(f"#{index}"), index, plan.seeds) for index in range(count)]
+        context, axes = context_of(plan, name, inherited), distributions(study)
+        # what is inherited may break a constraint that held with other values
+        first = [each for each in plan.record(name).trained_first if study.feasible({**context, **each})]
+        jobs = [Job(Slot(canonical_json(point)), NOT_DRAWN, plan.seeds, point, axes) for point in first]
+        count = n_samples(study, context, len(first))
+        jobs += [Job(Slot(f"#{index}"), index, plan.seeds) for index in range(count)]
     if _control_slot(plan, name, inherited) == CONTROL_SLOT:
-        jobs.insert(0, Job(CONTROL_SLOT, -1, plan.seeds))
+        jobs.insert(0, Job(CONTROL_SLOT, NOT_DRAWN, plan.seeds))
     return jobs
 
 
@@ -536,15 +543,15 @@ def _grid_jobs(
     return tuple(Job(Slot(canonical_json(point)), index, seeds, point, axes) for index, point in points)
 
 
-def n_samples(study: StudySpec, known: ParamValues) -> int:
-    """Return how many points a sampled study tries: no more than its space has."""
-    return _n_samples(study, study.parameters.inactive_rule, canonical_json(known))
+def n_samples(study: StudySpec, known: ParamValues, n_given: int = 0) -> int:
+    """Return how many points a sampled study draws: no more than its space has besides those it is given."""
+    return _n_samples(study, study.parameters.inactive_rule, canonical_json(known), n_given)
 
 
 @lru_cache(maxsize=16)
-def _n_samples(study: StudySpec, inactive_rule: Inactive | None, known: str) -> int:
+def _n_samples(study: StudySpec, inactive_rule: Inactive | None, known: str, n_given: int) -> int:
     listed = study.listed(json.loads(known))
-    return min(study.trials or 0, len(listed)) if listed is not None else study.trials or 0
+    return min(study.trials or 0, len(listed) - n_given) if listed is not None else study.trials or 0
 
 
 def _exhausted(study: StudySpec, n_points: int) -> str:

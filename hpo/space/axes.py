@@ -34,6 +34,10 @@ class Choices:
         """Return all values, in the file's order."""
         return self.choices
 
+    def __contains__(self, value: ParamValue) -> bool:
+        """Return whether a value of the parameter's own type is one of them."""
+        return value in self.choices
+
     @property
     def finite(self) -> Choices:
         """The axis itself, as it has so many values only."""
@@ -71,6 +75,13 @@ class Range:
         kind = type(self.low)
         low, step = Decimal(str(self.low)), Decimal(str(self.step))
         return tuple(kind(low + i * step) for i in range(self.size or 0))
+
+    def __contains__(self, value: ParamValue) -> bool:
+        """Return whether a value of the parameter's own type lies on the axis."""
+        if not isinstance(value, int | float) or not self.low <= value <= self.high:
+            return False
+        step = None if self.step is None else Decimal(str(self.step))
+        return step is None or (Decimal(str(value)) - Decimal(str(self.low))) % step == 0
 
     @property
     def finite(self) -> Range | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -43,11 +43,25 @@ class StorageWithoutFailed(StorageView):
 
 
 class StudyOfPoints(optuna.Study):
-    """A study as its samplers see it: without the finished trials that are no points of this space."""
+    """A study as its samplers see it: without the finished trials that are no points of this space.
 
-    def __init__(self, study: optuna.Study, space: Mapping[str, BaseDistribution]) -> None:
+    Args:
+        study: the study.
+        space: its axes.
+        known: trials elsewhere that they are to learn from as well, as if these had come before.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        space: Mapping[str, BaseDistribution],
+        known: Sequence[FrozenTrial] = (),
+    ) -> None:
         super().__init__(study.study_name, study._storage, study.sampler, study.pruner)
         self._space = space
+        self._known = [copy.copy(trial) for trial in known]
+        for place, trial in enumerate(self._known, start=-len(self._known)):
+            trial.number = place  # TPE gives older trials less weight
 
     def _get_trials(
         self,
@@ -55,7 +69,8 @@ class StudyOfPoints(optuna.Study):
         states: Container[TrialState] | None = None,
         use_cache: bool = False,
     ) -> list[FrozenTrial]:
-        trials = super()._get_trials(deepcopy, states, use_cache)
+        known = [trial for trial in self._known if states is None or trial.state in states]
+        trials = [*known, *super()._get_trials(deepcopy, states, use_cache)]
         return [trial for trial in trials if not trial.state.is_finished() or self._is_sample(trial)]
 
     def _is_sample(self, trial: FrozenTrial) -> bool:

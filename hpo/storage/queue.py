@@ -79,7 +79,7 @@ class Job:
 
     slot: Slot
     index: int
-    """Place among the ordered points of the study; the control has -1."""
+    """Place among the ordered points of the study; the control and known points have -1."""
     seeds: tuple[int, ...]
     params: Mapping[str, Any] = field(default_factory=dict)
     distributions: Mapping[str, BaseDistribution] = field(default_factory=dict)

@@ -347,18 +347,21 @@ class Storage:
 
     # --- trials: each of these is one transaction ------------------------------------------------
 
-    def enqueue(self, study_id: int, trials: Mapping[str, FrozenTrial], *, after: int = -1) -> None:
+    def enqueue(self, study_id: int, trials: Mapping[str, FrozenTrial], *, after: int = -1) -> int:
         """Add trials in one transaction; a trial whose key the study has already is left out.
 
         Args:
             study_id: the study's.
             trials: parameters and user attributes, by key; WAITING, or ended elsewhere with a result.
             after: no trial up to this id has one of the keys.
+
+        Returns:
+            How many the study did not have.
         """
         if not trials:
-            return
+            return 0
 
-        def transaction(session: Session) -> None:
+        def transaction(session: Session) -> int:
             # the lock that Optuna itself takes to number trials; it makes looking and adding one step
             models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
             trial, attribute = models.TrialModel, models.TrialUserAttributeModel
@@ -370,8 +373,9 @@ class Storage:
             there = {json.loads(str(key)) for key in queued}
             new = {key: trials[key] for key in trials if key not in there}
             add_trials(session, study_id, new)
+            return len(new)
 
-        self._write(transaction)
+        return self._write(transaction)
 
     def waiting(self, study_ids: Sequence[int], limit: int) -> list[tuple[int, int]]:
         """Return our first WAITING trials as (study id, trial id), older studies first, then by number.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.planning.pruners import PRUNERS, Runs, TrialPruner, build_pruner
 from hpo.planning.samplers import distributions, draw
@@ -364,3 +366,52 @@ def test_what_all_attempts_trained_is_summed_by_study(storage: Storage) -> None:
             queue.close(id_of(trial), Reason.LOST)
     found = storage.sums(ids, keys)
     assert found == {(ids[0], SECONDS_KEY): pytest.approx(3601.25001), (ids[0], SEED_EPOCHS_KEY): 3}
+
+
+@pytest.fixture
+def far_east(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nine hours before UTC, in which databases have their times."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("far_east")
+def test_trials_with_values_are_added_once_and_as_optuna_adds_them(storage: Storage) -> None:
+    trials = {
+        f"known {n} 1": create_trial(
+            params=PARAMS, distributions=AXES, value=n / 10, user_attrs={"origin": f"row {n}"}
+        )
+        for n in range(3)
+    }
+    study_id = storage.study_id("s")
+    first = dict(list(trials.items())[:2])
+    assert [
+        storage.enqueue(study_id, first),
+        storage.enqueue(study_id, trials),
+        storage.enqueue(study_id, trials),
+    ] == [
+        2,
+        1,
+        0,
+    ]
+    rdb = optuna.storages.RDBStorage(storage.url)
+    study = optuna.load_study(study_name="s", storage=rdb)
+    of_ours = study.trials
+    study.add_trials(trials.values())
+    of_optunas = study.trials[3:]
+    rdb.remove_session()
+    rdb.engine.dispose()
+    for n, (ours, theirs) in enumerate(zip(of_ours, of_optunas, strict=True)):
+        assert (ours.number, ours.state, ours.value) == (n, TrialState.COMPLETE, theirs.value)
+        assert (ours.params, ours.distributions) == (theirs.params, theirs.distributions)
+        assert ours.user_attrs["origin"] == f"row {n}"
+        for mine, its in (
+            (ours.datetime_start, theirs.datetime_start),
+            (ours.datetime_complete, theirs.datetime_complete),
+        ):
+            assert mine is not None
+            assert its is not None
+            assert abs(mine - its) < timedelta(seconds=2)  # MariaDB keeps no fractions
