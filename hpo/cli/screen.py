@@ -146,7 +146,8 @@ def _summary(progress: Progress, n_details: int, *, is_starting: bool) -> Text:
             )
         )
     if progress.seconds_left is not None:
-        parts.append(Text(f"about {_rough(progress.seconds_left)} left"))
+        how = "at least" if progress.may_take_longer else "about"
+        parts.append(Text(f"{how} {_rough(progress.seconds_left)} left"))
     elif not progress.is_over:
         parts.append(Text(_activity(progress, is_starting=is_starting), "dim"))
     if test is not None:

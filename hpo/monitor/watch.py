@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.monitor.results import best_so_far, best_values, deviation, own_params, point_name
 from hpo.monitor.status import StudyStatus, study_status
+from hpo.planning.closing import trained
 from hpo.planning.confirmation import outcome_in_words
 from hpo.planning.decisions import TrialRef, best_epoch, epochs_of
 from hpo.planning.diagnostics import findings
@@ -140,6 +141,8 @@ class Progress:
     best: Best | None
     seconds_left: float | None
     """None: cannot be told yet, or nobody is at work."""
+    may_take_longer: bool
+    """Whether points may get further seeds, of which that knows nothing."""
     is_test_open: bool
     """Whether the final stage has begun to look at the test set."""
     test: Mapping[str, Any] | None
@@ -206,6 +209,12 @@ class Watch:
         running, best = self._running(), self._find_best(studies, records)
         busy = {each.study for each in running} | {studies[current].status.name}
         studies = [self._with_flags(study) if study.status.name in busy else study for study in studies]
+        n_at_once = self._count_at_once()
+        left = seconds_left(
+            self._plan, studies, running, best, n_at_once=n_at_once, trial_seconds=self._trial_seconds()
+        )
+        if left is not None:
+            left = min(left, self._budget_left(running) / n_at_once)
         return Progress(
             objective=self._plan.objective,
             studies=studies,
@@ -213,14 +222,9 @@ class Watch:
             current=current,
             running=running,
             best=best,
-            seconds_left=seconds_left(
-                self._plan,
-                studies,
-                running,
-                best,
-                n_at_once=self._count_at_once(),
-                trial_seconds=self._trial_seconds(),
-            ),
+            seconds_left=left,
+            may_take_longer=self._plan.races
+            and any(each.status.name in self._plan.specs for each in studies if not each.is_over),
             is_test_open=records[FINAL].test_opened is not None
             or any(trial.state != TrialState.WAITING for trial in self._trials[FINAL]),
             test=self._test_result(),
@@ -230,6 +234,14 @@ class Watch:
                 for event in self._events[name].find(self._slots[name][1], _decision_of(records[name]))
             ],
         )
+
+    def _budget_left(self, running: Sequence[Running]) -> float:
+        """Return the seconds that the workers may still train; infinite where nothing limits them."""
+        plan = self._plan
+        # what is trained for claims, or across studies, costs nothing of it
+        if plan.options.budget is None or not any(each.study in plan.all_names for each in running):
+            return math.inf
+        return max(0.0, plan.options.budget - math.fsum(each.seconds for each in trained(plan).values()))
 
     def is_left(self, running: Sequence[Running]) -> bool:
         """Return whether the plan has begun, nothing is queued, and no worker lives that could queue more.

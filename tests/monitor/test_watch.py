@@ -13,6 +13,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from hpo import find_plan
+from hpo.cli.screen import headline
 from hpo.monitor.status import status, study_status
 from hpo.monitor.watch import StudyProgress, Watch, seconds_left
 from hpo.planning.compatibility import with_more_trials
@@ -21,6 +22,7 @@ from hpo.planning.plan import FINAL, Plan
 from hpo.planning.scheduler import advance, retry
 from hpo.planning.studies import read_studies
 from hpo.storage.queue import LOST_CAP, Queue, Reason, this_process
+from hpo.storage.trials import SECONDS_KEY
 from tests.support.queues import claim_first
 from tests.support.scripted_worker import EPOCHS, REMOTE, SECONDS, STUDIES, Worker, look, new_plan, watch
 
@@ -56,6 +58,25 @@ def test_time_left_is_what_remains_at_the_speed_so_far(plan: Plan, worker: Worke
     # three epochs of this trial, four of nine points (two of them a control's), and two final seeds of four
     n_epochs = 3 + 4 * (7 + 2) + 4 * 2
     assert look(plan).seconds_left == pytest.approx(n_epochs * SECONDS)
+
+
+def test_time_left_is_no_more_than_a_budget_has(tmp_path: Path) -> None:
+    plan = new_plan(tmp_path, budget=2 * SECONDS)
+    advance(plan)
+    worker = Worker(plan)
+    worker.finish(worker.claim("setup"), [0.5] * EPOCHS)
+    trial = worker.claim("setup")
+    worker.report(trial, [0.5])
+    assert look(plan).seconds_left == pytest.approx(2 * SECONDS)
+    plan.storage.write(trial._trial_id, attrs={SECONDS_KEY: 1.5 * SECONDS})
+    assert look(plan).seconds_left == pytest.approx(0.5 * SECONDS)
+
+
+def test_further_seeds_of_a_race_may_take_longer(tmp_path: Path) -> None:
+    plan = new_plan(tmp_path, seeds="race")
+    assert look(plan).may_take_longer
+    assert "at least 25 s left" in headline(replace(look(plan), seconds_left=25.0)).plain
+    assert "about 25 s left" in headline(replace(look(plan), seconds_left=25.0, may_take_longer=False)).plain
 
 
 def test_each_event_is_told_once(plan: Plan, worker: Worker) -> None:
