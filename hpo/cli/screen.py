@@ -145,6 +145,8 @@ def _summary(progress: Progress, n_details: int, *, is_starting: bool) -> Text:
                 (f" ({', '.join(details)})" if details else "", "dim"),
             )
         )
+    if len(progress.running) > 1 and n_details >= 1:
+        parts.append(Text(f"{len(progress.running)} trials at once"))
     if progress.seconds_left is not None:
         how = "at least" if progress.may_take_longer else "about"
         parts.append(Text(f"{how} {_rough(progress.seconds_left)} left"))

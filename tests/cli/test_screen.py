@@ -324,6 +324,7 @@ def test_of_many_workers_it_says_how_many_more(tmp_path: Path) -> None:
     assert len(text.splitlines()) <= 24
     (more,) = re.findall(r"… (\d+) more workers", text)
     assert int(more) + len(re.findall("^setup/", text, re.MULTILINE)) == 40
+    assert "40 trials at once" in text.splitlines()[0]
 
 
 def test_without_colours_it_says_the_same(under_way: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
