@@ -11,7 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.planning.verdicts import ERROR_RATE, LOOKS, P_VALUES, Comparison, Verdict, bounds, judge, p_values
+from hpo.planning.verdicts import (
+    ERROR_RATE,
+    LOOKS,
+    P_VALUES,
+    SHARE_SPENT,
+    Comparison,
+    Verdict,
+    bounds,
+    judge,
+    p_values,
+)
 
 DELTA = 0.5
 FEW_LOOKS = (3, 5, 8)
@@ -37,11 +47,13 @@ def test_the_bounds_let_their_error_rate_through(error_rate: float, looks: tuple
     means = [values[:, :n].mean(axis=1) / (values[:, :n].std(axis=1, ddof=1) / math.sqrt(n)) for n in looks]
     limits = bounds(error_rate, looks)
     crossed = np.any([each > limit for each, limit in zip(means, limits, strict=True)], axis=0).mean()
-    assert crossed == pytest.approx(error_rate, abs=4 * math.sqrt(error_rate / n_tried))
+    spent = SHARE_SPENT * error_rate
+    assert crossed == pytest.approx(spent, abs=4 * math.sqrt(spent / n_tried))
 
 
 def test_a_single_look_is_a_t_test() -> None:
-    assert bounds(0.05, (12,))[0] == pytest.approx(1.796, abs=0.02)  # Student's t, 11 degrees of freedom
+    rate = 0.05 / SHARE_SPENT
+    assert bounds(rate, (12,))[0] == pytest.approx(1.796, abs=0.02)  # Student's t, 11 degrees of freedom
 
 
 def test_bounds_fall_from_look_to_look_and_rise_with_the_demand() -> None:
