@@ -51,6 +51,17 @@ def point_text(params: Mapping[str, Any], point: str) -> str:
     return params_text(params) or ("single point" if point == "{}" else printable(point))
 
 
+def cost_text(value: float | None) -> str:
+    """Return what a configuration costs, in three digits or whole thousands; a dash where nobody knows.
+
+    >>> cost_text(28148992), cost_text(0.04713)
+    ('28,148,992', '0.0471')
+    """
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
 def seeds_text(count: int) -> str:
     """Return how many seeds there are."""
     return "one seed" if count == 1 else f"{count} seeds"

@@ -473,6 +473,9 @@ server = _together(
 )
 """How the dashboard is served."""
 
+costs = click.option(
+    "--costs", is_flag=True, help="Show all that points cost; without it only what a constraint names."
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, alone on stdout.")
 as_json_lines = click.option(
     "--json", "as_json", is_flag=True, help="Print a JSON line for every event, alone on stdout; no screen."

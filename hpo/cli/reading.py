@@ -98,9 +98,10 @@ def _fail_stale_trials(plan: Plan, options: dict[str, Any]) -> None:
     ("hpo show learning-rate/2", "One trial whole, with its curves and, if it failed, the traceback."),
 )
 @opt.study_or_trial
+@opt.costs
 @opt.database
 @opt.as_json
-def show(study: str, as_json: bool, **options: Any) -> None:
+def show(study: str, costs: bool, as_json: bool, **options: Any) -> None:
     """Show the points of a study and its decision, or one trial whole.
 
     Of a trial: its configuration with where each value is from, its curves, attempts, hosts and notes.
@@ -138,7 +139,7 @@ def show(study: str, as_json: bool, **options: Any) -> None:
             sys.stdout,
         )
     else:
-        show_study(plan, study, rows, audit)
+        show_study(plan, study, rows, audit, with_costs=costs)
 
 
 @with_examples(
@@ -451,8 +452,9 @@ def schema(recipe: str) -> None:
 @opt.plan_options
 @opt.reuse
 @opt.workers
+@opt.costs
 @opt.as_json
-def plan(study: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def plan(study: tuple[str, ...], costs: bool, as_json: bool, **options: Any) -> None:
     """Show what a run would train, and how long it takes.
 
     Points, seeds, epochs and predicted time; runs no trial, writes no database.
@@ -474,6 +476,7 @@ def plan(study: tuple[str, ...], as_json: bool, **options: Any) -> None:
             workers=options["workers"],
             names=study,
             reuse=options["reuse"],
+            with_costs=costs,
             tell=tell,
         )
     if as_json:

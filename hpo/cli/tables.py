@@ -17,6 +17,7 @@ from rich.text import Text
 from hpo._text import (
     age_text,
     bytes_text,
+    cost_text,
     duration,
     params_text,
     percent,
@@ -55,6 +56,7 @@ STATE_STYLES = {
     "idle": "dim",
     "pruned": "yellow",
     "diverged": "yellow",
+    "infeasible": "yellow",
     "discarded": "yellow",
     "lost": "yellow",
     "failed": "bold red",
@@ -260,11 +262,26 @@ def show_claims(found: Judgement) -> None:
 
 
 def show_study(
-    plan: Plan, name: str, rows: Sequence[TrialRow], audit: Audit | None, screen: Screen | None = None
+    plan: Plan,
+    name: str,
+    rows: Sequence[TrialRow],
+    audit: Audit | None,
+    screen: Screen | None = None,
+    *,
+    with_costs: bool = False,
 ) -> None:
-    """Print the points of a study, what was decided, and what is to be known about single runs."""
+    """Print the points of a study, what was decided, and what is to be known about single runs.
+
+    Args:
+        plan: that it belongs to.
+        name: of the study.
+        rows: its points.
+        audit: of its pruning.
+        screen: where to; None: standard output.
+        with_costs: whether to show all that points cost; else what constraints name.
+    """
     from hpo.monitor.origins import start_text
-    from hpo.monitor.results import confirmed_in_words, imported
+    from hpo.monitor.results import all_costs, confirmed_in_words, imported
     from hpo.monitor.watch import TITLES
     from hpo.planning.audit import in_words
     from hpo.planning.edges import advice, edges
@@ -287,7 +304,9 @@ def show_study(
         screen.print(Text(f"from {origin}: {params_text(plan.schema.told(inherited.params))}", "dim"))
     if spec and spec.fixed:
         screen.print(Text(f"fixed in this study: {params_text(spec.fixed)}", "dim"))
-    screen.print(_points_grid(plan, list(spec.search) if spec else _differing(rows), rows, screen.width))
+    axes = list(spec.search) if spec else _differing(rows)
+    costs = all_costs(rows) if with_costs else (spec.costs if spec else [])
+    screen.print(_points_grid(plan, axes, rows, screen.width, costs))
     for line in _imported_texts(plan, imported(plan, name, rows)):
         screen.print(line)
     control = decision.control if decision else None
@@ -366,7 +385,9 @@ def _differing(rows: Sequence[TrialRow]) -> list[str]:
     return [name for name, values in seen.items() if len(values) > 1]
 
 
-def _points_grid(plan: Plan, axes: Sequence[str], rows: Sequence[TrialRow], width: int) -> Grid:
+def _points_grid(
+    plan: Plan, axes: Sequence[str], rows: Sequence[TrialRow], width: int, costs: Sequence[str]
+) -> Grid:
     """Return a line a point, a column an axis; where these do not fit, one column with all of them."""
     objective = plan.objective
     races = any(row.replicates for row in rows)
@@ -374,7 +395,7 @@ def _points_grid(plan: Plan, axes: Sequence[str], rows: Sequence[TrialRow], widt
     most = max((len(row.seeds) for row in complete if races), default=0)  # who has fewer has lost to them
     values = {row.trial: row.metrics[objective.name] for row in complete if len(row.seeds) >= most}
     best = objective.best_of({trial: value for trial, value in values.items() if value is not None})
-    metrics = [(metric.head, Kind.NUMBER) for metric in plan.metrics]
+    metrics = [(head, Kind.NUMBER) for head in (*(metric.head for metric in plan.metrics), *costs)]
     last = [("best epoch", Kind.NUMBER), ("epochs", Kind.NUMBER), ("state", Kind.WORD)]
     last = [*([("seeds", Kind.NUMBER), ("to best", Kind.NUMBER)] if races else []), *last]
     leader = next((row for row in complete if row.trial == best), None)
@@ -390,6 +411,7 @@ def _points_grid(plan: Plan, axes: Sequence[str], rows: Sequence[TrialRow], widt
             points = [Text(row.point, "italic"), *[Text("")] * (len(axes) - 1)]
         cells: list[str | Text] = [
             *[metric.text(row.metrics[metric.name]) for metric in plan.metrics],
+            *[cost_text(row.costs.get(cost)) for cost in costs],
             *([str(len(row.seeds)), _gap(row, leader, objective)] if races else []),
             str(row.best_epoch or "–"),
             f"{row.epochs}/{row.epochs_asked or '–'}",
@@ -426,6 +448,9 @@ def show_trial(plan: Plan, found: TrialDetail) -> None:
     of_asked = f" of {row.epochs_asked}" if row.epochs_asked else ""
     asked = f"seed{'s' if len(found.seeds) > 1 else ''} {seeds}; epochs: {row.epochs}{of_asked}"
     screen.print(Text(f"{point_text(row.params, row.point)}; {asked}"))
+    if row.costs:
+        costs = ", ".join(f"{name} {cost_text(value)}" for name, value in row.costs.items())
+        screen.print(Text(f"costs: {costs}", "dim"))
     for text in dict.fromkeys(
         [row.reason, *(finding.text for finding in row.findings), *row.checkpoint_notes]
     ):
@@ -670,7 +695,8 @@ def show_forecast(lines: Sequence[Line]) -> None:
 
     has_budget = ["afforded"] if any(line.afforded is not None for line in lines) else []
     has_reuse = ["taken over"] if any(line.reused is not None for line in lines) else []
-    heads = ("points", *has_reuse, "seeds", "epochs", "time", *has_budget)
+    costs = list(dict.fromkeys(name for line in lines for name in line.costs))
+    heads = ("points", *has_reuse, "seeds", "epochs", "time", *has_budget, *costs)
     grid = Grid(("§", Kind.NAME), ("study", Kind.NAME), *[(head, Kind.NUMBER) for head in heads])
     for line in lines:
         grid.add(
@@ -682,6 +708,7 @@ def show_forecast(lines: Sequence[Line]) -> None:
             _from_to([_least_epochs(line), line.epochs], "{:,}".format),
             _times([line]),
             *(f"{100 * (line.afforded or 0):.0f} %" for _ in has_budget),
+            *(_from_to(line.costs[name], cost_text) if name in line.costs else "" for name in costs),
         )
     epochs = [sum(map(_least_epochs, lines)), sum(line.epochs for line in lines)]
     together = [
@@ -689,7 +716,7 @@ def show_forecast(lines: Sequence[Line]) -> None:
         *("" for _ in ("points", *has_reuse, "seeds")),
         _from_to(epochs, "{:,}".format),
         _times(lines),
-        *("" for _ in has_budget),
+        *("" for _ in (*has_budget, *costs)),
     ]
     grid.add("", *together, style="bold")
     console().print(grid)

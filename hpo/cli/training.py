@@ -428,9 +428,9 @@ def price(share: float, as_json: bool, **options: Any) -> int:
     reader = opt.open_plan(options, reader=True)
     _refuse_undecided(reader, "price")
     with waiting("drawing points across studies"):
-        from hpo.execution.plan_recipe import with_recipe
+        from hpo.execution.plan_recipe import with_costs, with_recipe
 
-        open_price(with_recipe(opt.open_plan(options)), share)
+        open_price(with_costs(with_recipe(opt.open_plan(options))), share)
     record = reader.record(PRICE)
     if record.price is None or record.price.n_tried != record.n_points:
         code = _run((PRICE,), {**options, "studies": None, "as_json": False}, is_shown=False)
@@ -597,11 +597,11 @@ def import_(
 
 def _decide_anew(plan: Plan, name: str, before: Decision | None) -> None:
     with waiting("deciding anew"):
-        from hpo.execution.plan_recipe import with_recipe
+        from hpo.execution.plan_recipe import with_costs, with_recipe
         from hpo.planning.scheduler import advance
 
         if before is not None:
-            advance(with_recipe(plan), plan.with_ancestors([name]))
+            advance(with_costs(with_recipe(plan)), plan.with_ancestors([name]))
         after = plan.decision(name)
     if before is not None:
         say(f"before: {before.text}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,15 +12,16 @@ import torch
 from hpo._process import n_workers
 from hpo.execution.identity import identify
 from hpo.execution.plan_data import data_of_final_stage, prepared
-from hpo.execution.plan_recipe import record_of
+from hpo.execution.plan_recipe import CostRule, record_of
 from hpo.execution.run import threads_each
 from hpo.planning.closing import FINAL_MARGIN, MAX_FINAL_SHARE, fair_level
 from hpo.planning.manifest import Options
 from hpo.planning.plan import CONFIRM, FINAL
 from hpo.planning.reuse import Elsewhere, Setting
 from hpo.planning.scheduler import n_samples
-from hpo.planning.studies import check_epochs, lineage, published_config, root_configs, with_ancestors
+from hpo.planning.studies import check_epochs, lineage, published_config, with_ancestors
 from hpo.planning.verdicts import LOOKS
+from hpo.space.constraints import SECONDS_AN_EPOCH
 from hpo.space.parameters import ParamValue, canonical_json
 from hpo.space.study_file import StudySpec
 from hpo.training import fused
@@ -55,6 +56,8 @@ class Line:
     """Of all points and these seeds together."""
     trained_seconds: float | None = None
     """Predicted training time of all workers, which a budget limits."""
+    costs: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """The least and the most that points of a grid cost, by what was asked for or a constraint names."""
     afforded: float | None = None
     """The share of that which the budget affords; None: no budget, or nobody knows."""
     reused: int | None = None
@@ -75,6 +78,7 @@ def forecast(
     workers: int | None = None,
     names: Sequence[str] = (),
     reuse: str | None = None,
+    with_costs: bool = False,
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Line]:
     """Forecast a run with these options, confirmation and final stage last unless studies are named.
@@ -90,6 +94,7 @@ def forecast(
         names: only these studies and those they need; empty: all, and the final stage.
         reuse: output folder or database URL of a plan whose results are to be taken over. What its studies
             have decided is taken for what those of the same names will.
+        with_costs: whether to tell all that points cost; else what constraints name.
         tell: is told what is being timed.
 
     Raises:
@@ -100,13 +105,15 @@ def forecast(
     device = resolve_device(options.device)
     n_gpus = len(visible_gpus()) if options.device in ("auto", "cuda") else 1
     count = workers or (n_workers() if device == "cpu" else n_gpus)
-    identity = identify(options, threads_each(workers), root_configs(specs))
+    identity = identify(options, threads_each(workers), specs)
     served = with_ancestors(specs, names, options.inherit) if names else list(specs)
     torch.set_num_threads(identity.threads)
     fused.use(identity.kernels)
     entry, data = prepared(options, options.data)
     named = load_recipe(options.recipe)
-    schema = named.recipe.schema
+    costs_of = CostRule(named.recipe, data.info)
+    schema = named.recipe.schema.with_costs(costs_of)
+    specs = {name: study.bound_to(schema) for name, study in specs.items()}
     elsewhere = None
     if reuse is not None:
         elsewhere = Elsewhere.open(reuse, Setting(options, identity, record_of(named), schema))
@@ -123,6 +130,18 @@ def forecast(
             n_steps = -(-len(data.train) // int(config["batch_size"]))
             timed[key] = step * n_steps
         return timed[key]
+
+    def costs(study: StudySpec, configs: Sequence[Config]) -> dict[str, tuple[float, float]]:
+        asked = [*schema.costs, SECONDS_AN_EPOCH] if with_costs else study.costs
+        before = [name for name in asked if name in schema.costs]
+        found: dict[str, list[float]] = {}
+        for config in configs if study.is_grid else ():
+            known = dict(costs_of(config, before))
+            if SECONDS_AN_EPOCH in asked and not named.recipe.has_own_loop:
+                known[SECONDS_AN_EPOCH] = seconds_per_epoch(config)
+            for cost, value in known.items():
+                found.setdefault(cost, []).append(value)
+        return {cost: (min(values), max(values)) for cost, values in found.items()}
 
     lines = []
     for name in served:
@@ -155,6 +174,7 @@ def forecast(
                 least_epochs=sum(runs) * options.first_seeds // options.most_seeds if options.races else None,
                 trained_seconds=_known_time(sum(seconds)),
                 reused=reused,
+                costs=costs(specs[name], configs),
             )
         )
     if not names:

@@ -116,7 +116,7 @@ class ForkedRun:
 
     def begin(self, plan: Plan, names: Sequence[str] | None, data: str | None) -> tuple[bool, list[str]]:
         """Do what `begin_work` does."""
-        if not self._is_users:
+        if not self._is_users and not any(study.costs for study in plan.specs.values()):
             return begin_work(plan, names, data)
         has_ended, again = self._call(_begin, plan.storage.url, names, data)
         return has_ended, again

@@ -71,7 +71,9 @@ class HeartbeatThread:
                 self._plan.storage.check_in_place()
                 for trial_id in trial_ids:
                     self._plan.storage.heartbeat(trial_id)
-                if trial_ids and fail_stale_and_log(self._plan, self._names):
+                is_open = trial_ids and fail_stale_and_log(self._plan, self._names)
+                # networks that tell what points cost are built where no trial of this process draws numbers
+                if is_open and not any(study.costs for study in self._plan.specs.values()):
                     advance(self._plan, self._names)
             except DatabaseGoneError as error:
                 log.error("%s", error)

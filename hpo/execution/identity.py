@@ -10,16 +10,25 @@ import numpy as np
 from hpo._process import without_garbage_collection
 from hpo.data import load_training
 from hpo.execution.plan_data import prepared
+from hpo.execution.plan_recipe import CostRule
 from hpo.planning.manifest import Identity, Options
+from hpo.planning.studies import root_configs
 from hpo.space.parameters import ParamValue
+from hpo.space.study_file import StudySpec
 
 Config = Mapping[str, ParamValue]
-Resolve = Callable[[str, str, str, str, str, Sequence[Config]], tuple[str, str, str]]
+Resolve = Callable[[str, str, str, str, str, Sequence[Config], Sequence[str]], tuple[str, str, str]]
 """`resolve_here`, or what does the same elsewhere."""
 
 
 def resolve_here(
-    device: str, precision: str, kernels: str, recipe: str, entry: str, configs: Sequence[Config]
+    device: str,
+    precision: str,
+    kernels: str,
+    recipe: str,
+    entry: str,
+    configs: Sequence[Config],
+    studies: Sequence[str],
 ) -> tuple[str, str, str]:
     """Return the device, the precision and the kernels that options mean on this machine, in this process.
 
@@ -31,9 +40,11 @@ def resolve_here(
         entry: the prepared data.
         configs: complete configurations that are going to be trained: a user's own recipe is tried with them
             on a few examples.
+        studies: definitions of studies that inherit nothing, and are limited by what points cost.
 
     Raises:
-        InputError: device, precision or kernels cannot be had, or the recipe cannot train on the data.
+        InputError: device, precision or kernels cannot be had, the recipe cannot train on the data, or all
+            points of a study cost too much.
     """
     # here and not above: what can be refused without torch is not to wait for it
     with without_garbage_collection():
@@ -48,6 +59,9 @@ def resolve_here(
         configs = [named.recipe.schema.defaults]
     for config in configs:
         check_recipe(named, data, config)
+    schema = named.recipe.schema.with_costs(CostRule(named.recipe, data.info))
+    for study in studies:
+        StudySpec.from_json(study, schema)  # refuses one without a point
     return (
         resolved_device,
         resolve_precision(precision, resolved_device),
@@ -56,25 +70,25 @@ def resolve_here(
 
 
 def identify(
-    options: Options, threads: int, configs: Sequence[Config], resolve: Resolve = resolve_here
+    options: Options, threads: int, specs: Mapping[str, StudySpec], resolve: Resolve = resolve_here
 ) -> Identity:
     """Resolve what must be the same wherever the plan is worked on; prepares the data.
 
     Args:
         options: of the plan.
         threads: of every worker.
-        configs: as of `resolve_here`.
+        specs: the studies that are going to be trained.
         resolve: `resolve_here`, or what does the same elsewhere.
 
     Raises:
         InputError: data, limits, device, precision or kernels cannot be had, or the recipe cannot train on
-            the data.
+            the data, or all points of a study cost too much.
     """
     entry, data = prepared(options, options.data)
     n_classes = len(data.info.class_names)
-    device, precision, kernels = resolve(
-        options.device, options.precision, options.kernels, options.recipe, str(entry), configs
-    )
+    limited = [study.to_json() for study in specs.values() if study.inherits is None and study.costs]
+    asked = options.device, options.precision, options.kernels
+    device, precision, kernels = resolve(*asked, options.recipe, str(entry), root_configs(specs), limited)
     return Identity(
         fingerprint=data.fingerprint,
         input_shape=data.info.input_shape,

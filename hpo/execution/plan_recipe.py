@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpo.data.dataset import DataInfo
 from hpo.data.sources import absolute_source
 from hpo.errors import ConflictError, InputError, StudyFileError
 from hpo.planning.manifest import Options, RecipeRecord, read_plan_file
 from hpo.planning.plan import Plan
 from hpo.planning.reuse import with_starts
 from hpo.planning.studies import Studies, read_studies, with_fixed
-from hpo.space.parameters import ParamValue
+from hpo.space.parameters import ParamValue, ParamValues
 from hpo.space.schema import Schema
 from hpo.space.study_file import StudySpec, shipped_studies
+from hpo.training.recipe import Recipe
 from hpo.training.registry import DEFAULT_RECIPE, NamedRecipe, load_recipe
 
 
@@ -105,6 +108,34 @@ def with_recipe(plan: Plan) -> Plan:
         InputError: as from `recipe_of`.
     """
     return plan.bound_to(_recipe_and_schema(plan)[1])
+
+
+@dataclass(frozen=True)
+class CostRule:
+    """What configurations of a recipe cost on such data; loads torch when it is asked."""
+
+    recipe: Recipe
+    info: DataInfo
+
+    def __call__(self, config: ParamValues, names: Collection[str]) -> Mapping[str, float]:
+        """Return nothing where it cannot be told: then the trial says why, and fails."""
+        from hpo.training.costs import costs
+
+        try:
+            return costs(self.recipe, self.info, config, names)
+        except (Exception, SystemExit):  # whatever the user's code raises
+            return {}
+
+
+def with_costs(plan: Plan) -> Plan:
+    """Return a plan, bound to its recipe, that knows what its points cost if a constraint asks for that.
+
+    Needed wherever points are made: elsewhere constraints on costs are not applied.
+    """
+    if not any(study.costs for study in plan.specs.values()):
+        return plan
+    rule = CostRule(load_recipe(plan.recipe.name).recipe, plan.identity.data_info)
+    return plan.bound_to(plan.schema.with_costs(rule))
 
 
 def _recipe_and_schema(plan: Plan) -> tuple[NamedRecipe, Schema]:

@@ -26,7 +26,14 @@ from hpo.execution.backends.local import local_processes
 from hpo.execution.backends.worker_spec import WorkerSpec
 from hpo.execution.identity import Resolve, identify, resolve_here
 from hpo.execution.plan_data import load_plan_data
-from hpo.execution.plan_recipe import given_options, read_folder, recipe_of, record_of, with_recipe
+from hpo.execution.plan_recipe import (
+    given_options,
+    read_folder,
+    recipe_of,
+    record_of,
+    with_costs,
+    with_recipe,
+)
 from hpo.execution.supervisor import supervise
 from hpo.monitor.results import final_result, final_trial
 from hpo.monitor.status import remarks
@@ -45,7 +52,6 @@ from hpo.planning.studies import (
     Studies,
     check_epochs,
     published_config,
-    root_configs,
     with_ancestors,
 )
 from hpo.space.claim_file import Claims, load_claims
@@ -111,7 +117,7 @@ def find_or_create_plan(
     check_epochs(specs, options.epochs)
     record = record_of(named)
     record.objective(options.metric)  # refuses a metric that the recipe has not
-    identity = identify(options, threads, root_configs(specs), resolve)
+    identity = identify(options, threads, specs, resolve)
     setting = Setting(options, identity, record, named.recipe.schema)
     elsewhere = None if reuse is None else Elsewhere.open(reuse, setting, url)
     database = Storage(url, create=True)
@@ -231,7 +237,7 @@ def begin_work(plan: Plan, names: Sequence[str] | None, data: str | None) -> tup
     Raises:
         InputError: the plan cannot be worked on from here.
     """
-    plan = with_recipe(plan)
+    plan = with_costs(with_recipe(plan))
     check_versions(plan)
     check_sqlite_is_local(plan)
     load_plan_data(plan, data)

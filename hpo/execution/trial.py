@@ -30,7 +30,7 @@ from hpo.errors import (
 from hpo.execution.context import WorkerContext
 from hpo.planning.audit import is_audited
 from hpo.planning.closing import Ending
-from hpo.planning.decisions import TrialRef
+from hpo.planning.decisions import TrialRef, costs_of, epochs_of
 from hpo.planning.inheritance import config_of_trial, context_of, control_config, inherited_by, replicate_of
 from hpo.planning.known_points import known_trials
 from hpo.planning.plan import FINAL, Plan, versions
@@ -45,12 +45,14 @@ from hpo.planning.reuse import (
 )
 from hpo.planning.samplers import distributions, draw
 from hpo.planning.scheduler import is_control
+from hpo.space.constraints import SECONDS_AN_EPOCH, Constraint
 from hpo.space.parameters import ParamValue
 from hpo.space.study_file import StudySpec
 from hpo.storage.outbox import Outbox
 from hpo.storage.queue import Queue, Reason, reason_of, slot_of
-from hpo.storage.trials import AUDIT_KEY, CHECKPOINTS_KEY, SECONDS_KEY, SEED_EPOCHS_KEY, id_of
+from hpo.storage.trials import AUDIT_KEY, CHECKPOINTS_KEY, COSTS_KEY, SECONDS_KEY, SEED_EPOCHS_KEY, id_of
 from hpo.training.checkpoints import Checkpoints
+from hpo.training.costs import costs as costs_of_config
 from hpo.training.cuda import is_lost, is_out_of_memory
 from hpo.training.devices import processor
 from hpo.training.loop import EpochResult, SeedEpoch, check_state, state_of, train
@@ -192,14 +194,14 @@ def _train_trial(
     limit, is_resumed = _Limit(plan, name, trial), trial.user_attrs["attempt"] > 1
     if not is_resumed and (why := limit.reached(0, 0.0)):
         return _closed_unbegun(plan, name, trial, why)
-    config = _configure(plan, name, trial, context)
-    pruning = _Pruning(plan, name, trial, config)
-    if (reused := _reuse_result(plan, name, trial, config, pruning)) is not None:
+    config, costs = _configure(plan, name, trial, context)
+    pruning, measured = _Pruning(plan, name, trial, config), _Measured(plan, name, trial, config)
+    if (reused := _reuse_result(plan, name, trial, config, pruning, measured)) is not None:
         return reused
     known = _known_elsewhere(plan, name, trial, config, context)
     if known is not None and known.seeds.keys() == {*trial.user_attrs["seeds"]}:
-        return _take_over(plan, trial, known, pruning)
-    attempt = _Attempt(plan, name, trial, context, callback, config, known)
+        return _take_over(plan, trial, known, pruning, measured)
+    attempt = _Attempt(plan, name, trial, context, callback, config, costs, known)
     training = train(
         context.recipe,
         config,
@@ -219,6 +221,10 @@ def _train_trial(
         return _closed_unbegun(plan, name, trial, why)
     try:
         while True:
+            if attempt.pruned_after is None:
+                attempt.infeasible = measured.broken(attempt.records)
+            if attempt.infeasible:
+                break
             if is_asked and attempt.pruned_after is None and pruning.should_prune(attempt.n_epochs):
                 attempt.pruned_after = attempt.n_epochs
             if attempt.has_ended or (attempt.pruned_after is not None and not attempt.is_audited):
@@ -297,6 +303,35 @@ class _Limit:
         return "" if closed is None else f"by {closed.text}"
 
 
+class _Measured:
+    """Whether a trial is found to break a constraint on what is measured while it trains."""
+
+    def __init__(self, plan: Plan, name: str, trial: FrozenTrial, config: Config) -> None:
+        self._config, self._constraints = config, list[Constraint]()
+        slot = slot_of(trial)
+        # as of pruning: others are compared with a control, and further replicates are to be whole
+        if name in plan.specs and not slot.replicate and not is_control(plan, name, slot):
+            study = plan.specs[name]
+            self._constraints = [each for each in study.all_constraints if plan.schema.is_measured(each)]
+
+    def broken(self, attrs: Mapping[str, Any]) -> str:
+        """Return what is broken and since when, in words; empty where nothing is.
+
+        Args:
+            attrs: of the trial, as far as they are known: what it costs, and its epochs.
+        """
+        costs = costs_of(attrs) if self._constraints else {}
+        if SECONDS_AN_EPOCH not in costs:
+            return ""
+        values = {**self._config, **costs}
+        broken = next((each for each in self._constraints if not each.holds(values)), None)
+        if broken is None:
+            return ""
+        how_far = f"after epoch {len(epochs_of(attrs))} of {self._config['epochs']}"
+        found = f"{costs[SECONDS_AN_EPOCH]:.3g} {how_far}, which breaks {broken}"
+        return f"{Reason.INFEASIBLE}: {SECONDS_AN_EPOCH} was {found}"
+
+
 class _Attempt:
     """What an attempt has trained so far: in the database, in its checkpoints, and for its callback."""
 
@@ -308,11 +343,12 @@ class _Attempt:
         context: WorkerContext,
         callback: TrialCallback,
         config: Config,
+        costs: Mapping[str, float],
         known: Known | None,
     ) -> None:
         self._plan, self._name, self._trial = plan, name, trial
         self._context, self._callback, self._config = context, callback, config
-        self._known = known
+        self._costs, self._known = costs, known
         known_seeds = known.seeds if known else {}
         self.seeds = tuple(seed for seed in trial.user_attrs["seeds"] if seed not in known_seeds)
         """That are trained here; another plan has trained the others."""
@@ -326,6 +362,8 @@ class _Attempt:
         """The epoch after which the pruner stopped the trial."""
         self.cut_short = ""
         """By what it was cut short, in words."""
+        self.infeasible = ""
+        """Which constraint it was found to break, in words."""
         self._trained_seconds, self._trained_seed_epochs = 0.0, 0
         self.is_audited = is_audited(plan.options.audit, plan.options.seed, name, slot_of(trial).point)
         """Whether it is trained on after that."""
@@ -356,6 +394,12 @@ class _Attempt:
     def seconds(self) -> float:
         """How long they took, by the worker's clock."""
         return sum(seed.seconds for seeds in self._epochs.values() for seed in seeds)
+
+    @property
+    def records(self) -> dict[str, Any]:
+        """What is recorded of the configuration and its epochs, as attributes of the trial."""
+        epochs = {_key(number): self._with_known(number, each) for number, each in self._epochs.items()}
+        return {COSTS_KEY: self._costs, **epochs}
 
     def restore(self) -> dict[str, Any] | None:
         """Bring in the newest checkpoint, if there is one, and return its state of training."""
@@ -470,6 +514,8 @@ class _Attempt:
     ) -> tuple[TrialState, float | None, dict[str, Any]]:
         if self.pruned_after is not None:
             return TrialState.PRUNED, *self._pruned_result(self.pruned_after, ended_by)
+        if self.infeasible:
+            return TrialState.PRUNED, self._best(self._reports), {"reason": self.infeasible}
         cut_short = ""
         if self.cut_short:
             how_far = f"after epoch {self.n_epochs} of {self.n_asked}"
@@ -505,8 +551,17 @@ class _Attempt:
         return max(reports.values(), key=self._plan.objective.score)
 
 
-def _configure(plan: Plan, name: str, trial: FrozenTrial, context: WorkerContext) -> Config:
-    """Complete the trial's parameters and write down what it is going to train, and where."""
+def _configure(
+    plan: Plan, name: str, trial: FrozenTrial, context: WorkerContext
+) -> tuple[Config, Mapping[str, float]]:
+    """Complete the trial's parameters and write down what it is going to train, and where.
+
+    Returns:
+        The configuration, and what it costs, as far as that can be told before it trains.
+
+    Raises:
+        TrialFailedError: a constraint of the study is about a cost that cannot be told.
+    """
     params: dict[str, ParamValue] = dict(trial.params)
     study = plan.specs.get(name)
     if study is not None and trial.user_attrs["point"].startswith("#") and not params:
@@ -523,8 +578,17 @@ def _configure(plan: Plan, name: str, trial: FrozenTrial, context: WorkerContext
     }
     if context.data.split_seed is not None:
         attrs["split_seed"] = context.data.split_seed
-    plan.storage.write(id_of(trial), attrs=attrs)
-    return config
+    told, untold = dict[str, float](), dict[str, BaseException]()
+    for cost in plan.schema.costs:
+        try:
+            told |= costs_of_config(context.recipe, context.data.info, config, [cost])
+        except (Exception, SystemExit) as error:  # whatever the user's code raises
+            untold[cost] = error
+    plan.storage.write(id_of(trial), attrs={**attrs, COSTS_KEY: told})
+    for cost, cause in untold.items():
+        if study is not None and cost in study.costs:
+            raise TrialFailedError(cause, context.recipe) from cause
+    return config, told
 
 
 def _draw(plan: Plan, study: StudySpec, trial: FrozenTrial) -> dict[str, ParamValue]:
@@ -568,7 +632,12 @@ def _asked(plan: Plan, trial_id: int, call: Callable[[], T]) -> T:
 
 
 def _reuse_result(
-    plan: Plan, name: str, trial: FrozenTrial, config: Config, pruning: _Pruning
+    plan: Plan,
+    name: str,
+    trial: FrozenTrial,
+    config: Config,
+    pruning: _Pruning,
+    measured: _Measured,
 ) -> TrialState | None:
     """Give a trial the result of an earlier one, if that trained the same: nothing is trained twice.
 
@@ -589,12 +658,16 @@ def _reuse_result(
     }
     plan.storage.write(id_of(trial), attrs=attrs, reports=before.intermediate_values)
     pruning.should_prune(len(before.intermediate_values))
-    reason, was = f"{Reason.REUSED}: {source.name} is the same configuration at the same seeds", ""
-    if before.state == TrialState.PRUNED:
+    reason = f"{Reason.REUSED}: {source.name} is the same configuration at the same seeds"
+    state = before.state
+    if state == TrialState.PRUNED:
         was = before.user_attrs["reason"]
-        reason = f"{was} (in {source.name})" if reason_of(before) == Reason.DIVERGED else f"{reason}; {was}"
-    plan.storage.finish(id_of(trial), before.state, before.value, {"reason": reason})
-    return before.state
+        is_found = reason_of(before) in (Reason.DIVERGED, Reason.INFEASIBLE)
+        reason = f"{was} (in {source.name})" if is_found else f"{reason}; {was}"
+    elif broken := measured.broken(before.user_attrs):
+        state, reason = TrialState.PRUNED, f"{broken} (in {source.name})"
+    plan.storage.finish(id_of(trial), state, before.value, {"reason": reason})
+    return state
 
 
 def _trained_before(
@@ -635,7 +708,9 @@ def _known_elsewhere(
     return find_known(plan, config, trial.user_attrs["seeds"], of_split, processor(context.device))
 
 
-def _take_over(plan: Plan, trial: FrozenTrial, known: Known, pruning: _Pruning) -> TrialState:
+def _take_over(
+    plan: Plan, trial: FrozenTrial, known: Known, pruning: _Pruning, measured: _Measured
+) -> TrialState:
     """Give a trial the results that other plans have for all its seeds."""
     first = known.trials[0]
     by_seed = [known.seeds[seed] for seed in trial.user_attrs["seeds"]]
@@ -647,14 +722,20 @@ def _take_over(plan: Plan, trial: FrozenTrial, known: Known, pruning: _Pruning) 
     attrs |= {ORIGIN_KEY: known.origins, **({"notes": list(dict.fromkeys(notes))} if notes else {})}
     plan.storage.write(id_of(trial), attrs=attrs, reports=reports)
     pruning.should_prune(len(reports))
-    value, reason = None, f"{ELSEWHERE}{known.text}, the same configuration at the same seeds"
-    if first.state == TrialState.COMPLETE:
+    state, value, reason = (
+        first.state,
+        None,
+        f"{ELSEWHERE}{known.text}, the same configuration at the same seeds",
+    )
+    if state == TrialState.COMPLETE:
         best = plan.objective.best_of(reports)
         value = None if best is None else reports[best]
+        if broken := measured.broken(attrs):
+            state, reason = TrialState.PRUNED, f"{broken} ({reason})"
     else:
         reason = f"{first.user_attrs['reason']} ({reason})"
-    plan.storage.finish(id_of(trial), first.state, value, {"reason": reason})
-    return first.state
+    plan.storage.finish(id_of(trial), state, value, {"reason": reason})
+    return state
 
 
 def _checkpoints(

@@ -23,7 +23,7 @@ from hpo.execution.context import WorkerContext, set_up
 from hpo.execution.final_stage import TestSetCallback
 from hpo.execution.heartbeat import BEATS_PER_LEASE, HeartbeatThread, fail_stale_and_log
 from hpo.execution.plan_data import data_of_trial
-from hpo.execution.plan_recipe import with_recipe
+from hpo.execution.plan_recipe import with_costs, with_recipe
 from hpo.execution.pool import Pool, SizeSearch, Throughput
 from hpo.execution.stop_request import StopRequest
 from hpo.execution.trial import TrialCallback, run_trial
@@ -90,7 +90,7 @@ def work(
     limits = limits or Limits()
     stop = StopRequest(limits.deadline_seconds)
     with stop.installed(), without_runs("a worker trains", whole_process=True):
-        plan = with_recipe(Plan.open(storage))
+        plan = with_costs(with_recipe(Plan.open(storage)))
         names = plan.with_ancestors(studies) if studies else None
         served = plan.all_names if names is None else names
         entry, context = set_up(plan, data, open_blobs(checkpoints or out / "checkpoints"), stop)

@@ -22,8 +22,9 @@ from hpo._files import write_whole
 from hpo._text import harmless_cell, printable, write_json
 from hpo.errors import InputError, install
 from hpo.monitor.results import attempt_state, best_values, reason_text
-from hpo.planning.decisions import best_epoch, epochs_of, test_epochs_of
+from hpo.planning.decisions import best_epoch, costs_of, epochs_of, test_epochs_of
 from hpo.planning.plan import CONTROL_SLOT, Plan
+from hpo.space.constraints import SECONDS_AN_EPOCH
 from hpo.storage.trials import ATTEMPT_KEY
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def export(plan: Plan) -> list[Record]:
                 "complete": _iso(trial.datetime_complete),
             },
             metric=_metrics(plan, trial, is_ours=bool(attrs)),
+            cost=_costs(plan, attrs),
             param=_params(plan, attrs),
         )
         for name, trial, attrs, discarded in _trials(plan)
@@ -195,6 +197,11 @@ def _metrics(plan: Plan, trial: FrozenTrial, *, is_ours: bool) -> Record:
 def _params(plan: Plan, attrs: Mapping[str, Any]) -> Record:
     config = attrs.get("config", {})
     return {name: config.get(name) for name in plan.schema.parameters}
+
+
+def _costs(plan: Plan, attrs: Mapping[str, Any]) -> Record:
+    found = costs_of(attrs)
+    return {name: found.get(name) for name in (*plan.schema.costs, SECONDS_AN_EPOCH)}
 
 
 def _iso(time: datetime | None) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -18,7 +18,7 @@ from hpo._text import seeds_text
 from hpo.errors import InputError, MissingError
 from hpo.monitor.origins import Origin, origins, origins_of_chosen
 from hpo.planning.confirmation import Confirmation, decision_in_words
-from hpo.planning.decisions import TrialRef, best_epoch, epochs_of, pooled
+from hpo.planning.decisions import TrialRef, best_epoch, costs_of, epochs_of, pooled
 from hpo.planning.diagnostics import Finding, findings
 from hpo.planning.inheritance import best_decided, decided_point
 from hpo.planning.known_points import known_points
@@ -65,6 +65,8 @@ class TrialRow:
     """What is wrong with the point."""
     traceback: str = ""
     """Of an error in training."""
+    costs: Mapping[str, float] = field(default_factory=dict)
+    """What its configuration costs, as far as that is known."""
     epochs_asked: int | None = None
     """How many epochs it is trained if nothing stops it; None until it is claimed."""
     seeds: Sequence[int] = ()
@@ -205,6 +207,11 @@ def imported(plan: Plan, name: str, rows: Sequence[TrialRow]) -> list[ImportedRo
     ]
 
 
+def all_costs(rows: Iterable[TrialRow]) -> list[str]:
+    """Return the names of all costs that are known of any point."""
+    return list(dict.fromkeys(name for row in rows for name in row.costs))
+
+
 def points_of(slots: Slots) -> list[str]:
     """Return the points that have been tried, each once."""
     return list(dict.fromkeys(slot.point for slot in slots.attempts))
@@ -291,6 +298,7 @@ def _row(
         metrics={name: fmean(seeds) if seeds else None for name, seeds in values.items()},
         std={name: deviation(seeds) for name, seeds in values.items()},
         inactive=trial.user_attrs.get("inactive", []),
+        costs=costs_of(trial.user_attrs),
         findings=findings(history, plan.objective, plan.chances, is_complete=state == "complete"),
     )
 

@@ -36,6 +36,8 @@ class StudyStatus:
     """Points in each `SlotState`."""
     diverged: int
     """How many of the pruned points were stopped by nobody: their loss became infinite, or no number."""
+    infeasible: int
+    """How many of the pruned points were found to break a constraint while they trained."""
     discarded: int
     """How many of the complete points do not count."""
     best: Mapping[str, Any] | None
@@ -62,10 +64,11 @@ class StudyStatus:
     @property
     def ended_badly(self) -> dict[str, int]:
         """Points that have ended without a result that counts, by the word that people are told."""
-        pruned = self.points["pruned"] - self.diverged
+        pruned = self.points["pruned"] - self.diverged - self.infeasible
         counts = {
             "pruned": pruned,
             "diverged": self.diverged,
+            "infeasible": self.infeasible,
             "failed": self.points["failed"],
             "discarded": self.discarded,
         }
@@ -117,6 +120,7 @@ def study_status(plan: Plan, name: str, record: StudyRecord, trials: Sequence[Fr
         else _state(name, states, slots, decision),
         points=points,
         diverged=sum(reason_of(trial) == Reason.DIVERGED for trial in accepted),
+        infeasible=sum(reason_of(trial) == Reason.INFEASIBLE for trial in accepted),
         discarded=len({trial.user_attrs["point"] for trial in trials if trial.number in record.discarded}),
         best=None
         if best is None

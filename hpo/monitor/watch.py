@@ -120,7 +120,7 @@ class StudyProgress:
     is_over: bool
     """Nothing more happens to it, unless somebody retries."""
     reasons: Mapping[str, Mapping[str, int]]
-    """Why points were pruned, diverged or failed, and how many; by these words."""
+    """Why points were pruned, diverged, infeasible or failed, and how many; by these words."""
     n_lost: int
     """Attempts that were lost and are queued again or were."""
     flags: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -400,8 +400,9 @@ class Watch:
 
 
 def _reasons(slots: Slots) -> dict[str, Counter[str]]:
-    """Return why points were pruned, diverged or failed, and how many."""
-    reasons: dict[str, Counter[str]] = {"pruned": Counter(), Reason.DIVERGED: Counter(), "failed": Counter()}
+    """Return why points ended badly, and how many; by the words that people are told."""
+    words = ("pruned", Reason.DIVERGED, Reason.INFEASIBLE, "failed")
+    reasons: dict[str, Counter[str]] = {word: Counter() for word in words}
     for slot in slots.attempts:
         reason = slots.accepted_or_latest(slot).user_attrs.get("reason", "")
         state = told_state(slots.state(slot).value, reason)

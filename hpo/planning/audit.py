@@ -22,7 +22,7 @@ from hpo.storage.trials import AUDIT_KEY
 
 ALPHA = 0.05
 
-_NOT_PRUNED = (Reason.DIVERGED, Reason.CUT_SHORT)
+_NOT_PRUNED = (Reason.DIVERGED, Reason.CUT_SHORT, Reason.INFEASIBLE)
 """Why trials are PRUNED that no pruner stopped."""
 
 

@@ -322,7 +322,9 @@ def _seed_epochs(plan: Plan, name: str, record: StudyRecord) -> float:
         return n_arms * LOOKS[-1] * max(_epochs(plan, each) for each in plan.specs)
     study, n_points = plan.specs[name], record.n_points
     if n_points is None:  # before it begins
-        n_points = study.trials or len(study.grid(context_of(plan, name, record.inherited)))
+        # whoever asks may be training: no time to build networks, which draws random numbers, too
+        known = context_of(plan, name, record.inherited)
+        n_points = study.trials or len(study.grid(known, with_costs=False))
     return n_points * len(plan.seeds) * _epochs(plan, name)
 
 

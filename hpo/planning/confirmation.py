@@ -19,6 +19,7 @@ from hpo.planning.metrics import Metric
 from hpo.planning.verdicts import LOOKS, Comparison, Verdict, in_words, judge, p_values
 from hpo.space.constraints import Constraint
 from hpo.space.parameters import ParamValue, ParamValues
+from hpo.space.schema import Schema
 
 CHOSEN = "as chosen"
 """The arm that all others are compared with."""
@@ -208,6 +209,7 @@ def conclude(
     scores: Mapping[Trained, float],
     constraints: Mapping[str, Sequence[Constraint]],
     objective: Metric,
+    schema: Schema,
     *,
     keep_equivalent: bool,
     has_own_splits: bool,
@@ -221,6 +223,7 @@ def conclude(
         scores: as of `weigh`.
         constraints: that have to hold, by the study that demands them; "" for those of the recipe.
         objective: what the plan tunes for.
+        schema: of the recipe's parameters; says what configurations cost.
         keep_equivalent: keep what is shown to make no difference that matters as well.
         has_own_splits: whether every seed drew its own validation part.
         closed: why it takes no more seeds, where it was closed before all verdicts.
@@ -228,11 +231,12 @@ def conclude(
     wanted = {Verdict.BETTER, *([Verdict.EQUIVALENT] if keep_equivalent else [])}
     back = [study for study, each in weighed.comparisons.items() if each.verdict not in wanted]
     broken: dict[str, str] = {}
-    if first_broken(arms.without(back), constraints, back):
+    if first_broken(arms.without(back), constraints, back, schema):
         # not all of them together: the later ones first, as far as the constraints let them go
         taken: list[str] = []
         for study in reversed(back):
-            constraint = first_broken(arms.without([*taken, study]), constraints, [*taken, study])
+            tried = [*taken, study]
+            constraint = first_broken(arms.without(tried), constraints, tried, schema)
             if constraint:
                 broken[study] = constraint
             else:
@@ -290,7 +294,10 @@ def _left(arms: Arms, back: Sequence[str], scores: Mapping[Trained, float], obje
 
 
 def first_broken(
-    params: ParamValues, constraints: Mapping[str, Sequence[Constraint]], studies: Sequence[str]
+    params: ParamValues,
+    constraints: Mapping[str, Sequence[Constraint]],
+    studies: Sequence[str],
+    schema: Schema,
 ) -> str:
     """Return a constraint that a configuration breaks; empty where all hold.
 
@@ -298,9 +305,11 @@ def first_broken(
         params: a whole configuration.
         constraints: as of `conclude`.
         studies: that it is without; their own constraints do not count: what they inherited may break them.
+        schema: as of `conclude`.
     """
     demanded = (each for name, some in constraints.items() if name not in studies for each in some)
-    return next((str(each) for each in demanded if not each.holds(params)), "")
+    broken = schema.first_broken(demanded, params)
+    return str(broken) if broken else ""
 
 
 # --- in words --------------------------------------------------------------------------------------------

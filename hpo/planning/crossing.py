@@ -169,19 +169,22 @@ def _key(plan: Plan, params: ParamValues) -> str:
     return canonical_json(plan.schema.effective(params))
 
 
+_NO_RESULT = (Reason.DIVERGED, Reason.INFEASIBLE)
+
+
 def _trained(
     plan: Plan, name: str, trials: Sequence[FrozenTrial], without: Container[int] = ()
 ) -> dict[str, _Trained]:
     """Return what the trials of a study found, by what they trained.
 
-    Of points that diverged on any seeds, or are discarded with any, there is nothing.
+    Of points that diverged on any seeds, broke a constraint or are discarded with any, there is nothing.
     """
     objective, found, slots = plan.objective, dict[str, _Trained](), Slots.of(trials)
     accepted = {slot: trial for slot in slots.attempts if (trial := slots.accepted(slot))}
     out = {
         slot.point
         for slot, trial in accepted.items()
-        if trial.number in without or reason_of(trial) == Reason.DIVERGED
+        if trial.number in without or reason_of(trial) in _NO_RESULT
     }
     for slot, trial in accepted.items():
         if slot.point in out:
@@ -237,7 +240,7 @@ def _cells(
         config = dict(start)
         for level in combination:
             config.update(level)
-        if all(constraint.holds(config) for constraint in demanded):
+        if plan.schema.first_broken(demanded, config) is None:
             configs.append(config)
     cells = [plan.schema.effective(config) for config in configs]
     return {canonical_json(cell): cell for cell in cells}

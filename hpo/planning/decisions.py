@@ -17,9 +17,11 @@ from hpo._text import params_text, seeds_text, short_duration
 from hpo.errors import InputError
 from hpo.planning.metrics import Metric
 from hpo.planning.race import RaceResult
+from hpo.space.constraints import SECONDS_AN_EPOCH
 from hpo.space.parameters import ParamValue
 from hpo.space.schema import Schema
 from hpo.storage.queue import Reason, reason_of
+from hpo.storage.trials import COSTS_KEY
 
 MIN_SEEDS_TO_TEST = 3
 """With fewer seeds a difference has no deviation worth the name: the decision is marked *not tested*."""
@@ -180,6 +182,12 @@ class Decision(Record):
 def epochs_of(attrs: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
     """Return the epochs among a trial's attributes, in order; of each a record per seed."""
     return _numbered(attrs, "epoch:")
+
+
+def costs_of(attrs: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a trial's configuration costs, by its attributes: told before, and measured."""
+    seconds = [seed["seconds"] for seeds in epochs_of(attrs) for seed in seeds]
+    return {**attrs.get(COSTS_KEY, {}), **({SECONDS_AN_EPOCH: fmean(seconds)} if seconds else {})}
 
 
 def test_epochs_of(attrs: Mapping[str, Any]) -> list[list[dict[str, Any]]]:

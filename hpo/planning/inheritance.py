@@ -199,7 +199,7 @@ def _change(
     params: dict[str, ParamValue],
     chosen: Inherited,
 ) -> Change:
-    constraint = first_broken(params, constraints_on(plan, chosen.study), [name])
+    constraint = first_broken(params, constraints_on(plan, chosen.study), [name], plan.schema)
     obstacle = None
     if params == chosen.params:
         obstacle = Obstacle.OVERRULED

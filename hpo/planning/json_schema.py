@@ -58,7 +58,8 @@ def study_file_schema(recipe: str, schema: Schema) -> Json:
                     },
                 ),
                 "constraints": _said(
-                    "Comparisons that every point must satisfy, as batch_size <= 64.", _list(_TEXT)
+                    "Comparisons that every point must satisfy, as n_parameters <= 500_000.",
+                    _list(_TEXT),
                 ),
                 "trials": _said(
                     "How many points to sample; a grid has no such key.",

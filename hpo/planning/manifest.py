@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from hpo._files import read_text
 from hpo._text import short_duration
+from hpo.data.dataset import DataInfo
 from hpo.errors import InputError, StudyFileError, did_you_mean
 from hpo.planning.confirmation import Arms, Confirmation
 from hpo.planning.decisions import Closed, Decision, Inherited
@@ -204,6 +205,11 @@ class Identity(BaseModel):
     device: Literal["cpu", "cuda", "mps"]
     threads: Annotated[int, Field(ge=1)]
     """Threads per worker; sums on a CPU depend on it in the last bit."""
+
+    @property
+    def data_info(self) -> DataInfo:
+        """What a network is built for."""
+        return DataInfo(self.input_shape, self.class_names, self.n_outputs, self.is_images)
 
     @property
     def examples(self) -> str:

@@ -55,6 +55,7 @@ class Stop(StrEnum):
     PRUNED = "pruned"
     CUT_SHORT = "cut short"
     DIVERGED = "diverged"
+    INFEASIBLE = "infeasible"
     FAILED = "failed"
     DISCARDED = "discarded"
 

@@ -183,7 +183,7 @@ def _value(axis: BaseDistribution, value: Any) -> ParamValue:
 def _demands(spec: StudySpec, known: ParamValues) -> str:
     texts = [str(constraint) for constraint in spec.constraints]
     given = {name for constraint in spec.constraints for name in constraint.names} - spec.search.keys()
-    texts += [f"{name} = {known[name]}" for name in sorted(given)]
+    texts += [f"{name} = {known[name]}" for name in sorted(given) if name in known]
     return f" with {' and '.join(texts)}" if texts else ""
 
 

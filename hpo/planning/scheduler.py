@@ -48,7 +48,7 @@ from hpo.planning.plan import CLAIMS, CONFIRM, CONTROL_SLOT, FINAL, FINAL_SLOT, 
 from hpo.planning.race import Curves, RaceResult, Standing, Stop, looks, race, result_of
 from hpo.planning.samplers import distributions
 from hpo.space.parameters import ParamValues, canonical_json
-from hpo.space.schema import Inactive
+from hpo.space.schema import Rules
 from hpo.space.study_file import StudySpec
 from hpo.storage.queue import Job, Queue, Reason, Slot, Slots, SlotState, reason_of, slot_of, told_state
 from hpo.storage.storage import Storage
@@ -320,7 +320,11 @@ def _replicates(slots: Slots, point: str, *, is_closed: bool) -> tuple[list[Froz
     return done, None
 
 
-_STOPS: dict[str, Stop] = {Reason.DIVERGED: Stop.DIVERGED, Reason.CUT_SHORT: Stop.CUT_SHORT}
+_STOPS: dict[str, Stop] = {
+    Reason.DIVERGED: Stop.DIVERGED,
+    Reason.INFEASIBLE: Stop.INFEASIBLE,
+    Reason.CUT_SHORT: Stop.CUT_SHORT,
+}
 _CURVES: WeakKeyDictionary[Storage, dict[int, Curves]] = WeakKeyDictionary()
 """Of trials that have ended, which never change: who looks at a race reads each of them once."""
 
@@ -461,6 +465,7 @@ def _advance_confirmation(plan: Plan) -> bool:
         scores,
         constraints_on(plan, arms.chosen.study),
         plan.objective,
+        plan.schema,
         keep_equivalent=plan.options.keep == "equivalent",
         has_own_splits=_has_own_splits(plan, slots),
         closed=closed,
@@ -517,7 +522,7 @@ def study_jobs(plan: Plan, name: str, inherited: Inherited | None) -> list[Job]:
     study = plan.spec(name)
     if study.is_grid:
         known = canonical_json(context_of(plan, name, inherited))
-        jobs = list(_grid_jobs(study, study.parameters.inactive_rule, known, plan.seeds))
+        jobs = list(_grid_jobs(study, study.parameters.rules, known, plan.seeds))
     else:
         context, axes = context_of(plan, name, inherited), distributions(study)
         # what is inherited may break a constraint that held with other values
@@ -531,12 +536,11 @@ def study_jobs(plan: Plan, name: str, inherited: Inherited | None) -> list[Job]:
 
 
 @lru_cache(maxsize=16)
-def _grid_jobs(
-    study: StudySpec, inactive_rule: Inactive | None, known: str, seeds: tuple[int, ...]
-) -> tuple[Job, ...]:
+def _grid_jobs(study: StudySpec, rules: Rules, known: str, seeds: tuple[int, ...]) -> tuple[Job, ...]:
     """Return the points of a grid over a context; every look asks for them, and 10,000 take 0.1 s.
 
-    Studies are equal whether or not they know which points are the same, so their rule is asked for as well.
+    Studies are equal whether or not they know which points are the same, and what they cost, so that the
+    rules are asked for as well.
     """
     axes = distributions(study)
     points = enumerate(study.grid(json.loads(known)))
@@ -545,11 +549,11 @@ def _grid_jobs(
 
 def n_samples(study: StudySpec, known: ParamValues, n_given: int = 0) -> int:
     """Return how many points a sampled study draws: no more than its space has besides those it is given."""
-    return _n_samples(study, study.parameters.inactive_rule, canonical_json(known), n_given)
+    return _n_samples(study, study.parameters.rules, canonical_json(known), n_given)
 
 
 @lru_cache(maxsize=16)
-def _n_samples(study: StudySpec, inactive_rule: Inactive | None, known: str, n_given: int) -> int:
+def _n_samples(study: StudySpec, rules: Rules, known: str, n_given: int) -> int:
     listed = study.listed(json.loads(known))
     return min(study.trials or 0, len(listed) - n_given) if listed is not None else study.trials or 0
 
@@ -570,11 +574,11 @@ def _own_control(plan: Plan, name: str, inherited: Inherited) -> Slot | None:
         return None
     control = canonical_json(plan.schema.effective(control_config(plan, inherited)))
     known = canonical_json(context_of(plan, name, inherited))
-    return _grid_slot(study, study.parameters.inactive_rule, known, control)
+    return _grid_slot(study, study.parameters.rules, known, control)
 
 
 @lru_cache(maxsize=16)
-def _grid_slot(study: StudySpec, inactive_rule: Inactive | None, known: str, key: str) -> Slot | None:
+def _grid_slot(study: StudySpec, rules: Rules, known: str, key: str) -> Slot | None:
     """Return the point of a grid that trains what a key says, as `StudySpec.key` has it."""
     context = json.loads(known)
     found = (point for point in study.grid(context) if study.key(context, point) == key)

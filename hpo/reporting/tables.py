@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from hpo._text import duration, harmless_cell, params_text, percent, printable, show_value
+from hpo._text import cost_text, duration, harmless_cell, params_text, percent, printable, show_value
 from hpo.monitor.origins import Origin
-from hpo.monitor.results import deviation
+from hpo.monitor.results import all_costs, deviation
 from hpo.planning.claims import Cell as ClaimCell
 from hpo.planning.confirmation import ConfirmedDecision
 from hpo.planning.manifest import Options
@@ -133,6 +133,14 @@ def _metric_columns(metrics: Iterable[Metric]) -> Columns:
     return [(Column(metric.head, metric.name), _metric(metric)) for metric in metrics]
 
 
+def _cost_columns(names: Iterable[str]) -> Columns:
+    return [(Column(name.replace("_", " "), name), _cost(name)) for name in names]
+
+
+def _cost(name: str) -> Callable[[Mapping[str, float]], Cell]:
+    return lambda costs: Cell(cost_text(costs.get(name)), costs.get(name))
+
+
 def _deviation_columns(metrics: Iterable[Metric]) -> Columns:
     names = [f"{metric.name}_std" for metric in metrics]
     return [(Column(name), _number(name)) for name in names]
@@ -158,12 +166,15 @@ def points_table(report: ReportData, section: Section) -> Table:
     points += section.points
     # of one seed there is no deviation: no empty columns
     has_std = any(value is not None for point in points for value in point.row.std.values())
-    more: Columns = [(Column("epochs"), _number("epochs"))]
+    costs = section.spec.costs
+    further = [name for name in all_costs(point.row for point in points) if name not in costs]
+    more: Columns = [(Column("epochs"), _number("epochs")), *_cost_columns(further)]
     more = [*more, *(_deviation_columns(report.metrics) if has_std else [])]
     columns = [
         Column("trial"),
         *[Column(axis.replace("_", " "), axis) for axis in axes],
         *[column for column, _ in _metric_columns(report.metrics)],
+        *[column for column, _ in _cost_columns(costs)],
         Column("best epoch", "best_epoch"),
         Column("time\N{NO-BREAK SPACE}s", "seconds"),
         _words("state"),
@@ -198,12 +209,13 @@ def _point_row(
     finish = decision.race.finish_of(row.trial) if decision and decision.race and is_ours else None
     if decision and decision.race and finish:
         marks.append(decision.race.words_of(finish, section.objective))
-    found = {**_with_deviations(row.metrics, row.std), "epochs": row.epochs}
+    found = {**row.costs, **_with_deviations(row.metrics, row.std), "epochs": row.epochs}
     return Row(
         [
             Cell(str(row.trial)) if is_ours else Cell(point.name, link=point.anchor),
             *[_param_cell(_param(point, axis)) for axis in axes],
             *[show(found) for _, show in _metric_columns(metrics)],
+            *[show(row.costs) for _, show in _cost_columns(section.spec.costs)],
             Cell(f"{row.best_epoch}/{row.epochs}" if row.best_epoch else "–", row.best_epoch),
             Cell(f"{row.seconds:.1f}", round(row.seconds, 3)),
             Cell(row.state, style=f"state {row.state}"),

@@ -6,7 +6,7 @@ A study file is checked against it, and it is stored with the plan: what shows a
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
@@ -15,12 +15,15 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from hpo.errors import InputError, did_you_mean
-from hpo.space.constraints import Constraint
+from hpo.space.constraints import SECONDS_AN_EPOCH, Constraint
 from hpo.space.parameters import EXTRAS, LoopParams, Params, ParamValue, ParamValues, as_written, demand
 
 Kind = Literal["int", "float", "bool", "text"]
 Inactive = Callable[[ParamValues], Iterable[str]]
 """Names of the parameters that mean nothing in a complete configuration."""
+CostsOf = Callable[[ParamValues, Collection[str]], Mapping[str, float]]
+"""What a complete configuration costs, of the costs of these names; nothing where that cannot be told."""
+Rules = tuple[Inactive | None, CostsOf | None]
 
 _TYPES: dict[str, type] = {"int": int, "float": float, "bool": bool, "text": str}
 _BOUNDS = ("ge", "gt", "le", "lt")
@@ -71,7 +74,8 @@ class Schema(BaseModel):
     """The parameters of a recipe, and what must hold between them.
 
     One made by `of` checks values by the recipe's own class, validators included; one that was read from a
-    database checks types and bounds, and knows of no parameter that it means nothing.
+    database checks types and bounds, and knows of no parameter that it means nothing. What a configuration
+    costs depends on the data, too: only one from `with_costs` knows.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
@@ -82,9 +86,12 @@ class Schema(BaseModel):
     """Comparisons that hold in every study, written in its file or not."""
     extras: tuple[str, ...] = EXTRAS
     """Parameters that are not worth a word at their default; those of plans that say nothing of it."""
+    costs: tuple[str, ...] = ()
+    """Names of what is known of a configuration before it trains, besides its parameters."""
 
     _adapters: dict[str, TypeAdapter[Any]] = PrivateAttr(default_factory=dict)
     _inactive: Inactive | None = PrivateAttr(default=None)
+    _costs_of: CostsOf | None = PrivateAttr(default=None)
 
     @classmethod
     def of(
@@ -93,6 +100,7 @@ class Schema(BaseModel):
         constraints: Iterable[str] = (),
         inactive: Inactive | None = None,
         extras: Iterable[str] = (),
+        costs: Iterable[str] = (),
     ) -> Self:
         """Return the schema of a class of parameters.
 
@@ -101,6 +109,8 @@ class Schema(BaseModel):
             constraints: of the recipe.
             inactive: of the recipe, for complete flat configurations.
             extras: the recipe's own.
+            costs: names of what the recipe can tell of a configuration. A parameter of the same name goes
+                before it.
 
         Raises:
             InputError: a parameter has no default, a type that cannot be searched, or hides one that every
@@ -111,13 +121,14 @@ class Schema(BaseModel):
             parameters={name: _parameter(params, name, field) for name, field in fields.items()},
             constraints=tuple(constraints),
             extras=(*EXTRAS, *extras),
+            costs=tuple(name for name in costs if name not in fields),
         )
         for name in extras:
             schema.check_name(name, f"{params.__name__}: extras: ")
         schema._adapters.update((name, _adapter(field)) for name, field in fields.items())
         schema._inactive = inactive
         for constraint in schema.parsed_constraints:
-            if not constraint.holds(schema.defaults):
+            if constraint.names <= fields.keys() and not constraint.holds(schema.defaults):
                 raise InputError(f"{params.__name__}: its defaults break the constraint {constraint}")
         return schema
 
@@ -134,17 +145,66 @@ class Schema(BaseModel):
 
     @cached_property
     def parsed_constraints(self) -> tuple[Constraint, ...]:
-        """The constraints between parameters.
+        """The constraints that hold in every study.
 
         Raises:
-            InputError: one is not a comparison of numeric parameters.
+            InputError: one is not a comparison of numeric parameters and costs.
         """
-        return tuple(Constraint.parse(text, self.numbers, self.parameters) for text in self.constraints)
+        return tuple(map(self.parse_constraint, self.constraints))
+
+    def parse_constraint(self, text: object) -> Constraint:
+        """Read a comparison.
+
+        Raises:
+            InputError: as `Constraint.parse` does.
+        """
+        costs = (*self.costs, SECONDS_AN_EPOCH)
+        return Constraint.parse(text, self.numbers, self.parameters, costs)
+
+    def is_measured(self, constraint: Constraint) -> bool:
+        """Return whether nobody can tell before a trial trains if a constraint holds."""
+        return SECONDS_AN_EPOCH in constraint.names and SECONDS_AN_EPOCH not in self.parameters
+
+    def first_broken(self, constraints: Iterable[Constraint], params: ParamValues) -> Constraint | None:
+        """Return a constraint that a configuration breaks; None where all hold, as far as can be told.
+
+        What names parameters that the configuration has not is left out, and so are costs as long as nobody
+        knows them: before the data are known, of an incomplete configuration, and those that are measured.
+        Constraints on parameters alone come first: costs take some milliseconds.
+        """
+        on_costs = []
+        for constraint in constraints:
+            if not constraint.names <= params.keys():
+                on_costs.append(constraint)
+            elif not constraint.holds(params):
+                return constraint
+        for constraint in on_costs:
+            values = {**params, **self._known_costs(params, constraint.names)}
+            if constraint.names <= values.keys() and not constraint.holds(values):
+                return constraint
+        return None
+
+    def _known_costs(self, params: ParamValues, names: Iterable[str]) -> Mapping[str, float]:
+        asked = [name for name in names if name in self.costs]
+        if self._costs_of is None or not asked or not self.parameters.keys() <= params.keys():
+            return {}
+        return self._costs_of(params, asked)
+
+    def with_costs(self, costs_of: CostsOf) -> Schema:
+        """Return the same schema, which knows what configurations cost."""
+        found = self.model_copy()
+        found._costs_of = costs_of
+        return found
 
     @property
     def inactive_rule(self) -> Inactive | None:
         """What says which parameters mean nothing; None where the recipe itself, which knows, is not here."""
         return self._inactive
+
+    @property
+    def rules(self) -> Rules:
+        """What only a recipe itself knows, with its data: schemas that are equal may differ in it."""
+        return self._inactive, self._costs_of
 
     def inactive(self, params: ParamValues) -> frozenset[str]:
         """Return the parameters that mean nothing in a complete configuration.
@@ -236,7 +296,7 @@ class Schema(BaseModel):
             self.check_name(name)
         found = {**self.defaults, **{name: self.check(name, value) for name, value in params.items()}}
         for constraint in self.parsed_constraints:
-            if not constraint.holds(found):
+            if constraint.names <= found.keys() and not constraint.holds(found):
                 values = ", ".join(f"{name} = {as_written(found[name])}" for name in sorted(constraint.names))
                 raise InputError(f"{values}: must satisfy {constraint}")
         return found

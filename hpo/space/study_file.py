@@ -296,13 +296,21 @@ class StudySpec(_Model):
         return StudySpec.from_json(json.dumps(document), self._schema)
 
     def feasible(self, params: ParamValues) -> bool:
-        """Return whether a complete configuration satisfies every constraint."""
-        return all(
-            constraint.holds(params)
-            for constraint in (*self.parameters.parsed_constraints, *self.constraints)
-        )
+        """Return whether a complete configuration satisfies every constraint that can be told."""
+        return self.parameters.first_broken(self.all_constraints, params) is None
 
-    def grid(self, known: ParamValues) -> list[dict[str, ParamValue]]:
+    @property
+    def all_constraints(self) -> tuple[Constraint, ...]:
+        """Those of the recipe, and its own."""
+        return (*self.parameters.parsed_constraints, *self.constraints)
+
+    @property
+    def costs(self) -> list[str]:
+        """The costs that its constraints name."""
+        names = dict.fromkeys(name for each in self.all_constraints for name in sorted(each.names))
+        return [name for name in names if name not in self.parameters.parameters]
+
+    def grid(self, known: ParamValues, *, with_costs: bool = True) -> list[dict[str, ParamValue]]:
         """Return the points of a grid that satisfy the constraints: what is searched, last axis fastest.
 
         Of points that differ only in what means nothing there, the first.
@@ -310,8 +318,9 @@ class StudySpec(_Model):
         Args:
             known: values of the parameters that are not searched, as from `context`. A constraint on a
                 parameter that is neither known nor fixed nor searched is not applied.
+            with_costs: whether constraints on costs are applied, as far as the schema knows these.
         """
-        return list(self._distinct(known, self.search))
+        return list(self._distinct(known, self.search, with_costs=with_costs))
 
     def key(self, known: ParamValues, point: ParamValues) -> str:
         """Return a text that is equal exactly for points that train the same."""
@@ -335,7 +344,8 @@ class StudySpec(_Model):
     def idle_values(self, known: ParamValues) -> dict[str, list[ParamValue]]:
         """Return the searched values that change nothing: beside them their parameter means nothing."""
         idle: dict[tuple[str, ParamValue], bool] = {}
-        for point in self._points(known, self.search):
+        # what points cost takes torch to find out, and makes no value idle
+        for point in self._points(known, self.search, with_costs=False):
             names = self.parameters.inactive({**known, **self.fixed, **point})
             for name, value in point.items():
                 idle[name, value] = idle.get((name, value), True) and name in names
@@ -346,30 +356,30 @@ class StudySpec(_Model):
         return found
 
     def _distinct(
-        self, known: ParamValues, axes: Mapping[str, Choices | Range]
+        self, known: ParamValues, axes: Mapping[str, Choices | Range], *, with_costs: bool = True
     ) -> Iterable[dict[str, ParamValue]]:
         points: dict[str, dict[str, ParamValue]] = {}
-        for point in self._points(known, axes):
+        for point in self._points(known, axes, with_costs=with_costs):
             points.setdefault(self.key(known, point), point)
         return points.values()
 
     def _points(
-        self, known: ParamValues, axes: Mapping[str, Choices | Range]
+        self,
+        known: ParamValues,
+        axes: Mapping[str, Choices | Range],
+        *,
+        with_costs: bool = True,
     ) -> Iterator[dict[str, ParamValue]]:
-        context = {**known, **self.fixed}
-        constraints = self._constraints_on(context)
+        context, schema = {**known, **self.fixed}, self.parameters
+        constraints = self.all_constraints if with_costs else self._constraints_on(context)
         for values in itertools.product(*(axis.values() for axis in axes.values())):
             point = dict(zip(axes, values, strict=True))
-            if all(constraint.holds({**context, **point}) for constraint in constraints):
+            if schema.first_broken(constraints, {**context, **point}) is None:
                 yield point
 
     def _constraints_on(self, context: ParamValues) -> list[Constraint]:
         names = context.keys() | self.search.keys()
-        return [
-            constraint
-            for constraint in (*self.parameters.parsed_constraints, *self.constraints)
-            if constraint.names <= names
-        ]
+        return [constraint for constraint in self.all_constraints if constraint.names <= names]
 
     # Validation. What fails raises InputError, which pydantic lets through.
 
@@ -427,9 +437,7 @@ class StudySpec(_Model):
         if not isinstance(texts, list | tuple):
             raise InputError(f"constraints = {texts!r}: must be a list, as ['batch_size <= 64']")
         schema = _schema_of(info)
-        parsed = read_each(
-            lambda at: Constraint.parse(texts[at], schema.numbers, schema.parameters), range(len(texts))
-        )
+        parsed = read_each(lambda at: schema.parse_constraint(texts[at]), range(len(texts)))
         return tuple(parsed.values())
 
     @model_validator(mode="after")

@@ -48,6 +48,8 @@ class Reason(StrEnum):
     REUSED = "already trained"
     CUT_SHORT = "cut short"
     """By a limit on time, or because its study was closed; with what it has reached, if it had begun."""
+    INFEASIBLE = "infeasible"
+    """As it breaks a constraint on what is measured while it trains."""
 
 
 class SlotState(StrEnum):
@@ -191,8 +193,9 @@ def reason_of(trial: FrozenTrial) -> str:
 
 
 def told_state(state: str, reason: str) -> str:
-    """Return a state as people are told it: what diverged is PRUNED to Optuna, yet no pruner stopped it."""
-    return Reason.DIVERGED.value if reason.split(":")[0] == Reason.DIVERGED else state
+    """Return a state as people are told it: some are PRUNED to Optuna, yet no pruner stopped them."""
+    kind = reason.split(":")[0]
+    return kind if kind in (Reason.DIVERGED, Reason.INFEASIBLE) else state
 
 
 _OURS = {"point", "replicate", "attempt"}

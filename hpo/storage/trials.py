@@ -43,6 +43,10 @@ AUDIT_KEY = "audit"
 """The attribute of a trial that is trained on after a pruner stopped it: after which epoch, and its value."""
 
 
+COSTS_KEY = "costs"
+"""The attribute that says what a trial's configuration costs, as far as that is known before it trains."""
+
+
 @dataclass(frozen=True)
 class Projection:
     """What is read of a trial beside number, state and value."""

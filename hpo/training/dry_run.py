@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hpo._imports import in_one_line, place_in_user_code
 from hpo.data.dataset import Split
 from hpo.errors import Diverged, HpoError, InputError
+from hpo.training.costs import costs
 from hpo.training.cuda import CudaGraph, is_cuda, is_lost, is_out_of_memory, prepare
 from hpo.training.devices import as_tensor, normaliser, targets_tensor
 from hpo.training.learner import Learner, build, graph_hindrance
@@ -58,7 +59,7 @@ def blaming(named: NamedRecipe) -> Iterator[None]:
 def check_recipe(named: NamedRecipe, data: TrainingData, config: Mapping[str, Any] | None = None) -> None:
     """Check that a recipe can train on data: all that it overrides, in one epoch of a few examples.
 
-    A loop of one's own is not tried: what it takes nobody knows.
+    A loop of one's own is not tried, but for what it tells of costs: how long it takes nobody knows.
 
     Args:
         named: the recipe.
@@ -68,10 +69,13 @@ def check_recipe(named: NamedRecipe, data: TrainingData, config: Mapping[str, An
     Raises:
         InputError: something does not fit; the text says what, and where in the user's file.
     """
-    if named.recipe.has_own_loop:
+    recipe, config = named.recipe, config or named.recipe.schema.defaults
+    if recipe.overrides("costs"):
+        with blaming(named):
+            costs(recipe, data.info, config, recipe.schema.costs)
+    if recipe.has_own_loop:
         return
     with blaming(named):
-        recipe, config = named.recipe, config or named.recipe.schema.defaults
         params = recipe.params_of(config)
         recipe.schema.inactive(config)
         if recipe.overrides("at_epoch"):

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from hpo._imports import in_one_line, place_in_user_code, place_of
 from hpo.errors import InputError, did_you_mean
+from hpo.space.constraints import NETWORK_COSTS
 from hpo.space.parameters import Direction, LoopParams, Params, ParamValues, explain
 from hpo.space.schema import Schema
 
@@ -100,6 +101,8 @@ class Recipe:
     """Comparisons between parameters that hold in every study, as `"width <= 64"`."""
     extras: ClassVar[tuple[str, ...]] = ()
     """Parameters that sentences and tables leave out at their default, as they do `momentum` and the like."""
+    cost_names: ClassVar[tuple[str, ...]] = NETWORK_COSTS
+    """What `costs` returns, by name; constraints and objectives may name them."""
     draws_in_training: ClassVar[bool] = True
     """Whether training may draw random numbers, as dropout does. False: several trials may train in threads
     of one process on a GPU, as the process's generators need not be theirs alone."""
@@ -182,6 +185,19 @@ class Recipe:
         """Return the layers to be watched, from the input to the output; default: none."""
         return {}
 
+    def costs(self, params: Any, data: DataInfo) -> Mapping[str, float]:
+        """Return what a configuration costs, known before it trains, by the names in `cost_names`.
+
+        Default: of the network that `build` returns. More names than `cost_names` has are left out.
+
+        Args:
+            params: a `Params` of this recipe.
+            data: as of `build`.
+        """
+        from hpo.training.costs import network_costs
+
+        return network_costs(self, params, data)
+
     # --- a loop of one's own -----------------------------------------------------------------------------
 
     def train(
@@ -222,7 +238,9 @@ class Recipe:
         Raises:
             InputError: a parameter or a constraint that cannot be used.
         """
-        return Schema.of(self.Params, self.constraints, self._inactive, self.extras)
+        tells_none = self.has_own_loop and not self.overrides("costs")
+        costs = () if tells_none else self.cost_names
+        return Schema.of(self.Params, self.constraints, self._inactive, self.extras, costs)
 
     def overrides(self, method: str) -> bool:
         """Return whether it has a method of its own instead of the default."""

@@ -10,6 +10,7 @@ from typing import get_args
 
 from hpo._imports import in_one_line, load_object, place_in_user_code, place_of, source_hashes
 from hpo.errors import InputError, did_you_mean
+from hpo.space.constraints import NETWORK_COSTS
 from hpo.space.parameters import Direction, LoopParams, Params
 from hpo.training.recipe import Recipe
 
@@ -99,4 +100,10 @@ def _check(recipe: Recipe) -> None:
         isinstance(each, str) for each in recipe.constraints
     ):
         raise InputError(f"constraints = {recipe.constraints!r}: must be texts, as ('width <= 64',)")
+    if not isinstance(recipe.cost_names, tuple | list) or not all(
+        isinstance(each, str) and each.isidentifier() for each in recipe.cost_names
+    ):
+        raise InputError(f"cost_names = {recipe.cost_names!r}: must be names, as ('n_trees',)")
+    if not recipe.overrides("costs") and (more := [*set(recipe.cost_names) - {*NETWORK_COSTS}]):
+        raise InputError(f"cost_names: {more[0]!r} needs a method costs(self, params, data) that returns it")
     _ = recipe.schema  # raises where a parameter or a constraint cannot be used

@@ -29,6 +29,7 @@ from hpo.planning.metrics import Metric
 from hpo.planning.scheduler import advance
 from hpo.planning.verdicts import LOOKS, Verdict
 from hpo.space.constraints import Constraint
+from tests.support.recipes import SCHEMA
 from tests.support.scripted_worker import Worker, new_plan
 
 F1, LOSS = Metric("macro_f1", "maximize"), Metric("loss", "minimize")
@@ -93,6 +94,7 @@ def concluded(
         scores,
         constraints or {},
         metric,
+        SCHEMA,
         keep_equivalent=keep_equivalent,
         has_own_splits=True,
     )

@@ -194,7 +194,10 @@ def test_constraints_hold_for_whole_configurations() -> None:
     [
         ("depth > width", "MlpParams: its defaults break the constraint depth > width"),
         ("depth", "constraints: 'depth' is not a comparison"),
-        ("depth < wdith", "constraints: wdith in 'depth < wdith' is not a parameter; did you mean 'width'"),
+        (
+            "depth < wdith",
+            "constraints: wdith in 'depth < wdith' is neither a parameter nor a cost; did",
+        ),
         ("activation == 1", "constraints: activation in 'activation == 1' is not a number"),
     ],
 )

@@ -266,7 +266,10 @@ REFUSED: list[tuple[str, str]] = [
     ),
     # constraints
     (f"constraints = 'l2 < 1'\n{L2}", "constraints = 'l2 < 1': must be a list"),
-    (f"constraints = ['l3 < 1']\n{L2}", "constraints: l3 in 'l3 < 1' is not a parameter; known: conv1_ch"),
+    (
+        f"constraints = ['l3 < 1']\n{L2}",
+        "constraints: l3 in 'l3 < 1' is neither a parameter nor a cost; known: ",
+    ),
     (f"constraints = ['optimizer == adam']\n{L2}", "constraints: optimizer in 'optimizer == adam' is not a"),
     ("constraints = ['l2 < 0.1']\nsearch.l2 = [0.1, 0.2]", NO_POINT + "l2 < 0.1"),
     ("constraints = ['l2 > 1', 'l2 < 1']\nsearch.l2 = [0.1, 2]", NO_POINT),

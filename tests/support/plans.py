@@ -11,7 +11,6 @@ from hpo.execution.run import find_or_create_plan
 from hpo.execution.worker import work
 from hpo.planning.decisions import epochs_of
 from hpo.planning.plan import Plan
-from hpo.planning.studies import root_configs
 from hpo.storage.queue import Slots
 from hpo.storage.storage import Storage
 
@@ -78,7 +77,7 @@ def made_plan(folder: Path, studies: dict[str, str], url: str | None = None, **o
         (folder / "studies" / f"{name}.toml").write_text(text)
     storage = Storage(url or f"sqlite:///{folder / 'hpo.db'}", create=True)
     chosen, named, specs = read_folder(folder / "studies", {**TINY_SIZES, **options})
-    return Plan.create(storage, specs, chosen, identify(chosen, 1, root_configs(specs)), record_of(named))
+    return Plan.create(storage, specs, chosen, identify(chosen, 1, specs), record_of(named))
 
 
 def train(out: Path, *names: str, studies: Path | None = None, **given: Any) -> Plan:

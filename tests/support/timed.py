@@ -44,12 +44,13 @@ class Clock:
 clock = Clock()
 
 
-def write(folder: Path, studies: dict[str, str], epoch: str = EPOCH) -> str:
+def write(folder: Path, studies: dict[str, str], epoch: str = EPOCH, recipe: str = RECIPE) -> str:
     """Write studies and module into a folder, under a name that no other has; the recipe's name.
 
     Args:
         folder: where to.
         studies: their files by name.
         epoch: what is done in an epoch; it may use what `train` has.
+        recipe: another one of its form.
     """
-    return simulated.write(folder, RECIPE.replace("EPOCH", epoch), studies)
+    return simulated.write(folder, recipe.replace("EPOCH", epoch), studies)

@@ -103,7 +103,7 @@ REFUSED = [
     ),
     (
         f"class Mine(hpo.Recipe):\n    constraints = ('width < 3',)\n{BUILD}",
-        "constraints: width in 'width < 3' is not a parameter",
+        "constraints: width in 'width < 3' is neither a parameter nor a cost",
     ),
     *(
         (f"class Mine(hpo.Recipe):\n    metrics = {metrics}\n{BUILD}", said)
