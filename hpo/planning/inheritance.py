@@ -12,6 +12,7 @@ from hpo.planning.confirmation import Arms, Change, Obstacle, first_broken, with
 from hpo.planning.decisions import Inherited, TrialRef, best_epoch, pooled
 from hpo.planning.manifest import StudyRecord
 from hpo.planning.plan import CLAIMS, CONFIRM, CONTROL_SLOT, FINAL, FINAL_SLOT, PRICE, Plan
+from hpo.planning.race import looks
 from hpo.planning.studies import lineage, published_config
 from hpo.space.constraints import Constraint
 from hpo.space.parameters import ParamValue, ParamValues
@@ -83,12 +84,14 @@ def replicate_of(plan: Plan, source: TrialRef, replicate: int) -> FrozenTrial | 
 
 
 def decided_point(plan: Plan, source: TrialRef) -> FrozenTrial:
-    """Return the point that a decision names as one trial, all its replicates pooled."""
+    """Return the point that a decision names as one trial, all replicates pooled by which it was judged."""
     first = decided_trial(plan, source)
     if not plan.races or source.study not in plan.specs:
         return first
-    slots = Queue(plan.storage, source.study).slots()
-    accepted = map(slots.accepted, slots.replicates(first.user_attrs["point"]))
+    slots, decision = Queue(plan.storage, source.study).slots(), plan.decision(source.study)
+    finish = decision.race.finish_of(source.trial) if decision and decision.race else None
+    n_judged = None if finish is None else looks(plan.options.max_seeds).index(finish.seeds) + 1
+    accepted = map(slots.accepted, slots.replicates(first.user_attrs["point"])[:n_judged])
     done = [id_of(trial) for trial in accepted if trial and trial.state == TrialState.COMPLETE]
     return pooled(list(plan.storage.whole(done)), plan.objective)
 

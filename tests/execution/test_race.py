@@ -268,6 +268,18 @@ def test_a_plan_that_is_finished_amid_a_race_decides_by_the_seeds_that_all_have(
     assert len(plan.trials("final")) == 1
 
 
+def test_the_value_of_a_winner_that_had_a_seed_more_is_that_by_which_it_was_judged(place: Path) -> None:
+    code = RECIPE.replace("value = 0.4", "value = 0.4 + 0.2 * (seed == 3)")
+    plan = new_plan(place / "out", code, {"s": "[search]\nquality = [40, 39]"})
+    worked(plan, place / "out", "s", n_trials=3)  # the first has its fourth seed
+    assert finish(plan, ["s"]) == ["s"]
+    decision, _ = decided(plan := worked(plan, place / "out", "s"), "s")
+    assert decision.source is not None
+    assert len(by_point(plan, "s")[json.dumps({"quality": 40}, separators=(",", ":"))]) == 2
+    assert decision.source.trial == 0
+    assert best(plan)["value"] == pytest.approx(decision.value)
+
+
 STOPPED = """
 trials = 6
 [search]
