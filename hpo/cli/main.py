@@ -47,6 +47,7 @@ GROUPS = {
     },
     "Machines": {
         "worker": ("training", "Train for a plan until it has ended."),
+        "submit": ("training", "Submit workers to SLURM, as an array job."),
         "doctor": ("reading", "Try what a worker needs on this machine."),
     },
     "Files": {

@@ -432,6 +432,40 @@ engine = _group(
 )
 """Who places the workers."""
 
+slurm = _together(
+    click.option("--slurm", is_flag=True, required=True, help="Submit to SLURM.", expose_value=False),
+    click.option(
+        "--workers",
+        "n_workers",
+        type=click.IntRange(1, MAX_AT_ONCE),
+        metavar="N",
+        default=4,
+        show_default=True,
+        help="Tasks of the array, each a worker.",
+    ),
+    click.option("--partition", metavar="NAME", help="SLURM's partition.  [default: that of the cluster]"),
+    click.option(
+        "--time",
+        type=Duration(),
+        default="4h",
+        show_default=True,
+        help="Limit on a task's time; the task is queued again then.",
+    ),
+    click.option(
+        "--cpus",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="CPUs of a task.  [default: the plan's threads a worker]",
+    ),
+    click.option(
+        "--gpus",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="GPUs of a task.  [default: 1 where the plan trains on GPUs]",
+    ),
+)
+"""What is asked of SLURM."""
+
 limits = _together(
     _option("--idle-timeout", type=Duration(), help="Stop after so long without work (30m)."),
     _option("--max-trials", type=click.IntRange(min=1), metavar="N", help="Stop after N trials."),

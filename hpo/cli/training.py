@@ -326,6 +326,61 @@ def worker(study: tuple[str, ...], **options: Any) -> int:
 
 
 @with_examples(
+    (
+        "hpo submit --slurm --workers 16 --storage @database-url",
+        "Sixteen tasks of four hours, which come again until the plan has ended.",
+    ),
+    ("hpo submit --slurm --partition gpu --gpus 1 --time 1d", "Tasks with a GPU each, a day long."),
+)
+@opt.some_studies
+@opt.slurm
+@opt.database
+@opt.worker_data
+@opt.checkpoints
+@opt.trials_per_device
+def submit(
+    study: tuple[str, ...],
+    n_workers: int,
+    partition: str | None,
+    time: float,
+    cpus: int | None,
+    gpus: int | None,
+    **options: Any,
+) -> None:
+    """Submit workers to SLURM, as an array job.
+
+    For a plan that exists, on a database server; OUT is in a folder that all nodes share. A task whose time
+    is up, or that is preempted, puts its trial back, and is queued again until the plan has ended. sbatch's
+    own variables, as SBATCH_ACCOUNT, hold here too. Needs submitit.
+    """
+    from hpo.cli.advice import command
+    from hpo.execution.backends.worker_spec import WorkerSpec
+    from hpo.execution.submission import slurm_folder
+    from hpo.execution.submission import submit as submit_workers
+
+    plan, out = opt.open_plan(options, reader=True), options["out"]
+    if study:
+        plan.with_ancestors(study)  # refuses unknown names
+    spec = WorkerSpec.of(
+        plan, out, study, options["checkpoints"], options["data"], options["trials_per_device"]
+    )
+    with waiting("submitting"):
+        jobs = submit_workers(
+            spec,
+            plan.name,
+            n_workers=n_workers,
+            seconds=time,
+            partition=partition,
+            cpus=cpus,
+            gpus=gpus,
+        )
+    say(f"submitted: {jobs[0]}" + (f" to {jobs[-1]}" if len(jobs) > 1 else ""))
+    array = jobs[0].partition("_")[0]
+    say(f"watch: {command('status', '--watch')}; squeue --job {array}; logs in {slurm_folder(out)}", err=True)
+    say(f"end: scancel {array}", err=True)
+
+
+@with_examples(
     ("hpo confirm", "Try what the plan in hpo-out/ adopted again, on fresh seeds."),
     (
         "hpo confirm --keep equivalent --delta 0.01",

@@ -24,9 +24,10 @@ _OURS = {
     "checkpoints": r"checkpoints/[^/]+/[0-9a-f]{16}-\d+/epoch-\d+-attempt-\d+\.(checkpoint|bad)"
     rf"|checkpoints/final-files/[0-9a-f]{{16}}/{_FINAL}",
     "outputs": rf"{_FINAL}|artifacts/[0-9a-f-]{{36}}|report/report\.(html|md)|report/tables/[^/]+\.csv"
-    r"|report/figures/[^/]+\.(svg|png)|logs/(workers|worker-[^/]+)\.log",
+    r"|report/figures/[^/]+\.(svg|png)|logs/(workers|worker-[^/]+)\.log"
+    r"|slurm/\d[\d_]*_(log\.(out|err)|submitted\.pkl|result\.pkl|submission\.sh)",
 }
-FOLDERS = ("checkpoints", "artifacts", "report", "logs")
+FOLDERS = ("checkpoints", "artifacts", "report", "logs", "slurm")
 
 
 def files_in(out: Path) -> dict[str, list[Path]]:

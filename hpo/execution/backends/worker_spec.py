@@ -78,8 +78,8 @@ class WorkerSpec:
         with self.log(number).open("ab") as file:
             # a session of its own: Ctrl-C reaches `hpo run` alone, which then stops its workers in order
             return subprocess.Popen(
-                [sys.executable, "-m", "hpo", *self._arguments],
-                env={**self._environment(keep), **(place or {}), PARENT_VARIABLE: str(os.getpid())},
+                [sys.executable, "-m", "hpo", *self.arguments],
+                env={**self.environment(keep), **(place or {}), PARENT_VARIABLE: str(os.getpid())},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
@@ -91,7 +91,7 @@ class WorkerSpec:
         if not is_early:
             self.logs.mkdir(parents=True, exist_ok=True)
         log = None if is_early else self._server_log
-        return ForkServer(self._arguments, self._environment(("HPO_CACHE",)), log)
+        return ForkServer(self.arguments, self.environment(("HPO_CACHE",)), log)
 
     def log(self, number: int) -> Path:
         """Return the file that a worker of this machine writes to."""
@@ -104,7 +104,8 @@ class WorkerSpec:
         return f"{lines[-1] if lines else 'it said nothing'} (see {log})"
 
     @property
-    def _arguments(self) -> list[str]:
+    def arguments(self) -> list[str]:
+        """The command that a worker is, without `hpo`."""
         at_once = [] if self.trials_per_device is None else [f"--trials-per-device={self.trials_per_device}"]
         return ["worker", "--out", self.out, *at_once, *self.studies]
 
@@ -112,7 +113,12 @@ class WorkerSpec:
     def _server_log(self) -> Path:
         return self.logs / "workers.log"
 
-    def _environment(self, keep: Sequence[str]) -> dict[str, str]:
+    def environment(self, keep: Sequence[str]) -> dict[str, str]:
+        """Return the variables that a worker has: those of this process, and what it is told.
+
+        Args:
+            keep: variables `HPO_…` of this process that are meant for workers.
+        """
         kept = {key: os.environ[key] for key in keep if key in os.environ}
         others = {key: value for key, value in os.environ.items() if key[:4] != "HPO_"}
         return {**others, **self.settings, **kept}
