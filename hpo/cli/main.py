@@ -35,7 +35,7 @@ GROUPS = {
         "status": ("reading", "Show where every study stands, and the time left."),
         "show": ("reading", "Show the points of a study and its decision, or one trial whole."),
         "best": ("reading", "Show the best configuration so far, and why."),
-        "dashboard": ("reading", "Serve optuna-dashboard on the plan."),
+        "dashboard": ("reading", "Serve optuna-dashboard on the plan, or on several."),
         "report": ("reading", "Write a page about the plan."),
     },
     "Judge": {

@@ -376,20 +376,24 @@ def report(to: Path | None, **options: Any) -> None:
 
 
 @with_examples(
-    ("hpo dashboard", "Open optuna-dashboard on the plan in your browser."),
-    ("hpo dashboard --read-only --port 9000", "Let nobody change the plan through it."),
+    ("hpo dashboard --read-only --port 9000", "Of the plan in hpo-out; nobody can change it through that."),
+    ("hpo dashboard ~/tuning", "Of all plans in a folder, by a page that lists them."),
 )
+@click.argument("place", required=False, metavar="[FOLDER|URL]", type=opt.StorageUrl())
 @opt.database
 @opt.server
-def dashboard(host: str, port: int | None, read_only: bool, no_browser: bool, **options: Any) -> int:
-    """Serve optuna-dashboard on the plan.
+def dashboard(
+    place: str | None, host: str, port: int | None, read_only: bool, no_browser: bool, **options: Any
+) -> int:
+    """Serve optuna-dashboard on the plan, or on several.
 
-    With notes, figures and pictures of its own; until stopped.
+    With notes, figures and pictures of its own; until stopped. With FOLDER or a database's URL: a page that
+    lists the plans there, as `hpo list` does, and leads to the dashboard of each, on a port of its own.
     """
     import webbrowser
 
     with waiting("loading the dashboard"):
-        from hpo.reporting.dashboard import is_loopback, serve
+        from hpo.reporting.dashboard import is_loopback, serve, serve_many
 
     if not is_loopback(host):
         what = "look at this plan" if read_only else "look at this plan and write into its database"
@@ -401,8 +405,8 @@ def dashboard(host: str, port: int | None, read_only: bool, no_browser: bool, **
         if sys.stdout.isatty() and not no_browser:
             webbrowser.open(address)
 
-    stopped_by = serve(
-        opt.storage_url(options),
+    stopped_by = (serve_many if place else serve)(
+        place or opt.storage_url(options),
         options["out"],
         host=host,
         port=port,

@@ -134,7 +134,8 @@ class SubmittedWorker:
         """
         environment = self._spec.environment(("HPO_CACHE", NAME))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "hpo", *self._spec.arguments],
+            # a node is not held for what others still train
+            [sys.executable, "-m", "hpo", *self._spec.arguments, "--idle-timeout=30m"],
             env={**environment, PARENT_VARIABLE: str(os.getpid())},
             preexec_fn=_ignore_submitits_signals,
         )

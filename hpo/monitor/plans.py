@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -70,6 +70,8 @@ class Plans:
     plans: Sequence[PlanLine]
     problems: Sequence[tuple[str, str]]
     """Databases that hold no plan, or none that can be read; with why."""
+    urls: Mapping[str, str]
+    """Of the plans' databases, with passwords, by what people may see of them."""
 
 
 def find_plans(place: str) -> Plans:
@@ -81,15 +83,16 @@ def find_plans(place: str) -> Plans:
     Raises:
         InputError: there is no such folder, or the URL cannot be used.
     """
-    found, problems = [], []
+    found, problems, urls = [], [], {}
     for url in _databases(place):
         try:
             found.append(_line(url))
+            urls[found[-1].storage] = url
         except MissingError:
             problems.append((shown(url), "holds no plan"))
         except HpoError as error:
             problems.append((shown(url), str(error).removeprefix(f"{shown(url)}: ")))
-    return Plans(sorted(found, key=lambda line: (line.name, line.storage)), problems)
+    return Plans(sorted(found, key=lambda line: (line.name, line.storage)), problems, urls)
 
 
 def _databases(place: str) -> Iterator[str]:

@@ -593,3 +593,42 @@ def test_hostile_names_are_shown_and_not_obeyed(
         note = optuna_dashboard.get_note(plan.storage.study(name))
         assert not re.search("[\x00-\x09\x0b-\x1f\u202e]", note)
         assert not re.search(r"(?<!\\)<", note)
+
+
+def test_a_page_leads_to_the_dashboard_of_each_plan(tmp_path: Path) -> None:
+    """Two plans in a folder, one with a name that is no HTML, and a database that is none."""
+    for name, best in (("night", 0.5), ("day", 0.6)):
+        (tmp_path / name).mkdir()
+        plan = new_plan(tmp_path / name)
+        advance(plan)
+        Worker(plan).finish_all("setup", [best])
+    plan.named("<b>day</b>")
+    (tmp_path / "hpo.db").write_text("no database")
+    with serving(tmp_path / "out", str(tmp_path), "--port=0") as page:
+        shown = page.ask("GET", "/")
+        text = shown.body.decode()
+        assert (shown.status, shown.headers["content-type"]) == (200, "text/html; charset=utf-8")
+        assert "default-src 'none'" in shown.headers["content-security-policy"]
+        assert "&lt;b&gt;day&lt;/b&gt;" in text
+        assert "file is not a database" in text
+        links = re.findall(r'<a href="(/\w+)">([^<]+)</a>', text)
+        assert [name for _, name in links] == ["&lt;b&gt;day&lt;/b&gt;", "night"]
+        values = []
+        for link, _ in links:
+            answers = [page.ask("GET", link) for _ in range(2)]
+            (place,) = {answer.headers["location"] for answer in answers}  # the same one again
+            assert [answer.status for answer in answers] == [302, 302]
+            one = Served(page.process, place)
+            trials = one.detail("setup")["trials"]
+            values.append(max(trial["values"][0] for trial in trials if trial["values"]))
+            assert one.ask("GET", "/api/studies", Host="evil.example").status == 403
+        assert values == [0.6, 0.5]
+        assert page.ask("GET", "/nothing").status == 404
+        assert page.ask("GET", "/", Host="evil.example").status == 403
+        assert page.ask("POST", "/").status == 405
+
+
+def test_no_page_for_what_is_no_place(cli: Cli, tmp_path: Path) -> None:
+    refused = cli("dashboard", tmp_path / "typo", "--port=0")
+    assert refused.code == 2
+    assert "no such folder" in refused.err

@@ -9,6 +9,6 @@ the pictures of trials into the database, where doing it twice changes nothing; 
 what the dashboard leaves open.
 """
 
-from hpo.reporting.dashboard.server import is_loopback, serve
+from hpo.reporting.dashboard.server import is_loopback, serve, serve_many
 
-__all__ = ["is_loopback", "serve"]
+__all__ = ["is_loopback", "serve", "serve_many"]

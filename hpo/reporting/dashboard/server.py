@@ -6,6 +6,7 @@ The main thread writes notes and figures, and again when trials have ended; requ
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import ipaddress
 import json
@@ -17,6 +18,7 @@ import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -28,7 +30,9 @@ from hpo._files import user_path
 from hpo._process import STOP_SIGNALS, on_stop_signals
 from hpo._text import printable
 from hpo.errors import HpoError, InputError
+from hpo.monitor.plans import PlanLine, find_plans
 from hpo.planning.plan import Plan
+from hpo.reporting.dashboard.plans_page import plans_page
 from hpo.reporting.dashboard.publish import ArtifactFolder, Publisher
 from hpo.storage import database
 from hpo.storage.storage import Storage
@@ -84,24 +88,143 @@ def serve(
         MissingError: there is no plan.
         InputError: host or port cannot be had.
     """
-    out = user_path(out)
-    logging.getLogger("optuna_dashboard").setLevel(logging.CRITICAL)  # of a bad request it logs its stack
     with on_stop_signals(_stop):
         try:
-            plan = Plan.open(Storage(url, reader=True))
-            storage = _writable(url, say)
-            publisher = Publisher(plan, storage, out) if storage is not None else None
-            app = optuna_dashboard.wsgi((storage or plan.storage).for_optuna, ArtifactFolder(out))
-            guarded_app = guarded(
-                app,
-                frozenset(plan.storage.study_id(name) for name in plan.all_names),
-                read_only=read_only or storage is None,
-                names=LOOPBACK_NAMES | {host} if is_loopback(host) else None,
-            )
-            with _serving(host, port, guarded_app) as server:
+            with _serving_plan(url, out, host, port, say, read_only=read_only) as (server, publisher):
                 _keep_published(publisher, say, lambda: on_ready(address(host, server.server_port)))
         except Stopped as stopped:
             return stopped.number
+
+
+def serve_many(
+    place: str,
+    out: str | Path,
+    *,
+    host: str = HOST,
+    port: int | None = None,
+    read_only: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+    on_ready: Callable[[str], None] = lambda address: None,
+) -> int:
+    """Serve a page that lists plans, and behind it the dashboard of each, until SIGINT or SIGTERM.
+
+    Args:
+        place: of the plans: a folder, or a database URL.
+        out: where artifacts are of plans that are in no output folder.
+        host: as of `serve`; each plan that is looked at has a port of its own there.
+        port: likewise; of the page.
+        read_only: likewise.
+        say: likewise.
+        on_ready: likewise.
+
+    Returns:
+        The signal.
+
+    Raises:
+        InputError: there is no such place, or host or port cannot be had.
+    """
+    find_plans(place)  # refuses what is no place before a browser asks
+    with contextlib.ExitStack() as stack, on_stop_signals(_stop):
+        try:
+            page = _PlansPage(place, out, host, say, stack, read_only=read_only)
+            server = stack.enter_context(_serving(host, port, page))
+            on_ready(address(host, server.server_port))
+            while True:
+                time.sleep(REFRESH_SECONDS)
+        except Stopped as stopped:
+            return stopped.number
+
+
+class _PlansPage:
+    """The page of several plans. Of each a dashboard is served from when it is first asked for."""
+
+    def __init__(
+        self,
+        place: str,
+        out: str | Path,
+        host: str,
+        say: Callable[[str], None],
+        stack: contextlib.ExitStack,
+        *,
+        read_only: bool,
+    ) -> None:
+        self._place, self._out, self._host, self._say = place, out, host, say
+        self._stack, self._read_only = stack, read_only
+        self._ports: dict[str, int] = {}
+        """Of the plans that are served, by their databases."""
+        self._lock = threading.Lock()
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        """Answer a request."""
+        refusal = _refusal(environ, frozenset(), read_only=True, names=_names(self._host))
+        if refusal is not None:
+            return _answered(start_response, refusal[0], refusal[2], *refusal[1])
+        found, path = find_plans(self._place), environ["PATH_INFO"]
+        if path == "/":
+            page = plans_page(found, {line.storage: _key(line.storage) for line in found.plans})
+            return _answered(start_response, "200 OK", page, ("Content-Type", "text/html; charset=utf-8"))
+        line = next((each for each in found.plans if path == f"/{_key(each.storage)}"), None)
+        if line is None:
+            return _answered(start_response, "404 Not Found", "no such plan here")
+        try:
+            port = self._port(line, found.urls[line.storage])
+        except HpoError as error:
+            return _answered(start_response, "500 Internal Server Error", str(error))
+        name = _name(environ.get("HTTP_HOST", "")) or self._host
+        return _answered(start_response, "302 Found", "", ("Location", address(name, port)))
+
+    def _port(self, line: PlanLine, url: str) -> int:
+        """Return where the dashboard of a plan is served, from now on if it was not before."""
+        with self._lock:
+            if line.storage not in self._ports:
+                serving = _serving_plan(
+                    url, line.folder or self._out, self._host, 0, self._say, read_only=self._read_only
+                )
+                server, publisher = self._stack.enter_context(serving)
+                publish = partial(_keep_published, publisher, self._say, lambda: None)
+                threading.Thread(target=publish, daemon=True).start()
+                self._ports[line.storage] = server.server_port
+            return self._ports[line.storage]
+
+
+def _key(storage: str) -> str:
+    """Return how a link names a database."""
+    return hashlib.sha256(storage.encode()).hexdigest()[:16]
+
+
+def _answered(start_response: Any, status: str, text: str, *headers: tuple[str, str]) -> list[bytes]:
+    policy = ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; img-src data:")
+    kind = ("Content-Type", "text/plain; charset=utf-8")
+    is_typed = any(key == "Content-Type" for key, _ in headers)
+    nosniff = ("X-Content-Type-Options", "nosniff")
+    start_response(status, [*headers, *([] if is_typed else [kind]), policy, nosniff])
+    return [text.encode()]
+
+
+@contextlib.contextmanager
+def _serving_plan(
+    url: str, out: str | Path, host: str, port: int | None, say: Callable[[str], None], *, read_only: bool
+) -> Iterator[tuple[WSGIServer, Publisher | None]]:
+    """Serve the dashboard of a plan while the context lasts; who calls publishes notes and figures."""
+    out = user_path(out)
+    logging.getLogger("optuna_dashboard").setLevel(logging.CRITICAL)  # of a bad request it logs its stack
+    plan = Plan.open(Storage(url, reader=True))
+    storage = _writable(url, say)
+    publisher = Publisher(plan, storage, out) if storage is not None else None
+    app = optuna_dashboard.wsgi((storage or plan.storage).for_optuna, ArtifactFolder(out))
+    guarded_app = guarded(
+        app,
+        frozenset(plan.storage.study_id(name) for name in plan.all_names),
+        read_only=read_only or storage is None,
+        names=_names(host),
+    )
+    with _serving(host, port, guarded_app) as server:
+        yield server, publisher
+
+
+def _names(host: str) -> frozenset[str] | None:
+    """Return the names that a request may be addressed to; None: any."""
+    return LOOPBACK_NAMES | {host} if is_loopback(host) else None
 
 
 def is_loopback(host: str) -> bool:
@@ -131,6 +254,10 @@ def _writable(url: str, say: Callable[[str], None]) -> Storage | None:
         return None
 
 
+_publishing = threading.Lock()
+"""Of several plans one at a time: they are drawn by the same library."""
+
+
 def _keep_published(
     publisher: Publisher | None, say: Callable[[str], None], on_ready: Callable[[], None]
 ) -> NoReturn:
@@ -140,7 +267,8 @@ def _keep_published(
     def attempt(publish: Callable[[], None]) -> None:
         nonlocal said
         try:
-            publish()
+            with _publishing:
+                publish()
         except Exception as error:  # whatever it is, people go on looking, and the next time may be better
             if str(error) != said:
                 said = str(error)
