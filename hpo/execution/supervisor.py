@@ -20,7 +20,7 @@ from hpo.errors import DeviceLostError, InputError, RunError
 from hpo.execution.backends.base import WorkerBackend
 from hpo.planning.plan import Plan
 from hpo.storage.outbox import in_background
-from hpo.storage.queue import Queue
+from hpo.storage.queue import LOST_CAP, Queue
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ POLL_SECONDS = 0.05
 STOP_SECONDS = 7.5
 """Workers end by themselves before; what then still has to be done is done ten seconds after the signal."""
 MAX_RESTARTS = 20
-"""Of workers in a row without a trial that ended meanwhile."""
+"""Of workers in a row without a trial that ended meanwhile; more where each can be at one that kills it."""
 
 
 def supervise(
@@ -67,6 +67,7 @@ def supervise(
     leave_at = math.inf
     lost_devices = set[int]()
     at_work = set(range(1, (count or backend.room()) + 1))
+    max_restarts = max(MAX_RESTARTS, LOST_CAP * len(at_work))
     received: list[int] = []
     is_telling = False
 
@@ -104,7 +105,7 @@ def supervise(
                 n_restarts = n_restarts + 1 if n_ended == n_ended_before else 0
                 n_ended_before = n_ended
                 # one that was killed is replaced; one that gave up (1) or refused (2) would do so again
-                if code in (1, 2) or n_restarts > MAX_RESTARTS:
+                if code in (1, 2) or n_restarts > max_restarts:
                     if number in lost_devices and at_work:  # this device does not come back
                         words = backend.last_words(number)
                         log.warning("worker %d ended with code %d: %s; the others go on", number, code, words)

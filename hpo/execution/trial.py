@@ -31,6 +31,7 @@ from hpo.execution.context import WorkerContext
 from hpo.planning.audit import is_audited
 from hpo.planning.closing import Ending
 from hpo.planning.decisions import TrialRef, costs_of, epochs_of
+from hpo.planning.history import for_pruner
 from hpo.planning.inheritance import config_of_trial, context_of, control_config, inherited_by, replicate_of
 from hpo.planning.known_points import known_trials
 from hpo.planning.plan import FINAL, Plan, versions
@@ -261,7 +262,8 @@ class _Pruning:
         epochs = int(config["epochs"])
         runs = Runs(epochs, len(plan.identity.class_names), plan.objective.is_share)
         pruner = build_pruner(plan.specs[name], runs)
-        self._pruner = TrialPruner(pruner, plan.storage.study(name, pruner), epochs)
+        study = for_pruner(plan.storage.study(name, pruner), lambda: plan.discarded(name))
+        self._pruner = TrialPruner(pruner, study, epochs)
         # a pruned control could not be compared with; it is asked about, as others are compared with it
         self._is_prunable = not is_control(plan, name, slot)
 
@@ -607,7 +609,8 @@ def _draw(plan: Plan, study: StudySpec, trial: FrozenTrial) -> dict[str, ParamVa
 
     before = set[str]() if may_repeat else tried()
     while True:
-        point = partial(draw, optunas, trial, study, known, index, seed, before, imported)
+        discarded = plan.discarded(study.name)
+        point = partial(draw, optunas, trial, study, known, index, seed, before, imported, discarded)
         params = _asked(plan, id_of(trial), point)
         plan.storage.write(id_of(trial), params=params, distributions=distributions(study))
         if may_repeat or study.key(known, params) not in (before := tried()):

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from hpo.errors import InputError
 from hpo.planning._components import Count, Positive, build
+from hpo.planning.history import as_judged
 from hpo.space.study_file import Component, StudySpec
 
 
@@ -165,7 +166,7 @@ class TrialPruner:
 
     Args:
         pruner: of this trial alone.
-        study: whose trials it is compared with.
+        study: whose trials it is compared with, as from `for_pruner`.
         epochs: how many the trial is going to have; to stop it after the last one would save nothing.
     """
 
@@ -182,7 +183,7 @@ class TrialPruner:
         """
         is_stopped = False
         for epoch in range(self._n_judged + 1, min(n_epochs, self._last) + 1):
-            trial = read()  # with what the pruner noted of the epoch before
+            trial = as_judged(read())  # with what the pruner noted of the epoch before
             reports = trial.intermediate_values
             trial.intermediate_values = {
                 number: value for number, value in reports.items() if number <= epoch

@@ -24,10 +24,11 @@ from optuna.trial import FrozenTrial
 
 from hpo.errors import RunError
 from hpo.planning._components import Count, Positive, build
+from hpo.planning.history import as_shown, for_sampler
 from hpo.space.axes import Axis, Choices
 from hpo.space.parameters import ParamValue, ParamValues
 from hpo.space.study_file import StudySpec
-from hpo.storage.optuna_views import IndexedQmcSampler, StudyOfPoints
+from hpo.storage.optuna_views import IndexedQmcSampler
 
 MODEL_DRAWS = {"gp": 3}  # it proposes nearly the same optimum again, at a second or more each time
 MODEL_DRAWS_ELSE = 100
@@ -118,6 +119,7 @@ def draw(
     seed: int,
     tried: Collection[str] = (),
     imported: Sequence[FrozenTrial] = (),
+    discarded: Collection[int] = (),
 ) -> dict[str, ParamValue]:
     """Draw one point of a sampled study that satisfies its constraints.
 
@@ -126,8 +128,7 @@ def draw(
     the random and QMC samplers the point depends on seed, study and index alone.
 
     Args:
-        study: the Optuna study; its trials are what TPE and GP learn from. Those without the study's own
-            parameters, as a control's, are not shown to them.
+        study: the Optuna study; its points are what TPE and GP learn from, as `for_sampler` shows them.
         trial: the running trial that the point is for.
         spec: of the study.
         known: the complete configuration that the point is laid over, as from `StudySpec.context`.
@@ -135,6 +136,7 @@ def draw(
         seed: the plan's seed.
         tried: the points that are not to be drawn once more, by `StudySpec.key`.
         imported: known points, as `known_trials` has them, that TPE and GP learn from as well.
+        discarded: numbers of the trials that nobody is to learn from.
 
     Raises:
         RunError: 10,000 draws found no new point that satisfies the constraints.
@@ -147,7 +149,8 @@ def draw(
     sampler = build_sampler(spec, place)
     assert sampler is not None, f"{spec.name} is a grid"
     chance = optuna.samplers.RandomSampler(seed=_seed(seed, spec.name, index, "chance"))
-    shown = StudyOfPoints(study, free, imported)
+    shown = for_sampler(study, free, imported, discarded)
+    trial = as_shown(shown, trial)
     model_draws = MODEL_DRAWS.get(spec.sampler.name, MODEL_DRAWS_ELSE)
     n_repeats = 0
     for n in range(MAX_DRAWS):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Any, cast
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -42,39 +43,37 @@ class StorageWithoutFailed(StorageView):
         return copy.deepcopy(found) if deepcopy else found
 
 
-class StudyOfPoints(optuna.Study):
-    """A study as its samplers see it: without the finished trials that are no points of this space.
+def showing(study: optuna.Study, shown: Callable[[Sequence[FrozenTrial]], list[FrozenTrial]]) -> optuna.Study:
+    """Return a study whose trials are what a function makes of them, for all who ask it or its storage.
 
-    Args:
-        study: the study.
-        space: its axes.
-        known: trials elsewhere that they are to learn from as well, as if these had come before.
+    Hyperband and some samplers make studies of their own from a study's storage.
     """
+    storage = cast(BaseStorage, _ShownStorage(study._storage, shown))
+    return optuna.Study(study.study_name, storage, study.sampler, study.pruner)
+
+
+class _ShownStorage:
+    """A storage as another, but for the trials that it shows."""
 
     def __init__(
-        self,
-        study: optuna.Study,
-        space: Mapping[str, BaseDistribution],
-        known: Sequence[FrozenTrial] = (),
+        self, storage: BaseStorage, shown: Callable[[Sequence[FrozenTrial]], list[FrozenTrial]]
     ) -> None:
-        super().__init__(study.study_name, study._storage, study.sampler, study.pruner)
-        self._space = space
-        self._known = [copy.copy(trial) for trial in known]
-        for place, trial in enumerate(self._known, start=-len(self._known)):
-            trial.number = place  # TPE gives older trials less weight
+        self._storage, self._shown = storage, shown
 
-    def _get_trials(
-        self,
-        deepcopy: bool = True,
-        states: Container[TrialState] | None = None,
-        use_cache: bool = False,
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        known = [trial for trial in self._known if states is None or trial.state in states]
-        trials = [*known, *super()._get_trials(deepcopy, states, use_cache)]
-        return [trial for trial in trials if not trial.state.is_finished() or self._is_sample(trial)]
+        """Return what Optuna does, of those that are shown."""
+        trials = self._shown(self._storage.get_all_trials(study_id, deepcopy=False))
+        found = [trial for trial in trials if states is None or trial.state in states]
+        return copy.deepcopy(found) if deepcopy else found
 
-    def _is_sample(self, trial: FrozenTrial) -> bool:
-        return all(trial.distributions.get(name) == axis for name, axis in self._space.items())
+    def get_best_trial(self, study_id: int) -> FrozenTrial:
+        """Return what Optuna does, of those that are shown."""
+        return BaseStorage.get_best_trial(cast(BaseStorage, self), study_id)
 
 
 class IndexedQmcSampler(optuna.samplers.QMCSampler):

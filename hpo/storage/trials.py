@@ -63,9 +63,10 @@ OUTLINE = Projection(
     (ATTEMPT_KEY, "reason", "retry", AUDIT_KEY), (TrialState.RUNNING, TrialState.FAIL), has_params=False
 )
 """Where a trial of ours stands. Its attributes are point, replicate, attempt, reason, retry and audit."""
-HISTORY = Projection((AUDIT_KEY,))
+HISTORY = Projection((ATTEMPT_KEY, "index", "seeds", "reason", AUDIT_KEY))
 """What samplers and pruners learn from: all but the epochs' records, which are nine tenths of a trial, and
-but what an audit reported after the pruner had stopped the trial."""
+but what an audit reported after the pruner had stopped the trial. Point, replicate and attempt are among the
+attributes."""
 WHOLE = Projection(None)
 
 
@@ -138,8 +139,9 @@ def fetch(session: Session, projection: Projection, *where: ColumnElement[bool])
     attrs = _attrs(session, models.TrialUserAttributeModel, where, projection.attrs)
     if projection is HISTORY:
         for trial_id, of_trial in attrs.items():
-            last = of_trial[AUDIT_KEY]["pruned_after_epoch"]
-            reports[trial_id] = {n: value for n, value in reports[trial_id].items() if n <= last}
+            if AUDIT_KEY in of_trial:
+                last = of_trial[AUDIT_KEY]["pruned_after_epoch"]
+                reports[trial_id] = {n: value for n, value in reports[trial_id].items() if n <= last}
     values = _values(session, where)
     params = _params(session, where) if projection.has_params else {}
     system = _attrs(session, models.TrialSystemAttributeModel, where, None) if projection.has_params else {}
@@ -154,7 +156,7 @@ def fetch(session: Session, projection: Projection, *where: ColumnElement[bool])
                 name: axis.to_external_repr(value) for name, (axis, value) in params.get(trial_id, {}).items()
             },
             distributions={name: axis for name, (axis, _) in params.get(trial_id, {}).items()},
-            user_attrs=(_outlined if projection is OUTLINE else dict)(attrs.get(trial_id, {})),
+            user_attrs=(dict if projection is WHOLE else _outlined)(attrs.get(trial_id, {})),
             system_attrs=system.get(trial_id, {}),
             intermediate_values=reports.get(trial_id, {}),
             trial_id=trial_id,

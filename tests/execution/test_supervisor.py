@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from hpo.errors import DeviceLostError, InputError, RunError
+from hpo.execution import supervisor
 from hpo.execution.backends.base import OpenBackend
 from hpo.execution.backends.fork_server import ForkServer
 from hpo.execution.backends.local import forked_processes, spawned_processes
@@ -20,7 +21,7 @@ from hpo.execution.backends.worker_spec import WorkerSpec
 from hpo.execution.run import run
 from hpo.execution.supervisor import supervise
 from hpo.planning.plan import Plan
-from hpo.storage.queue import Reason, Slots, SlotState, reason_of
+from hpo.storage.queue import LOST_CAP, Reason, Slots, SlotState, reason_of
 from tests.support.command import start_hpo, wait_for
 from tests.support.plans import RATES, made_plan
 
@@ -162,6 +163,16 @@ def test_a_device_that_does_not_come_back_costs_the_others_nothing(
         supervise(_Scripted({1: [lost, 2]}), plan, None, None, int)
     with pytest.raises(InputError, match="worker 2 ended with code 2"):
         supervise(_Scripted({1: [lost, lost, lost, 0], 2: [2]}), plan, None, None, int)
+
+
+def test_workers_may_each_be_at_a_point_that_kills_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "TICK_SECONDS", 0.01)
+    plan, kills = made_plan(tmp_path, RATES), [-9] * (LOST_CAP - 1)
+    assert supervise(_Scripted({n: [*kills, 0] for n in (1, 2, 3)}), plan, None, None, int) is None
+    with pytest.raises(RunError, match="ended with code -9"):
+        supervise(_Scripted({n: [*kills, *kills] for n in (1, 2, 3)}), plan, None, None, int)
 
 
 def test_workers_are_told_of_checkpoints_where_there_is_a_place_for_them(

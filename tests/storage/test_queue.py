@@ -159,6 +159,21 @@ def test_a_trial_whose_process_died_is_found_at_once_and_queued_again(queue: Que
     assert (again.number, again.user_attrs["attempt"]) == (1, 2)
 
 
+@pytest.mark.parametrize(("points", "following"), [(["#0", "#1"], "#0"), (["p", "q"], "q")])
+def test_a_sample_that_was_lost_comes_before_new_ones(
+    queue: Queue, points: list[str], following: str
+) -> None:
+    jobs = [Job(Slot(point), index, (0,)) for index, point in enumerate(points)]
+    queue.enqueue(jobs, Slots({}))
+    lost = claim_first(queue)
+    assert lost is not None
+    assert queue.close(lost._trial_id, Reason.LOST)
+    queue.enqueue(jobs[:1], queue.slots())
+    again = claim_first(queue)
+    assert again is not None
+    assert again.user_attrs["point"] == following
+
+
 def claimed(queue: Queue) -> FrozenTrial:
     queue.enqueue([Job(POINT, 0, (0,))], Slots({}))
     trial = claim_first(queue)

@@ -14,6 +14,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from hpo.planning.history import for_pruner
 from hpo.planning.pruners import PRUNERS, Runs, TrialPruner, build_pruner
 from hpo.planning.samplers import distributions, draw
 from hpo.planning.scheduler import advance
@@ -265,7 +266,8 @@ def verdicts(folder: Path, pruner: str, seed: int, *, is_disturbed: bool) -> lis
             trial = claim_first(queue)
             assert trial is not None
             read = partial(storage.trial, trial._trial_id)
-            judge = TrialPruner(build_pruner(spec, RUNS), storage.study("s"), CURVE_EPOCHS)
+            study = for_pruner(storage.study("s"), set)
+            judge = TrialPruner(build_pruner(spec, RUNS), study, CURVE_EPOCHS)
             storage.write(trial._trial_id, reports=dict(enumerate(curve[:n_done], start=1)))
             judge.should_prune(read, n_done)
             while n_done < n_goal and not any(said[-1]):
@@ -283,8 +285,7 @@ def verdicts(folder: Path, pruner: str, seed: int, *, is_disturbed: bool) -> lis
     return said
 
 
-# Hyperband assigns trials to its brackets by their numbers, and another attempt has another number
-@pytest.mark.parametrize("pruner", [name for name in PRUNERS if name not in ("none", "hyperband")])
+@pytest.mark.parametrize("pruner", [name for name in PRUNERS if name != "none"])
 def test_trials_that_go_on_are_judged_as_if_nothing_had_been(pruner: str, tmp_path: Path) -> None:
     n_stopped = 0
     for seed in range(2):
@@ -315,7 +316,8 @@ def test_epochs_that_arrive_together_are_judged_as_if_they_had_come_one_by_one(
             assert trial is not None
             is_last = number >= len(slots) - 2
             curve = bad_begin if is_last and number % 2 else good_begin
-            judge = TrialPruner(build_pruner(spec, RUNS), storage.study("s"), CURVE_EPOCHS)
+            study = for_pruner(storage.study("s"), set)
+            judge = TrialPruner(build_pruner(spec, RUNS), study, CURVE_EPOCHS)
             is_stopped, n_done = False, 0
             for n_arrived in arrivals if is_last else range(1, CURVE_EPOCHS + 1):
                 reports = dict(enumerate(curve[n_done:n_arrived], start=n_done + 1))
