@@ -30,6 +30,7 @@ from hpo.execution.trial import TrialCallback, run_trial
 from hpo.planning.compatibility import unshared_checkpoints
 from hpo.planning.plan import FINAL, Plan
 from hpo.planning.scheduler import advance, require_result
+from hpo.planning.studies import check_study
 from hpo.storage.queue import Claim, claim
 from hpo.storage.storage import Storage
 from hpo.storage.trials import id_of
@@ -93,6 +94,9 @@ def work(
         plan = with_costs(with_recipe(Plan.open(storage)))
         names = plan.with_ancestors(studies) if studies else None
         served = plan.all_names if names is None else names
+        for name in served:
+            if name in plan.specs:  # what its sampler or pruner needs may not be on this machine
+                check_study(plan.specs[name], f"study {name!r}")
         entry, context = set_up(plan, data, open_blobs(checkpoints or out / "checkpoints"), stop)
         how = f"{plan.identity.precision} on {context.device}, threads: {plan.identity.threads}"
         log.info("serving %s: %s, %s", plan.storage.name, printable(context.data.source), how)

@@ -339,7 +339,7 @@ def defined(storage: Storage, name: str, record: StudyRecord, schema: Schema) ->
     """
     try:
         study = StudySpec.from_json(record.definition, schema)
-        check_study(study, Path("definition"))
+        check_study(study, Path("definition"), here=False)
         if study.name != name:
             raise InputError(f"definition.name = {study.name!r}: must be {name!r}")
     except InputError as error:

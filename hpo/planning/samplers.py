@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import optuna
 from optuna.distributions import (
@@ -21,21 +21,25 @@ from optuna.distributions import (
 )
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
+from pydantic import Field
 
-from hpo.errors import RunError
+from hpo.errors import InputError, RunError
 from hpo.planning._components import Count, Positive, build
+from hpo.planning.cma_es import CmaEsSampler, check_installed
 from hpo.planning.history import as_shown, for_sampler
 from hpo.space.axes import Axis, Choices
 from hpo.space.parameters import ParamValue, ParamValues
 from hpo.space.study_file import StudySpec
 from hpo.storage.optuna_views import IndexedQmcSampler
 
-MODEL_DRAWS = {"gp": 3}  # it proposes nearly the same optimum again, at a second or more each time
-MODEL_DRAWS_ELSE = 100
+MODEL_DRAWS = 100
 """How often a sampler is asked for a point that satisfies the constraints, before chance is."""
+GP_DRAWS = 3  # it proposes nearly the same optimum again, at a second or more each time
 MAX_DRAWS = 10_000
 MAX_REPEATS = 200
 """After so many draws of points that were tried before, one of those that are left is taken."""
+AUTO_GP_POINTS = 250
+"""So many points are drawn by GP before CMA-ES goes on: as in AutoSampler."""
 QMC_POINTS = 10_007
 """Of a study with more, two may be the same. A prime, as multiples of a power of two would fall into one part
 of a Sobol sequence's space; no larger, as to skip a hundred million samples takes a second."""
@@ -48,6 +52,8 @@ class Place:
     index: int
     point_seed: int
     study_seed: int
+    choices: tuple[str, ...]
+    """The axes that are lists of two values or more."""
 
 
 def _grid(place: Place) -> None:
@@ -77,22 +83,69 @@ def _gp(place: Place, *, n_startup_trials: Positive = 10) -> BaseSampler:
     return optuna.samplers.GPSampler(n_startup_trials=n_startup_trials, seed=place.point_seed)
 
 
+def _cma_es(place: Place, *, popsize: Annotated[int, Field(ge=4)] | None = None) -> BaseSampler:
+    if place.choices:
+        name = place.choices[0]
+        raise InputError(
+            f"name = 'cma-es' searches ranges alone, and search.{name} is a list of values; write it as a "
+            "range, {low = …, high = …}, or take 'tpe'"
+        )
+    return CmaEsSampler(seed=place.point_seed, popsize=popsize)
+
+
+def _auto(place: Place) -> BaseSampler:
+    """Choose as AutoSampler of OptunaHub does for one objective.
+
+    It counts what has ended, where the number of the point decides here: so nobody's choice depends on when.
+    """
+    if place.choices:
+        return _tpe(place)
+    if place.index < AUTO_GP_POINTS:
+        return _gp(place)
+    return CmaEsSampler(seed=place.point_seed, n_source=AUTO_GP_POINTS)
+
+
 SAMPLERS: dict[str, Callable[..., BaseSampler | None]] = {
     "grid": _grid,
     "tpe": _tpe,
     "random": _random,
     "qmc": _qmc,
     "gp": _gp,
+    "cma-es": _cma_es,
+    "auto": _auto,
 }
 
 
-def build_sampler(spec: StudySpec, place: Place) -> BaseSampler | None:
+def build_sampler(spec: StudySpec, index: int, seed: int) -> BaseSampler | None:
     """Make the sampler of a study for one of its points; None for a grid, which samples nothing.
+
+    Args:
+        spec: of the study.
+        index: of the point.
+        seed: the plan's.
 
     Raises:
         InputError: an unknown name or option, or a value that it cannot have; the text starts with its key.
     """
+    choices = [name for name, axis in _free(spec).items() if isinstance(axis, CategoricalDistribution)]
+    place = Place(index, _seed(seed, spec.name, index), _seed(seed, spec.name), tuple(choices))
     return build("sampler", SAMPLERS, spec.sampler, place)
+
+
+def check_sampler(spec: StudySpec, *, here: bool) -> None:
+    """Check that the sampler of a study can be made, for its first point and for its last.
+
+    Args:
+        spec: of the study.
+        here: whether what it needs is to be on this machine; else it is loaded by nobody.
+
+    Raises:
+        InputError: as from `build_sampler`.
+    """
+    made = [build_sampler(spec, index, 0) for index in (0, (spec.trials or 1) - 1)]
+    if here and isinstance(made[-1], CmaEsSampler):
+        from_ = f" from point {AUTO_GP_POINTS + 1} on" if spec.sampler.name == "auto" else ""
+        check_installed(f"sampler.name = {spec.sampler.name!r}{from_}")
 
 
 def distributions(spec: StudySpec) -> dict[str, BaseDistribution]:
@@ -100,6 +153,10 @@ def distributions(spec: StudySpec) -> dict[str, BaseDistribution]:
     return {
         name: _distribution(axis, spec.parameters.numbers.get(name)) for name, axis in spec.search.items()
     }
+
+
+def _free(spec: StudySpec) -> dict[str, BaseDistribution]:
+    return {name: axis for name, axis in distributions(spec).items() if not axis.single()}
 
 
 def _distribution(axis: Axis, kind: type | None) -> BaseDistribution:
@@ -143,15 +200,13 @@ def draw(
     """
     listed = spec.listed(known) if tried else None
     left = [point for point in listed or () if spec.key(known, point) not in tried]
-    space = distributions(spec)
-    free = {name: axis for name, axis in space.items() if not axis.single()}
-    place = Place(index, _seed(seed, spec.name, index), _seed(seed, spec.name))
-    sampler = build_sampler(spec, place)
+    space, free = distributions(spec), _free(spec)
+    sampler = build_sampler(spec, index, seed)
     assert sampler is not None, f"{spec.name} is a grid"
     chance = optuna.samplers.RandomSampler(seed=_seed(seed, spec.name, index, "chance"))
     shown = for_sampler(study, free, imported, discarded)
     trial = as_shown(shown, trial)
-    model_draws = MODEL_DRAWS.get(spec.sampler.name, MODEL_DRAWS_ELSE)
+    model_draws = GP_DRAWS if isinstance(sampler, optuna.samplers.GPSampler) else MODEL_DRAWS
     n_repeats = 0
     for n in range(MAX_DRAWS):
         source = sampler if n < model_draws else chance

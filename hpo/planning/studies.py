@@ -8,7 +8,7 @@ from typing import Any
 
 from hpo.errors import InputError, StudyFileError, did_you_mean
 from hpo.planning.pruners import Runs, build_pruner
-from hpo.planning.samplers import Place, build_sampler
+from hpo.planning.samplers import check_sampler
 from hpo.space.axes import read_each
 from hpo.space.parameters import ParamValue, as_written
 from hpo.space.schema import Schema
@@ -60,14 +60,20 @@ def set_text(params: Mapping[str, ParamValue]) -> str:
     return " ".join(f"--set {name}={text}" for name, text in texts.items())
 
 
-def check_study(spec: StudySpec, file: Path | str) -> None:
+def check_study(spec: StudySpec, file: Path | str, *, here: bool = True) -> None:
     """Check what only Optuna's side knows: the sampler, the pruner, and their options.
+
+    Args:
+        spec: the study.
+        file: that the error begins with.
+        here: whether it is to be worked on here, so that what these two need has to be on this machine.
+            Who only looks at a plan needs none of it.
 
     Raises:
         StudyFileError: an unknown name or option, or a value that it cannot have.
     """
     checks: list[Callable[[], object]] = [
-        lambda: build_sampler(spec, Place(0, 0, 0)),
+        lambda: check_sampler(spec, here=here),
         lambda: build_pruner(spec, Runs(epochs=1, n_classes=2)),
     ]
     try:

@@ -27,7 +27,7 @@ from tests.support.recipes import SCHEMA
 from tests.support.studies import spec_of
 
 EPOCHS = 4
-LEARNERS = {"tpe": {"n_startup_trials": 3}, "gp": {"n_startup_trials": 3}}
+LEARNERS = {"tpe": {"n_startup_trials": 3}, "gp": {"n_startup_trials": 3}, "cma-es": {"popsize": 4}}
 """The samplers that learn from few points, and how."""
 
 

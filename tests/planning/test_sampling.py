@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import optuna
@@ -41,6 +43,18 @@ SPACE: dict[str, Any] = {
     "batch_norm": [True],
 }
 SMALL_SPACE = {name: SPACE[name] for name in ("conv1_channels", "conv2_channels", "batch_size", "batch_norm")}
+RANGES_ALONE = ("cma-es",)
+"""The samplers that take no lists of values."""
+
+
+def as_taken(sampler: str, search: dict[str, Any]) -> dict[str, Any]:
+    """A space as a sampler takes it: where it takes no lists, ranges of numbers and nothing of texts."""
+    if sampler not in RANGES_ALONE:
+        return search
+    channels = {"low": 16, "high": 64, "step": 16}
+    return {
+        name: channels if "channels" in name else axis for name, axis in search.items() if name != "optimizer"
+    }
 
 
 def joint(sampler: str, *constraints: str, search: dict[str, Any] = SPACE, **options: object) -> StudySpec:
@@ -136,7 +150,14 @@ def test_every_point_of_a_grid_can_be_queued(low: int, step: int, n: int, digits
 
 REFUSED = [
     ("sampler", {"name": "tpee"}, "sampler.name = 'tpee' is not known; did you mean 'tpe'?"),
-    ("sampler", {"name": "cmaes"}, "sampler.name = 'cmaes' is not known; known: grid, tpe, random, qmc, gp"),
+    ("sampler", {"name": "cmaes"}, "sampler.name = 'cmaes' is not known; did you mean 'cma-es'?"),
+    (
+        "sampler",
+        {"name": "cma-es"},
+        "sampler.name = 'cma-es' searches ranges alone, and search.conv1_channels is a list of values; write "
+        "it as a range, {low = …, high = …}, or take 'tpe'",
+    ),
+    ("sampler", {"name": "auto", "popsize": 4}, "sampler.popsize is not an option of 'auto'; it has none"),
     ("sampler", {"name": "random", "seed": 1}, "sampler.seed is not an option of 'random'; it has none"),
     (
         "sampler",
@@ -224,6 +245,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "tpe": {"n_startup_trials": 0, "n_ei_candidates": 10},
     "qmc": {"qmc_type": "halton"},
     "gp": {"n_startup_trials": 3},
+    "cma-es": {"popsize": 4},
     "median": {"n_startup_trials": 0, "n_warmup_steps": 1, "interval_steps": 2, "n_min_trials": 1},
     "percentile": {"percentile": 25, "n_startup_trials": 0, "n_warmup_steps": 1},
     "successive-halving": {"min_resource": 2, "reduction_factor": 2, "min_early_stopping_rate": 1},
@@ -255,7 +277,8 @@ def test_every_point_is_in_the_space_and_satisfies_the_constraints(
     name: str, storage: BaseStorage | str
 ) -> None:
     options = {"n_startup_trials": 3} if name in ("tpe", "gp") else {}
-    search = SMALL_SPACE if name == "gp" else SPACE  # a draw of GP from the large one takes seconds
+    # a draw of GP from the large one takes seconds
+    search = as_taken(name, SMALL_SPACE if name == "gp" else SPACE)
     constraints = ("conv1_channels <= conv2_channels", "hidden_units > batch_size")
     spec = joint(name, *constraints, search=search, **options)
     study = new_study(storage)
@@ -282,11 +305,11 @@ def test_every_point_is_in_the_space_and_satisfies_the_constraints(
 
 @pytest.mark.parametrize("name", SAMPLED)
 def test_a_draw_leaves_no_parameters_and_counts_nothing_in_the_study(name: str) -> None:
-    study = new_study()
-    work(study, joint(name, search=SMALL_SPACE), range(11), value=lambda point: 0.5)
+    study, search = new_study(), as_taken(name, SMALL_SPACE)
+    work(study, joint(name, search=search), range(11), value=lambda point: 0.5)
     trial = claim(study)
     before = len(study.trials)
-    spec = joint(name, "conv1_channels < conv2_channels", search=SMALL_SPACE)
+    spec = joint(name, "conv1_channels < conv2_channels", search=search)
     draw(study, trial, spec, KNOWN, 11, seed=1)
     assert len(study.trials) == before
     after = study.trials[-1]
@@ -348,7 +371,7 @@ def test_models_learn_from_the_points_and_not_from_the_odd_trials(name: str) -> 
     assert sum(abs(point["mixup_alpha"] - 0.8) for point in learnt) / len(learnt) < 0.15
 
 
-@pytest.mark.parametrize("name", ["tpe", "qmc", "random"])
+@pytest.mark.parametrize("name", ["tpe", "qmc", "random", "cma-es"])
 def test_a_point_that_is_hard_to_hit_is_found_by_chance(name: str) -> None:
     spec = joint(name, "l2 < 0.001", search={"l2": {"low": 0.0, "high": 1.0}})
     study = new_study()
@@ -379,8 +402,14 @@ THREE: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("search", THREE, ids=lambda search: "-".join(search))
-@pytest.mark.parametrize("name", SAMPLED)
+@pytest.mark.parametrize(
+    ("name", "search"),
+    [
+        pytest.param(name, search, id=f"{name}-{'-'.join(search)}")
+        for name in SAMPLED
+        for search in (THREE[1:2] if name in RANGES_ALONE else THREE)
+    ],
+)
 def test_law_no_point_is_drawn_twice(name: str, search: dict[str, Any]) -> None:
     constraints = ["conv1_channels == conv2_channels", "conv1_channels < 8"] if len(search) == 3 else []
     spec = joint(name, *constraints, search=search)
@@ -420,6 +449,8 @@ def test_only_small_spaces_are_listed() -> None:
 
 @pytest.mark.parametrize("name", SAMPLED)
 def test_a_study_of_few_points_trains_each_once_and_ends_early(name: str, tmp_path: Path) -> None:
+    lists = 'optimizer = ["adam", "sgd"]\nmomentum = [0.0, 0.9]'
+    axes = "batch_size = {low = 8, high = 10}" if name in RANGES_ALONE else lists
     text = f"""
         trials = 30
         [fixed]
@@ -427,8 +458,7 @@ def test_a_study_of_few_points_trains_each_once_and_ends_early(name: str, tmp_pa
         conv2_channels = 4
         hidden_units = 8
         [search]
-        optimizer = ["adam", "sgd"]
-        momentum = [0.0, 0.9]
+        {axes}
         [sampler]
         name = "{name}"
     """
@@ -441,6 +471,117 @@ def test_a_study_of_few_points_trains_each_once_and_ends_early(name: str, tmp_pa
     decision = plan.decision("few")
     assert decision is not None
     assert decision.text.startswith("the space has 3 points, all tried; ")
+
+
+# --- CMA-ES, and the choice of one -----------------------------------------------------------------------
+
+NUMBERS = {name: axis for name, axis in as_taken("cma-es", SPACE).items() if "channels" not in name}
+GOAL = {"batch_size": 60, "hidden_units": 300, "learning_rate": 1e-3, "l2": 0.04, "mixup_alpha": 0.7}
+
+
+def distance(point: dict[str, Any]) -> float:
+    """How far a point is from the goal, in parts of the axes."""
+    parts = []
+    for name, goal in GOAL.items():
+        scale = np.log if SPACE[name].get("log") else float
+        low, high, at, to = map(scale, (SPACE[name]["low"], SPACE[name]["high"], point[name], goal))
+        parts.append(abs(at - to) / (high - low))
+    return float(np.sqrt(np.mean(np.square(parts))))
+
+
+def ended(
+    points: list[dict[str, Any]], spec: StudySpec, value: Callable[[dict[str, Any]], float]
+) -> optuna.Study:
+    """A study in which these points have ended."""
+    study, axes = new_study(), distributions(spec)
+    for point in points:
+        study.add_trial(create_trial(value=value(point), params=point, distributions=axes))
+    return study
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_cma_es_comes_to_the_goal_on_ranges_of_every_kind(direction: Literal["maximize", "minimize"]) -> None:
+    sign = -1 if direction == "maximize" else 1
+    study = optuna.create_study(study_name="joint", direction=direction)
+    points = work(study, joint("cma-es", search=NUMBERS), range(96), lambda point: sign * distance(point))
+    assert np.mean([distance(point) for point in points[:8]]) > 0.2
+    assert np.mean([distance(point) for point in points[-8:]]) < 0.07  # l2 and batch size come in steps
+
+
+@pytest.mark.parametrize("n_imported", [3, 60])
+def test_cma_es_begins_where_imported_points_are_good(n_imported: int) -> None:
+    spec = joint("cma-es", search=NUMBERS)
+    chance = work(new_study(), joint("random", search=NUMBERS), range(60))
+    best = sorted(chance, key=distance)[:n_imported]
+    imported = ended(best, spec, lambda point: -distance(point)).get_trials()
+    study = new_study()
+    trial = claim(study)
+    points = [draw(study, trial, spec, KNOWN, index, 1, imported=imported) for index in range(20)]
+    assert np.mean([distance(point) for point in points]) < 0.7 * np.mean(
+        [distance(point) for point in chance]
+    )
+
+
+def test_cma_es_runs_nothing_that_lies_in_the_database(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[Callable[..., Any], tuple[Path]]:
+            return Path.touch, (tmp_path / "ran",)
+
+    storage = f"sqlite:///{tmp_path / 'test.db'}"
+    study, spec = new_study(storage), joint("cma-es", search=NUMBERS)
+    work(study, spec, range(10), lambda point: 0.5)
+    theirs = pickle.dumps(Bomb()).hex()
+    study.add_trial(create_trial(value=0.9, system_attrs={"cma:optimizer:0": theirs, "cma:generation": 0}))
+    assert len(work(study, spec, range(10, 12))) == 2
+    assert not (tmp_path / "ran").exists()
+
+
+def test_cma_es_that_stands_still_begins_anew() -> None:
+    spec = joint("cma-es", search={"mixup_alpha": {"low": 0.0, "high": 1.0}}, popsize=4)
+
+    def spread(n_points: int) -> float:
+        study = ended([{"mixup_alpha": 0.3}] * n_points, spec, lambda point: 0.5)
+        points = work(study, spec, range(n_points, n_points + 6))
+        return float(np.median([abs(point["mixup_alpha"] - 0.3) for point in points]))
+
+    assert spread(180) < 1e-6
+    assert spread(192) > 0.05
+
+
+def test_cma_es_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cmaes", None)
+    for name, trials in (("cma-es", 1), ("auto", 251)):
+        spec = spec_of(trials=trials, search=NUMBERS, sampler={"name": name})
+        said = rf"x.toml: sampler.name = '{name}'.* needs the package cmaes; .*\[cma-es\]"
+        with pytest.raises(StudyFileError, match=said):
+            check_study(spec, Path("x.toml"))
+        check_study(spec, Path("x.toml"), here=False)  # who only looks at a plan
+    check_study(spec_of(trials=250, search=NUMBERS, sampler={"name": "auto"}), Path("x.toml"))
+
+
+@pytest.mark.parametrize(("search", "chosen"), [(SMALL_SPACE, "tpe"), (NUMBERS, "gp")])
+def test_auto_chooses_by_the_axes(search: dict[str, Any], chosen: str) -> None:
+    drawn = []
+    for name in ("auto", chosen):
+        spec = joint(name, search=search)
+        known = work(new_study(), joint("random", search=search), range(12))
+        study = ended(known, spec, lambda point: 1 / float(point["batch_size"]))
+        drawn += work(study, spec, range(12, 13))
+    assert drawn[0] == drawn[1] != work(new_study(), joint("random", search=search), range(12, 13))[0]
+
+
+def test_auto_goes_on_by_cma_es_from_the_first_250_points() -> None:
+    chance = work(new_study(), joint("random", search=NUMBERS), range(250))
+
+    def drawn(sampler: str, n_ended: int, indices: range) -> list[dict[str, Any]]:
+        spec = joint(sampler, search=NUMBERS)
+        return work(ended(chance[:n_ended], spec, lambda point: -distance(point)), spec, indices)
+
+    spread = np.mean([distance(point) for point in chance])
+    assert np.mean([distance(point) for point in drawn("auto", 250, range(250, 262))]) < 0.6 * spread
+    # which is for the number of the point to say, and not for how many have ended
+    assert drawn("auto", 12, range(249, 250)) == drawn("gp", 12, range(249, 250))
+    assert drawn("auto", 0, range(250, 252)) == drawn("cma-es", 0, range(250, 252))
 
 
 # --- pruners ---------------------------------------------------------------------------------------------
