@@ -21,7 +21,7 @@ from typing import Any
 
 from hpo._process import PARENT_VARIABLE
 from hpo.errors import InputError, RunError, install
-from hpo.execution.backends.worker_spec import WorkerSpec
+from hpo.execution.backends.worker_spec import KEPT, WorkerSpec
 
 MANY = 10_000
 """So often a task is queued again when its time is up."""
@@ -132,7 +132,7 @@ class SubmittedWorker:
         Raises:
             SystemExit: the worker did not end well; with its exit code.
         """
-        environment = self._spec.environment(("HPO_CACHE", NAME))
+        environment = self._spec.environment((*KEPT, NAME))
         self._process = subprocess.Popen(
             # a node is not held for what others still train
             [sys.executable, "-m", "hpo", *self._spec.arguments, "--idle-timeout=30m"],

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from hpo.planning._components import option_schemas
+from hpo.planning.hub import PATTERN
 from hpo.planning.pruners import PRUNERS
 from hpo.planning.samplers import SAMPLERS
 from hpo.space.claim_file import MAX_CLAIMS, State
@@ -21,6 +22,7 @@ _BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "ex
 _TYPES = {"int": "integer", "float": "number", "bool": "boolean", "text": "string"}
 _TEXT: Json = {"type": "string"}
 _DURATION: Json = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {**_TEXT, "pattern": "^[ 0-9]"}]}
+_OF_HUB: Json = {**_TEXT, "pattern": PATTERN}
 _FRACTION: Json = {"type": "number", "minimum": 0, "maximum": 1}
 
 
@@ -118,12 +120,16 @@ def _component(variants: dict[str, Json]) -> Json:
     return {
         "type": "object",
         "required": ["name"],
-        "properties": {"name": {"enum": list(variants)}},
+        "properties": {"name": {"anyOf": [{"enum": list(variants)}, _OF_HUB]}},
         "oneOf": [
-            _table(
-                {"name": {"const": name}, **options["properties"]}, required=["name", *options["required"]]
-            )
-            for name, options in variants.items()
+            *(
+                _table(
+                    {"name": {"const": name}, **options["properties"]},
+                    required=["name", *options["required"]],
+                )
+                for name, options in variants.items()
+            ),
+            {"properties": {"name": _OF_HUB}},  # with options of its own
         ],
     }
 

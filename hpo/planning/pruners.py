@@ -18,6 +18,7 @@ from pydantic import Field
 from hpo.errors import InputError
 from hpo.planning._components import Count, Positive, build
 from hpo.planning.history import as_judged
+from hpo.planning.hub import check_name, from_hub, is_hub
 from hpo.space.study_file import Component, StudySpec
 
 
@@ -97,7 +98,7 @@ def _patient(
     if wrapped is not None:
         if not isinstance(wrapped.get("name"), str):
             raise InputError(f"wrapped.name is missing; known: {', '.join(PRUNERS)}")
-        inner = build("wrapped", PRUNERS, Component.model_validate(wrapped), runs)
+        inner = _build("wrapped", Component.model_validate(wrapped), runs)
     return optuna.pruners.PatientPruner(inner, patience, min_delta)
 
 
@@ -154,7 +155,32 @@ def build_pruner(spec: StudySpec, runs: Runs) -> BasePruner:
     Raises:
         InputError: an unknown name or option, or a value that it cannot have; the text starts with its key.
     """
-    return build("pruner", PRUNERS, spec.pruner, runs)
+    if is_hub(spec.pruner):
+        theirs: BasePruner = from_hub("pruner", spec.pruner)
+        return theirs
+    return _build("pruner", spec.pruner, runs)
+
+
+def check_pruner(spec: StudySpec, *, here: bool) -> None:
+    """Check that the pruner of a study can be made, as `check_sampler` does.
+
+    Raises:
+        InputError: as from `build_pruner`.
+    """
+    if is_hub(spec.pruner) and not here:
+        check_name("pruner", spec.pruner)
+    else:
+        build_pruner(spec, Runs(epochs=1, n_classes=2))
+
+
+def _build(where: str, component: Component, runs: Runs) -> BasePruner:
+    if component.name == "wilcoxon":
+        raise InputError(
+            f"{where}.name = 'wilcoxon' compares seeds or folds that are trained one after the other; here a "
+            "pruner looks after each epoch, at all seeds together. Further seeds for those points alone that "
+            "can still win: --seeds race"
+        )
+    return build(where, PRUNERS, component, runs)
 
 
 class TrialPruner:

@@ -27,6 +27,7 @@ from hpo.errors import InputError, RunError
 from hpo.planning._components import Count, Positive, build
 from hpo.planning.cma_es import CmaEsSampler, check_installed
 from hpo.planning.history import as_shown, for_sampler
+from hpo.planning.hub import check_name, from_hub, is_hub
 from hpo.space.axes import Axis, Choices
 from hpo.space.parameters import ParamValue, ParamValues
 from hpo.space.study_file import StudySpec
@@ -129,6 +130,9 @@ def build_sampler(spec: StudySpec, index: int, seed: int) -> BaseSampler | None:
     """
     choices = [name for name, axis in _free(spec).items() if isinstance(axis, CategoricalDistribution)]
     place = Place(index, _seed(seed, spec.name, index), _seed(seed, spec.name), tuple(choices))
+    if is_hub(spec.sampler):
+        theirs: BaseSampler = from_hub("sampler", spec.sampler, place.point_seed)
+        return theirs
     return build("sampler", SAMPLERS, spec.sampler, place)
 
 
@@ -142,6 +146,9 @@ def check_sampler(spec: StudySpec, *, here: bool) -> None:
     Raises:
         InputError: as from `build_sampler`.
     """
+    if is_hub(spec.sampler) and not here:
+        check_name("sampler", spec.sampler)
+        return
     made = [build_sampler(spec, index, 0) for index in (0, (spec.trials or 1) - 1)]
     if here and isinstance(made[-1], CmaEsSampler):
         from_ = f" from point {AUTO_GP_POINTS + 1} on" if spec.sampler.name == "auto" else ""
@@ -206,6 +213,7 @@ def draw(
     chance = optuna.samplers.RandomSampler(seed=_seed(seed, spec.name, index, "chance"))
     shown = for_sampler(study, free, imported, discarded)
     trial = as_shown(shown, trial)
+    sampler.before_trial(shown, trial)
     model_draws = GP_DRAWS if isinstance(sampler, optuna.samplers.GPSampler) else MODEL_DRAWS
     n_repeats = 0
     for n in range(MAX_DRAWS):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo.errors import InputError, StudyFileError, did_you_mean
-from hpo.planning.pruners import Runs, build_pruner
+from hpo.planning.pruners import check_pruner
 from hpo.planning.samplers import check_sampler
 from hpo.space.axes import read_each
 from hpo.space.parameters import ParamValue, as_written
@@ -66,15 +66,15 @@ def check_study(spec: StudySpec, file: Path | str, *, here: bool = True) -> None
     Args:
         spec: the study.
         file: that the error begins with.
-        here: whether it is to be worked on here, so that what these two need has to be on this machine.
-            Who only looks at a plan needs none of it.
+        here: whether it is to be worked on here, so that what these two need has to be on this machine. Who
+            only looks at a plan needs none of it, and runs no code of OptunaHub.
 
     Raises:
         StudyFileError: an unknown name or option, or a value that it cannot have.
     """
     checks: list[Callable[[], object]] = [
         lambda: check_sampler(spec, here=here),
-        lambda: build_pruner(spec, Runs(epochs=1, n_classes=2)),
+        lambda: check_pruner(spec, here=here),
     ]
     try:
         read_each(lambda check: check(), checks)

@@ -87,10 +87,12 @@ def test_it_knows_every_sampler_and_pruner_of_the_page() -> None:
         ("Samplers", SAMPLERS, DOCUMENT["properties"]["sampler"]),
         ("Pruners", PRUNERS, DOCUMENT["$defs"]["pruner"]),
     ):
-        assert schema["properties"]["name"]["enum"] == list(table)
+        assert schema["properties"]["name"]["anyOf"][0]["enum"] == list(table)
         rows = re.findall(r"^\| `([\w-]+)` \| (.*) \|$", page.partition(f"## {kind}")[2], re.M)
         told = {name: {*re.findall(r"`(\w+)", text)} for name, text in rows[: len(table)]}
-        for variant in schema["oneOf"]:
+        *known, of_hub = schema["oneOf"]
+        assert of_hub["properties"]["name"]["pattern"].startswith("^hub:")
+        for variant in known:
             options = {*variant["properties"]} - {"name"}
             said = told[variant["properties"]["name"]["const"]]
             assert said <= options | {"median"}, variant
@@ -132,6 +134,14 @@ def test_the_pruner_in_a_pruner_is_checked() -> None:
     inner = {"name": "median", "n_warmup_steps": 3}
     assert mistakes({**study, "pruner": {**patient, "wrapped": inner}}) == []
     assert mistakes({**study, "pruner": {**patient, "wrapped": {"name": "medain"}}}) == ["pruner"]
+
+
+@pytest.mark.parametrize("kind", ["sampler", "pruner"])
+def test_one_of_optuna_hub_has_a_commit_and_options_of_its_own(kind: str) -> None:
+    study: dict[str, Any] = {"trials": 3, "search": {"l2": [0.1]}}
+    named = {"name": f"hub:some_name@{'0a' * 20}", "class": "Some", "anything": [1]}
+    assert mistakes({**study, kind: named}) == []
+    assert mistakes({**study, kind: {**named, "name": "hub:some_name@main"}}) == [f"{kind}.name", kind]
 
 
 ANYTHING = st.one_of(

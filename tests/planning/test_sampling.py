@@ -184,6 +184,13 @@ REFUSED = [
         {"name": "qmc", "qmc_type": "lhs"},
         "sampler.qmc_type = 'lhs': is not known; known: sobol, halton",
     ),
+    (
+        "pruner",
+        {"name": "wilcoxon"},
+        "pruner.name = 'wilcoxon' compares seeds or folds that are trained one after the other; here a "
+        "pruner looks after each epoch, at all seeds together. Further seeds for those points alone that "
+        "can still win: --seeds race",
+    ),
     ("pruner", {"name": "medain"}, "pruner.name = 'medain' is not known; did you mean 'median'?"),
     ("pruner", {"name": "none", "patience": 1}, "pruner.patience is not an option of 'none'; it has none"),
     (

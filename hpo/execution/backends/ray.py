@@ -12,7 +12,7 @@ from typing import Any
 
 from hpo.errors import InputError, install
 from hpo.execution.backends.base import OpenBackend, WorkerBackend
-from hpo.execution.backends.worker_spec import WorkerSpec, ask_to_stop
+from hpo.execution.backends.worker_spec import KEPT, WorkerSpec, ask_to_stop
 
 CONNECT_SECONDS = 20.0
 GONE = -9
@@ -115,7 +115,7 @@ class Worker:
         """
         if self._process is None:
             # the data may lie elsewhere on this machine; where, its administrator has said in HPO_DATA
-            self._process = spec.start(number, keep=("HPO_CACHE", "HPO_DATA"))
+            self._process = spec.start(number, keep=(*KEPT, "HPO_DATA"))
         return self._process.poll()
 
     def last_words(self, spec: WorkerSpec, number: int) -> str:

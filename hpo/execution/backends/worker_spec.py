@@ -13,8 +13,12 @@ from pathlib import Path
 from hpo._files import resolved
 from hpo._process import PARENT_VARIABLE
 from hpo.execution.backends.fork_server import ForkServer
+from hpo.planning.hub import ALLOWED
 from hpo.planning.plan import Plan
 from hpo.storage.database import sqlite_file
+
+KEPT = ("HPO_CACHE", ALLOWED)
+"""Variables `HPO_…` that are meant for the workers of a machine, too."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class WorkerSpec:
         return Path(self.out, "logs")
 
     def start(
-        self, number: int, keep: Sequence[str] = ("HPO_CACHE",), place: Mapping[str, str] | None = None
+        self, number: int, keep: Sequence[str] = KEPT, place: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
         """Start a worker on this machine; it stops when the process that called this is gone.
 
@@ -91,7 +95,7 @@ class WorkerSpec:
         if not is_early:
             self.logs.mkdir(parents=True, exist_ok=True)
         log = None if is_early else self._server_log
-        return ForkServer(self.arguments, self.environment(("HPO_CACHE",)), log)
+        return ForkServer(self.arguments, self.environment(KEPT), log)
 
     def log(self, number: int) -> Path:
         """Return the file that a worker of this machine writes to."""
