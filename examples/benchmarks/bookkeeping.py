@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -45,12 +45,12 @@ EPOCHS = 11
 MANY_POINTS = "[search]\nlearning_rate = [{}]\nbatch_size = [{}]"
 
 
-def sleeping(seconds: float) -> Callable[..., Iterator[EpochResult]]:
+def sleeping(seconds: float) -> Callable[..., Generator[EpochResult, None, None]]:
     """A stand-in for `train` that sleeps, with epochs as large as real ones."""
 
     def train(
         _recipe: Any, _config: Any, _data: Any, seeds: Sequence[int], **_: Any
-    ) -> Iterator[EpochResult]:
+    ) -> Generator[EpochResult, None, None]:
         layers = {name: LayerHealth(0.123456789, 0.123456789, 0.1) for name in LAYERS}
         for number in range(1, EPOCHS + 1):
             time.sleep(seconds / EPOCHS)

@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -142,7 +142,7 @@ class HpoPlan:
     def _out_of_memory(self, seed: int) -> int:
         """A worker whose first trial asks for more memory than there is, after an epoch."""
 
-        def greedy(*arguments: Any, **options: Any) -> Iterator[EpochResult]:
+        def greedy(*arguments: Any, **options: Any) -> Generator[EpochResult, None, None]:
             objective.train = train  # type: ignore[attr-defined]
             yield next(train(*arguments, **options))
             torch.empty(2**60)
