@@ -285,8 +285,9 @@ class Storage:
         )
 
         def transaction(session: Session) -> None:
-            for study_id in sorted(study_ids):  # nobody adds a trial meanwhile
-                models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+            id_ = models.StudyModel.study_id
+            # nobody adds a trial meanwhile; somebody else may have deleted them already
+            session.execute(sqlalchemy.select(id_).where(id_.in_(study_ids)).order_by(id_).with_for_update())
             for table in reversed(models.BaseModel.metadata.sorted_tables):  # those before which others need
                 if "study_id" in table.c:
                     session.execute(sqlalchemy.delete(table).where(table.c.study_id.in_(study_ids)))
