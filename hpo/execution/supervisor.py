@@ -88,6 +88,7 @@ def supervise(
             except BaseException:
                 is_telling = False
                 _stop(backend, at_work, received)
+                _look_once_more(on_tick)
                 raise
             is_telling = False
             if _wait(TICK_SECONDS, lambda: bool(received)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,8 @@ from hpo.cli.screen import Display
 from hpo.library.html import progress_html, text_html
 from hpo.library.records import as_text
 from hpo.monitor.watch import Progress
+
+_LOADING, _NOT_BEGUN = "loading data and plan …", "not begun"
 
 
 @contextmanager
@@ -45,26 +47,29 @@ class LiveOutput:
         from IPython.display import display  # there is a kernel
 
         self.notes = Notes()
-        self._last: Progress | None = None
-        self._drawn = text_html("loading data and plan …")
+        self._has_begun = False
+        self._drawn = text_html(_LOADING)
         show: Any = display  # IPython has no types for it
-        self._handle = show(
-            {"text/html": self._drawn, "text/plain": "loading data and plan …"}, raw=True, display_id=True
-        )
+        self._handle = show({"text/html": self._drawn, "text/plain": _LOADING}, raw=True, display_id=True)
 
-    def draw(self, progress: Progress, notes: Sequence[str] = (), *, has_workers: bool = True) -> None:
-        """Show what was found, and what else has to be said."""
-        self._last = progress
-        texts = [*self.notes.texts, *notes]
-        html = progress_html(progress, texts, has_workers=has_workers)
+    def draw(self, progress: Progress, *, has_workers: bool = True) -> None:
+        """Show what was found, and what was logged.
+
+        Args:
+            progress: what was found.
+            has_workers: whether workers of this run are there, or are about to be.
+        """
+        self._has_begun = True
+        notes = self.notes.texts
+        text = as_text(Display(progress, notes, has_workers=has_workers))
+        self._update(progress_html(progress, notes, has_workers=has_workers), text)
+
+    def finish(self) -> None:
+        """Say so where nothing was ever drawn: an error follows."""
+        if not self._has_begun:
+            self._update(text_html(_NOT_BEGUN), _NOT_BEGUN)
+
+    def _update(self, html: str, text: str) -> None:
         if html != self._drawn:  # what is sent is kept by whoever records the kernel's messages
             self._drawn = html
-            self._update({"text/html": html, "text/plain": as_text(Display(progress, texts))})
-
-    def finish(self, note: str = "") -> None:
-        """Show the last look as one that nobody works on any more."""
-        if self._last is not None:
-            self.draw(self._last, [note] if note else [], has_workers=False)
-
-    def _update(self, bundle: dict[str, Any]) -> None:
-        self._handle.update(bundle, raw=True)
+            self._handle.update({"text/html": html, "text/plain": text}, raw=True)

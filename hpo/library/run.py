@@ -64,9 +64,12 @@ def run_plan(
     for key in options:
         if key not in Options.model_fields:
             raise InputError(f"{key} is not an option; {did_you_mean(key, Options.model_fields)}")
-    given = {
-        key: by_name(key, value) if key in ("recipe", "data") else value for key, value in options.items()
-    }
+    if on_progress is not None and not callable(on_progress):
+        raise InputError(f"on_progress = {on_progress!r}: must be a function that takes an hpo.Progress")
+    given = dict(options)
+    for key in ("recipe", "data"):
+        if key in given:
+            given[key] = by_name(key, given[key])
     names = [names] if isinstance(names, str) else names
     folder = user_path(studies) if isinstance(studies, str | Path) else studies
     out = user_path(out)
@@ -100,46 +103,49 @@ def run_plan(
             shown = last
             if output is not None:
                 output.draw(shown)
-            if on_progress is not None:
-                _call(on_progress, shown)
+            if on_progress is None:
+                return
+            try:
+                on_progress(shown)
+            except Exception as error:
+                text = f"on_progress raised {type(error).__name__}; nothing is lost: {RESUME}"
+                error.add_note(text)
+                if output is not None:  # tracebacks of notebooks leave notes out
+                    output.notes.texts.append(text)
+                raise
 
         if output is not None:
             output.draw(shown)
-        stopped_by = run(
-            worked_on,
-            out=out,
-            studies=names,
-            workers=workers,
-            trials_per_device=trials_per_device,
-            data=options.get("data") and str(given["data"]),
-            begin=begin,
-            deadline_seconds=deadline_seconds,
-            engine=engine,
-            on_tick=look,
-            after_tick=tell,
-        )
-        if stopped_by is not None:
-            text = f"{stopped_text(last)}; {RESUME}"
+        try:
+            stopped_by = run(
+                worked_on,
+                out=out,
+                studies=names,
+                workers=workers,
+                trials_per_device=trials_per_device,
+                data=given.get("data"),
+                begin=begin,
+                deadline_seconds=deadline_seconds,
+                engine=engine,
+                on_tick=look,
+                after_tick=tell,
+            )
+            if stopped_by is not None:
+                text = f"{stopped_text(last)}; {RESUME}"
+                if output is not None:
+                    output.notes.texts.append(text)
+                raise KeyboardInterrupt(text)
+        finally:
             if output is not None:
-                output.notes.texts.append(text)
                 output.draw(last, has_workers=False)
-            raise KeyboardInterrupt(text)
     return plan
 
 
-def _call(on_progress: Callable[[Progress], object], progress: Progress) -> None:
-    try:
-        on_progress(progress)
-    except Exception as error:
-        error.add_note(f"hpo: raised by on_progress; the workers were stopped, nothing is lost: {RESUME}")
-        raise
-
-
-def by_name(key: str, value: object) -> object:
-    """Return a class or function by the name that workers import it by; anything else as it is.
+def by_name(key: str, value: object) -> str:
+    """Return the name by which workers import a class or function; a name as it is.
 
     Raises:
-        InputError: no other process can import it.
+        InputError: it is neither, or no other process can import it.
     """
     if isinstance(value, str):
         in_main = value.startswith("python:__main__:")
@@ -147,7 +153,8 @@ def by_name(key: str, value: object) -> object:
     else:
         name, module = getattr(value, "__qualname__", ""), getattr(value, "__module__", "")
         if not callable(value) or not name:
-            return value
+            what = {"recipe": "the class itself, not an object of it", "data": "the function itself"}[key]
+            raise InputError(f"{key} = {value!r}: must be a text, as python:module:name, or {what}")
         in_main = module == "__main__"
         if "<" in name:
             raise InputError(
