@@ -292,8 +292,8 @@ class _Reader:
     def _broken(self, point: Mapping[str, ParamValue]) -> str:
         """Return the constraints that a point breaks, as far as is known what else it is trained with."""
         params = {**self._known, **point}
-        constraints = (*self._schema.parsed_constraints, *self.spec.constraints)
-        broken = [str(c) for c in constraints if c.names <= params.keys() and not c.holds(params)]
+        told = [each for each in self.spec.all_constraints if each.names <= params.keys()]
+        broken = [str(each) for each in told if not each.holds(params)]
         return " and ".join(broken)
 
 
