@@ -150,8 +150,7 @@ class StorageUrl(click.ParamType[str | None]):
         """Return the URL; one with a password draws a warning if everybody on the machine can read it."""
         if value is None:
             return None
-        # as database.shown finds it; SQLAlchemy takes 0.1 s to import
-        has_password = re.search(r"^(?!sqlite)[^/]*://[^/@]*:[^@]+@|[?&][^=&]*(pass|pwd)", value, re.I)
+        has_password = _has_password(value)
         remember(ctx, "storage", '"${HPO_STORAGE:?}"' if has_password else quoted(value))
         if value.startswith("@"):
             return _url_in(value[1:], self, param, ctx)
@@ -160,15 +159,8 @@ class StorageUrl(click.ParamType[str | None]):
             self.fail(f"{value} is a file; if it holds the database's URL, write @{value}", param, ctx)
         if kind == "sqlite" and rest.strip("/"):
             UserPath().convert(rest.removeprefix("/"), param, ctx)
-        is_argument = (
-            ctx and param and ctx.get_parameter_source(str(param.name)) == ParameterSource.COMMANDLINE
-        )
-        if is_argument and has_password:
-            click.echo(
-                "warning: the password in --storage can be seen by every user of this machine (ps); "
-                "put the URL into HPO_STORAGE, or into a file and give --storage @FILE",
-                err=True,
-            )
+        if has_password:
+            _warn_of_password("storage", param, ctx)
         return str(value)
 
 
@@ -180,10 +172,27 @@ class PlanPlace(click.ParamType[str | None]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | None:
         """Return the folder or the URL."""
         if value is None or "://" in value:
+            if value is not None and _has_password(value):
+                _warn_of_password("reuse", param, ctx)
             return value
         if value.startswith("@"):
             return _url_in(value[1:], self, param, ctx)
         return str(UserPath(is_folder=True).convert(value, param, ctx))
+
+
+def _has_password(url: str) -> bool:
+    """Do what the storage room's function of that name does; SQLAlchemy takes 0.1 s to import."""
+    return bool(re.search(r"^(?!sqlite)[^/]*://[^/@]*:[^@]+@|[?&][^=&]*(pass|pwd)", url, re.I))
+
+
+def _warn_of_password(name: str, param: click.Parameter | None, ctx: click.Context | None) -> None:
+    """Say that a password was given where every user of the machine can read it, if it was."""
+    if ctx and param and ctx.get_parameter_source(str(param.name)) == ParameterSource.COMMANDLINE:
+        click.echo(
+            f"warning: the password in --{name} can be seen by every user of this machine (ps); "
+            f"put the URL into HPO_{name.upper()}, or into a file and give --{name} @FILE",
+            err=True,
+        )
 
 
 def _url_in(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from hpo.planning.decisions import Decision, TrialRef
 from hpo.planning.inheritance import best_decided, chain_of
 from hpo.planning.metrics import Metric
 from hpo.planning.plan import CONFIRM, Plan
 from hpo.planning.studies import published_config
-from hpo.space.study_file import Start, StudySpec
+from hpo.space.study_file import PLAN_PREFIX, Start, StudySpec
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,15 @@ DEFAULT = Origin("default")
 
 
 def start_text(start: Start) -> str:
-    """Return where the winner of another plan is from, in words."""
+    """Return where the winner of another plan is from, in words; those who read need not know a disk."""
+    place = PurePath(start.origin.removeprefix(PLAN_PREFIX))
+    origin = start.origin
+    if place.is_absolute():
+        origin = PLAN_PREFIX + "/".join(place.parts[-2:])
     metric = Metric(start.metric, "maximize")  # its direction is not told
     value = f"{metric.label} {metric.with_unit(start.value)}" if start.value is not None else ""
     there = ", ".join(each for each in (start.source and f"trial {start.source}", value) if each)
-    return f"{start.origin} ({there})" if there else start.origin
+    return f"{origin} ({there})" if there else origin
 
 
 @dataclass(frozen=True)

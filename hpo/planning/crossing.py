@@ -22,6 +22,7 @@ from hpo.planning.manifest import StudyRecord
 from hpo.planning.metrics import Metric
 from hpo.planning.plan import PRICE, Plan
 from hpo.planning.price import Crossing, Evidence, Price, at_most_better, at_most_missed
+from hpo.planning.reuse import is_from_another_plan
 from hpo.space.parameters import ParamValue, ParamValues, canonical_json
 from hpo.space.study_file import StudySpec
 from hpo.storage.queue import Job, Reason, Slot, Slots, reason_of
@@ -159,8 +160,11 @@ def _space(plan: Plan) -> _Space:
 
 
 def _n_epochs(trial: FrozenTrial) -> int:
-    """Return how many epochs of single seeds a trial trained; of one that took a result over, none."""
-    if reason_of(trial) == Reason.REUSED:
+    """Return how many epochs of single seeds a trial trained, here or in another plan.
+
+    One that took over a result of this plan trained none.
+    """
+    if reason_of(trial) == Reason.REUSED and not is_from_another_plan(trial):
         return 0
     return len(trial.intermediate_values) * len(trial.user_attrs.get("seeds", ()))
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -30,7 +31,7 @@ from hpo.planning.plan import CLAIMS, CONFIRM, FINAL, PRICE, Plan, versions
 from hpo.space.parameters import ParamValues, canonical_json
 from hpo.space.schema import Schema
 from hpo.space.study_file import PLAN_PREFIX, Start, StudySpec
-from hpo.storage.database import is_same, url_of
+from hpo.storage.database import has_password, is_same, url_of
 from hpo.storage.queue import Reason, reason_of
 from hpo.storage.storage import TRIALS_PER_QUERY, Storage
 from hpo.storage.trials import AUDIT_KEY, attempt_key, id_of
@@ -90,8 +91,6 @@ class Elsewhere:
     """Study and Optuna's id of each trial, by the key that it has in the library."""
     decisions: Mapping[str, ParamValues]
     """The configuration that each study there has decided for."""
-    on_others: Collection[str]
-    """The processors that trained all of it, where this machine has another; not known of GPUs."""
 
     @classmethod
     def open(cls, place: str, setting: Setting, ours: str | None = None) -> Elsewhere:
@@ -112,14 +111,16 @@ class Elsewhere:
             other = Plan.open(storage)
         except MissingError as error:
             # not what the text advises, which is for who wants to make one there
-            raise MissingError(f"--reuse {place}: {str(error).partition(';')[0]}") from None
+            raise MissingError(f"--reuse: {str(error).partition(';')[0]}") from None
+        except InputError as error:
+            raise InputError(f"--reuse: {error}") from None
         if ours is not None and is_same(url, ours):
             raise InputError(f"--reuse {storage.name}: is the plan itself; leave the option out")
         if differs := _difference(setting, other):
             raise _nothing(storage, differs)
         trials, reasons, processors = dict[str, tuple[str, int]](), Counter[str](), set[str]()
         for name, trial in _ended(other, reasons):
-            config = _completed(setting.schema, trial.user_attrs["config"])
+            config = _completed(setting.schema, trial.user_attrs.get("config", {"": ""}))
             if config is None:
                 reasons["with other parameters"] += 1
             elif why := _unlike(trial.user_attrs) or _of_another_split(setting, other, trial):
@@ -130,12 +131,10 @@ class Elsewhere:
         if not trials:
             found = [f"{_n_trials(n)} {why}" for why, n in reasons.most_common()]
             raise _nothing(storage, "; ".join(found) or "none of its trials has ended yet")
-        here = cpu_model()
-        is_here = setting.identity.device != "cpu" or here in processors
-        if not is_here:
+        if setting.identity.device == "cpu" and cpu_model() not in processors:
             log.warning(
                 "--reuse %s: trained on %s, and only workers on the same take it over; this machine has %s",
-                *(storage.name, " and ".join(sorted(processors)), here),
+                *(storage.name, " and ".join(sorted(processors)), cpu_model()),
             )
         decided = {name: record.decision for name, record in other.records().items()}
         return cls(
@@ -143,15 +142,17 @@ class Elsewhere:
             setting,
             trials,
             {name: decision.params for name, decision in decided.items() if decision and decision.params},
-            () if is_here else sorted(processors),
         )
 
     def known_seeds(self, config: ParamValues, seeds: Sequence[int]) -> set[int]:
-        """Return the seeds of a configuration that a worker of this machine need not train."""
-        if self.on_others:
-            return set()
+        """Return the seeds of a configuration that a worker of this machine need not train.
+
+        Of GPUs it is taken that they are those which trained it.
+        """
         digest = _digest(self.setting.schema, config, None)
-        blocks = [_seeds_of(key.rsplit(" ", 2)[0]) for key in self.trials if key.startswith(f"{digest} ")]
+        keys = [key.rsplit(" ", 2) for key in self.trials if key.startswith(f"{digest} ")]
+        here = str(_kind(cpu_model(), versions())) if self.setting.identity.device == "cpu" else None
+        blocks = [_seeds_of(point) for point, kind, _ in keys if here in (None, kind)]
         if self.setting.may_mix:
             return {seed for block in blocks for seed in block} & {*seeds}
         return {*seeds} if tuple(seeds) in blocks else set()
@@ -164,8 +165,9 @@ class Elsewhere:
         plans = storage.study_attr(study_id, "plans") or []
         if self.storage.name not in plans:
             storage.set_study_attr(study_id, "plans", [*plans, self.storage.name])
-        there = {trial.user_attrs["point"] for trial in storage.outlines.of(study_id)}
-        new = [(key, *which) for key, which in self.trials.items() if key.rsplit(" ", 2)[0] not in there]
+        places = (trial.user_attrs for trial in storage.outlines.of(study_id))
+        there = {attempt_key(each["point"], each["replicate"], each["attempt"]) for each in places}
+        new = [(key, *which) for key, which in self.trials.items() if key not in there]
         for start in range(0, len(new), TRIALS_PER_QUERY):
             some = new[start : start + TRIALS_PER_QUERY]
             whole = self.storage.whole([trial_id for _, _, trial_id in some])
@@ -222,12 +224,14 @@ def find_known(
     except MissingError:
         return None
     digest = _digest(plan.schema, config, split_seed)
-    outlines = plan.storage.outlines.of(study_id)
-    found = {t.user_attrs["point"]: id_of(t) for t in outlines if t.user_attrs["point"].startswith(digest)}
-    exact = _point(digest, seeds)
-    ids = [found.pop(exact)] if exact in found else []
+    found = [
+        (_seeds_of(point), id_of(trial))
+        for trial in plan.storage.outlines.of(study_id)
+        if (point := trial.user_attrs["point"]).startswith(digest)
+    ]
+    ids = [id_ for block, id_ in found if block == tuple(seeds)]
     if Setting.of(plan).may_mix:
-        ids += [id_ for point, id_ in found.items() if not {*seeds}.isdisjoint(_seeds_of(point))]
+        ids += [id_ for block, id_ in found if block != tuple(seeds) and not {*seeds}.isdisjoint(block)]
     known, used, origins = dict[int, list[dict[str, Any]]](), list[FrozenTrial](), list[dict[str, Any]]()
     for trial in plan.storage.whole(ids):
         attrs, epochs = trial.user_attrs, epochs_of(trial.user_attrs)
@@ -307,6 +311,12 @@ def with_starts(
         if spec.start is None:
             continue
         origin = spec.start.origin
+        if "://" in origin and has_password(origin.removeprefix(PLAN_PREFIX)):
+            raise StudyFileError(
+                f"{name}.toml",
+                "inherits holds a password, which would be stored with the plan; leave it out and have the "
+                "driver find it, as in ~/.pgpass",
+            )
         try:
             if origin not in found:
                 found[origin] = _winner(origin, recipe, spec.parameters)
@@ -448,14 +458,18 @@ def _digest(schema: Schema, config: ParamValues, split_seed: int | None) -> str:
     return hashlib.sha256(trained.encode()).hexdigest()[:32]
 
 
-def _point(digest: str, seeds: Sequence[int]) -> str:
-    return f"{digest} {','.join(map(str, seeds))}"
-
-
 def _seeds_of(point: str) -> tuple[int, ...]:
     return tuple(map(int, point.rpartition(" ")[2].split(",")))
 
 
 def _key(schema: Schema, config: ParamValues, trial: FrozenTrial) -> str:
+    """Return what the library knows a trial by: what it trained and, in place of a replicate, on what."""
     attrs = trial.user_attrs
-    return attempt_key(_point(_digest(schema, config, attrs.get("split_seed")), attrs["seeds"]), 0, 1)
+    seeds = ",".join(map(str, attrs["seeds"]))
+    point = f"{_digest(schema, config, attrs.get('split_seed'))} {seeds}"
+    return attempt_key(point, _kind(attrs["processor"], attrs["versions"]), 1)
+
+
+def _kind(processor: str, packages: Mapping[str, str]) -> int:
+    """Return a number for a processor and the versions that bits depend on."""
+    return zlib.crc32(" ".join([processor, *(packages[name] for name in DECISIVE)]).encode())

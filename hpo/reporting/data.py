@@ -26,6 +26,7 @@ from hpo.planning.manifest import Identity, Options, RecipeRecord, Superseded
 from hpo.planning.metrics import Metric
 from hpo.planning.plan import CONFIRM, FINAL, PRICE, Plan
 from hpo.planning.price import Price
+from hpo.planning.reuse import LIBRARY
 from hpo.planning.revision import extended_as
 from hpo.planning.verdicts import default_delta
 from hpo.reporting.test_set import Confusion
@@ -298,7 +299,8 @@ class ReportData:
 def read(plan: Plan) -> ReportData:
     """Read a plan in whatever state it is."""
     trials = {name: plan.trials(name) for name in plan.all_names}
-    points = {name: _points(plan, name, trials[name]) for name in plan.all_names}
+    others = _other_plans(plan)
+    points = {name: _points(plan, name, trials[name], others) for name in plan.all_names}
     by_ref = {point.ref: point for found in points.values() for point in found}
     statuses = {each.name: each for each in status(plan)}
     of_study = origins(plan)
@@ -353,7 +355,9 @@ def read(plan: Plan) -> ReportData:
         attempts=_attempts(plan, trained),
         began=f"{min(starts).astimezone():%Y-%m-%d %H:%M %Z}" if starts else "",
         ended=f"{max(ends).astimezone():%Y-%m-%d %H:%M %Z}" if ends else "",
-        remarks=remarks(plan, [name for name in plan.specs if trials[name]]),
+        remarks=[
+            _told(each, others) for each in remarks(plan, [name for name in plan.specs if trials[name]])
+        ],
         machines=_machines(trial for _, trial in trained),
         price=plan.record(PRICE).price if plan.has_price else None,
         claims=claims if claims.results else None,
@@ -365,9 +369,24 @@ def _control(points: Sequence[Point], by_ref: Mapping[TrialRef, Point], control:
     return next((p for p in points if p.row.reason.startswith(has_its_result)), by_ref.get(control))
 
 
-def _points(plan: Plan, name: str, trials: Sequence[FrozenTrial]) -> list[Point]:
+def _other_plans(plan: Plan) -> dict[str, str]:
+    """Return the plans whose results this one has, each with its name without the folders before its own."""
+    names = plan.storage.study_attrs().get(LIBRARY, {}).get("plans", [])
+    files = {name: file for name in names if (file := sqlite_file(name)) and file.is_absolute()}
+    return {name: f"sqlite:///{file.parent.name}/{file.name}" for name, file in files.items()}
+
+
+def _told(text: str, others: Mapping[str, str]) -> str:
+    for name, told in others.items():
+        text = text.replace(name, told)
+    return text
+
+
+def _points(plan: Plan, name: str, trials: Sequence[FrozenTrial], others: Mapping[str, str]) -> list[Point]:
     found = []
-    for row in rows(plan, name, trials):
+    for whole in rows(plan, name, trials):
+        notes = [_told(each, others) for each in whole.checkpoint_notes]
+        row = replace(whole, reason=_told(whole.reason, others), checkpoint_notes=notes)
         attrs = trials[row.trial].user_attrs
         found.append(
             Point(

@@ -89,6 +89,11 @@ def url_of(place: str) -> str:
     return place if "://" in place else default_url(place)
 
 
+def has_password(url: str) -> bool:
+    """Return whether a URL has a password, in its query too."""
+    return shown(url) != make_url(url).render_as_string(hide_password=False)
+
+
 def is_same(one: str, other: str) -> bool:
     """Return whether two URLs name the same database, as far as they tell."""
     files = sqlite_file(one), sqlite_file(other)

@@ -14,9 +14,11 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 import hpo as library
+from hpo.execution.plan_recipe import with_recipe
 from hpo.execution.run import find_or_create_plan
 from hpo.execution.worker import work
-from hpo.planning.plan import CONFIRM, FINAL, Plan
+from hpo.planning.crossing import open_price
+from hpo.planning.plan import CONFIRM, FINAL, PRICE, Plan
 from hpo.planning.reuse import LIBRARY, ORIGIN_KEY
 from hpo.storage.queue import reason_of
 from hpo.storage.trials import SEED_EPOCHS_KEY
@@ -225,6 +227,38 @@ def test_a_race_and_a_confirmation_take_over_every_seed_that_is_known(place: Pat
     assert itself(raced) == [4, 4, 4]
 
 
+def test_the_price_of_a_plan_is_a_share_of_what_its_results_took_wherever_that_was(place: Path) -> None:
+    studies = {"rate": QUALITIES, "next": 'inherits = "rate"\n[search]\nepochs = [1, 2]'}
+    given = {key: value for key, value in simulated(place).items() if key != "epochs"}
+    plans = [ended(place, "a", studies, **given), ended(place, "b", studies, reuse="a", **given)]
+    for plan in plans:
+        open_price(with_recipe(plan), 1.0)
+    assert [plan.record(PRICE).n_points for plan in plans] == [2, 2]
+
+
+def test_a_report_tells_no_more_of_another_plans_place_than_its_folder(place: Path, cli: Cli) -> None:
+    ended(place, "a", QUALITIES, "rate", **simulated(place))
+    study = f'inherits = "plan:{place}/a/rate"\n[search]\nquality = [3, 4]'
+    plan = ended(place, "b", study, "rate", reuse="a", **simulated(place))
+    assert cli("report", "--to", "page", "--storage", plan.storage.url).code == 0
+    for page in ("report.md", "report.html"):
+        text = Path("page", page).read_text()
+        assert "a/hpo.db" in text
+        assert str(place) not in text
+
+
+@pytest.mark.parametrize(
+    "url", ["plan:postgresql://me:secret@host/db/rate", "plan:mysql://host/db?password=x/rate"]
+)
+def test_no_password_is_stored_with_a_study(place: Path, cli: Cli, url: str) -> None:
+    Path("files").mkdir()
+    Path("files/rate.toml").write_text(f'inherits = "{url}"\n[search]\nquality = [1]')
+    refused = cli("create", "--studies", "files", *as_options(simulated(place)))
+    assert refused.code == 2
+    assert "rate.toml: inherits holds a password, which would be stored with the plan" in refused.err
+    assert "secret" not in refused.err
+
+
 def test_what_is_taken_over_costs_no_budget(place: Path) -> None:
     ended(place, "a", QUALITIES, "rate", **simulated(place))
     plan = ended(place, "b", QUALITIES, "rate", reuse="a", **simulated(place, budget=1e-9))
@@ -297,6 +331,9 @@ def test_what_another_processor_has_trained_is_kept_for_its_like(
     assert "trained on Abacus, and only workers on the same take it over" in caplog.text
     assert itself(plan) == [2, 2, 2]
     assert len(plan.trials(LIBRARY)) == 3
+    # what its like has trained is at hand beside it
+    begun(place, "c", QUALITIES, "rate", reuse="a-processor", **simulated(place))
+    assert itself(ended(place, "c", QUALITIES, "rate", reuse="a", **simulated(place))) == [0, 0, 0]
 
 
 def test_a_recipe_that_was_changed_since_is_said_to_be_why(place: Path, cli: Cli) -> None:
@@ -311,7 +348,7 @@ def test_a_recipe_that_was_changed_since_is_said_to_be_why(place: Path, cli: Cli
 @pytest.mark.parametrize(
     ("reuse", "why"),
     [
-        ("nowhere", "--reuse nowhere: nowhere/hpo.db: no database here"),
+        ("nowhere", "--reuse: nowhere/hpo.db: no database here"),
         ("a", "--reuse sqlite:///a/hpo.db: is the plan itself; leave the option out"),
         ("idle", "nothing of it has the bits that it would have here: none of its trials has ended yet"),
     ],
