@@ -20,7 +20,7 @@ from hpo.execution.worker import work
 from hpo.planning.crossing import open_price
 from hpo.planning.plan import CONFIRM, FINAL, PRICE, Plan
 from hpo.planning.reuse import LIBRARY, ORIGIN_KEY
-from hpo.storage.queue import reason_of
+from hpo.storage.queue import Reason, reason_of
 from hpo.storage.trials import SEED_EPOCHS_KEY
 from tests.support.fixtures import Cli
 from tests.support.plans import SMALL, TINY_SIZES, accepted_epochs, as_options
@@ -203,6 +203,27 @@ def test_what_diverged_is_taken_over_and_what_was_pruned_is_trained(place: Path)
     assert SEED_EPOCHS_KEY not in after[-9].user_attrs
     assert after[-9].user_attrs["reason"].startswith("diverged: ")
     assert "as rate/0" in after[-9].user_attrs["reason"]
+
+
+def test_what_diverged_at_other_seeds_is_trained_as_nobody_knows_by_which(place: Path) -> None:
+    ended(place, "a", "[search]\nquality = [-9, 1]", "rate", **simulated(place, seeds=2))
+    plan = ended(place, "b", "[search]\nquality = [-9, 1]", "rate", reuse="a", **simulated(place))
+    assert itself(plan) == [1, 0]
+    assert reason_of(plan.trials("rate")[0]) == Reason.DIVERGED
+
+
+def test_pruners_are_told_of_what_is_taken_over(place: Path) -> None:
+    study = f'{QUALITIES}\n[pruner]\nname = "successive-halving"\nmin_resource = 1'
+    told = [
+        [
+            trial.system_attrs
+            for trial in ended(place, out, study, "rate", reuse=reuse, **given).trials("rate")
+        ]
+        for given in [simulated(place, epochs=4)]
+        for out, reuse in (("a", None), ("b", "a"))
+    ]
+    assert all(told[0])
+    assert told[1] == told[0]
 
 
 def test_a_discarded_result_is_not_taken_over(place: Path, cli: Cli) -> None:
