@@ -134,4 +134,6 @@ def _load(package: str, commit: str) -> ModuleType:
 
 
 def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """Return the line that says why: git's own where it is git that failed, which comes last."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return next((line.strip() for line in lines if "fatal: " in line), lines[0])

@@ -190,7 +190,7 @@ def test_what_cannot_be_used_is_refused_in_words(
         "GIT_CONFIG_KEY_0", f"url.file://{tmp_path}/nowhere/.insteadOf"
     )  # as without a network
     missing = said(sampler={"name": f"hub:constant@{'0' * 40}"})
-    assert "cannot be loaded here: GitCommandError" in missing
+    assert "cannot be loaded here: GitCommandError: stderr: 'fatal: " in missing
     assert "\n" not in missing
     monkeypatch.setitem(sys.modules, "optunahub", None)
     assert "needs the package optunahub" in said(sampler={"name": f"hub:constant@{'1' * 40}"})
