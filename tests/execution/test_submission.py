@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -33,11 +33,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def slurm(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def slurm(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A stand-in for SLURM in PATH."""
     folder = stand_in_slurm.install(place / "slurm-commands")
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    return folder
+    yield folder
+    stand_in_slurm.end(folder)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ requeue` queues a task again. The test itself has the signals sent that SLURM wo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -41,12 +42,13 @@ def sbatch(folder: Path, script: str) -> None:
     found = re.search(r"^#SBATCH --array=0-(\d+)%", Path(script).read_text(), re.MULTILINE)
     count = int(found[1]) + 1 if found else 1
     with (folder / "log").open("ab") as log:
-        subprocess.Popen(
+        placer = subprocess.Popen(
             [sys.executable, __file__, "place", str(folder), script, str(count), "array" if found else ""],
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
+    (folder / "placer").write_text(str(placer.pid))
     print(f"Submitted batch job {ARRAY}")
 
 
@@ -122,6 +124,14 @@ def scontrol(folder: Path, verb: str, job: str) -> None:
     """Queue a task again."""
     assert verb == "requeue"
     requeue(folder, int(job.partition("_")[2] or 0))
+
+
+def end(folder: Path) -> None:
+    """End what still runs, where a test failed amid it."""
+    if not (folder / "over").exists():
+        for file in (*folder.glob("placer"), *folder.glob("script-*"), *folder.glob("step-*")):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(int(file.read_text()), signal.SIGKILL)
 
 
 def wait_until_over(folder: Path) -> None:
