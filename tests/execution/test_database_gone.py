@@ -133,7 +133,7 @@ def test_a_study_that_was_deleted_is_named_and_never_made_anew(study: str, cli: 
 
 @pytest.mark.parametrize("study", ["rate", "final"])
 def test_a_study_that_is_deleted_under_a_worker_ends_it_in_words(study: str, tmp_path: Path) -> None:
-    plan = made_plan(tmp_path, RATES, epochs=200 if study == "final" else 100_000)
+    plan = made_plan(tmp_path, RATES, epochs=60 if study == "final" else 100_000)
     process = start_hpo("worker", "--out", tmp_path)
     wait_for(lambda: any(trial.intermediate_values for trial in plan.trials("rate")), process)
     plan.storage.for_optuna.delete_study(plan.storage.study_id(study))
