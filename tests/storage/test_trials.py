@@ -106,6 +106,10 @@ class Chance:
             storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [0.5])
 
 
+KEPT = {"point", "replicate", "attempt", "index", "seeds", "reason", "audit"}
+"""Of what samplers and pruners learn from."""
+
+
 def test_trials_are_what_optuna_reads_and_outlines_stand_where_they_stand(storage: Storage) -> None:
     chance, watching = Chance(storage, seed=0), Storage(storage.url)
     study_id, states = storage.study_id("s"), set[str]()
@@ -117,9 +121,10 @@ def test_trials_are_what_optuna_reads_and_outlines_stand_where_they_stand(storag
         whole = watching.trials(study_id)
         assert whole == theirs
         history = watching.study("s").get_trials()
-        assert not any(trial.user_attrs for trial in history)
         for trial in history:
-            trial.user_attrs = theirs[trial.number].user_attrs
+            attrs = theirs[trial.number].user_attrs
+            assert trial.user_attrs == {name: attrs[name] for name in KEPT & attrs.keys()}
+            trial.user_attrs = attrs
         assert history == [trial for trial in theirs if trial.state != TrialState.FAIL]
         outlined, slots = Queue(watching, "s").slots(), Slots.of(theirs)
         assert list(outlined.attempts) == list(slots.attempts)
