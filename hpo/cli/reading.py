@@ -125,7 +125,9 @@ def show(study: str, costs: bool, as_json: bool, **options: Any) -> None:
         rows = results.rows(plan, study)
         record = plan.record(study)
         decision = record.decision
-        audit = study_audit(plan, decision, Queue(plan.storage, study).slots())
+        queue = Queue(plan.storage, study)
+        audit = study_audit(plan, decision, queue.slots())
+        front = results.pareto_front(plan, study, record, plan.storage.outlines.of(queue.study_id))
     if as_json:
         write_json(
             {
@@ -135,6 +137,7 @@ def show(study: str, costs: bool, as_json: bool, **options: Any) -> None:
                 "decision": decision.model_dump(mode="json") if decision else None,
                 "superseded": [each.model_dump(mode="json") for each in record.superseded],
                 "audit": asdict(audit) if audit else None,
+                "front": front,
             },
             sys.stdout,
         )

@@ -28,6 +28,7 @@ from hpo._text import (
 from hpo.cli.advice import command, completed
 from hpo.cli.grid import Grid, Kind, sparkline
 from hpo.cli.output import waiting
+from hpo.errors import MAX_NAMES
 
 if TYPE_CHECKING:
     from hpo.execution.doctor import Check, RecipeCheck
@@ -140,7 +141,25 @@ def show_status(records: Sequence[StudyStatus], objective: Metric, screen: Scree
             objective.text(record.best["value"] if record.best else None),
             record.decision,
         )
-    (screen or console()).print(grid)
+    screen = screen or console()
+    screen.print(grid)
+    for record in records:
+        if record.front:
+            screen.print(f"{record.name}: Pareto front {_front_text(record.front, objective)}")
+
+
+def _front_text(front: Sequence[Mapping[str, Any]], objective: Metric) -> str:
+    """Return the trials of a front, each with its values."""
+    from hpo.planning.metrics import Metric
+
+    metrics = [Metric(name, objective.direction) for name in front[0] if name != "trial"]
+    texts = [
+        f"{each['trial']} ({', '.join(metric.amount(each[metric.name]) for metric in metrics)})"
+        for each in front[:MAX_NAMES]
+    ]
+    more = f" and {len(front) - MAX_NAMES} more" if len(front) > MAX_NAMES else ""
+    names = " and ".join(metric.label for metric in metrics)
+    return f"of {names}: trials {', '.join(texts)}{more}"
 
 
 def show_plans(lines: Sequence[PlanLine], place: str) -> None:
@@ -281,7 +300,7 @@ def show_study(
         with_costs: whether to show all that points cost; else what constraints name.
     """
     from hpo.monitor.origins import start_text
-    from hpo.monitor.results import all_costs, confirmed_in_words, imported
+    from hpo.monitor.results import all_costs, confirmed_in_words, imported, pareto_front
     from hpo.monitor.watch import TITLES
     from hpo.planning.audit import in_words
     from hpo.planning.edges import advice, edges
@@ -306,7 +325,8 @@ def show_study(
         screen.print(Text(f"fixed in this study: {params_text(spec.fixed)}", "dim"))
     axes = list(spec.search) if spec else _differing(rows)
     costs = all_costs(rows) if with_costs else (spec.costs if spec else [])
-    screen.print(_points_grid(plan, axes, rows, screen.width, costs))
+    front = pareto_front(plan, name, record, plan.storage.outlines.of(plan.storage.study_id(name)))
+    screen.print(_points_grid(plan, axes, rows, screen.width, costs, [each["trial"] for each in front]))
     for line in _imported_texts(plan, imported(plan, name, rows)):
         screen.print(line)
     control = decision.control if decision else None
@@ -386,7 +406,12 @@ def _differing(rows: Sequence[TrialRow]) -> list[str]:
 
 
 def _points_grid(
-    plan: Plan, axes: Sequence[str], rows: Sequence[TrialRow], width: int, costs: Sequence[str]
+    plan: Plan,
+    axes: Sequence[str],
+    rows: Sequence[TrialRow],
+    width: int,
+    costs: Sequence[str],
+    front: Sequence[int],
 ) -> Grid:
     """Return a line a point, a column an axis; where these do not fit, one column with all of them."""
     objective = plan.objective
@@ -398,6 +423,7 @@ def _points_grid(
     metrics = [(head, Kind.NUMBER) for head in (*(metric.head for metric in plan.metrics), *costs)]
     last = [("best epoch", Kind.NUMBER), ("epochs", Kind.NUMBER), ("state", Kind.WORD)]
     last = [*([("seeds", Kind.NUMBER), ("to best", Kind.NUMBER)] if races else []), *last]
+    last = [*([("front", Kind.WORD)] if front else []), *last]
     leader = next((row for row in complete if row.trial == best), None)
     if won := [row for row in complete if row.stop == "won"]:  # by the seeds that all had, if it was closed
         (leader,), best = won, won[0].trial
@@ -412,6 +438,7 @@ def _points_grid(
         cells: list[str | Text] = [
             *[metric.text(row.metrics[metric.name]) for metric in plan.metrics],
             *[cost_text(row.costs.get(cost)) for cost in costs],
+            *(["●" if row.trial in front else ""] if front else []),
             *([str(len(row.seeds)), _gap(row, leader, objective)] if races else []),
             str(row.best_epoch or "–"),
             f"{row.epochs}/{row.epochs_asked or '–'}",

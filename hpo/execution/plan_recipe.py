@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hpo.errors import ConflictError, InputError, StudyFileError
 from hpo.planning.manifest import Options, RecipeRecord, read_plan_file
 from hpo.planning.plan import Plan
 from hpo.planning.reuse import with_starts
-from hpo.planning.studies import Studies, read_studies, with_fixed
+from hpo.planning.studies import Studies, check_objectives, read_studies, with_fixed
 from hpo.space.parameters import ParamValue, ParamValues
 from hpo.space.schema import Schema
 from hpo.space.study_file import StudySpec, shipped_studies
@@ -66,7 +67,16 @@ def read_folder(
         ) from None
     starts = [study.start for study in plan.specs.values() if study.start] if plan else []
     specs = with_starts(specs, named.name, {start.origin: start for start in starts})
-    return options, named, with_fixed(specs, options.set or {})
+    specs = with_fixed(specs, options.set or {})
+    metrics = named.recipe.metrics
+    check_objectives(specs, metrics, options.metric, partial(_where, studies), races=options.races)
+    return options, named, specs
+
+
+def _where(studies: Studies | None, name: str) -> Path | str:
+    return (
+        f"study {name!r}" if isinstance(studies, Mapping) else (studies or shipped_studies()) / f"{name}.toml"
+    )
 
 
 def _checked(fixed: Mapping[str, ParamValue], schema: Schema) -> dict[str, ParamValue]:

@@ -30,7 +30,7 @@ from hpo.errors import (
 from hpo.execution.context import WorkerContext
 from hpo.planning.audit import is_audited
 from hpo.planning.closing import Ending
-from hpo.planning.decisions import TrialRef, costs_of, epochs_of
+from hpo.planning.decisions import TrialRef, costs_of, epochs_of, objectives_at
 from hpo.planning.history import for_pruner
 from hpo.planning.inheritance import config_of_trial, context_of, control_config, inherited_by, replicate_of
 from hpo.planning.known_points import known_trials
@@ -51,7 +51,15 @@ from hpo.space.parameters import ParamValue
 from hpo.space.study_file import StudySpec
 from hpo.storage.outbox import Outbox
 from hpo.storage.queue import Queue, Reason, reason_of, slot_of
-from hpo.storage.trials import AUDIT_KEY, CHECKPOINTS_KEY, COSTS_KEY, SECONDS_KEY, SEED_EPOCHS_KEY, id_of
+from hpo.storage.trials import (
+    AUDIT_KEY,
+    CHECKPOINTS_KEY,
+    COSTS_KEY,
+    OBJECTIVES_KEY,
+    SECONDS_KEY,
+    SEED_EPOCHS_KEY,
+    id_of,
+)
 from hpo.training.checkpoints import Checkpoints
 from hpo.training.costs import costs as costs_of_config
 from hpo.training.cuda import is_lost, is_out_of_memory
@@ -201,7 +209,7 @@ def _train_trial(
         return reused
     known = _known_elsewhere(plan, name, trial, config, context)
     if known is not None and known.seeds.keys() == {*trial.user_attrs["seeds"]}:
-        return _take_over(plan, trial, known, pruning, measured)
+        return _take_over(plan, name, trial, costs, known, pruning, measured)
     attempt = _Attempt(plan, name, trial, context, callback, config, costs, known)
     training = train(
         context.recipe,
@@ -531,6 +539,7 @@ class _Attempt:
         if selected is None:
             raise TrialFailedError(RuntimeError("training ended without an epoch"))
         attrs = dict(self._callback.at_end(self._config, selected, cut_short))
+        attrs |= _objectives(self._plan, self._name, {**self.records, **attrs}, self._reports)
         if cut_short:
             attrs |= self._said(cut_short)
         elif self.n_epochs != self.n_asked:
@@ -669,8 +678,22 @@ def _reuse_result(
         reason = f"{was} (in {source.name})" if is_found else f"{reason}; {was}"
     elif broken := measured.broken(before.user_attrs):
         state, reason = TrialState.PRUNED, f"{broken} (in {source.name})"
-    plan.storage.finish(id_of(trial), state, before.value, {"reason": reason})
+    of_end = {"reason": reason}
+    if state == TrialState.COMPLETE:
+        of_end |= _objectives(plan, name, before.user_attrs, before.intermediate_values)
+    plan.storage.finish(id_of(trial), state, before.value, of_end)
     return state
+
+
+def _objectives(
+    plan: Plan, name: str, attrs: Mapping[str, Any], reports: Mapping[int, float]
+) -> dict[str, Any]:
+    """Return the attribute of the values of two objectives; nothing where a study has one alone."""
+    study = plan.specs.get(name)
+    if study is None or study.objectives is None:
+        return {}
+    epoch = plan.objective.best_of(reports)
+    return {OBJECTIVES_KEY: objectives_at(attrs, epoch, study.objectives)}
 
 
 def _trained_before(
@@ -712,7 +735,13 @@ def _known_elsewhere(
 
 
 def _take_over(
-    plan: Plan, trial: FrozenTrial, known: Known, pruning: _Pruning, measured: _Measured
+    plan: Plan,
+    name: str,
+    trial: FrozenTrial,
+    costs: Mapping[str, float],
+    known: Known,
+    pruning: _Pruning,
+    measured: _Measured,
 ) -> TrialState:
     """Give a trial the results that other plans have for all its seeds."""
     first = known.trials[0]
@@ -737,7 +766,10 @@ def _take_over(
             state, reason = TrialState.PRUNED, f"{broken} ({reason})"
     else:
         reason = f"{first.user_attrs['reason']} ({reason})"
-    plan.storage.finish(id_of(trial), state, value, {"reason": reason})
+    of_end = {"reason": reason}
+    if state == TrialState.COMPLETE:
+        of_end |= _objectives(plan, name, {**attrs, COSTS_KEY: costs}, reports)
+    plan.storage.finish(id_of(trial), state, value, of_end)
     return state
 
 

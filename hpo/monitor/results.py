@@ -29,9 +29,10 @@ from hpo.planning.race import RaceResult, Stop
 from hpo.planning.reuse import ORIGIN_KEY
 from hpo.planning.scheduler import is_orphaned
 from hpo.planning.studies import lineage
+from hpo.space.choice import front
 from hpo.space.parameters import ParamValue, canonical_json
 from hpo.storage.queue import Reason, Slots, reason_of, slot_of, told_state
-from hpo.storage.trials import id_of
+from hpo.storage.trials import OBJECTIVES_KEY, id_of
 
 DISCARDED = "discarded"
 """The state of a complete trial that does not count, and the first word of its reason."""
@@ -567,8 +568,64 @@ def best_trial(
     """
     if plan.races and name in plan.specs:
         return _best_of_race(plan, record, Slots.of(trials))
+    if name in plan.specs and plan.specs[name].choice is not None:
+        trials = _chosen(plan, name, record, trials)
     best = best_complete(plan, trials, record.discarded)
     return None if best is None else plan.storage.trial(id_of(best))
+
+
+def _chosen(
+    plan: Plan, name: str, record: StudyRecord, trials: Sequence[FrozenTrial]
+) -> Sequence[FrozenTrial]:
+    """Return the one trial that a study's rule would choose; all where nothing satisfies it."""
+    choice, objectives = plan.specs[name].choice, plan.objectives_of(name)
+    assert choice is not None
+    found = _with_objectives(record, trials)
+    directions = {each.name: each.direction for each in objectives}
+    ranks = choice.ranks([trial.user_attrs[OBJECTIVES_KEY] for trial in found], directions)
+    if ranks is None:
+        return trials
+    return [found[ranks.index(max(ranks))]]
+
+
+def _with_objectives(record: StudyRecord, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the complete trials that count of a study with two objectives, the control of its own apart."""
+    return [
+        trial
+        for trial in trials
+        if trial.state == TrialState.COMPLETE
+        and OBJECTIVES_KEY in trial.user_attrs
+        and trial.number not in record.discarded
+        and slot_of(trial) != CONTROL_SLOT
+        and not slot_of(trial).replicate
+    ]
+
+
+def pareto_front(
+    plan: Plan, name: str, record: StudyRecord, trials: Iterable[FrozenTrial]
+) -> list[dict[str, Any]]:
+    """Return the trials that no other is better than by one objective and level with by the other.
+
+    Each with its values by objective, the best by the first one first; none where a study has one alone.
+
+    Args:
+        plan: that the study belongs to.
+        name: of the study.
+        record: what is stored of it.
+        trials: its trials, at least in outline.
+    """
+    objectives = plan.objectives_of(name) if name in plan.specs else []
+    if not objectives:
+        return []
+    found = [
+        {"trial": trial.number, **values}
+        for trial in _with_objectives(record, trials)
+        if (values := trial.user_attrs[OBJECTIVES_KEY]).keys() >= {each.name for each in objectives}
+    ]
+    first, second = objectives
+    scores = [(first.score(each[first.name]), second.score(each[second.name])) for each in found]
+    kept = front(scores)
+    return [found[place] for place in sorted(kept, key=lambda place: scores[place], reverse=True)]
 
 
 def _best_of_race(plan: Plan, record: StudyRecord, slots: Slots) -> FrozenTrial | None:

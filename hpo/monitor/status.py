@@ -9,7 +9,7 @@ from typing import Any, Literal
 from optuna.trial import FrozenTrial
 
 from hpo._text import show_value
-from hpo.monitor.results import answer_text, best_trial, own_params, points_of
+from hpo.monitor.results import answer_text, best_trial, own_params, pareto_front, points_of
 from hpo.planning.audit import Audit, audit_of
 from hpo.planning.confirmation import outcome_in_words
 from hpo.planning.decisions import Decision
@@ -46,6 +46,8 @@ class StudyStatus:
     """study, trial, params that the study started from."""
     decision: str = ""
     """What was decided, in words; of the final stage what it found."""
+    front: Sequence[Mapping[str, Any]] = ()
+    """Of a study with two objectives the Pareto front: of each of its points trial and objectives."""
     audit: Audit | None = None
     """What the audit of pruning found, where there is one and the study has decided."""
     reused: int = 0
@@ -133,6 +135,7 @@ def study_status(plan: Plan, name: str, record: StudyRecord, trials: Sequence[Fr
             "params": inherited.params,
         },
         decision=_decision_text(plan, record, final),
+        front=pareto_front(plan, name, record, trials),
         audit=study_audit(plan, decision, slots),
         reused=sum(is_from_another_plan(trial) for trial in trials),
     )

@@ -36,6 +36,8 @@ class Obstacle(StrEnum):
     """The final configuration trains the same without it."""
     CONSTRAINT = "constraint"
     """Without it a constraint would not hold."""
+    CHOSEN = "chosen"
+    """It was made by a rule on two objectives, of which fresh seeds would try the one alone."""
     FAILED = "failed"
     """A training that it takes failed for good."""
     CLOSED = "closed"
@@ -323,6 +325,7 @@ def decision_in_words(decision: ConfirmedDecision, metric: Metric, *, has_own_sp
         Obstacle.OVERRULED: "later studies changed all of it once more",
         Obstacle.NO_EFFECT: "the chosen configuration trains the same without it",
         Obstacle.CONSTRAINT: f"without it {decision.constraint} would not hold",
+        Obstacle.CHOSEN: "it follows a rule on two objectives, and fresh seeds would try one alone",
         Obstacle.FAILED: "a training that the test takes failed for good",
         Obstacle.CLOSED: "the confirmation was closed before",
     }[decision.obstacle]

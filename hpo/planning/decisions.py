@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from hpo._text import params_text, seeds_text, short_duration
 from hpo.errors import InputError
 from hpo.planning.metrics import Metric
 from hpo.planning.race import RaceResult
+from hpo.space.choice import Choice
 from hpo.space.constraints import SECONDS_AN_EPOCH
 from hpo.space.parameters import ParamValue
 from hpo.space.schema import Schema
@@ -143,6 +145,8 @@ class Candidate(Record):
     """Mean over seeds of the objective at the best epoch of that mean."""
     seeds: dict[int, float]
     """The objective of each seed at that epoch."""
+    objectives: dict[str, float] = {}
+    """Of a study with two objectives the value of each, as far as it is known."""
     is_cut_short: bool = False
     """Whether that is what it had reached when it was cut short; taken only where nothing has a result."""
 
@@ -237,8 +241,32 @@ def pooled(trials: Sequence[FrozenTrial], objective: Metric) -> FrozenTrial:
     return whole
 
 
-def candidate(study: str, trials: Iterable[FrozenTrial], objective: Metric) -> Candidate | None:
-    """Pool the trials of one point that have a result, COMPLETE or cut short; None when it has none."""
+def objectives_at(attrs: Mapping[str, Any], epoch: int | None, names: Iterable[str]) -> dict[str, float]:
+    """Return the values of objectives, means of metrics over seeds and costs, as far as they are known.
+
+    Args:
+        attrs: of the trial.
+        epoch: the best one; None: there is none.
+        names: of the objectives.
+    """
+    seeds = attrs[f"epoch:{epoch}"] if epoch else []
+    known = costs_of(attrs)
+    if seeds:
+        known |= {name: fmean(seed["metrics"][name] for seed in seeds) for name in seeds[0]["metrics"]}
+    return {name: known[name] for name in names if name in known}
+
+
+def candidate(
+    study: str, trials: Iterable[FrozenTrial], objective: Metric, objectives: Sequence[str] = ()
+) -> Candidate | None:
+    """Pool the trials of one point that have a result, COMPLETE or cut short; None when it has none.
+
+    Args:
+        study: that they belong to.
+        trials: all of the point.
+        objective: of the plan.
+        objectives: names of the two that the deciding study has, if it has two.
+    """
     done = [trial for trial in trials if trial.value is not None and _has_result(trial)]
     if not done:
         return None
@@ -251,6 +279,9 @@ def candidate(study: str, trials: Iterable[FrozenTrial], objective: Metric) -> C
         searched=whole.params,
         value=fmean(seeds.values()),
         seeds=seeds,
+        objectives=objectives_at(whole.user_attrs, best_epoch(whole, objective), objectives)
+        if objectives
+        else {},
         is_cut_short=any(trial.state != TrialState.COMPLETE for trial in done),
     )
 
@@ -276,6 +307,8 @@ def decide(
     remark: str = "",
     race: RaceResult | None = None,
     cut: Cut | None = None,
+    objectives: Sequence[Metric] = (),
+    choice: Choice | None = None,
 ) -> Decision:
     """Decide a study whose points all have ended.
 
@@ -290,12 +323,21 @@ def decide(
         remark: what the decision's text is to say besides.
         race: that gave the points unequal numbers of seeds. Who has fewer than another has lost to it.
         cut: what was cut from the study.
+        objectives: the two of the study, if it has two.
+        choice: which point is carried on; None: the best by `objective`.
     """
     remarks = [*([remark] if remark else []), *([cut.text(objective)] if cut else [])]
-    found = [candidate(study, trials, objective) for trials in points]
+    names = [each.name for each in objectives]
+    found = [candidate(study, trials, objective, names) for trials in points]
     candidates = [each for each in found if each is not None]
+    ranks = _ranks(choice, [*([control] if control else []), *candidates], objectives)
+    if choice and ranks is None and candidates:
+        remarks.append(f"nothing satisfies '{choice}', so that {objective.label} decides")
+        choice = None
 
-    def rank(each: Candidate) -> tuple[int, float]:
+    def rank(each: Candidate) -> tuple[float, float]:
+        if ranks is not None:
+            return ranks[id(each)]
         return len(each.seeds) if race else 0, objective.score(each.value)
 
     winner = max(candidates, key=rank, default=None)
@@ -341,8 +383,38 @@ def decide(
             p_value=p_value,
             n_tried=n_tried,
             race=race,
+            rule=_Rule(choice, objectives) if choice else None,
         ),
     )
+
+
+def _ranks(
+    choice: Choice | None, candidates: Sequence[Candidate], objectives: Sequence[Metric]
+) -> dict[int, tuple[float, float]] | None:
+    """Return the rank of each candidate by a rule; None where there is none, or nothing satisfies it."""
+    if choice is None:
+        return None
+    directions = {each.name: each.direction for each in objectives}
+    ranks = choice.ranks([each.objectives for each in candidates], directions)
+    if ranks is None:
+        return None
+    return {id(each): rank for each, rank in zip(candidates, ranks, strict=True)}
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """A rule of choice in words."""
+
+    choice: Choice
+    objectives: Sequence[Metric]
+
+    def lead(self, one: Candidate, other: Candidate | None = None) -> str:
+        """Return what speaks for a candidate: its value of the second objective, instead of another's."""
+        second = self.objectives[1]
+        text = f"{self.choice}: {second.label} {second.amount(one.objectives[second.name])}"
+        if other is None or second.name not in other.objectives:
+            return text
+        return f"{text} instead of {second.amount(other.objectives[second.name])}"
 
 
 def _paired_p_value(best: Candidate, control: Candidate, n_tried: int) -> float | None:
@@ -358,10 +430,10 @@ def _paired_p_value(best: Candidate, control: Candidate, n_tried: int) -> float 
     return min(1.0, n_tried * float(ttest_rel(ours, theirs).pvalue))
 
 
-def _confidence(winner: Candidate, p_value: float | None, n_tried: int) -> str:
+def _confidence(winner: Candidate, p_value: float | None, n_tried: int, *, is_chosen: bool) -> str:
     if p_value is None:
         return f"{seeds_text(len(winner.seeds))}, not tested"
-    of_many = f" for the best of {n_tried}" if n_tried > 1 else ""
+    of_many = f" for {'one' if is_chosen else 'the best'} of {n_tried}" if n_tried > 1 else ""
     return f"{len(winner.seeds)} seeds, p = {p_value:.2g}{of_many}"
 
 
@@ -378,10 +450,11 @@ def _in_words(
     p_value: float | None,
     n_tried: int,
     race: RaceResult | None,
+    rule: _Rule | None,
 ) -> str:
     if winner is None:
         return "no point has a result" + ("" if is_first else "; the inherited configuration stays")
-    confidence = _confidence(winner, p_value, n_tried)
+    confidence = _confidence(winner, p_value, n_tried, is_chosen=rule is not None)
     if race is not None:
         latter = control if adopted else rival
         confidence = race.in_words(latter.source.trial if latter and control else None, objective)
@@ -393,6 +466,9 @@ def _in_words(
             confidence = f"{how}; nothing inherited to compare with"
         if not winner.searched:
             return f"took the single point that there is ({confidence})"
+        if rule is not None:
+            of_all = f"{params_text(winner.searched)} of {len(candidates)}"
+            return f"chose {of_all}: {rule.lead(winner)} ({confidence})"
         place = _place(winner, candidates, objective)
         return f"chose {params_text(winner.searched)}: best of {len(candidates)}{place} ({confidence})"
     if not adopted:
@@ -402,11 +478,16 @@ def _in_words(
         kept = _in_effect(control, changed, schema)
         lead = _lead(control, rival, objective)
         way = f"{objective.distance(lead)} ahead of" if lead > 0 else "level with"
+        if rule is not None:
+            way = f"{objective.distance(-lead)} behind" if lead < 0 else way
+            way = f"{rule.lead(control, rival)}, {way}"
         return f"kept {kept}: {way} {params_text(changed)} ({confidence})"
     changed = _differing(winner, control) or winner.searched
     ahead = _lead(winner, control, objective)
     distance = objective.distance(abs(ahead))
     way = f"{distance} ahead of" if ahead >= 0 else f"although {distance} behind"
+    if rule is not None:
+        way = f"{rule.lead(winner, control)}, {way}"
     before = _in_effect(control, changed, schema)
     return f"adopted {params_text(changed)}: {way} {before} ({confidence})"
 

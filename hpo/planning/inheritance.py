@@ -210,6 +210,8 @@ def _change(
         obstacle = Obstacle.CONSTRAINT
     elif plan.schema.effective(params) == plan.schema.effective(chosen.params):
         obstacle = Obstacle.NO_EFFECT
+    elif plan.specs[name].choose is not None:
+        obstacle = Obstacle.CHOSEN
     is_config = obstacle != Obstacle.CONSTRAINT
     return Change(
         study=name,

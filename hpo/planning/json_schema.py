@@ -80,6 +80,14 @@ def study_file_schema(recipe: str, schema: Schema) -> Json:
                         required=["patience"],
                     ),
                 ),
+                "objectives": _said(
+                    "The plan's metric, and a metric or cost beside it; the study keeps a Pareto front.",
+                    {**_list(_TEXT, least=2), "maxItems": 2, "uniqueItems": True},
+                ),
+                "choose": _said(
+                    "Which point is carried on, as smallest n_parameters within 0.01 of best macro_f1.",
+                    {**_TEXT, "pattern": "^\\s*(best|smallest|largest)\\s"},
+                ),
                 "sampler": _said("How points are chosen.", _component(option_schemas(SAMPLERS))),
                 "pruner": _said("What stops points early.", {"$ref": "#/$defs/pruner"}),
                 "published": _said("What somebody printed about this study.", _published()),

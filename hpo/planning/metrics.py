@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from hpo._text import percent
+from hpo._text import cost_text, percent
 from hpo.space.parameters import Direction
 
 _SHARES = {"macro_f1": ("macro F1", "F1"), "accuracy": ("accuracy", "acc.")}
@@ -120,6 +120,10 @@ class Metric:
         """Return a value as sentences write it, as "70.5 ± 0.4 %"."""
         text = self.text(value, deviation)
         return text if value is None or not self.is_share else f"{text} %"
+
+    def amount(self, value: float) -> str:
+        """Return a value of this or, as if it were a metric, of a cost, as sentences write it."""
+        return self.with_unit(value) if self.is_share else cost_text(value)
 
     def gap(self, difference: float | None) -> str:
         """Return a difference with its sign, as tables write it."""

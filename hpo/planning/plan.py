@@ -32,7 +32,7 @@ from hpo.planning.manifest import (
 )
 from hpo.planning.metrics import Metric
 from hpo.planning.race import blocks
-from hpo.planning.studies import with_ancestors
+from hpo.planning.studies import directions, with_ancestors
 from hpo.planning.verdicts import default_delta
 from hpo.space.claim_file import Claims
 from hpo.space.schema import Schema
@@ -288,6 +288,11 @@ class Plan:
     def objective(self) -> Metric:
         """The metric that the plan tunes for."""
         return self.recipe.objective(self.options.metric)
+
+    def objectives_of(self, name: str) -> list[Metric]:
+        """Return the two objectives of a study, costs as if they were metrics; none where it has the one."""
+        study = self.specs[name]
+        return [Metric(each, way) for each, way in directions(study, self.recipe.metrics).items()]
 
     @cached_property
     def chances(self) -> dict[Metric, float]:

@@ -130,6 +130,8 @@ def _advance_study(plan: Plan, name: str, ended: Mapping[str, bool]) -> bool:
         remark=_exhausted(plan.spec(name), len(points)),
         race=raced.result if raced else None,
         cut=_cut(points, slots, closed, raced),
+        objectives=plan.objectives_of(name),
+        choice=plan.specs[name].choice,
     )
     # unless somebody has asked for more trials or decided since
     return plan.storage.swap_study_attr(
@@ -371,14 +373,15 @@ def _control(
 ) -> Candidate | None:
     if inherited is None:
         return None
-    slot = _control_slot(plan, name, inherited)
+    slot, objectives = _control_slot(plan, name, inherited), plan.specs[name].objectives or ()
     if slot is None:
         assert inherited.source is not None
-        return candidate(inherited.source.study, [decided_trial(plan, inherited.source)], plan.objective)
+        source = inherited.source
+        return candidate(source.study, [decided_trial(plan, source)], plan.objective, objectives)
     # one that got no further seeds is compared all the same, by those that it has
     judged = None if raced is None else raced.n_replicates.get(slot.point)
     (trials,) = _whole(plan, [slots.attempts_at(slot.point, judged)], _is_complete)
-    return candidate(name, trials, plan.objective)
+    return candidate(name, trials, plan.objective, objectives)
 
 
 def _control_slot(plan: Plan, name: str, inherited: Inherited | None) -> Slot | None:

@@ -10,7 +10,7 @@ from hpo.errors import InputError, StudyFileError, did_you_mean
 from hpo.planning.pruners import check_pruner
 from hpo.planning.samplers import check_sampler
 from hpo.space.axes import read_each
-from hpo.space.parameters import ParamValue, as_written
+from hpo.space.parameters import Direction, ParamValue, as_written
 from hpo.space.schema import Schema
 from hpo.space.study_file import StudySpec, load_studies, study_of
 
@@ -80,6 +80,66 @@ def check_study(spec: StudySpec, file: Path | str, *, here: bool = True) -> None
         read_each(lambda check: check(), checks)
     except InputError as error:
         raise StudyFileError(file, str(error)) from None
+
+
+def check_objectives(
+    specs: Mapping[str, StudySpec],
+    metrics: Mapping[str, Direction],
+    metric: str | None,
+    where: Callable[[str], Path | str],
+    *,
+    races: bool,
+) -> None:
+    """Check the objectives of studies, and by which rule they choose.
+
+    Args:
+        specs: the studies.
+        metrics: of the recipe, with their directions.
+        metric: the plan's objective; None: the first of these.
+        where: names a study in errors.
+        races: whether seeds are raced.
+
+    Raises:
+        StudyFileError: an unknown name, or a rule that cannot be followed.
+    """
+    first = metric or next(iter(metrics))
+
+    def check(name: str) -> None:
+        study = specs[name]
+        if study.objectives is None:
+            return
+        for objective in study.objectives:
+            known = (*metrics, *study.parameters.all_costs)
+            if objective not in known:
+                hint = did_you_mean(objective, known)
+                raise StudyFileError(
+                    where(name), f"objectives: {objective} is neither a metric nor a cost; {hint}"
+                )
+        if study.objectives[0] != first:
+            raise StudyFileError(
+                where(name),
+                f"objectives: the first must be {first}, which the plan is tuned for, and not "
+                f"{study.objectives[0]}; --metric says what that is",
+            )
+        if study.choice is None:
+            return
+        try:
+            study.choice.check_directions(directions(study, metrics))
+        except InputError as error:
+            raise StudyFileError(where(name), str(error)) from None
+        if races:
+            raise StudyFileError(
+                where(name),
+                f"choose = {study.choose!r}: --seeds race gives seeds by {first} alone, so that the points "
+                "which this rule compares would have unequal ones; give a number of seeds",
+            )
+
+    read_each(check, specs)
+
+
+def directions(study: StudySpec, metrics: Mapping[str, Direction]) -> dict[str, Direction]:
+    """Return the directions of a study's two objectives; costs are to be small."""
+    return {name: metrics.get(name, "minimize") for name in study.objectives or ()}
 
 
 def root_configs(specs: Mapping[str, StudySpec]) -> list[dict[str, ParamValue]]:

@@ -179,6 +179,27 @@ class Scatter:
 
 
 @dataclass(frozen=True)
+class TradeOff:
+    """Points in a plane, and a line through those that no other is better than both ways."""
+
+    points: Sequence[tuple[float, float]]
+    names: Sequence[str]
+    """What each is, for a browser."""
+    front: Sequence[int]
+    """Places of the points on the front, in the order of the line."""
+    chosen: int | None
+    """The place of the point that is carried on."""
+    x_axis: str
+    y_axis: str
+    has_log_x: bool
+
+    @property
+    def line(self) -> list[tuple[float, float]]:
+        """The points on the front, in order."""
+        return [self.points[place] for place in self.front]
+
+
+@dataclass(frozen=True)
 class Estimate:
     """A difference, and between what it lies."""
 
@@ -209,7 +230,7 @@ class Forest:
         return low - room, high + room
 
 
-Chart = Curves | Bars | Matrix | Effects | Scatter | Forest
+Chart = Curves | Bars | Matrix | Effects | Scatter | TradeOff | Forest
 
 
 @dataclass(frozen=True)

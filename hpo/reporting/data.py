@@ -128,6 +128,8 @@ class Section:
     confirmed: str
     """What fresh seeds say of its decision, in words; empty while nobody has asked them."""
     superseded: Sequence[Superseded] = ()
+    objectives: Sequence[Metric] = ()
+    """The two of a study that has two."""
     extended_as: str | None = None
     """The study that was made from it by further values."""
     """The decisions that were taken back, the oldest first."""
@@ -325,6 +327,7 @@ def read(plan: Plan) -> ReportData:
             superseded=record.superseded,
             extended_as=extended_as(plan, name),
             confirmed=confirmed.get(name, ""),
+            objectives=plan.objectives_of(name),
         )
     final = final_trial(plan)
     file = sqlite_file(plan.storage.url)

@@ -29,6 +29,7 @@ from hpo.reporting.charts import (
     Matrix,
     Panel,
     Scatter,
+    TradeOff,
 )
 from hpo.reporting.data import Point, ReportData, Section
 from hpo.reporting.palette import BLUE, GREEN, GREY, ORANGE, RED, SKY, Colour, series
@@ -56,6 +57,10 @@ MAX_LEVELS = 8
 """So many values, or ranges of values, of a parameter are told apart when its importance is judged."""
 NO_GRADIENT = 1e-10
 """Gradients below this are drawn as none at all."""
+
+
+MIN_DECADE = 10
+"""A cost that differs by more than so many times is shown on a logarithmic axis."""
 
 
 @dataclass(frozen=True)
@@ -506,6 +511,41 @@ def _words(name: str) -> str:
 # --- layers and importance -------------------------------------------------------------------------------
 
 
+def trade_off(report: ReportData, section: Section) -> Figure | None:
+    """Describe the points of a study with two objectives, and its Pareto front."""
+    front = [each["trial"] for each in section.status.front]
+    if len(front) == 0:
+        return None
+    first, second = section.objectives
+    metrics = {metric.name for metric in report.metrics}
+    points = [
+        (point, x, y)
+        for point in section.points
+        if point.row.state == "complete"
+        and (x := {**point.row.costs, **point.row.metrics}.get(second.name)) is not None
+        and (y := point.row.metrics[first.name]) is not None
+    ]
+    places = {point.row.trial: place for place, (point, _, _) in enumerate(points)}
+    source = section.decision.source if section.decision else None
+    pairs = [(second.scale * x, first.scale * y) for _, x, y in points]
+    xs = [x for x, _ in pairs]
+    return Figure(
+        f"{first.title} and {second.label}",
+        f"Every point of {section.name} that trained to its end; on the line those that no other is better "
+        "than by one objective and level with by the other"
+        f"{', in the ring the one that is carried on' if source else ''}.",
+        TradeOff(
+            pairs,
+            [f"trial {point.row.trial}: {params_text(point.row.params)}" for point, _, _ in points],
+            sorted((places[trial] for trial in front if trial in places), key=lambda place: pairs[place]),
+            places.get(source.trial) if source and source.study == section.name else None,
+            second.axis,
+            first.axis,
+            has_log_x=second.name not in metrics and min(xs) > 0 and max(xs) > MIN_DECADE * min(xs),
+        ),
+    )
+
+
 def layers(_report: ReportData, section: Section, key: str, title: str) -> Figure | None:
     """Describe what reaches each layer, in a study of learning rates.
 
@@ -840,6 +880,7 @@ FIGURES: Sequence[Entry] = (
     Entry("heat-map", "study", heat_map, "hpo-heat-map"),
     Entry("main-effects", "study", main_effects, "hpo-main-effects"),
     Entry("joint-effects", "study", joint_effects, "hpo-joint-effects"),
+    Entry("trade-off", "study", trade_off, "hpo-trade-off"),
     Entry(
         "gradients-weights",
         "study",

@@ -158,8 +158,12 @@ class Schema(BaseModel):
         Raises:
             InputError: as `Constraint.parse` does.
         """
-        costs = (*self.costs, SECONDS_AN_EPOCH)
-        return Constraint.parse(text, self.numbers, self.parameters, costs)
+        return Constraint.parse(text, self.numbers, self.parameters, self.all_costs)
+
+    @property
+    def all_costs(self) -> tuple[str, ...]:
+        """The names of all costs, that which is measured last."""
+        return (*self.costs, SECONDS_AN_EPOCH)
 
     def is_measured(self, constraint: Constraint) -> bool:
         """Return whether nobody can tell before a trial trains if a constraint holds."""

@@ -47,6 +47,7 @@ from hpo._files import read_text
 from hpo._text import read_duration
 from hpo.errors import InputError, StudyFileError, did_you_mean
 from hpo.space.axes import Choices, Range, read_axis, read_each, read_params
+from hpo.space.choice import Choice
 from hpo.space.constraints import Constraint
 from hpo.space.parameters import ParamValue, ParamValues, canonical_json, explain_one
 from hpo.space.schema import Schema
@@ -201,6 +202,10 @@ class StudySpec(_Model):
     trial_timeout: Seconds | None = None
     """A trial that has trained for so long ends after the epoch, with what it has reached."""
     stop: Stop | None = None
+    objectives: Annotated[tuple[str, str], Field(strict=False)] | None = None
+    """The plan's objective, and what is looked at beside it: a metric, or a cost."""
+    choose: str | None = None
+    """Which point is carried on, as `Choice` has it; None: the best by the plan's objective."""
     published: Published | None = None
 
     _schema: Schema = PrivateAttr()
@@ -259,7 +264,9 @@ class StudySpec(_Model):
         """Return canonical JSON: equal exactly when the studies are, the order of their axes included."""
         table = self.model_dump()
         # not in what was stored before there were such keys
-        unset = [key for key in ("start", "trial_timeout", "stop") if table[key] is None]
+        unset = [
+            key for key in ("start", "trial_timeout", "stop", "objectives", "choose") if table[key] is None
+        ]
         for key in unset:
             del table[key]
         return json.dumps(table, separators=(",", ":"), allow_nan=False)
@@ -306,9 +313,16 @@ class StudySpec(_Model):
 
     @property
     def costs(self) -> list[str]:
-        """The costs that its constraints name."""
+        """The costs that its constraints and objectives name."""
         names = dict.fromkeys(name for each in self.all_constraints for name in sorted(each.names))
-        return [name for name in names if name not in self.parameters.parameters]
+        costs = [name for name in names if name not in self.parameters.parameters]
+        of_objectives = [name for name in self.objectives or () if name in self.parameters.all_costs]
+        return list(dict.fromkeys([*costs, *of_objectives]))
+
+    @property
+    def choice(self) -> Choice | None:
+        """The rule that chooses which point is carried on; None: it is the best by the plan's objective."""
+        return None if self.choose is None else Choice.parse(self.choose, self.objectives or ())
 
     def grid(self, known: ParamValues, *, with_costs: bool = True) -> list[dict[str, ParamValue]]:
         """Return the points of a grid that satisfy the constraints: what is searched, last axis fastest.
@@ -448,6 +462,13 @@ class StudySpec(_Model):
             for name in getattr(self, first):
                 if name in getattr(self, second):
                     raise InputError(f"{name} is in both [{first}] and [{second}]; keep one")
+        if self.choose is not None and self.objectives is None:
+            raise InputError(
+                f"choose = {self.choose!r}: goes with objectives, as ['macro_f1', 'n_parameters']"
+            )
+        if self.objectives and self.objectives[0] == self.objectives[1]:
+            raise InputError(f"objectives = {list(self.objectives)}: must be two different ones")
+        _ = self.choice  # raises where it is no rule
         self._check_trials()
         self._check_a_point_is_left()
         return self

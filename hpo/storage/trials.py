@@ -46,6 +46,9 @@ AUDIT_KEY = "audit"
 COSTS_KEY = "costs"
 """The attribute that says what a trial's configuration costs, as far as that is known before it trains."""
 
+OBJECTIVES_KEY = "objectives"
+"""The attribute of a complete trial whose study has two objectives: the value of each by name."""
+
 
 @dataclass(frozen=True)
 class Projection:
@@ -60,9 +63,14 @@ class Projection:
 
 
 OUTLINE = Projection(
-    (ATTEMPT_KEY, "reason", "retry", AUDIT_KEY), (TrialState.RUNNING, TrialState.FAIL), has_params=False
+    (ATTEMPT_KEY, "reason", "retry", AUDIT_KEY, OBJECTIVES_KEY),
+    (TrialState.RUNNING, TrialState.FAIL),
+    has_params=False,
 )
-"""Where a trial of ours stands. Its attributes are point, replicate, attempt, reason, retry and audit."""
+"""Where a trial of ours stands.
+
+Its attributes are point, replicate, attempt, reason, retry, audit and objectives.
+"""
 HISTORY = Projection((ATTEMPT_KEY, "index", "seeds", "reason", AUDIT_KEY))
 """What samplers and pruners learn from: all but the epochs' records, which are nine tenths of a trial, and
 but what an audit reported after the pruner had stopped the trial. Point, replicate and attempt are among the

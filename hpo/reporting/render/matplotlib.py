@@ -40,6 +40,7 @@ from hpo.reporting.charts import (
     Line,
     Matrix,
     Scatter,
+    TradeOff,
     short_name,
 )
 from hpo.reporting.palette import BLUE, GREY, SERIES, Colour
@@ -161,6 +162,8 @@ def _drawn(chart: Chart) -> Canvas:
             return _effects(chart)
         case Scatter():
             return _scatter(chart)
+        case TradeOff():
+            return _trade_off(chart)
         case Forest():
             return _forest(chart)
     assert_never(chart)
@@ -360,6 +363,35 @@ def _effects(chart: Effects) -> Canvas:
         axes.grid(visible=False, axis="x")
         axes.set_title(_wrapped(effect.name, WIDTH / 2))
     drawing.suptitle(chart.axis, x=0.01, ha="left", color=FAINT, fontsize=9, fontweight="normal")
+    return drawing
+
+
+def _trade_off(chart: TradeOff) -> Canvas:
+    drawing = canvas(3.6)
+    axes = drawing.subplots()
+    if chart.has_log_x:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+        axes.xaxis.set_minor_formatter(lambda value, _: "")
+    x, y = zip(*chart.points, strict=True)
+    axes.plot(
+        x, y, "o", color=FAINT, alpha=0.55, markeredgewidth=0, markersize=5, rasterized=len(x) > MAX_PATHS
+    )
+    if chart.front:
+        x, y = zip(*chart.line, strict=True)
+        axes.plot(x, y, color=BLUE.light, marker="o", markersize=5.5)
+    if chart.chosen is not None:
+        x_, y_ = chart.points[chart.chosen]
+        axes.plot(
+            x_,
+            y_,
+            "o",
+            markersize=12,
+            markerfacecolor="none",
+            markeredgecolor=palette.ORANGE.light,
+            markeredgewidth=2,
+        )
+    axes.set(xlabel=chart.x_axis, ylabel=chart.y_axis)
     return drawing
 
 

@@ -15,7 +15,19 @@ from typing import Any, assert_never
 
 from hpo._text import finite
 from hpo.reporting import palette
-from hpo.reporting.charts import Bar, Bars, Curves, Effects, Figure, Forest, Line, Matrix, Scatter, short_name
+from hpo.reporting.charts import (
+    Bar,
+    Bars,
+    Curves,
+    Effects,
+    Figure,
+    Forest,
+    Line,
+    Matrix,
+    Scatter,
+    TradeOff,
+    short_name,
+)
 from hpo.reporting.figures import evenly
 
 INK, GRID = palette.INK.middle, palette.GRID.middle
@@ -91,6 +103,8 @@ def _drawn(figure: Figure) -> Drawn:
             return _effects(chart)
         case Scatter() as chart:
             return _scatter(chart)
+        case TradeOff() as chart:
+            return _trade_off(chart)
         case Forest() as chart:
             return _forest(chart)
     assert_never(figure.chart)
@@ -297,6 +311,36 @@ def _effects(chart: Effects) -> Drawn:
             },
         ]
     return traces, layout
+
+
+def _trade_off(chart: TradeOff) -> Drawn:
+    axes = f"{chart.y_axis} %{{y}}<br>{chart.x_axis} %{{x}}"
+
+    def marks(places: Sequence[int], colour: str, **settings: Any) -> dict[str, Any]:
+        return {
+            "type": "scatter",
+            "mode": "markers",
+            "x": [_short(chart.points[place][0]) for place in places],
+            "y": [_short(chart.points[place][1]) for place in places],
+            "text": [shown(chart.names[place]) for place in places],
+            "hovertemplate": f"%{{text}}<br>{axes}<extra></extra>",
+            "marker": {"color": colour, "size": 8},
+            **settings,
+        }
+
+    traces = [
+        marks(range(len(chart.points)), palette.FAINT.middle),
+        marks(chart.front, palette.BLUE.middle, mode="lines+markers"),
+    ]
+    if chart.chosen is not None:
+        ring = {"symbol": "circle-open", "size": 14, "color": palette.ORANGE.middle, "line": {"width": 2}}
+        traces.append(marks([chart.chosen], "", marker=ring))
+    kind = {"type": "log"} if chart.has_log_x else {}
+    return traces, {
+        "xaxis": _axis(chart.x_axis, **kind),
+        "yaxis": _axis(chart.y_axis),
+        "showlegend": False,
+    }
 
 
 def _scatter(chart: Scatter) -> Drawn:
