@@ -89,7 +89,9 @@ def test_nothing_is_left_of_a_folder_that_was_hpo_s_alone(cli: Cli, place: Path)
     assert not Path("out").exists()
 
 
-@pytest.mark.parametrize(("owner", "name"), [(this_process(), f":{os.getpid()}"), (REMOTE, "node-7:")])
+@pytest.mark.parametrize(
+    ("owner", "name"), [(this_process(), f":{os.getpid()}"), (REMOTE, "node-7:")], ids=["here", "elsewhere"]
+)
 def test_a_plan_with_workers_is_not_deleted(
     cli: Cli, place: Path, owner: dict[str, object], name: str
 ) -> None:
