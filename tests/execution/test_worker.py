@@ -67,6 +67,9 @@ conv1_channels = [2, 4]
 conv2_channels = [2, 4]
 learning_rate = {low = 1e-4, high = 1e-1, log = true}
 """
+RANGES_ALONE = SAMPLED.replace("[2, 4]", "{low = 2, high = 4, step = 2}")
+BEGINNINGS = {"tpe": "n_startup_trials = 3", "gp": "n_startup_trials = 3", "cma-es": "popsize = 4"}
+"""Options by which samplers learn something within a few points."""
 
 
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "grid"])
@@ -74,8 +77,9 @@ def test_every_sampler_fills_its_budget_with_feasible_points_beside_a_control(
     sampler: str, tmp_path: Path
 ) -> None:
     rest = 'constraints = ["conv1_channels <= conv2_channels"]\ntrials = 12\n'
-    options = "" if sampler == "qmc" else "\nn_startup_trials = 3" if sampler != "random" else ""
-    study = f'inherits = "first"\n{rest}{SAMPLED}[sampler]\nname = "{sampler}"{options}'
+    search = RANGES_ALONE if sampler == "cma-es" else SAMPLED
+    options = BEGINNINGS.get(sampler, "")
+    study = f'inherits = "first"\n{rest}{search}[sampler]\nname = "{sampler}"\n{options}'
     first = f"{SMALL}[search]\nbatch_size = [20]\n[published]\nchoice = {{batch_size = 20}}"
     plan = made_plan(tmp_path, {"first": first, "second": study}, inherit="published", epochs=1)
     assert work(plan.storage, out=tmp_path, studies=["second"]) is None
