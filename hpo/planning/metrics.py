@@ -36,7 +36,10 @@ class Metric:
     @property
     def label(self) -> str:
         """Its name in a sentence."""
-        return _SHARES[self.name][0] if self.is_share else self.name.replace("_", " ")
+        if self.is_share:
+            return _SHARES[self.name][0]
+        name, is_count = self.name.removeprefix("n_"), self.name.startswith("n_")
+        return f"{'number of ' if is_count else ''}{name.replace('_', ' ')}"
 
     @property
     def title(self) -> str:

@@ -281,6 +281,11 @@ def test_a_metric_that_is_no_share_is_told_as_a_number(value: float, text: str) 
     assert decide("s", found, INHERITED, control(0.6, metric=LOSS), LOSS).text == text
 
 
+def test_a_metric_s_name_in_a_sentence() -> None:
+    names = {"macro_f1": "macro F1", "squared_error": "squared error", "n_parameters": "number of parameters"}
+    assert {name: Metric(name, "minimize").label for name in names} == names
+
+
 def test_metrics_are_written_as_shares_or_numbers() -> None:
     assert (F1.label, F1.head, F1.axis) == ("macro F1", "F1 %", "macro F1, %")
     assert (F1.text(0.705), F1.with_unit(0.705), F1.gap(0.02)) == ("70.5", "70.5 %", "+2.0")

@@ -371,8 +371,8 @@ def _trade_off(chart: TradeOff) -> Canvas:
     axes = drawing.subplots()
     if chart.has_log_x:
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         axes.xaxis.set_minor_formatter(lambda value, _: "")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
     x, y = zip(*chart.points, strict=True)
     axes.plot(
         x, y, "o", color=FAINT, alpha=0.55, markeredgewidth=0, markersize=5, rasterized=len(x) > MAX_PATHS
