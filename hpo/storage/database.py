@@ -14,6 +14,7 @@ import re
 import secrets
 import sqlite3
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import closing, contextmanager
@@ -325,6 +326,10 @@ def sqlite_file(url: str) -> Path | None:
     return Path(str(parsed.database)) if parsed.get_backend_name() == "sqlite" else None
 
 
+N_LOOKS, LOOK_SECONDS = 50, 0.02
+"""How often, and after what time, a look that falls into another process's checkpoint is repeated."""
+
+
 class FileGuard:
     """Knows a database file again, and the two that SQLite has beside it while a connection is open.
 
@@ -394,13 +399,18 @@ class FileGuard:
         lose this process its locks on it, when it is closed again.
         """
         url = f"{self._file.as_uri()}?mode=ro&immutable=1"
-        try:
-            with closing(sqlite3.connect(url, uri=True)) as connection:
-                return int(connection.execute("PRAGMA user_version").fetchone()[0])
-        except sqlite3.OperationalError:  # it cannot be opened now, for want of file handles say
-            return self._mark
-        except sqlite3.DatabaseError:
-            return None
+        for _ in range(N_LOOKS):
+            try:
+                with closing(sqlite3.connect(url, uri=True)) as connection:
+                    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+            except sqlite3.OperationalError:  # it cannot be opened now, for want of file handles say
+                return self._mark
+            except sqlite3.DatabaseError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_CORRUPT:
+                    return None
+                # somebody's checkpoint writes the first page, which counts pages, before those that it adds
+                time.sleep(LOOK_SECONDS)
+        return None
 
 
 def _identity(file: Path) -> tuple[tuple[int, int] | None, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,6 +99,30 @@ def test_another_database_written_into_the_file_is_not_taken_for_the_plans(tmp_p
     for use in (eyes.look, plan.storage.check_in_place):
         with pytest.raises(DatabaseGoneError, match="was removed or replaced"):
             use()
+
+
+def test_a_look_into_the_middle_of_a_checkpoint_finds_the_same_database(tmp_path: Path) -> None:
+    plan, file = new_plan(tmp_path), tmp_path / "hpo.db"
+    with sqlite3.connect(file) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    plan.storage.check_in_place()
+
+    def count_pages(count: bytes) -> bytes:
+        with file.open("r+b") as opened:
+            opened.seek(28)  # https://www.sqlite.org/fileformat.html: the size of the database in pages
+            before = opened.read(4)
+            opened.seek(28)
+            opened.write(count)
+        return before
+
+    written = count_pages(
+        (1_000_000).to_bytes(4, "big")
+    )  # the first page is there, those that it counts are not
+    rest = threading.Timer(0.1, count_pages, (written,))
+    rest.start()
+    plan.storage.check_in_place()
+    rest.join()
 
 
 def test_a_lost_log_costs_nothing_once_all_have_ended(tmp_path: Path) -> None:
