@@ -78,6 +78,7 @@ class _NotLoaded(click.Command):
         module, name = self._place
         function = f"{name}_" if iskeyword(name) else name.replace("-", "_")
         command: click.Command = getattr(import_module(module), function)
+        command.name = name  # click makes it of the function's, `import-` of `import_`
         return command
 
 

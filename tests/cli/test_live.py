@@ -202,7 +202,9 @@ def test_what_takes_long_says_on_a_terminal_what_it_does(tmp_path: Path, small_s
     options = ["--studies", str(small_studies), "--out", str(tmp_path), *SMALL_RUN]
     text, code = on_terminal([sys.executable, "-m", "hpo", "create", *options], [(24, 80)])
     assert code == "0"
-    assert re.match(r"loading data …(\r\x1b\[K|\r\n)sqlite:///", text)  # and the line is gone afterwards
+    assert re.match(
+        r"loading data …(\r\x1b\[K|\r\n)[\w-]+, in sqlite:///", text
+    )  # and the line is gone afterwards
 
 
 @pytest.mark.parametrize(

@@ -386,7 +386,7 @@ def test_the_help_of_no_command_loads_a_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.findall(r"^Usage: hpo (\w+) \[OPTIONS\]", done.stdout, re.MULTILINE) == [*COMMANDS]
+    assert re.findall(r"^Usage: hpo ([\w-]+) \[OPTIONS\]", done.stdout, re.MULTILINE) == [*COMMANDS]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 import hpo as library
 from hpo.cli import options as opt
 from hpo.cli.main import COMMANDS
+from hpo.cli.main import hpo as hpo_commands
 from hpo.errors import InputError
 from hpo.reporting import write_report
 from hpo.reporting.dashboard import serve
@@ -44,8 +44,9 @@ NO_PATHS = {
 
 def path_params(command: str) -> Iterator[tuple[click.Parameter, str]]:
     """Parameters of a command that take a path, with every way to write one there."""
-    module, _ = COMMANDS[command]
-    for param in getattr(import_module(f"hpo.cli.{module}"), command).params:
+    loaded = hpo_commands.resolve_command(click.Context(hpo_commands), [command])[1]
+    assert loaded is not None
+    for param in loaded.params:
         assert type(param.type) is not click.Path, f"{param.name} takes a path in another way"
         yield from ((param, form) for form in FORMS.get(type(param.type), ()))
 
@@ -63,7 +64,7 @@ def test_every_place_is_tried() -> None:
     found = {(name, param.name) for name in COMMANDS for param, _ in path_params(name)}
     assert {("run", "out"), ("predict", "image"), ("export", "file"), ("report", "to")} <= found
     assert {name for name in COMMANDS if (name, "storage") not in found} == {
-        *("predict", "plan", "init", "schema")
+        *("predict", "plan", "init", "schema", "list")
     }
 
 
