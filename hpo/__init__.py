@@ -14,6 +14,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pydantic import Field as Field
 
+    from hpo.api.records import Plan as Plan
+    from hpo.api.records import best as best
+    from hpo.api.records import final_result as final_result
+    from hpo.api.records import find_plan as find_plan
+    from hpo.api.records import rows as rows
+    from hpo.api.records import status as status
+    from hpo.api.run import run_plan as run_plan
     from hpo.data import ArrayData as ArrayData
     from hpo.data import DataInfo as DataInfo
     from hpo.data import ImageData as ImageData
@@ -22,13 +29,6 @@ if TYPE_CHECKING:
     from hpo.data import prepare as prepare
     from hpo.errors import HpoError as HpoError
     from hpo.errors import InputError as InputError
-    from hpo.library.records import Plan as Plan
-    from hpo.library.records import best as best
-    from hpo.library.records import final_result as final_result
-    from hpo.library.records import find_plan as find_plan
-    from hpo.library.records import rows as rows
-    from hpo.library.records import status as status
-    from hpo.library.run import run_plan as run_plan
     from hpo.monitor.export import epochs_frame as epochs_frame
     from hpo.monitor.export import export as export
     from hpo.monitor.export import export_epochs as export_epochs
@@ -59,18 +59,18 @@ _HOMES = {
     "HpoError": "hpo.errors",
     "InputError": "hpo.errors",
     "load_model": "hpo.training.saved_model",
-    "Plan": "hpo.library.records",
+    "Plan": "hpo.api.records",
     "Progress": "hpo.monitor.watch",
     "epochs_frame": "hpo.monitor.export",
     "export": "hpo.monitor.export",
     "export_epochs": "hpo.monitor.export",
     "trials_frame": "hpo.monitor.export",
-    "best": "hpo.library.records",
-    "final_result": "hpo.library.records",
-    "rows": "hpo.library.records",
-    "status": "hpo.library.records",
-    "find_plan": "hpo.library.records",
-    "run_plan": "hpo.library.run",
+    "best": "hpo.api.records",
+    "final_result": "hpo.api.records",
+    "rows": "hpo.api.records",
+    "status": "hpo.api.records",
+    "find_plan": "hpo.api.records",
+    "run_plan": "hpo.api.run",
 }
 
 __all__ = list(_HOMES)

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 import hpo as library
+from hpo.api.html import progress_html
+from hpo.api.records import as_text
 from hpo.cli.screen import Display
-from hpo.library.html import progress_html
-from hpo.library.records import as_text
 from hpo.monitor import results
 from hpo.monitor import status as states
 from hpo.planning.plan import Plan

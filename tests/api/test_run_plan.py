@@ -19,8 +19,8 @@ import psutil
 import pytest
 
 import hpo as library
+from hpo.api.run import by_name, run_plan
 from hpo.errors import InputError
-from hpo.library.run import by_name, run_plan
 from hpo.monitor.watch import Progress
 from tests.support.plans import SMALL, TINY_SIZES, write_study
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from hpo._files import user_path
+from hpo.api.notebook import live_output
+from hpo.api.records import Plan, find_plan
 from hpo.cli.tables import stopped_text
 from hpo.errors import InputError, did_you_mean
 from hpo.execution.forked_run import local_means
 from hpo.execution.run import run, threads_each
-from hpo.library.notebook import live_output
-from hpo.library.records import Plan, find_plan
 from hpo.monitor.watch import Progress, Watch
 from hpo.planning.manifest import Options
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from hpo.api.html import progress_html, text_html
+from hpo.api.records import as_text
 from hpo.cli.live import Notes
 from hpo.cli.screen import Display
-from hpo.library.html import progress_html, text_html
-from hpo.library.records import as_text
 from hpo.monitor.watch import Progress
 
 _LOADING, _NOT_BEGUN = "loading data and plan …", "not begun"

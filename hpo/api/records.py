@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from rich.console import RenderableType
 
+from hpo.api.html import progress_html, sheet_html
 from hpo.cli.screen import Display
 from hpo.cli.tables import (
     WIDE_COLUMNS,
@@ -21,7 +22,6 @@ from hpo.cli.tables import (
     show_study,
 )
 from hpo.errors import HpoError
-from hpo.library.html import progress_html, sheet_html
 from hpo.monitor import results
 from hpo.monitor import status as states
 from hpo.monitor.results import TrialRow

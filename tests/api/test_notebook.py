@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from hpo import find_plan, rows
+from hpo.api.notebook import is_notebook
 from hpo.errors import MissingError
-from hpo.library.notebook import is_notebook
 from tests.support.command import wait_for
 from tests.support.plans import SMALL, write_study
 
