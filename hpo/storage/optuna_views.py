@@ -31,18 +31,6 @@ class StorageView(_CachedStorage):
         return copy.deepcopy(trials) if deepcopy else trials
 
 
-class StorageWithoutFailed(StorageView):
-    """What samplers and pruners learn from: failed attempts, which another one stands for, are left out."""
-
-    def get_all_trials(
-        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
-    ) -> list[FrozenTrial]:
-        """Return what Optuna does, but for those."""
-        trials = super().get_all_trials(study_id, deepcopy=False, states=states)
-        found = [trial for trial in trials if trial.state != TrialState.FAIL]
-        return copy.deepcopy(found) if deepcopy else found
-
-
 def showing(study: optuna.Study, shown: Callable[[Sequence[FrozenTrial]], list[FrozenTrial]]) -> optuna.Study:
     """Return a study whose trials are what a function makes of them, for all who ask it or its storage.
 

@@ -35,7 +35,7 @@ from sqlalchemy.orm import Session
 from hpo.errors import InputError, MissingError, StorageError, TrialLost
 from hpo.space.parameters import Direction
 from hpo.storage import database
-from hpo.storage.optuna_views import StorageView, StorageWithoutFailed
+from hpo.storage.optuna_views import StorageView
 from hpo.storage.trials import (
     ATTEMPT_KEY,
     HISTORY,
@@ -92,7 +92,7 @@ class Storage:
         )
         self._whole = Trials(self._read, WHOLE)
         self._cached = StorageView(self._rdb, self._whole)
-        self._for_samplers = StorageWithoutFailed(self._rdb, Trials(self._read, HISTORY))
+        self._for_samplers = StorageView(self._rdb, Trials(self._read, HISTORY))
         self.outlines = Trials(self._read, OUTLINE)
         """Where the trials of ours stand, for all who do not need more of them."""
         self._study_ids: dict[str, int] = {}
