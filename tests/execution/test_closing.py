@@ -14,7 +14,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 import hpo as library
 from hpo.errors import MissingError
-from hpo.execution import trial as trial_module
 from hpo.execution.forecast import Line, afforded
 from hpo.execution.run import find_or_create_plan
 from hpo.execution.worker import Limits, work
@@ -26,7 +25,6 @@ from hpo.planning.plan import CONFIRM, CONTROL_SLOT, FINAL, Plan
 from hpo.planning.scheduler import advance
 from hpo.storage.queue import Queue, Reason, reason_of
 from hpo.storage.trials import SECONDS_KEY, SEED_EPOCHS_KEY
-from hpo.training import own_loop
 from tests.support import timed
 from tests.support.command import hpo, start_hpo, wait_for
 from tests.support.fixtures import Cli
@@ -41,8 +39,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for recipe, studies and plans; in this process an epoch takes as long as the recipe says."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    for module in (own_loop, trial_module):
-        monkeypatch.setattr(module, "time", timed.clock)
+    timed.use_clock(monkeypatch)
     return tmp_path
 
 

@@ -12,7 +12,6 @@ import pytest
 from optuna.trial import TrialState
 
 from hpo.errors import InputError
-from hpo.execution import trial as trial_module
 from hpo.execution.run import find_or_create_plan
 from hpo.execution.worker import work
 from hpo.monitor import results
@@ -21,7 +20,6 @@ from hpo.planning.plan import FINAL, Plan
 from hpo.reporting.data import read
 from hpo.reporting.tables import points_table
 from hpo.storage.queue import Reason, reason_of
-from hpo.training import own_loop
 from hpo.training.costs import costs
 from hpo.training.registry import load_recipe
 from tests.support import timed
@@ -241,8 +239,7 @@ def test_costs_that_are_told_wrongly_are_refused_before_a_plan_is_made() -> None
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """An epoch takes as long as the recipe says."""
-    for module in (own_loop, trial_module):
-        monkeypatch.setattr(module, "time", timed.clock)
+    timed.use_clock(monkeypatch)
 
 
 SLOW = 'constraints = ["seconds_an_epoch <= 5"]\n[search]\nquality = [1, 2]\nslow = [0, 1]'

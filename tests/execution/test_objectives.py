@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from hpo.errors import InputError
-from hpo.execution import trial as trial_module
 from hpo.execution.run import find_or_create_plan
 from hpo.execution.worker import work
 from hpo.monitor.results import best, best_trial, pareto_front
@@ -22,7 +21,6 @@ from hpo.reporting.data import read
 from hpo.reporting.figures import trade_off
 from hpo.reporting.render.matplotlib import draw
 from hpo.reporting.render.plotly import Plot
-from hpo.training import own_loop
 from tests.support import timed
 from tests.support.fixtures import Cli
 
@@ -41,8 +39,7 @@ NEAR = 'choose = "smallest size within 0.015 of best accuracy"\n'
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    for module in (own_loop, trial_module):
-        monkeypatch.setattr(module, "time", timed.clock)
+    timed.use_clock(monkeypatch)
 
 
 def made(studies: dict[str, str], more: str = MORE, **given: Any) -> Plan:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from hpo.execution import trial
+from hpo.training import own_loop
 from tests.support import simulated
 
 RECIPE = """
@@ -42,6 +46,12 @@ class Clock:
 
 
 clock = Clock()
+
+
+def use_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have an epoch in this process take as long as the recipe says."""
+    for module in (own_loop, trial):
+        monkeypatch.setattr(module, "time", clock)
 
 
 def write(folder: Path, studies: dict[str, str], epoch: str = EPOCH, recipe: str = RECIPE) -> str:
