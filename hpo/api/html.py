@@ -111,8 +111,7 @@ def _running(progress: Progress) -> list[dict[str, Any]]:
         )
     for each in progress.running:
         done = len(each.curve)
-        gap = each.curve[-1] - best_curve[done - 1] if each.curve and len(best_curve) >= done else None
-        left = None if each.seconds_per_epoch is None else each.seconds_per_epoch * (each.epochs - done)
+        gap, left = each.beyond(best_curve), each.seconds_left
         rows.append(
             {
                 "trial": trial_name(each),

@@ -320,8 +320,7 @@ def _worker_row(
     name = Text(trial_name(each, 28), "cyan")
     if not each.epochs:
         return [name, Text("starting"), *[Text()] * 5]
-    ahead = each.curve[-1] - best[done - 1] if each.curve and len(best) >= done else None
-    left = None if each.seconds_per_epoch is None else each.seconds_per_epoch * (each.epochs - done)
+    ahead, left = each.beyond(best), each.seconds_left
     return [
         name,
         _bar(done / each.epochs, N_BAR, "cyan"),

@@ -87,6 +87,17 @@ class Running:
         """Host and process, as one name."""
         return f"{self.host}:{self.pid}"
 
+    @property
+    def seconds_left(self) -> float | None:
+        """Of its training; None before the first epoch."""
+        rate = self.seconds_per_epoch
+        return None if rate is None else rate * (self.epochs - len(self.curve))
+
+    def beyond(self, curve: Sequence[float]) -> float | None:
+        """Return its lead over another curve at its last epoch; None where either has no value there."""
+        done = len(self.curve)
+        return self.curve[-1] - curve[done - 1] if 0 < done <= len(curve) else None
+
 
 @dataclass(frozen=True)
 class Best:
