@@ -47,8 +47,8 @@ class Judge(hpo.Recipe):
     metrics: ClassVar = {"accuracy": "maximize", "macro_f1": "maximize"}
 
     def build(self, params: hpo.Params, data: hpo.DataInfo) -> nn.Module:
-        """Build what nobody asks for."""
-        raise NotImplementedError
+        """Return what nobody asks for."""
+        return nn.Identity()
 
     def evaluate(self, outputs: Tensor, targets: Tensor) -> Mapping[str, float]:
         """Return the metrics of labels that were predicted."""
