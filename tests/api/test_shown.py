@@ -64,7 +64,8 @@ def words(text: str) -> list[str]:
     return re.findall(r"[^\s━╸─├└│▁▂▃▄▅▆▇█·…`]+", text)
 
 
-def test_a_look_as_html_has_the_words_of_the_screen(under_way: Plan) -> None:
+def test_a_look_as_html_has_the_words_of_the_screen(under_way: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")  # the page is wide, and says all that a wide screen does
     progress = look(under_way)
     page = progress_html(progress, ["a note"], about="on what")
     read = Words(page)
