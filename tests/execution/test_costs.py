@@ -295,3 +295,15 @@ def test_what_was_inherited_is_compared_with_however_slow_it_is() -> None:
     assert decision is not None
     assert not decision.adopted  # ties keep what was inherited
     assert plan.trials(FINAL)[0].user_attrs["config"]["slow"] == 1
+
+
+@pytest.mark.usefixtures("clock")
+def test_what_is_too_slow_is_so_in_the_study_that_takes_it_over(cli: Cli) -> None:
+    plan = of_timed({"a": SLOW, "b": 'inherits = "a"\n[search]\nquality = [5]'})
+    work(plan.storage, out=Path("hpo-out"), studies=["b"])
+    assert cli("extend", "a", "quality=3").code == 0
+    plan = Plan.open(plan.storage)
+    work(plan.storage, out=Path("hpo-out"), studies=["a-2"])
+    over = {(t.params["quality"], t.params["slow"]): t for t in plan.trials("a-2")}[2, 1]
+    assert (over.state, reason_of(over)) == (TrialState.PRUNED, Reason.INFEASIBLE)
+    assert over.user_attrs["reason"].endswith("breaks seconds_an_epoch <= 5 (in a/3)")
