@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from hpo.planning.plan import Plan
-from tests.support.command import start_hpo
+from tests.support.command import start_hpo, wait_for
 
 
 @pytest.fixture(params=["copy", "from nothing"], autouse=True)
@@ -39,6 +39,7 @@ def test_a_copy_has_a_session_a_parent_and_words_of_its_own(under_way: Plan) -> 
     words = ["status", "--watch", "--json", "--storage", under_way.storage.url]
     process = start_hpo(*words)
     mine = psutil.Process(process.pid)
+    wait_for(mine.cmdline, process)  # Linux shows none for a moment after exec, and Popen returns at exec
     assert mine.cmdline()[: 3 + len(words)] == [sys.executable, "-m", "hpo", *words]
     assert mine.ppid() == os.getpid()
     assert os.getsid(process.pid) == process.pid
