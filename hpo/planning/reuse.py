@@ -34,7 +34,7 @@ from hpo.space.study_file import PLAN_PREFIX, Start, StudySpec
 from hpo.storage.database import has_password, is_same, url_of
 from hpo.storage.queue import Reason, reason_of
 from hpo.storage.storage import TRIALS_PER_QUERY, Storage
-from hpo.storage.trials import AUDIT_KEY, attempt_key, id_of
+from hpo.storage.trials import ATTEMPT_KEY, AUDIT_KEY, attempt_key, id_of
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,13 @@ DECISIVE = ("torch", "numpy", "hpo")
 """The versions that the bits of a result depend on, as far as hpo knows."""
 
 _COPIED = ("seeds", "device", "processor", "versions", "notes", "split_seed")
+_RESOLVED = {
+    "device": "--device sets it",
+    "kernels": "--kernels sets them",
+    "precision": "--precision sets it",
+    "threads": "a worker; --workers sets them",
+}
+"""What of an identity bits depend on, beside the data; and what decides on it."""
 _DATA = ("data", "limit_train", "limit_valid", "image_size", "fit")
 Records = list[list[dict[str, Any]]]
 """By epoch and seed."""
@@ -118,15 +125,18 @@ class Elsewhere:
             raise InputError(f"--reuse {storage.name}: is the plan itself; leave the option out")
         if differs := _difference(setting, other):
             raise _nothing(storage, differs)
+        there = Setting(other.options, other.identity, other.recipe, setting.schema)
         trials, reasons, processors = dict[str, tuple[str, int]](), Counter[str](), set[str]()
         for name, trial in _ended(other, reasons):
             config = _completed(setting.schema, trial.user_attrs.get("config", {"": ""}))
             if config is None:
                 reasons["with other parameters"] += 1
+            elif name == LIBRARY and not _is_of(there, config, trial):
+                reasons["taken over for another plan"] += 1
             elif why := _unlike(trial.user_attrs) or _of_another_split(setting, other, trial):
                 reasons[why] += 1
             else:
-                trials.setdefault(_key(setting.schema, config, trial), (name, id_of(trial)))
+                trials.setdefault(_key(setting, config, trial), (name, id_of(trial)))
                 processors.add(trial.user_attrs["processor"])
         if not trials:
             found = [f"{_n_trials(n)} {why}" for why, n in reasons.most_common()]
@@ -149,7 +159,7 @@ class Elsewhere:
 
         Of GPUs it is taken that they are those which trained it.
         """
-        digest = _digest(self.setting.schema, config, None)
+        digest = _digest(self.setting, config, None)
         keys = [key.rsplit(" ", 2) for key in self.trials if key.startswith(f"{digest} ")]
         here = str(_kind(cpu_model(), versions())) if self.setting.identity.device == "cpu" else None
         blocks = [_seeds_of(point) for point, kind, _ in keys if here in (None, kind)]
@@ -176,11 +186,15 @@ class Elsewhere:
 
     def _copy(self, name: str, trial: FrozenTrial) -> FrozenTrial:
         attrs, objective = trial.user_attrs, self.setting.objective
-        origin = {"plan": self.storage.name, "study": name, "trial": trial.number, "seeds": attrs["seeds"]}
+        origins: list[dict[str, Any]] = attrs.get(ORIGIN_KEY, [])
+        others = {seed for each in origins for seed in each["seeds"]}
+        if own := [seed for seed in attrs["seeds"] if seed not in others]:
+            place = {"plan": self.storage.name, "study": name, "trial": trial.number}
+            origins = [*origins, {**place, "seeds": own}]
         kept = {key: value for key, value in attrs.items() if key in _COPIED or key.startswith("epoch:")}
         kept |= {
             "config": _completed(self.setting.schema, attrs["config"]),
-            ORIGIN_KEY: attrs.get(ORIGIN_KEY, [origin]),
+            ORIGIN_KEY: origins,
         }
         if trial.state == TrialState.PRUNED:
             return create_trial(state=TrialState.PRUNED, user_attrs={**kept, "reason": attrs["reason"]})
@@ -223,7 +237,7 @@ def find_known(
         study_id = plan.storage.study_id(LIBRARY)
     except MissingError:
         return None
-    digest = _digest(plan.schema, config, split_seed)
+    digest = _digest(Setting.of(plan), config, split_seed)
     found = [
         (_seeds_of(point), id_of(trial))
         for trial in plan.storage.outlines.of(study_id)
@@ -376,12 +390,7 @@ def _difference(setting: Setting, other: Plan) -> str:
             if there != here
         ]
         return f"its data are others ({'; '.join(told) or 'in content, labels or split'})"
-    for key, advice in (
-        ("device", "--device sets it"),
-        ("kernels", "--kernels sets them"),
-        ("precision", "--precision sets it"),
-        ("threads", "a worker; --workers sets them"),
-    ):
+    for key, advice in _RESOLVED.items():
         there, here = getattr(theirs, key), getattr(ours, key)
         if there != here:
             return f"{key}: {there} there, {here} here ({advice})"
@@ -452,21 +461,41 @@ def _completed(schema: Schema, config: ParamValues) -> ParamValues | None:
     return {**schema.defaults, **config} if config.keys() <= schema.parameters.keys() else None
 
 
-def _digest(schema: Schema, config: ParamValues, split_seed: int | None) -> str:
-    """Return a text that is equal exactly for what trains the same at the same seeds."""
-    trained = canonical_json({"config": schema.effective(config), "split_seed": split_seed})
+def _digest(setting: Setting, config: ParamValues, split_seed: int | None) -> str:
+    """Return a text that is equal exactly for what trains the same at the same seeds.
+
+    The setting is in it, too: a library may be that of a plan whose making was cut short, or refused because
+    another was there first.
+    """
+    effective, options = setting.schema.effective(config), setting.options
+    identity = setting.identity.model_dump(mode="json", include={"fingerprint", *_RESOLVED})
+    trained = canonical_json(
+        {
+            "config": effective,
+            "split_seed": split_seed,
+            "limits": [options.limit_train, options.limit_valid],
+            "identity": identity,
+            "recipe": [setting.recipe.name, setting.recipe.sources],
+        }
+    )
     return hashlib.sha256(trained.encode()).hexdigest()[:32]
+
+
+def _is_of(setting: Setting, config: ParamValues, trial: FrozenTrial) -> bool:
+    """Return whether a trial of a library was taken over for a plan of this setting."""
+    digest, attrs = _digest(setting, config, trial.user_attrs.get("split_seed")), trial.user_attrs
+    return str(attrs[ATTEMPT_KEY]).startswith(f"{digest} ")
 
 
 def _seeds_of(point: str) -> tuple[int, ...]:
     return tuple(map(int, point.rpartition(" ")[2].split(",")))
 
 
-def _key(schema: Schema, config: ParamValues, trial: FrozenTrial) -> str:
+def _key(setting: Setting, config: ParamValues, trial: FrozenTrial) -> str:
     """Return what the library knows a trial by: what it trained and, in place of a replicate, on what."""
     attrs = trial.user_attrs
     seeds = ",".join(map(str, attrs["seeds"]))
-    point = f"{_digest(schema, config, attrs.get('split_seed'))} {seeds}"
+    point = f"{_digest(setting, config, attrs.get('split_seed'))} {seeds}"
     return attempt_key(point, _kind(attrs["processor"], attrs["versions"]), 1)
 
 

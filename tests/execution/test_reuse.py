@@ -160,6 +160,40 @@ def test_plans_that_share_a_database_of_results_hand_them_on(place: Path) -> Non
     assert [each["plan"].split("/")[-2] for each in origins] == ["a", "b"]
 
 
+def test_of_a_trial_that_was_known_in_part_each_seed_has_its_own_origin(place: Path) -> None:
+    ended(place, "a", "[search]\nquality = [1]", "rate", **simulated(place))
+    ended(place, "b", "[search]\nquality = [1]", "rate", reuse="a", **simulated(place, seeds=2))
+    both = ended(place, "c", "[search]\nquality = [1]", "rate", reuse="b", **simulated(place, seeds=2))
+    second = ended(place, "d", "[search]\nquality = [1]", "rate", reuse="b", **simulated(place, seed=1))
+    found = [
+        [
+            (each["plan"].split("/")[-2], each["seeds"])
+            for each in plan.trials("rate")[0].user_attrs[ORIGIN_KEY]
+        ]
+        for plan in (both, second)
+    ]
+    assert found == [[("a", [0]), ("b", [1])], [("b", [1])]]
+    assert itself(both) == itself(second) == [0]
+
+
+def test_what_a_plan_took_over_whose_making_was_cut_short_is_nothing_to_another_plan(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended(place, "a", QUALITIES, "rate", **simulated(place))
+    with monkeypatch.context() as killed:
+        killed.setattr(Plan, "create", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            begun(place, "b", QUALITIES, reuse="a", **simulated(place))
+    other = simulated(place, limit_train=200)
+    assert itself(ended(place, "b", QUALITIES, "rate", **other)) == [2, 2, 2]
+    # nor to one that takes over from that
+    plan = ended(place, "c", "[search]\nquality = [1, 2, 3, 4]", "rate", reuse="b", **other)
+    assert itself(plan) == [0, 0, 0, 2]
+    assert {
+        each["plan"].split("/")[-2] for t in plan.trials("rate")[:3] for each in t.user_attrs[ORIGIN_KEY]
+    } == {"b"}
+
+
 def test_sampled_points_inherited_configurations_and_whole_plans_are_known_again(place: Path) -> None:
     studies = {
         "rate": 'trials = 4\n[search]\nquality = {low = -8, high = 9}\n[sampler]\nname = "random"',
