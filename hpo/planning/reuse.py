@@ -14,12 +14,13 @@ import hashlib
 import logging
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from hpo._process import cpu_model
 from hpo.errors import HpoError, InputError, MissingError, StudyFileError, did_you_mean
@@ -128,8 +129,10 @@ class Elsewhere:
         there = Setting(other.options, other.identity, other.recipe, setting.schema)
         trials, reasons, processors = dict[str, tuple[str, int]](), Counter[str](), set[str]()
         for name, trial in _ended(other, reasons):
-            config = _completed(setting.schema, trial.user_attrs.get("config", {"": ""}))
-            if config is None:
+            config = _completed(setting.schema, trial.user_attrs.get("config", {}))
+            if not _is_readable(trial, setting.recipe.metrics):
+                reasons["with results that hpo did not write"] += 1
+            elif config is None:
                 reasons["with other parameters"] += 1
             elif name == LIBRARY and not _is_of(there, config, trial):
                 reasons["taken over for another plan"] += 1
@@ -192,10 +195,7 @@ class Elsewhere:
             place = {"plan": self.storage.name, "study": name, "trial": trial.number}
             origins = [*origins, {**place, "seeds": own}]
         kept = {key: value for key, value in attrs.items() if key in _COPIED or key.startswith("epoch:")}
-        kept |= {
-            "config": _completed(self.setting.schema, attrs["config"]),
-            ORIGIN_KEY: origins,
-        }
+        kept |= {"config": _completed(self.setting.schema, attrs["config"]), ORIGIN_KEY: origins}
         if trial.state == TrialState.PRUNED:
             return create_trial(state=TrialState.PRUNED, user_attrs={**kept, "reason": attrs["reason"]})
         reports = reports_of(epochs_of(attrs), objective)
@@ -456,9 +456,58 @@ def _ended(other: Plan, left_out: Counter[str]) -> Iterator[tuple[str, FrozenTri
 # --- by what they are found ------------------------------------------------------------------------------
 
 
-def _completed(schema: Schema, config: ParamValues) -> ParamValues | None:
+class _Origin(BaseModel):
+    plan: str
+    study: str
+    trial: int
+    seeds: list[int]
+
+
+class _SeedEpoch(BaseModel):
+    seed: int
+    metrics: dict[str, FiniteFloat]
+    train_loss: FiniteFloat | None
+    predicted_classes: int | None
+    seconds: FiniteFloat
+    layers: dict[str, dict[str, float | None]] = {}
+
+
+class _Result(BaseModel):
+    """What is read of a trial of another plan: its database may be anybody's, and damaged."""
+
+    model_config = ConfigDict(strict=True)
+
+    config: dict[str, bool | int | float | str]
+    seeds: Annotated[list[int], Field(min_length=1)]
+    device: str
+    processor: str = ""
+    versions: dict[str, str] = {}
+    notes: list[str] = []
+    split_seed: int | None = None
+    reason: str = ""
+    origins: Annotated[list[_Origin], Field(alias=ORIGIN_KEY)] = []
+    epochs: list[list[_SeedEpoch]]
+
+
+def _is_readable(trial: FrozenTrial, metrics: Collection[str]) -> bool:
+    """Return whether a trial has what results have, a record for each seed and epoch."""
+    try:
+        found = _Result.model_validate({**trial.user_attrs, "epochs": epochs_of(trial.user_attrs)})
+    except ValueError:
+        return False
+    return bool(found.epochs or trial.state == TrialState.PRUNED) and all(
+        [each.seed for each in epoch] == found.seeds
+        and all(each.metrics.keys() >= {*metrics} for each in epoch)
+        for epoch in found.epochs
+    )
+
+
+def _completed(schema: Schema, config: object) -> ParamValues | None:
     """Return a configuration with the parameters that came since at their defaults; None: it is another's."""
-    return {**schema.defaults, **config} if config.keys() <= schema.parameters.keys() else None
+    try:
+        return schema.complete(config) if isinstance(config, dict) else None
+    except InputError:
+        return None
 
 
 def _digest(setting: Setting, config: ParamValues, split_seed: int | None) -> str:

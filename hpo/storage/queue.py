@@ -188,7 +188,7 @@ def slot_of(trial: FrozenTrial) -> Slot:
 
 def reason_of(trial: FrozenTrial) -> str:
     """Return the kind of end that a trial's `reason` names; empty where it has none."""
-    reason: str = trial.user_attrs.get("reason", "")
+    reason = str(trial.user_attrs.get("reason", ""))  # anybody may have written it
     return reason.split(":")[0]
 
 

@@ -14,6 +14,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 import hpo as library
+from hpo.errors import InputError
 from hpo.execution.plan_recipe import with_recipe
 from hpo.execution.run import find_or_create_plan
 from hpo.execution.worker import work
@@ -376,6 +377,26 @@ def test_who_trained_a_result_otherwise_is_said_to_be_why(
     assert f"--reuse sqlite:///{other}/hpo.db: nothing of it has the bits" in refused.err
     assert why in refused.err
     assert not Path("b").exists()
+
+
+def test_results_that_hpo_did_not_write_are_left_out(place: Path) -> None:
+    ended(place, "a", QUALITIES, "rate", **simulated(place))
+    shutil.copytree("a", "damaged")
+    with closing(sqlite3.connect("damaged/hpo.db")) as database, database:
+        for number, key, value in (
+            (0, "seeds", "1"),
+            (0, "reason", "1"),
+            (1, "epoch:2", '[{"seed": 0, "metrics": {"accuracy": NaN, "luck": 0.1}}]'),
+        ):
+            database.execute(
+                "INSERT OR REPLACE INTO trial_user_attributes (trial_id, key, value_json) "
+                "SELECT trial_id, ?, ? FROM trials WHERE number = ? ORDER BY trial_id LIMIT 1",
+                [key, value, number],
+            )
+    plan = ended(place, "b", QUALITIES, "rate", reuse="damaged", **simulated(place))
+    assert itself(plan) == [2, 2, 0]
+    with pytest.raises(InputError, match="3 trials with results that hpo did not write"):
+        begun(place, "c", QUALITIES, reuse=altered("a", "seeds", ["0"]), **simulated(place))
 
 
 def test_what_another_processor_has_trained_is_kept_for_its_like(
