@@ -633,8 +633,8 @@ def import_(
     with waiting("reading the points"):
         found = read_points(plan, name, source, optuna_study)
     n_new = import_points(plan, name, found.points, train_first)
-    n_before = len(found.points) - n_new
-    known = f", {n_before:,} of them before" if n_before else ""
+    n_known = len(found.points) - n_new  # from an earlier import, or an earlier row
+    known = f", {n_known:,} of them known already" if n_known else ""
     say(f"{name}: {len(found.points):,} points imported{known}; its sampler learns from them")
     best = max(found.points, key=lambda point: plan.objective.score(point.value))
     value = plan.objective.with_unit(best.value)

@@ -10,8 +10,10 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,8 @@ ORIGIN_KEY = "imported"
 """The attribute of a known point that says where it is from."""
 MAX_PROBLEMS = 5
 """Of a file with more wrong, the first are told."""
+POINTS_AT_ONCE = 2_000
+"""So many are written in one transaction: 100,000 in one kept workers of a SQLite plan waiting for 87 s."""
 OPTUNAS_COLUMN = "params_"
 """What Optuna's own tables put before the name of a parameter."""
 
@@ -117,7 +121,10 @@ def import_points(plan: Plan, name: str, points: Sequence[KnownPoint], n_trained
         trials[attempt_key(canonical_json({"params": point.params, "value": point.value}), 0, 1)] = trial
     attrs = {"options": plan.options.model_dump(), "imported_for": name}
     plan.storage.create_study(imported_name(name), attrs, plan.objective.direction)
-    n_new = plan.storage.enqueue(plan.storage.study_id(imported_name(name)), trials)
+    study_id, new = plan.storage.study_id(imported_name(name)), iter(trials.items())
+    n_new = 0
+    while some := dict(islice(new, POINTS_AT_ONCE)):
+        n_new += plan.storage.enqueue(study_id, some)
     best = sorted(points, key=lambda point: -plan.objective.score(point.value))
     distinct = {canonical_json(point.params): dict(point.params) for point in best}
     before: list[dict[str, ParamValue]] = stored.get("trained_first", [])
@@ -308,6 +315,10 @@ def _from_csv(plan: Plan, name: str, source: str) -> Source:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"{source}: cannot be read: {reason}") from None
     columns = {head.removeprefix(OPTUNAS_COLUMN): head for head in heads if head}
+    named = Counter(head.removeprefix(OPTUNAS_COLUMN) for head in heads)
+    for each in (*plan.schema.parameters, objective, "value"):
+        if named[each] > 1:
+            raise InputError(f"{source}: has {named[each]} columns {each}; leave in the one that holds")
     values = [head for head in (objective, "value") if head in heads and head not in reader.spec.search]
     missing = [each for each in reader.spec.search if each not in columns]
     if missing or not values:
@@ -363,7 +374,8 @@ def _from_optuna(plan: Plan, name: str, source: str, optuna_study: str | None) -
         )
     for trial in study.trials:
         where = f"{told}, trial {trial.number}"
-        if trial.state != TrialState.COMPLETE or not reader.spec.search.keys() <= trial.params.keys():
+        has_value = trial.state == TrialState.COMPLETE and math.isfinite(trial.value or 0.0)
+        if not has_value or not reader.spec.search.keys() <= trial.params.keys():
             reader.source.unfinished += 1
             continue
         places = {**{each: f"{where}, parameter {each}" for each in trial.params}, "": where}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import fmean
@@ -137,9 +138,9 @@ def test_the_best_is_trained_first_and_only_what_was_trained_wins(plan: Plan, cl
 def test_a_file_is_imported_once(plan: Plan, cli: Cli) -> None:
     command = ("import", csv(GOOD), "size", "--out", "out")
     assert "3 points imported;" in cli(*command).out
-    assert "3 points imported, 3 of them before" in cli(*command).out
+    assert "3 points imported, 3 of them known already" in cli(*command).out
     csv(f"{GOOD}10,1,0.5\n")
-    assert "4 points imported, 3 of them before" in cli(*command).out
+    assert "4 points imported, 3 of them known already" in cli(*command).out
     assert [point.value for point in known_points(plan, "size")] == [0.88, 0.87, 0.7, 0.5]
     assert plan.record("size").trained_first == ({"x": 40.0, "n": 1},)
 
@@ -154,6 +155,25 @@ def test_two_at_once_do_no_harm(plan: Plan) -> None:
         assert sorted(pool.map(import_all, range(3))) == [0, 0, 39]
     assert len(known_points(plan, "size")) == 39
     assert len(plan.record("size").trained_first) == 1
+
+
+def test_a_long_table_is_written_in_parts_so_that_workers_come_in_between(
+    plan: Plan, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpo.planning.known_points.POINTS_AT_ONCE", 3)
+    sizes = list[int]()
+    enqueue = Storage.enqueue
+
+    def watched(storage: Storage, study_id: int, trials: Mapping[str, FrozenTrial], **rest: int) -> int:
+        sizes.append(len(trials))
+        return enqueue(storage, study_id, trials, **rest)
+
+    monkeypatch.setattr(Storage, "enqueue", watched)
+    rows = [(float(x), 1, 0.5) for x in range(1, 9)]
+    assert import_points(plan, "size", points(rows[:4]), 0) == 4
+    assert import_points(plan, "size", points(rows), 0) == 4
+    assert sizes == [3, 1, 3, 3, 2]
+    assert len(known_points(plan, "size")) == 8
 
 
 def test_a_space_of_few_points_is_tried_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,6 +219,9 @@ def test_what_breaks_a_constraint_with_what_is_inherited_is_not_trained(
         ("x,n,accuracy\n5,1,nan\n", "row 2, column accuracy: accuracy = nan: must be a finite number"),
         ("x,n,value\n5,1,91\n", "old.csv, row 2, column value: accuracy = 91: must be a share from 0 to 1"),
         ("x,n,kind,accuracy\n5,1,b,0.5\n", "column kind: kind = 'b', and size trains 'a'"),
+        ("x,n,x,accuracy\n5,1,6,0.5\n", "old.csv: has 2 columns x"),
+        ("x,n,params_n,accuracy\n5,1,2,0.5\n", "old.csv: has 2 columns n"),
+        ("x,n,accuracy,accuracy\n5,1,0.5,0.6\n", "old.csv: has 2 columns accuracy"),
         ("x,n,accuracy\n5,1\n", "old.csv, row 2: has fewer cells than the first row"),
         ("x,n,accuracy\n5,1,1,1\n", "old.csv, row 2: has more cells than the first row"),
         ("x,n,accuracy\n", "old.csv: holds no point for size with a result"),
@@ -239,6 +262,10 @@ def prior(tmp_path: Path) -> Path:
     found = [(40.0, 1, 0.8), (95.0, 1, 0.7), (150.0, 1, 0.7), (10.0, 4, 0.6), (1.0, 2, 0.6), (50.0, 2, 0.75)]
     for x, n, value in found:
         study.add_trial(optuna.trial.create_trial(params={"x": x, "n": n}, distributions=axes, value=value))
+    # as some return of what has failed
+    study.add_trial(
+        optuna.trial.create_trial(params={"x": 60.0, "n": 1}, distributions=axes, value=-math.inf)
+    )
     for state in (optuna.trial.TrialState.PRUNED, optuna.trial.TrialState.FAIL):
         study.add_trial(optuna.trial.create_trial(params={"x": 3.0, "n": 1}, distributions=axes, state=state))
     return file
@@ -262,7 +289,7 @@ def test_a_study_of_optunas_is_read_whatever_keeps_it(plan: Plan, prior: Path, t
         assert [point.origin for point in found.points] == [
             f"{source}, study prior, trial {n}" for n in (0, 5)
         ]
-        assert found.unfinished == 2
+        assert found.unfinished == 3
         assert len(found.outside) == 4
         assert "trial 4: x 1, n 2: must satisfy n <= x" in found.outside[-1]
     assert prior.read_bytes() == before
