@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+MAX_PLAN_NAME = 100
+"""Of characters: more would fill a line of every table."""
+
 # control characters, line separators, marks that turn the direction of writing, bytes that are no UTF-8
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -112,6 +115,12 @@ def read_duration(text: str) -> float | None:
     except ValueError:
         return None
     return seconds if 0 < seconds < math.inf else None
+
+
+def read_plan_name(text: str) -> str | None:
+    """Return what a plan may be called; None where nothing can be seen of it, or it fills a screen."""
+    name = text.strip()
+    return name if 0 < len(name) <= MAX_PLAN_NAME else None
 
 
 def short_duration(seconds: float) -> str:

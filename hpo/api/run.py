@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo._files import user_path
+from hpo._text import MAX_PLAN_NAME, read_plan_name
 from hpo.api.notebook import live_output
 from hpo.api.records import Plan, find_plan
 from hpo.cli.tables import stopped_text
@@ -31,6 +32,7 @@ def run_plan(
     trials_per_device: int | None = None,
     deadline_seconds: float | None = None,
     reuse: Path | str | None = None,
+    plan_name: str | None = None,
     on_progress: Callable[[Progress], object] | None = None,
     **options: Any,
 ) -> Plan:
@@ -50,6 +52,7 @@ def run_plan(
         deadline_seconds: have the answer so long from now, as of `run`.
         reuse: output folder or database URL of another plan, whose results are taken over where they are the
             same to the bit.
+        plan_name: what lists and reports call the plan, 1 to 100 characters; default its folder's name.
         on_progress: called about once a second, by the thread that called this, with what one look at the
             database found. What it raises ends the run as Ctrl-C does, and is raised here.
         options: those that change results, as `Options` names them (`data`, `epochs`, …). `recipe` and `data`
@@ -66,6 +69,9 @@ def run_plan(
             raise InputError(f"{key} is not an option; {did_you_mean(key, Options.model_fields)}")
     if on_progress is not None and not callable(on_progress):
         raise InputError(f"on_progress = {on_progress!r}: must be a function that takes an hpo.Progress")
+    called = None if plan_name is None else read_plan_name(plan_name)
+    if called is None and plan_name is not None:
+        raise InputError(f"plan_name = {plan_name!r}: must have 1 to {MAX_PLAN_NAME} characters")
     given = dict(options)
     for key in ("recipe", "data"):
         if key in given:
@@ -86,6 +92,7 @@ def run_plan(
             for_claims=False,
             reuse=None if reuse is None else str(reuse),
         )
+        worked_on = worked_on.named(called)
         if output is not None:
             output.notes.texts += remarks
         plan, watched = find_plan(out, storage=storage), find_plan(out, storage=storage)

@@ -16,7 +16,7 @@ import click
 from click.core import ParameterSource
 
 from hpo._files import user_path
-from hpo._text import read_duration
+from hpo._text import MAX_PLAN_NAME, read_duration, read_plan_name
 from hpo.cli.advice import completed, quoted, remember
 from hpo.cli.completion import study_names, study_or_trial_names, trial_names
 from hpo.cli.help import Option
@@ -34,7 +34,6 @@ TRAINED, SEEDS, DECISIONS = "What is trained", "Seeds and length", "Decisions"
 HARDWARE, PLACES, WORKERS = "Hardware", "Places", "Workers"
 """Groups of options in the help of commands that have many."""
 
-MAX_NAME = 100
 MAX_AT_ONCE = 1000
 """Of workers, and of trials that one trains: a typing mistake is not to take the whole machine."""
 
@@ -348,11 +347,12 @@ def _valid_name(context: click.Context, option: click.Parameter, given: str | No
     """Return a name for a plan.
 
     Raises:
-        click.BadParameter: nothing can be seen of it, or it fills a screen.
+        click.BadParameter: it cannot be one.
     """
-    if given is not None and not 0 < len(given.strip()) <= MAX_NAME:
-        raise click.BadParameter(f"must have 1 to {MAX_NAME} characters", context, option)
-    return None if given is None else given.strip()
+    name = None if given is None else read_plan_name(given)
+    if name is None and given is not None:
+        raise click.BadParameter(f"must have 1 to {MAX_PLAN_NAME} characters", context, option)
+    return name
 
 
 plan_name = _group(

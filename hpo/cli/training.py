@@ -6,7 +6,7 @@ Each imports what it needs when it runs: `hpo --help` loads neither torch nor op
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, chdir, contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -172,7 +172,7 @@ def _run(
                 for_claims=for_claims,
                 reuse=options.get("reuse"),
             )
-            plan = _named(plan, options)
+            plan = plan.named(options.get("name"))
             reader = opt.open_plan(options, reader=True)
         if options["data"] in (None, plan.options.data):
             advise_without("data")  # the plan knows
@@ -209,11 +209,6 @@ def _run(
             else:
                 show_outcome(reader, out)
         return 0
-
-
-def _named(plan: Plan, options: Mapping[str, Any]) -> Plan:
-    name = options.get("name")
-    return plan if name in (None, plan.name) else plan.named(name)
 
 
 @contextmanager
@@ -273,7 +268,7 @@ def create(**options: Any) -> None:
             given=opt.given(options),
             reuse=options["reuse"],
         )
-        plan = _named(plan, options)
+        plan = plan.named(options.get("name"))
     for note in plan.identity.data_notes:
         say(f"data: {note}", err=True)
     if found := of_other_plans(plan):

@@ -149,8 +149,10 @@ class Plan:
         """What people call the plan: by default as its folder, or its database on a server."""
         return self.given_name or default_name(self.storage.url)
 
-    def named(self, name: str) -> Plan:
-        """Return the plan under another name, and write that down."""
+    def named(self, name: str | None) -> Plan:
+        """Return the plan under a name, written down where it is another; None changes nothing."""
+        if name in (None, self.name):
+            return self
         self.storage.set_study_attr(self.storage.study_id(FINAL), "name", name)
         return replace(self, given_name=name)
 

@@ -92,6 +92,15 @@ def test_on_progress_is_given_every_look_and_every_event(capfd: pytest.CaptureFi
     assert [each.is_over for each in again] == [True]
 
 
+def test_a_plan_is_called_as_one_likes() -> None:
+    assert run_rates().name == "hpo-out"
+    assert run_rates(plan_name=" three rates ").name == "three rates"
+    assert run_rates().name == library.find_plan("hpo-out").name == "three rates"
+    for wrong in ("", "  ", "n" * 101):
+        with pytest.raises(InputError, match="plan_name"):
+            run_rates(plan_name=wrong)
+
+
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
 def test_what_on_progress_raises_ends_the_run_and_loses_nothing(error: type[BaseException]) -> None:
     def stop(progress: Progress) -> None:
