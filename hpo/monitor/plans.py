@@ -24,6 +24,9 @@ from hpo.storage.storage import Storage
 DEPTH = 3
 """So many folders below the one that is asked about are looked into: a data set may lie there, too."""
 
+EXPORTED = ("tensorboard", "mlflow", "wandb")
+"""The folders that `hpo export --to` writes into an output folder: MLflow has a database there."""
+
 PlanState = Literal["pending", "running", "idle", "done", "failed"]
 
 
@@ -111,7 +114,7 @@ def _databases(place: str) -> Iterator[str]:
         folders[:] = sorted(
             name
             for name in folders
-            if depth < DEPTH and not name.startswith(".") and not (is_plans and name in FOLDERS)
+            if depth < DEPTH and not name.startswith(".") and not (is_plans and name in (*FOLDERS, *EXPORTED))
         )
         for name in sorted(names):
             if name.endswith(".db"):

@@ -497,6 +497,7 @@ def _opened(url: str, *, create: bool, reader: bool) -> tuple[RDBStorage, FileGu
     parsed, file = parse(url), sqlite_file(url)
     if (file is not None and not file.exists()) or not has_tables(url):
         if create:
+            _refuse_anothers(url)
             return None
         raise MissingError(f"{shown(parsed)}: holds no plan; `hpo run` or `hpo create` writes one")
     if file is not None and not reader and not (os.access(file, os.W_OK) and _may_write_beside(parsed)):
@@ -791,10 +792,35 @@ def has_tables(url: str) -> bool:
 
 
 def _has_tables(connection: sqlalchemy.Connection) -> bool:
+    return _has_version(connection) and _has_studies(connection)
+
+
+def _has_version(connection: sqlalchemy.Connection) -> bool:
     # Optuna writes the version last
     return sqlalchemy.inspect(connection).has_table(VERSION_TABLE) and bool(
         connection.scalar(sqlalchemy.text(f"SELECT count(*) FROM {VERSION_TABLE}"))
     )
+
+
+def _has_studies(connection: sqlalchemy.Connection) -> bool:
+    return sqlalchemy.inspect(connection).has_table(models.StudyModel.__tablename__)
+
+
+def _refuse_anothers(url: str) -> None:
+    """Check that a database is not that of another program which, as MLflow does, keeps a version by Alembic.
+
+    Raises:
+        InputError: it is; Optuna would take that version for its own.
+    """
+    file = sqlite_file(url)
+    if (file is not None and not file.exists()) or not _has_room(parse(url)):
+        return
+    with short_lived_connection(url, "read") as connection:
+        if _has_version(connection) and not _has_studies(connection):
+            raise InputError(
+                f"{shown(parse(url))}: is the database of another program, with a table {VERSION_TABLE} of "
+                "its own; give the plan a database of its own"
+            )
 
 
 def _check_file(file: Path, *, create: bool) -> None:

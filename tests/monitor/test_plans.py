@@ -17,6 +17,7 @@ from hpo.errors import InputError, MissingError
 from hpo.monitor.plans import find_plans
 from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance
+from hpo.reporting.trackers import TRACKERS
 from hpo.storage.database import default_name
 from hpo.storage.queue import Queue, Reason
 from hpo.storage.storage import Storage
@@ -118,11 +119,19 @@ def test_what_is_no_plan_is_said_and_the_rest_is_listed(cli: Cli, tmp_path: Path
         "optuna.db",
         "thumbs.db",
     ]
-    assert problems[Path("optuna.db")] == "holds no plan"
+    assert problems[Path("optuna.db")] == problems[Path("foreign.db")] == "holds no plan"
     assert "study 'final', options" in problems[Path("changed/hpo.db")]
     plain = cli("list", tmp_path)
     assert plain.code == 0
     assert plain.err.count("left out sqlite:///") == 5
+
+
+@pytest.mark.parametrize("tracker", TRACKERS)
+def test_what_was_written_for_a_tracker_is_not_looked_into(cli: Cli, tmp_path: Path, tracker: str) -> None:
+    made_plan(tmp_path / "night", RATES)
+    (tmp_path / "night" / tracker).mkdir()
+    (tmp_path / "night" / tracker / f"{tracker}.db").touch()
+    assert listed(cli, tmp_path)["problems"] == []
 
 
 def test_folders_are_looked_into_three_deep(cli: Cli, tmp_path: Path) -> None:

@@ -154,6 +154,22 @@ def test_who_does_not_create_makes_no_tables(database_url: str) -> None:
         assert sqlalchemy.inspect(connection).get_table_names() == []
 
 
+def test_the_database_of_another_program_is_left_as_it_is(database_url: str) -> None:
+    if database_url.startswith("sqlite"):
+        Path(database_url.removeprefix("sqlite:///")).touch()
+    with database.short_lived_connection(database_url, "create") as connection:
+        connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+        connection.exec_driver_sql("INSERT INTO alembic_version VALUES ('dc11669786a5')")
+        connection.commit()
+    with pytest.raises(InputError, match="is the database of another program"):
+        Storage(database_url, create=True)
+    for reader in (False, True):
+        with pytest.raises(MissingError, match="holds no plan"):
+            Storage(database_url, reader=reader)
+    with database.short_lived_connection(database_url) as connection:
+        assert sqlalchemy.inspect(connection).get_table_names() == ["alembic_version"]
+
+
 def test_who_reads_does_not_wait_for_who_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "SQLITE_BUSY_SECONDS", 1)
     storage = Storage(f"sqlite:///{tmp_path / 'hpo.db'}", create=True)
