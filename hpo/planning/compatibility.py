@@ -10,8 +10,12 @@ from typing import Any
 from hpo.errors import ConflictError
 from hpo.planning.manifest import MAJOR_VERSIONS, option_text, option_value
 from hpo.planning.plan import CONFIRM, FINAL, Plan, versions
+from hpo.planning.reuse import DATA_OPTIONS
 from hpo.space.study_file import StudySpec
 from hpo.storage.queue import is_elsewhere
+
+_OTHER_BITS = (*DATA_OPTIONS, "recipe", "device", "precision", "kernels", "seed", "epochs")
+"""Options by which a plan trains everything anew: it has nothing to take over."""
 
 
 def check_compatible(
@@ -30,6 +34,8 @@ def check_compatible(
     """
     recorded = plan.options.model_dump()
     anew = "start anew with another --out" if plan.storage.is_sqlite else "use another database"
+    this = plan.storage.name if plan.storage.is_sqlite else "with the URL of this one"
+    reusing = f"{anew}, where --reuse {this} takes over what is the same"
     for key, value in given.items():
         if key == "data" and value.partition(":")[0] == plan.options.data.partition(":")[0]:
             continue
@@ -40,7 +46,7 @@ def check_compatible(
             raise ConflictError(
                 f"{option_text(key, value)} contradicts the plan in {plan.storage.name}, which "
                 f"was created {'without it' if without else f'with {option_value(key, recorded[key])}'}; "
-                f"{adding}leave the option out to go on, or {anew}"
+                f"{adding}leave the option out to go on, or {anew if key in _OTHER_BITS else reusing}"
             )
     for name in (specs or {}).keys() | (plan.specs.keys() if specs is not None else set()):
         ours, theirs = plan.specs.get(name), (specs or {}).get(name)
@@ -49,7 +55,7 @@ def check_compatible(
         if ours != theirs and not (_asks_for_more(ours, theirs) and _is_open(plan, name)):
             raise ConflictError(
                 f"{where}: study {name!r} {_difference(ours, theirs)} the plan in "
-                f"{plan.storage.name}; put the files back to go on, or {anew}"
+                f"{plan.storage.name}; put the files back to go on, or {reusing}"
             )
 
 

@@ -58,7 +58,8 @@ _RESOLVED = {
     "threads": "a worker; --workers sets them",
 }
 """What of an identity bits depend on, beside the data; and what decides on it."""
-_DATA = ("data", "limit_train", "limit_valid", "image_size", "fit")
+DATA_OPTIONS = ("data", "limit_train", "limit_valid", "image_size", "fit")
+"""The options that say what is trained on."""
 Records = list[list[dict[str, Any]]]
 """By epoch and seed."""
 
@@ -383,7 +384,7 @@ def _difference(setting: Setting, other: Plan) -> str:
         if other.recipe.sources.get(module) != setting.recipe.sources.get(module):
             return f"its recipe was another {module}.py, which has been changed since"
     if theirs.fingerprint != ours.fingerprint:
-        given = ((key, getattr(other.options, key), getattr(setting.options, key)) for key in _DATA)
+        given = ((key, getattr(other.options, key), getattr(setting.options, key)) for key in DATA_OPTIONS)
         told = [
             f"--{key.replace('_', '-')} {_given(there)} there, {_given(here)} here"
             for key, there, here in given

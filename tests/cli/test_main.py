@@ -193,6 +193,9 @@ def test_an_option_that_contradicts_the_plan_names_both_sides(
         assert result.code == 2
         assert arguments[0].split("=")[0] in result.err
         assert all(side in result.err for side in both)
+        # other data have other bits: there would be nothing to take over
+        advises_reuse = "--reuse sqlite:///hpo-out/hpo.db takes over what is the same" in result.err
+        assert advises_reuse == (arguments[0].split("=")[0] not in ("--epochs", "--data", "--fit"))
 
 
 def asking_for(folder: Path, small_studies: Path, trials: int) -> Path:
@@ -258,7 +261,7 @@ def test_other_study_files_contradict_the_plan(cli: Cli, created: Path, folder: 
     result = cli("create", "--studies=studies")
     assert result.code == 2
     assert "rate" in result.err or "shape" in result.err
-    assert "plan" in result.err
+    assert "another --out, where --reuse sqlite:///hpo-out/hpo.db takes over what is the same" in result.err
 
 
 def test_an_unknown_study_is_met_with_the_nearest(cli: Cli, created: Path) -> None:
