@@ -21,7 +21,7 @@ from hpo.cli.tables import Screen
 from hpo.monitor.results import answer_text
 from hpo.monitor.watch import Event, Progress, Watch
 from hpo.planning.metrics import Metric
-from hpo.planning.plan import Plan
+from hpo.planning.plan import CONTROL_SLOT, Plan
 from hpo.storage.queue import told_state
 
 TICK_SECONDS = 1.0
@@ -170,7 +170,9 @@ def _sentence(event: Event, objective: Metric) -> str:
         return f"{ended}: {answer_text(record, objective)}"
     reason = record["reason"].removeprefix(f"{state}: ")
     why = f" ({reason})" if reason else ""
-    what = point_text(record["params"], record["point"])
+    # of what searched nothing the record has the whole configuration
+    searched = {} if record["point"] in (CONTROL_SLOT.point, "{}") else record["params"]
+    what = point_text(searched, record["point"])
     if "further_seeds" in record:
         first, *more = record["further_seeds"]
         what += f", further seed{f's {first} to {more[-1]}' if more else f' {first}'}"

@@ -289,6 +289,24 @@ def test_a_point_that_diverged_is_called_so_in_its_line(
     assert capsys.readouterr().err.startswith("rate/0 diverged (the loss is nan): ")
 
 
+def test_what_searched_nothing_is_called_by_its_name_in_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies = {"rate": "[search]\nlearning_rate = [0.01]", "one": 'inherits = "rate"\n[fixed]\nl2 = 0.1'}
+    plan = new_plan(tmp_path, studies)
+    advance(plan)
+    worker = Worker(plan)
+    with watching(find_plan(tmp_path), ()) as look:
+        worker.finish_all("rate", [0.5])
+        advance(plan)
+        while plan.storage.waiting([plan.storage.study_id("one")], 1):
+            worker.finish(worker.claim("one"), [0.5])
+        look()
+    lines = capsys.readouterr().err.splitlines()
+    points = {line.rpartition(", ")[2] for line in lines if line.startswith("one/")}
+    assert points == {"single point"}
+
+
 def test_what_is_logged_meanwhile_is_drawn_at_once_and_said_at_the_end(
     under_way: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
