@@ -514,7 +514,9 @@ def _lead(one: Candidate, other: Candidate, objective: Metric) -> float:
 
 
 def _differing(one: Candidate, other: Candidate) -> dict[str, ParamValue]:
-    return {name: value for name, value in one.params.items() if other.params.get(name) != value}
+    """Return the parameters that another has otherwise, in the order in which they are searched."""
+    ordered = {name: one.params[name] for name in (*one.searched, *one.params)}
+    return {name: value for name, value in ordered.items() if other.params.get(name) != value}
 
 
 def _in_effect(candidate: Candidate, names: Iterable[str], schema: Schema) -> str:

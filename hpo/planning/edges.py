@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 
 from hpo._text import show_value
 from hpo.errors import InputError
@@ -66,6 +67,11 @@ def _side(axis: Choices | Range, value: float) -> str:
     return "lowest" if value <= near_low else ""
 
 
+def _n_digits(value: float) -> int:
+    """Return how many significant digits a number is written with."""
+    return len(Decimal(repr(value)).normalize().as_tuple().digits)
+
+
 def _beyond(axis: Choices | Range, side: str, schema: Schema, name: str) -> int | float | None:
     numbers = sorted(value for value in axis.values() if isinstance(value, int | float))
     if len(numbers) < 2:
@@ -73,8 +79,11 @@ def _beyond(axis: Choices | Range, side: str, schema: Schema, name: str) -> int 
     last, before = numbers[:2] if side == "lowest" else (numbers[-1], numbers[-2])
     is_geometric = numbers[0] > 0 and numbers[-1] >= GEOMETRIC * numbers[0]
     further = last * (last / before) if is_geometric else last + (last - before)
-    # 1e-05 for 1.0000000000000001e-05
-    value = round(further) if schema.parameters[name].kind == "int" else float(f"{further:.6g}")
+    is_int = schema.parameters[name].kind == "int"
+    # as round as the values so far: 0.03 after 0.003 and 0.01; but 1e-05 for 1.0000000000000001e-05
+    value = round(further) if is_int else float(f"{further:.{max(map(_n_digits, numbers))}g}")
+    if value == last:
+        value = float(f"{further:.6g}")
     try:
         schema.check(name, value)
     except InputError:

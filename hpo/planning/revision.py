@@ -107,7 +107,8 @@ def extend(plan: Plan, name: str, values: Mapping[str, Sequence[object]]) -> Ext
         raise InputError(f"{name} was extended already, as {later}; extend that study instead")
     for param, more in values.items():
         if param not in search:
-            raise InputError(f"{param} is not searched by {name}; {did_you_mean(param, search)}")
+            hint = did_you_mean(param, search) if search else "it searches nothing, and is a single point"
+            raise InputError(f"{param} is not searched by {name}; {hint}")
         axis = read_axis(plan.schema, param, list(more))
         new = [value for value in axis.values() if value not in search[param]]
         if not new:

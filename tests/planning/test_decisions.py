@@ -153,6 +153,12 @@ def test_a_first_study_compares_its_winner_with_the_runner_up() -> None:
     )
 
 
+def test_what_is_searched_is_told_before_what_differs_besides() -> None:
+    second = trial(0.01, 0.6, hidden_units=64)  # in a configuration its hidden units come first
+    decision = decide("s", points(second, trial(0.0001, 0.62)), None, None)
+    assert "ahead of the runner-up, learning_rate 0.01, hidden_units 64 (" in decision.text
+
+
 def test_pruned_and_failed_points_never_win() -> None:
     pruned = trial(0.01, 0.9, state=TrialState.PRUNED)
     decision = decide("s", points(pruned, trial(0.001, 0.5)), None, None)

@@ -482,3 +482,32 @@ def test_an_edge_names_the_next_value_that_can_be(
     (edge,) = edges(plan.specs["s"], plan.decision("s"), plan.schema)
     assert text in edge.text
     assert edge.beyond == beyond
+
+
+@pytest.mark.parametrize(
+    ("values", "winner", "beyond"),
+    [
+        ([0.01, 0.003, 0.001], 0.01, 0.03),
+        ([0.01, 0.003, 0.001], 0.001, 0.0003),
+        ([0.5, 0.25, 0.125], 0.125, 0.0625),
+        ([9.0, 8.9, 1.0], 9.0, 9.1),
+        ([0.01, 0.0099, 0.001], 0.01, 0.010101),
+    ],
+)
+def test_the_next_value_is_as_round_as_those_tried(
+    values: list[float], winner: float, beyond: float, tmp_path: Path
+) -> None:
+    plan = new_plan(tmp_path, {"s": f"[search]\nlearning_rate = {values}"})
+    advance(plan)
+    worker = Worker(plan)
+    for value in values:
+        worker.finish(worker.claim("s"), [0.9 if value == winner else 0.5])
+    advance(plan, ["s"])
+    (edge,) = edges(plan.specs["s"], plan.decision("s"), plan.schema)
+    assert edge.beyond == beyond
+
+
+def test_a_study_that_searches_nothing_says_so(tmp_path: Path) -> None:
+    plan = new_plan(tmp_path, {"s": "[fixed]\nl2 = 0.1"})
+    with pytest.raises(InputError, match="not searched by s; it searches nothing, and is a single point"):
+        extend(plan, "s", {"l2": [0.01]})
