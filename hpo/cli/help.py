@@ -10,7 +10,7 @@ import click
 MANY_OPTIONS = 10
 """More than these are shown in groups."""
 OTHERS = "Options"
-BY_VARIABLE = "Also by environment variable: {} for {}."
+BY_VARIABLE = "Options also by environment variables, as {} for {}."
 
 
 class Option(click.Option):

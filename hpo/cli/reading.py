@@ -94,7 +94,7 @@ def _fail_stale_trials(plan: Plan, options: dict[str, Any]) -> None:
 
 
 @with_examples(
-    ("hpo show learning-rate", "All points of a study, best first, and its decision."),
+    ("hpo show learning-rate", "All points of a study, and its decision."),
     ("hpo show learning-rate/2", "One trial whole, with its curves and, if it failed, the traceback."),
 )
 @opt.study_or_trial
