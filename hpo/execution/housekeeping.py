@@ -14,8 +14,8 @@ from optuna.trial import FrozenTrial
 
 from hpo._files import user_path
 from hpo.errors import ConflictError, RunError
-from hpo.monitor.files import FOLDERS, beside, bytes_of, files_in
-from hpo.planning.plan import Plan
+from hpo.monitor.files import FOLDERS, beside, bytes_of, files_in, is_artifact, is_checkpoint_folder
+from hpo.planning.plan import MODEL, WRONG_IMAGES, Plan
 from hpo.storage.database import FILE_NAME, remove_room, sqlite_file
 from hpo.storage.queue import Slots, workers_at
 from hpo.storage.storage import Storage
@@ -84,10 +84,14 @@ def holdings_of(plan: Plan, out: str | Path, checkpoints: str | None = None) -> 
 
 
 def _checkpoint_folders(trials: Iterable[FrozenTrial]) -> list[str]:
-    """Return the folders of a store that trials name, that of the final stage's files too."""
+    """Return the folders of a store that trials name, that of the final stage's files too.
+
+    Anybody may have written into the database: what no folder of ours is called, as ../.., is not removed.
+    """
     attrs = [trial.user_attrs for trial in trials]
     shared = {each["final"]["shared_folder"] for each in attrs if "final" in each}
-    return sorted(shared | {each[CHECKPOINTS_KEY] for each in attrs if CHECKPOINTS_KEY in each})
+    named = shared | {each[CHECKPOINTS_KEY] for each in attrs if CHECKPOINTS_KEY in each}
+    return sorted(filter(is_checkpoint_folder, map(str, named)))
 
 
 def _named_outputs(
@@ -96,14 +100,18 @@ def _named_outputs(
     """Return the files in a folder, which may be that of several plans, that the database names."""
     trials, found = list(trials), []
     for trial in trials:
-        for name, digest in trial.user_attrs.get("final", {}).get("shared_files", {}).items():
+        digests = trial.user_attrs.get("final", {}).get("shared_files", {})
+        for name, digest in ((name, digests[name]) for name in (MODEL, WRONG_IMAGES) if name in digests):
             with suppress(OSError):  # it is not here
                 if hashlib.sha256((out / name).read_bytes()).hexdigest() == digest:
                     found.append(out / name)
     attrs = [*(trial.system_attrs for trial in trials), *map(storage.system_attrs, study_ids)]
     for key, text in ((key, text) for each in attrs for key, text in each.items()):
         artifact = json.loads(text) if "artifacts:" in key else None
-        if artifact and (file := out / "artifacts" / artifact["artifact_id"]).is_file():
+        if not artifact or not is_artifact(artifact["artifact_id"]):
+            continue
+        file = out / "artifacts" / artifact["artifact_id"]
+        if file.is_file():
             found.append(file)
     return found
 
@@ -196,7 +204,8 @@ def _remove(files: Sequence[Path], out: Path) -> None:
     """Remove files, and the folders in an output folder that are empty then."""
     for file in files:
         file.unlink(missing_ok=True)
-    folders = [Path(where) for name in FOLDERS for where, _, _ in os.walk(out / name, topdown=False)]
+    tops = [out / name for name in FOLDERS if not (out / name).is_symlink()]  # or in what is anybody's
+    folders = [Path(where) for top in tops for where, _, _ in os.walk(top, topdown=False)]
     for folder in (*folders, out):
         with suppress(OSError):  # there is something else in it
             folder.rmdir()

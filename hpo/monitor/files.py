@@ -17,13 +17,16 @@ from hpo.storage.database import FILE_NAME
 BESIDE = ("", "-wal", "-shm", "-journal", ".lock")
 """What SQLite and hpo add to the name of a database file for the files beside it."""
 
+_FOLDER = r"(?!\.)[^/]+/[0-9a-f]{16}-\d+"
+_FINAL_FOLDER = r"final-files/[0-9a-f]{16}"
+_ARTIFACT = r"[0-9a-f-]{36}"
 _UNFINISHED = r"(\.[0-9a-f]{8}\.unfinished)?"
 _FINAL = f"({re.escape(MODEL)}|{re.escape(WRONG_IMAGES)})"
 _OURS = {
     "database": "|".join(re.escape(f"{FILE_NAME}{suffix}") for suffix in BESIDE),
-    "checkpoints": r"checkpoints/[^/]+/[0-9a-f]{16}-\d+/epoch-\d+-attempt-\d+\.(checkpoint|bad)"
-    rf"|checkpoints/final-files/[0-9a-f]{{16}}/{_FINAL}",
-    "outputs": rf"{_FINAL}|artifacts/[0-9a-f-]{{36}}|report/report\.(html|md)|report/tables/[^/]+\.csv"
+    "checkpoints": rf"checkpoints/{_FOLDER}/epoch-\d+-attempt-\d+\.(checkpoint|bad)"
+    rf"|checkpoints/{_FINAL_FOLDER}/{_FINAL}",
+    "outputs": rf"{_FINAL}|artifacts/{_ARTIFACT}|report/report\.(html|md)|report/tables/[^/]+\.csv"
     r"|report/figures/[^/]+\.(svg|png)|logs/(workers|worker-[^/]+)\.log"
     r"|slurm/\d[\d_]*_(log\.(out|err)|submitted\.pkl|result\.pkl|submission\.sh)",
 }
@@ -50,6 +53,16 @@ def _walked(out: Path) -> Iterator[Path]:
             continue
         for where, _, names in os.walk(folder):
             yield from (Path(where, each) for each in sorted(names) if not Path(where, each).is_symlink())
+
+
+def is_checkpoint_folder(name: str) -> bool:
+    """Return whether a name can be that of a folder of checkpoints, as a database should have it."""
+    return re.fullmatch(f"{_FOLDER}|{_FINAL_FOLDER}", name) is not None
+
+
+def is_artifact(name: str) -> bool:
+    """Return whether a name can be that of an artifact, likewise."""
+    return re.fullmatch(_ARTIFACT, name) is not None
 
 
 def beside(database: Path) -> list[Path]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import pty
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -20,6 +24,7 @@ from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance, study_jobs
 from hpo.storage.queue import Queue, Reason, slot_of, this_process
 from hpo.storage.storage import Storage
+from hpo.storage.trials import id_of
 from hpo.training.blobs import open_blobs
 from tests.support import timed
 from tests.support.fixtures import Cli
@@ -165,6 +170,48 @@ def test_another_s_study_in_the_database_stays(cli: Cli, place: Path) -> None:
     left = optuna.load_study(study_name="others", storage="sqlite:///out/hpo.db")
     assert len(left.trials) == 2
     assert optuna.get_all_study_names("sqlite:///out/hpo.db") == ["others"]
+
+
+def test_nothing_goes_that_only_the_database_says_is_of_the_plan(cli: Cli, place: Path) -> None:
+    """Anybody may have written there."""
+    plan = begun("sqlite:///a.db", Path("out"), checkpoints="shared")
+    precious = ["precious/thesis.tex", "shared/.keep/0123456789abcdef-0/key", "out/artifacts/thesis.tex"]
+    for name in precious:
+        Path(name).parent.mkdir(parents=True)
+        Path(name).write_text("mine")
+    (trial,) = [each for each in plan.trials("first") if each.number == 0]
+    digest = hashlib.sha256(b"mine").hexdigest()
+    attrs = {
+        "checkpoints": "../precious",
+        "final": {
+            "shared_folder": str(place / "precious"),
+            "shared_files": {"../precious/thesis.tex": digest},
+        },
+    }
+    with closing(sqlite3.connect("a.db")) as database, database:
+        for key, value in attrs.items():
+            row = [id_of(trial), key, json.dumps(value)]
+            database.execute(
+                "INSERT OR REPLACE INTO trial_user_attributes (trial_id, key, value_json) VALUES (?, ?, ?)",
+                row,
+            )
+        for artifact in ("thesis.tex", "../../precious/thesis.tex"):
+            told = json.dumps(json.dumps({"artifact_id": artifact}))
+            database.execute(
+                "INSERT INTO trial_system_attributes (trial_id, key, value_json) VALUES (?, ?, ?)",
+                [id_of(trial), f"artifacts:{artifact}", told],
+            )
+    deleted = cli("delete", "--storage", "sqlite:///a.db", "--out", "out", "--checkpoints", "shared", "--yes")
+    assert deleted.code == 0, deleted.err
+    assert [Path(name).read_text() for name in precious] == ["mine"] * 3
+
+
+def test_folders_behind_a_link_stay_even_where_they_are_empty(cli: Cli, place: Path) -> None:
+    made_plan(place / "out", RATES)
+    (place / "mine" / "to-come").mkdir(parents=True)
+    (place / "out" / "report").symlink_to(place / "mine")
+    assert cli("delete", "--out", "out", "--yes").code == 0
+    assert (place / "mine" / "to-come").is_dir()
 
 
 def test_a_database_takes_another_plan_afterwards(cli: Cli, place: Path, database_url: str) -> None:
