@@ -319,7 +319,7 @@ def _seed_epochs(plan: Plan, name: str, record: StudyRecord) -> float:
         n_arms = 1 + sum(study.has_control for study in plan.specs.values())
         if record.arms is not None:
             n_arms = len(record.arms.configs)
-        return n_arms * LOOKS[-1] * max(_epochs(plan, each) for each in plan.specs)
+        return n_arms * LOOKS[-1] * _epochs(plan, name)
     study, n_points = plan.specs[name], record.n_points
     if n_points is None:  # before it begins
         # whoever asks may be training: no time to build networks, which draws random numbers, too
@@ -329,7 +329,9 @@ def _seed_epochs(plan: Plan, name: str, record: StudyRecord) -> float:
 
 
 def _epochs(plan: Plan, name: str) -> float:
-    """Return the most epochs that a trial of a study has."""
+    """Return the most epochs that a trial of a study, or of the confirmation, has."""
+    if name not in plan.specs:
+        return max(_epochs(plan, each) for each in plan.specs)
     axis = plan.specs[name].search.get("epochs")
     return float(context_of(plan, name, None)["epochs"] if axis is None else axis.bounds[1])
 

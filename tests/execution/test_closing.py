@@ -98,6 +98,19 @@ def test_a_budget_is_shared_and_ends_with_the_test_set(cli: Cli) -> None:
     assert [row.trial for row in results.rows(plan, "first")] == [0, 1, 2, 3]
 
 
+def test_a_confirmation_has_its_share_of_a_budget_and_concludes_by_what_there_is() -> None:
+    studies = {"first": "[search]\nquality = [0]", "second": 'inherits = "first"\n[search]\nquality = [1, 9]'}
+    plan = plan_of(studies, confirm=True, epochs=1, budget=9.0)
+    for _ in range(20):  # as if killed after each trial: what is left is looked at anew, with nothing running
+        plan = work_on(plan, n_trials=1)
+    found = trained_seconds(plan)
+    assert (found["first"] + found["second"], found[FINAL]) == (3, 1)
+    assert 2 <= found[CONFIRM] <= 9 - 3 - 1
+    (told,) = [each.decision for each in status(plan) if each.name == CONFIRM]
+    assert told.startswith("closed by the budget of 9s")
+    assert advance(plan)
+
+
 def test_a_budget_for_everything_cuts_nothing() -> None:
     plan = work_on(plan_of({"first": "[search]\nquality = [0, 1, 2]"}, budget=17.0))
     decision = plan.decision("first")
