@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import hpo
+from hpo.planning.manifest import Options
 from hpo.planning.studies import read_studies
 from hpo.training.registry import DEFAULT_RECIPE, load_recipe
 
@@ -63,6 +64,12 @@ def test_the_study_file_of_a_page_can_be_used(page: str, inherits: str | None, t
     (tmp_path / f"{name}.toml").write_text(f"#{study}")
     read = read_studies(tmp_path, load_recipe(DEFAULT_RECIPE).recipe.schema)[name]
     assert (read.inherits, read.trials, read.pruner.name) == (inherits, 30, "median")
+
+
+def test_the_page_names_every_option_that_plan_toml_may_hold() -> None:
+    page = (ROOT / "docs" / "study-files.md").read_text("utf-8")
+    section = page.partition("## Options of the plan")[2].partition("\n## ")[0]
+    assert [name for name in Options.model_fields if f"`{name}" not in section] == []
 
 
 def test_the_lines_that_a_page_compares_are_counted() -> None:

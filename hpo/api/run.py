@@ -55,8 +55,9 @@ def run_plan(
         plan_name: what lists and reports call the plan, 1 to 100 characters; default its folder's name.
         on_progress: called about once a second, by the thread that called this, with what one look at the
             database found. What it raises ends the run as Ctrl-C does, and is raised here.
-        options: those that change results, as `Options` names them (`data`, `epochs`, …). `recipe` and `data`
-            may be the class or the function itself, of a module that workers can import.
+        options: those of `hpo create` that change results, as they may stand in plan.toml (`data`, `epochs`,
+            `budget`, …). `recipe` and `data` may be the class or the function itself, of a module that
+            workers can import.
 
     Raises:
         InputError: something given cannot be used, or contradicts the plan that is there.
