@@ -169,6 +169,8 @@ def show_plans(lines: Sequence[PlanLine], place: str) -> None:
         lines: of the plans.
         place: the folder that they were found in, or a database.
     """
+    from hpo.monitor.plans import best_texts
+
     grid = Grid(
         ("plan", Kind.NAME),
         ("state", Kind.WORD),
@@ -179,18 +181,14 @@ def show_plans(lines: Sequence[PlanLine], place: str) -> None:
         ("size", Kind.NUMBER),
         ("folder", Kind.SENTENCE),
     )
-    metrics = {line.objective for line in lines}
-    for line in lines:
-        best, test = (line.objective.with_unit(value) for value in (line.best, line.test))
-        if len(metrics) > 1 and line.best is not None:
-            best = f"{line.objective.short} {best}"
+    for line, best in zip(lines, best_texts(lines), strict=True):
         folder = "" if line.folder is None or "://" in place else os.path.relpath(line.folder, place)
         grid.add(
             line.name,
             Text(line.state, STATE_STYLES[line.state]),
             f"{line.decided}/{line.studies}",
             best,
-            test,
+            line.objective.with_unit(line.test),
             age_text(line.last_work),
             bytes_text(line.n_bytes),
             "" if folder in (line.name, ".") else folder,

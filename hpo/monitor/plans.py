@@ -77,6 +77,16 @@ class Plans:
     """Of the plans' databases, with passwords, by what people may see of them."""
 
 
+def best_texts(plans: Sequence[PlanLine]) -> list[str]:
+    """Return the best value of each plan, with the name of the metric where plans are tuned for several."""
+    is_named = len({line.objective for line in plans}) > 1
+    return [
+        f"{line.objective.short if is_named and line.best is not None else ''} "
+        f"{line.objective.with_unit(line.best)}".lstrip()
+        for line in plans
+    ]
+
+
 def find_plans(place: str) -> Plans:
     """Return the plans of a folder and of those below it, or of a database.
 

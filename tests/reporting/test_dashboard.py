@@ -23,6 +23,7 @@ import pytest
 from optuna.artifacts import upload_artifact
 
 import hpo as library
+from hpo.monitor.plans import find_plans
 from hpo.monitor.results import final_trial
 from hpo.planning.inheritance import inherited_by
 from hpo.planning.metrics import Metric
@@ -32,6 +33,7 @@ from hpo.reporting import figures
 from hpo.reporting.charts import Figure
 from hpo.reporting.dashboard import is_loopback
 from hpo.reporting.dashboard.notes import study_note
+from hpo.reporting.dashboard.plans_page import plans_page
 from hpo.reporting.dashboard.publish import ArtifactFolder
 from hpo.reporting.dashboard.server import address
 from hpo.reporting.data import Section
@@ -626,6 +628,16 @@ def test_a_page_leads_to_the_dashboard_of_each_plan(tmp_path: Path) -> None:
         assert page.ask("GET", "/nothing").status == 404
         assert page.ask("GET", "/", Host="evil.example").status == 403
         assert page.ask("POST", "/").status == 405
+
+
+def test_the_page_names_the_metrics_of_plans_that_are_tuned_for_several(tmp_path: Path) -> None:
+    for name, options in (("one", {}), ("other", {"metric": "accuracy"})):
+        (tmp_path / name).mkdir()
+        advance(plan := new_plan(tmp_path / name, **options))
+        Worker(plan).finish_all("setup", [0.5])
+    found = find_plans(str(tmp_path))
+    links = {line.storage: line.name for line in found.plans}
+    assert re.findall(r">(\S+ 50\.0 %)<", plans_page(found, links)) == ["F1 50.0 %", "acc. 50.0 %"]
 
 
 def test_no_page_for_what_is_no_place(cli: Cli, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hpo._text import age_text, bytes_text, printable
-from hpo.monitor.plans import Plans
+from hpo.monitor.plans import Plans, best_texts
 
 
 def plans_page(found: Plans, links: Mapping[str, str]) -> str:
@@ -21,4 +21,6 @@ def plans_page(found: Plans, links: Mapping[str, str]) -> str:
         loader=PackageLoader("hpo.reporting", "templates"), autoescape=True, undefined=StrictUndefined
     )
     environment.filters |= {"printable": printable, "age": age_text, "bytes": bytes_text}
-    return environment.get_template("plans.html.j2").render(found=found, links=links)
+    return environment.get_template("plans.html.j2").render(
+        found=found, links=links, bests=best_texts(found.plans)
+    )
