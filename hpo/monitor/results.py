@@ -498,6 +498,9 @@ def uncertainty_text(result: Mapping[str, Any], objective: Metric, examples: str
     if found is None or found["interval"] is None:
         return ""
     low, high = found["interval"]
+    if low == high:  # as where few test examples are all right: such numbers have nothing to estimate from
+        value = objective.with_unit(result["test"][objective.name])
+        return f"{value} with each seed; what other seeds and other test {examples} would change is not known"
     between = f"between {objective.text(low)} and {objective.with_unit(high)} with 95 % confidence"
     of_seeds, of_examples = found["seeds"], found["examples"]
     n_seeds, n_test = seeds_text(len(result["seeds"])), f"{result['n_test']:,} {examples}"
@@ -528,6 +531,8 @@ def shrinkage_text(result: Mapping[str, Any], objective: Metric) -> str:
     if result.get("shrinkage_interval") is None:
         return found
     low, high = sorted(sign * end for end in result["shrinkage_interval"])
+    if objective.is_share:  # two seeds give intervals beyond what shares can differ by
+        low, high = max(low, -1.0), min(high, 1.0)
     between = f"between {objective.signed(low).removesuffix(' points')} and {objective.signed(high)}"
     chance = ", which may be chance alone" if low <= 0 <= high else ""
     return f"{found}{chance} ({between} with 95 % confidence)"

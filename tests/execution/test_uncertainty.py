@@ -122,6 +122,10 @@ def test_both_sources_are_told_and_which_is_the_larger() -> None:
     ):
         found = {"loss": {**RESULT["uncertainty"]["loss"], missing: None}}
         assert said in uncertainty_text({**RESULT, "uncertainty": found}, LOSS, "rows")
+    level = {"macro_f1": {"interval": [1.0, 1.0], "seeds": 0.0, "examples": 0.0}}
+    assert uncertainty_text({**RESULT, "test": {"macro_f1": 1.0}, "uncertainty": level}, F1, "images") == (
+        "100.0 % with each seed; what other seeds and other test images would change is not known"
+    )
     before = {key: value for key, value in RESULT.items() if key not in ("uncertainty", "shrinkage_interval")}
     assert uncertainty_text(before, F1, "images") == ""
     assert shrinkage_text(before, F1).endswith("too good by 0.6 points")
@@ -138,3 +142,5 @@ def test_what_fresh_seeds_leave_of_a_selected_value_is_told_with_an_interval() -
         "points (between +0.5 and +0.7 points with 95 % confidence)"
     )
     assert shrinkage_text({**RESULT, "search_value": None, "shrinkage": None}, F1) == ""
+    wide = shrinkage_text({**RESULT, "shrinkage_interval": [-2.021, 2.55]}, F1)
+    assert "between −100.0 and +100.0 points" in wide
