@@ -714,6 +714,13 @@ def stopped_text(progress: Progress) -> str:
     )
 
 
+def _reused(line: Line) -> str:
+    """Return how many points are taken over, and of how many only some seeds."""
+    if line.reused is None:
+        return ""
+    return f"{line.reused}, {line.reused_in_part} in part" if line.reused_in_part else str(line.reused)
+
+
 def show_forecast(lines: Sequence[Line]) -> None:
     """Print what a run would train."""
     from hpo.planning.verdicts import LOOKS
@@ -728,7 +735,7 @@ def show_forecast(lines: Sequence[Line]) -> None:
             line.section,
             line.study,
             str(line.points),
-            *("" if line.reused is None else str(line.reused) for _ in has_reuse),
+            *(_reused(line) for _ in has_reuse),
             _from_to([line.least_seeds or line.seeds, line.seeds], str),
             _from_to([_least_epochs(line), line.epochs], "{:,}".format),
             _times([line]),

@@ -65,6 +65,8 @@ class Line:
 
     Which points a sampler will draw nobody knows before: they count as not trained.
     """
+    reused_in_part: int | None = None
+    """Points that it has trained at some of their seeds."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as `hpo plan --json` prints it."""
@@ -149,12 +151,13 @@ def forecast(
         # a point of a grid may be what an earlier study has trained; of a sampled one nobody knows the points
         known = _known(specs, name, options, decided) if specs[name].is_grid else None
         n_seeds = [options.most_seeds * (config != known) for config in configs]
-        reused = None
+        reused = in_part = None
         if elsewhere is not None:
             is_grid = specs[name].is_grid
             there = [len(elsewhere.known_seeds(config, search_seeds)) * is_grid for config in configs]
             n_seeds = [max(0, n - n_there) for n, n_there in zip(n_seeds, there, strict=True)]
             reused = sum(n_there == options.most_seeds for n_there in there)
+            in_part = sum(0 < n_there < options.most_seeds for n_there in there)
         runs = [int(config["epochs"]) * n for config, n in zip(configs, n_seeds, strict=True)]
         seconds = []
         for number, (n, config) in enumerate(zip(runs, configs, strict=True), start=1):
@@ -174,6 +177,7 @@ def forecast(
                 least_epochs=sum(runs) * options.first_seeds // options.most_seeds if options.races else None,
                 trained_seconds=_known_time(sum(seconds)),
                 reused=reused,
+                reused_in_part=in_part,
                 costs=costs(specs[name], configs),
             )
         )

@@ -295,7 +295,7 @@ def of_other_plans(plan: Plan) -> str:
     n_taken = sum(map(is_from_another_plan, outlines))
     there = ", ".join(attrs[LIBRARY].get("plans", []))
     plural = "result" if n_there == 1 else "results"
-    return f"{n_there} {plural} of {there} at hand; taken over so far: {n_taken}"
+    return f"{n_there} {plural} of {there} at hand; taken over whole so far: {n_taken}"
 
 
 def is_from_another_plan(trial: FrozenTrial) -> bool:

@@ -142,7 +142,7 @@ def test_who_has_taken_results_over_says_from_where_and_verify_trains_them_again
     shown = json.loads(cli("show", "rate/1", "--json", *where).out)
     assert shown["machine"][ORIGIN_KEY] == [{"plan": name, "study": "rate", "trial": 1, "seeds": [0]}]
     status = cli("status", *where)
-    assert f"3 results of {name} at hand; taken over so far: 3" in " ".join(status.out.split())
+    assert f"3 results of {name} at hand; taken over whole so far: 3" in " ".join(status.out.split())
     assert json.loads(cli("status", "--json", *where).out)["studies"][0]["reused"] == 3
     assert cli("verify", "rate/1", *where).out.strip() == (
         f"rate/1: equal to the bit in every epoch; taken over from {name} as rate/1"
@@ -454,7 +454,8 @@ def test_the_forecast_says_how_many_points_are_taken_over(place: Path, cli: Cli)
     assert (final["reused"], final["epochs"]) == (None, 2)
     assert "taken over" in cli(*asked).out
     more = json.loads(cli(*asked, "--seeds", "3", "--json").out)[0]
-    assert (more["reused"], more["epochs"]) == (0, 2 * (2 + 2 + 2 + 3))
+    assert (more["reused"], more["reused_in_part"], more["epochs"]) == (0, 3, 2 * (2 + 2 + 2 + 3))
+    assert re.search(r"^ *rate +4 +0, 3 in part +3 ", cli(*asked, "--seeds", "3").out, re.M)
 
 
 # --- another plan's winner -------------------------------------------------------------------------------
