@@ -445,7 +445,7 @@ def schema(recipe: str) -> None:
         from hpo.training.registry import load_recipe
 
         named = load_recipe(recipe)
-    write_json(study_file_schema(named.name, named.recipe.schema), sys.stdout)
+    write_json(study_file_schema(named.name, named.recipe.schema, named.recipe.metrics), sys.stdout)
 
 
 @with_examples(

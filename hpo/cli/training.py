@@ -57,7 +57,7 @@ def init(folder: Path, template: str) -> None:
 
         named = load_recipe(read_plan_file(Path())["recipe"])
         with Path(SCHEMA_FILE).open("w", encoding="utf-8") as file:
-            write_json(study_file_schema(named.name, named.recipe.schema), file)
+            write_json(study_file_schema(named.name, named.recipe.schema, named.recipe.metrics), file)
     say(f"{folder}: {', '.join([*files, SCHEMA_FILE])}")
     say(f"next: cd {quoted(str(folder))} && hpo run --studies .")
 

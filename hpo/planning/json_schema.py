@@ -6,6 +6,7 @@ point, say, or what validators of a recipe's own demand.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, get_args
 
 from hpo.planning._components import option_schemas
@@ -21,17 +22,20 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 _TYPES = {"int": "integer", "float": "number", "bool": "boolean", "text": "string"}
 _TEXT: Json = {"type": "string"}
-_DURATION: Json = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {**_TEXT, "pattern": "^[ 0-9]"}]}
+_DURATION: Json = {
+    "anyOf": [{"type": "number", "exclusiveMinimum": 0}, {**_TEXT, "pattern": r"^[\s\d._eE+-]+[smhd]?\s*$"}]
+}
 _OF_HUB: Json = {**_TEXT, "pattern": PATTERN}
 _FRACTION: Json = {"type": "number", "minimum": 0, "maximum": 1}
 
 
-def study_file_schema(recipe: str, schema: Schema) -> Json:
+def study_file_schema(recipe: str, schema: Schema, metrics: Iterable[str]) -> Json:
     """Return the JSON schema, draft 2020-12, of a study file.
 
     Args:
         recipe: its name.
         schema: of its parameters.
+        metrics: their names.
     """
     parameters = schema.parameters
     values = {name: _value(parameter) for name, parameter in parameters.items()}
@@ -82,7 +86,11 @@ def study_file_schema(recipe: str, schema: Schema) -> Json:
                 ),
                 "objectives": _said(
                     "The plan's metric, and a metric or cost beside it; the study keeps a Pareto front.",
-                    {**_list(_TEXT, least=2), "maxItems": 2, "uniqueItems": True},
+                    {
+                        **_list({"enum": [*metrics, *schema.all_costs]}, least=2),
+                        "maxItems": 2,
+                        "uniqueItems": True,
+                    },
                 ),
                 "choose": _said(
                     "Which point is carried on, as smallest n_parameters within 0.01 of best macro_f1.",
@@ -94,6 +102,7 @@ def study_file_schema(recipe: str, schema: Schema) -> Json:
                 "claims": _said("Sentences about this study.", {**_list(_claim()), "maxItems": MAX_CLAIMS}),
             },
         ),
+        "minProperties": 1,
         "$defs": {
             "values": _table(values),
             "lists": _table({name: _list(value, least=1) for name, value in values.items()}),

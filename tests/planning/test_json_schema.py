@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpo._text import read_duration
 from hpo.errors import InputError
 from hpo.planning.json_schema import study_file_schema
 from hpo.planning.pruners import PRUNERS
 from hpo.planning.samplers import SAMPLERS
-from hpo.planning.studies import read_studies
+from hpo.planning.studies import check_objectives, read_studies
 from hpo.space.claim_file import Claim, Contrast
 from hpo.space.schema import Schema
 from hpo.space.study_file import Published, PublishedResult, StudySpec
@@ -26,7 +28,7 @@ from tests.support.fixtures import Cli
 from tests.support.recipes import SCHEMA, Mlp
 
 ROOT = Path(__file__).parent.parent.parent
-DOCUMENT = study_file_schema("constrained-cnn", SCHEMA)
+DOCUMENT = study_file_schema("constrained-cnn", SCHEMA, load_recipe("constrained-cnn").recipe.metrics)
 VALIDATOR = jsonschema.Draft202012Validator(DOCUMENT)
 OF_EXAMPLES = {
     "mlp": "mlp:Mlp",
@@ -64,7 +66,8 @@ def test_those_of_the_example_recipes_are_valid_for_these(
 ) -> None:
     folder = ROOT / "examples" / "recipes"
     monkeypatch.syspath_prepend(folder)
-    schema = study_file_schema(recipe, load_recipe(f"python:{recipe}").recipe.schema)
+    loaded = load_recipe(f"python:{recipe}").recipe
+    schema = study_file_schema(recipe, loaded.schema, loaded.metrics)
     for file in study_files(folder / f"studies-{name}"):
         assert mistakes(tomllib.loads(file.read_text()), schema) == [], file
 
@@ -110,6 +113,7 @@ WRONG = {
     "search.flip": "[search]\nflip = {low = 0, high = 1}",
     "search.shift": "[search]\nshift = {low = 0}",
     "trials": "trials = 0\n[search]\nl2 = {low = 0.0, high = 1.0}",
+    "trial_timeout": "trial_timeout = '20x'\n[search]\nl2 = [0.1]",
     "base.batch_size": "base = {batch_size = 1.5}\n[search]\nl2 = [0.1]",
     "fixed": "fixed = {batchsize = 20}\n[search]\nl2 = [0.1]",
     "sampler": "sampler = {name = 'tpe', n_startup = 3}\ntrials = 3\n[search]\nl2 = [0.1]",
@@ -126,6 +130,22 @@ def test_a_wrong_file_is_refused_at_its_place_as_hpo_refuses_it(
     (tmp_path / "wrong.toml").write_text(text)
     with pytest.raises(InputError):
         read_studies(tmp_path, SCHEMA)
+
+
+def test_objectives_are_metrics_and_costs_of_the_recipe(tmp_path: Path) -> None:
+    metrics = load_recipe("constrained-cnn").recipe.metrics
+    for second, is_wrong in (("n_parameters", False), ("seconds_an_epoch", False), ("n_paramters", True)):
+        text = f"objectives = ['macro_f1', '{second}']\n[search]\nl2 = [0.1]"
+        assert mistakes(tomllib.loads(text)) == ["objectives.1"] * is_wrong
+        (tmp_path / "two.toml").write_text(text)
+        with pytest.raises(InputError, match="neither a metric nor a cost") if is_wrong else nullcontext():
+            check_objectives(read_studies(tmp_path, SCHEMA), metrics, None, lambda name: name, races=False)
+
+
+@pytest.mark.parametrize("text", ["20m", "1.5 h", "90", " 2d ", "1e3s"])
+def test_every_way_to_write_a_duration_is_valid(text: str) -> None:
+    assert read_duration(text) is not None
+    assert mistakes({"title": "t", "trial_timeout": text}) == []
 
 
 def test_the_pruner_in_a_pruner_is_checked() -> None:
@@ -151,7 +171,7 @@ ANYTHING = st.one_of(
     st.sampled_from(["adam", "sgd", "cosine", "relu", "tanh", "x"]),
 )
 OF_MLP = Schema.of(Mlp.Params)
-MLP_VALIDATOR = jsonschema.Draft202012Validator(study_file_schema("mlp", OF_MLP))
+MLP_VALIDATOR = jsonschema.Draft202012Validator(study_file_schema("mlp", OF_MLP, Mlp.metrics))
 
 
 @given(st.sampled_from(list(OF_MLP.parameters)), ANYTHING)
