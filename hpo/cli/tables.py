@@ -411,7 +411,7 @@ def _points_grid(
     costs: Sequence[str],
     front: Sequence[int],
 ) -> Grid:
-    """Return a line a point, a column an axis; where these do not fit, one column with all of them."""
+    """Return a line a point, a column an axis; where these do not fit, one column or a line below with all."""
     objective = plan.objective
     races = any(row.replicates for row in rows)
     complete = [row for row in rows if row.state == "complete"]
@@ -428,6 +428,7 @@ def _points_grid(
         values[best] = leader.metrics[objective.name]
     wide = Grid(("trial", Kind.NUMBER), *[(axis, Kind.NUMBER) for axis in axes], *metrics, *last)
     narrow = Grid(("trial", Kind.NUMBER), ("point", Kind.TEXT), *metrics, *last)
+    below = Grid(("trial", Kind.NUMBER), *metrics, *last, ("point", Kind.SENTENCE))
     for row in rows:
         shown = {axis: value for axis, value in row.params.items() if axis not in row.inactive}
         points = [Text(show_value(shown[axis]) if axis in shown else "–") for axis in axes]
@@ -444,10 +445,13 @@ def _points_grid(
         ]
         style = "bold" if best is not None and values.get(row.trial) == values[best] else ""
         wide.add(str(row.trial), *points, *cells, style=style)
-        narrow.add(str(row.trial), point_text(row.params, row.point), *cells, style=style)
+        point = point_text(row.params, row.point)
+        narrow.add(str(row.trial), point, *cells, style=style)
+        below.add(str(row.trial), *cells, point, style=style)
     # arms of a confirmation differ in their names alone
     is_told_by_axes = axes or len({row.point for row in rows}) == 1
-    return wide if is_told_by_axes and wide.fits(width) else narrow
+    fitting = (grid for grid in ([wide] if is_told_by_axes else []) + [narrow, below] if grid.fits(width))
+    return next(fitting, narrow)
 
 
 def _gap(row: TrialRow, leader: TrialRow | None, objective: Metric) -> str:

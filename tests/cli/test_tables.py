@@ -107,6 +107,15 @@ def test_no_command_prints_half_a_number(
     check_numbers(shown)
 
 
+def test_a_point_stands_below_its_numbers_before_every_row_becomes_a_list(
+    wide: Plan, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    shown = cli("show", "setup", "--storage", wide.storage.url).out
+    point = "conv1_channels 4, conv1_kernel 3, conv2_channels 4"
+    assert re.search(rf"^ +0 +[\d.]+ .* complete\n  {point}", shown, re.M), shown
+
+
 @pytest.mark.parametrize(
     "words", [("final",), ("best",), ("show", "final"), ("show", "final/0"), ("status",)]
 )
