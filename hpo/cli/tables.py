@@ -411,7 +411,7 @@ def _points_grid(
     costs: Sequence[str],
     front: Sequence[int],
 ) -> Grid:
-    """Return a line a point, a column an axis; where these do not fit, one column or a line below with all."""
+    """Return a line a point, a column an axis; where these do not fit, one column or a line below for all."""
     objective = plan.objective
     races = any(row.replicates for row in rows)
     complete = [row for row in rows if row.state == "complete"]
