@@ -15,7 +15,7 @@ from hpo._text import write_json
 from hpo.cli import options as opt
 from hpo.cli.help import with_examples
 from hpo.cli.output import say, waiting
-from hpo.errors import InputError
+from hpo.errors import DataError, InputError
 from hpo.planning.defaults import Defaults
 
 if TYPE_CHECKING:
@@ -245,11 +245,11 @@ def compare(first: str, second: str, delta: float | None, as_json: bool, **optio
 )
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV: a line a picture and class.")
 @opt.as_json
-def predict(model: Path, image: tuple[Path, ...], top: int, as_csv: bool, as_json: bool) -> None:
+def predict(model: Path, image: tuple[Path, ...], top: int, as_csv: bool, as_json: bool) -> int:
     """Classify pictures with the final model.
 
     MODEL is OUT/model.safetensors, which the final stage saved. Of a folder all pictures are taken, those in
-    folders below it as well.
+    folders below it as well. A file that cannot be read is named and left out, and the exit code is 1 then.
     """
     if as_csv and as_json:
         raise InputError("--csv and --json exclude each other; leave one of them out")
@@ -264,7 +264,13 @@ def predict(model: Path, image: tuple[Path, ...], top: int, as_csv: bool, as_jso
             if n_others:
                 files = "1 file that is" if n_others == 1 else f"{n_others} files that are"
                 say(f"{given}: left out {files} not named as pictures are", err=True)
-        predictions = load_model(model).classify(paths, top)
+        loaded, unreadable = load_model(model), list[DataError]()
+    with waiting("classifying"):
+        predictions = loaded.classify(paths, top, unreadable.append)
+    for error in unreadable:
+        say(f"left out {error}", err=True)
+    if unreadable and not predictions:
+        raise InputError("none of the files can be read as a picture")
     if as_csv:
         from hpo.monitor.export import write_csv
 
@@ -280,6 +286,7 @@ def predict(model: Path, image: tuple[Path, ...], top: int, as_csv: bool, as_jso
         for each in predictions:
             said = ", ".join(f"{label} ({100 * probability:.1f} %)" for label, probability in each.top)
             say(f"{each.path}: {said}")
+    return 1 if unreadable else 0
 
 
 def _predicted(prediction: Prediction, top: int) -> dict[str, Any]:

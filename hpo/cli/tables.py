@@ -692,8 +692,9 @@ def show_outcome(plan: Plan, out: Path) -> None:
         show_answer(record, plan)
         model, worst = out / MODEL, out / WRONG_IMAGES
         if model.exists():
-            sheet = f", the images it is most wrong about: {worst}" if worst.exists() else ""
-            screen.print(f"network: {model}{sheet}", soft_wrap=True)
+            screen.print(f"network: {model}", soft_wrap=True)
+            if worst.exists():
+                screen.print(f"the images it is most wrong about: {worst}", soft_wrap=True)
         elif record["model"]:
             host = final.user_attrs["owner"]["host"]
             screen.print(f"{MODEL} is on {host}, in the --out of the worker that trained the final stage")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,7 +21,7 @@ from hpo._files import user_path, write_durably
 from hpo._imports import source_hashes
 from hpo.data.dataset import DataInfo
 from hpo.data.images import FITS, read_image
-from hpo.errors import InputError, MissingError
+from hpo.errors import DataError, InputError, MissingError
 from hpo.space.parameters import ParamValue, ParamValues, explain
 from hpo.training.devices import normaliser, predict
 from hpo.training.learner import build
@@ -86,15 +86,21 @@ class Model:
         """Return what the network makes of inputs (n, …) as the data had them: (n, n_outputs) float32."""
         return predict(self.network, inputs, normaliser(self.mean, self.std, self.info, "cpu"))
 
-    def classify(self, image_paths: Sequence[Path | str], top: int = 1) -> list[Prediction]:
+    def classify(
+        self,
+        image_paths: Sequence[Path | str],
+        top: int = 1,
+        on_unreadable: Callable[[DataError], object] | None = None,
+    ) -> list[Prediction]:
         """Classify pictures of any size and mode, prepared as the training images were, in fp32.
 
         Args:
             image_paths: of the pictures.
             top: so many labels are told of each, as far as there are so many.
+            on_unreadable: is told of a file that cannot be read as a picture, which is then left out.
 
         Raises:
-            DataError: a file cannot be read as a picture.
+            DataError: a file cannot be read as a picture, and nobody is to be told.
             InputError: the model does not classify images, or was trained on images that are not square.
         """
         if not (self.info.is_images and self.class_names):
@@ -106,11 +112,18 @@ class Model:
             )
         predictions: list[Prediction] = []
         for start in range(0, len(image_paths), _BLOCK):
-            paths = image_paths[start : start + _BLOCK]
-            images = np.stack(
-                [read_image(path, size=height, channels=channels, fit=self.fit) for path in paths]
-            )
-            ordered = self.outputs(images).softmax(dim=1).sort(dim=1, descending=True, stable=True)
+            paths, images = list[Path | str](), list[NDArray[np.uint8]]()
+            for path in image_paths[start : start + _BLOCK]:
+                try:
+                    images.append(read_image(path, size=height, channels=channels, fit=self.fit))
+                    paths.append(path)
+                except DataError as error:
+                    if on_unreadable is None:
+                        raise
+                    on_unreadable(error)
+            if not images:
+                continue
+            ordered = self.outputs(np.stack(images)).softmax(dim=1).sort(dim=1, descending=True, stable=True)
             for path, values, indices in zip(paths, ordered.values, ordered.indices, strict=True):
                 names = [self.class_names[index] for index in indices[:top].tolist()]
                 found = tuple(zip(names, values[:top].tolist(), strict=True))

@@ -87,14 +87,27 @@ def test_without_top_json_is_what_it_was(model: Path, folder: Path, cli: Cli) ->
     assert record.keys() == {"image", "label", "probability"}
 
 
+def test_what_cannot_be_read_is_named_and_the_rest_is_classified(model: Path, folder: Path, cli: Cli) -> None:
+    (folder / "below" / "x.png").write_text("no picture")
+    result = cli("predict", model, folder)
+    assert result.code == 1
+    named = (
+        f"left out {folder / 'below' / 'x.png'}: cannot be read: not a picture in a format that Pillow knows"
+    )
+    assert named in result.err.splitlines()
+    assert [line.partition(": ")[0] for line in result.out.splitlines()] == [
+        str(folder / name) for name in PICTURES
+    ]
+    nothing = cli("predict", model, folder / "below" / "x.png", "--csv")
+    assert (nothing.code, nothing.out) == (2, "")
+    assert named in nothing.err.splitlines()
+
+
 def test_what_cannot_be_done_is_refused(model: Path, folder: Path, cli: Cli) -> None:
     (folder / "empty").mkdir()
-    (folder / "broken").mkdir()
-    (folder / "broken" / "x.png").write_text("no picture")
     for words, said in (
         (["--csv", "--json"], "--csv and --json exclude each other"),
         ([folder / "empty"], "empty: holds no pictures"),
-        ([folder / "broken"], "x.png"),
         (["--top=0"], "--top"),
     ):
         result = cli("predict", model, folder / "b.png", *words)
