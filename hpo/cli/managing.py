@@ -119,11 +119,13 @@ def prune_checkpoints(**options: Any) -> None:
             found = prune(plan, open_blobs(place))
         except OSError as error:
             raise RunError(f"{place}: {error.strerror or error}") from error
+    if not found.freed:
+        say("nothing to remove")
     for sizes, what in (
         (found.freed, "freed"),
         (found.kept, "kept, as trials resume from them"),
         (found.unknown, "left, as no trial of this plan names them"),
     ):
-        if sizes or sizes is found.freed:
+        if sizes:
             folders = "1 folder" if len(sizes) == 1 else f"{len(sizes)} folders"
             say(f"{bytes_text(sum(sizes.values()))} in {folders} {what}")

@@ -333,8 +333,11 @@ def show_study(
     same = [row for row in rows if row.reason.startswith(mark)]
     findings: dict[str, list[str]] = {}
     for row in rows:
-        for text in dict.fromkeys([row.reason, *(finding.text for finding in row.findings)]):
-            if text and not (row in same and text == row.reason):
+        if row.reason and row not in same:
+            findings.setdefault(row.reason, []).append(str(row.trial))
+    for row in rows:
+        for text in dict.fromkeys(finding.text for finding in row.findings):
+            if text != row.reason:
                 findings.setdefault(text, []).append(str(row.trial))
     for text, trials in findings.items():
         plural = "trial" if len(trials) == 1 else "trials"

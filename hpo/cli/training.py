@@ -257,6 +257,7 @@ def _means(
 def create(**options: Any) -> None:
     """Write the plan into the database and train nothing."""
     with waiting("loading data"):
+        from hpo.cli.advice import advise_without
         from hpo.execution.run import find_or_create_plan, threads_each
         from hpo.planning.reuse import of_other_plans
 
@@ -273,6 +274,8 @@ def create(**options: Any) -> None:
         say(f"data: {note}", err=True)
     if found := of_other_plans(plan):
         say(found, err=True)
+    if options["data"] in (None, plan.options.data):
+        advise_without("data")  # the plan knows
     then = "then the confirmation and the final stage" if plan.confirms else "then the final stage"
     say(f"{plan.name}, in {plan.storage.name}: {', '.join(plan.specs)}, {then}")
     say("`hpo run` or `hpo worker` trains it")

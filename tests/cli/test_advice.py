@@ -70,6 +70,10 @@ def test_what_is_advised_before_anything_is_trained_can_be_pasted(folder: Path, 
     assert databases(folder) == [f"{OUT}/hpo.db"]
 
 
+def test_what_is_advised_of_a_plan_names_no_data_that_it_knows(folder: Path, cli: Cli) -> None:
+    assert "`hpo run` or `hpo worker` trains it" in cli("create", "--data", "digits").out
+
+
 def test_what_a_run_advises_when_it_is_stopped_and_when_it_ends(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

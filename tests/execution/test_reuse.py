@@ -139,6 +139,8 @@ def test_who_has_taken_results_over_says_from_where_and_verify_trains_them_again
     assert f"already trained: in {name} as rate/1, the same" in " ".join(
         cli("show", "rate", *where).out.split()
     )
+    kinds = re.findall(r"(already trained|still improving)", cli("show", "rate", *where).out)
+    assert kinds == ["already trained"] * 3 + ["still improving"]
     shown = json.loads(cli("show", "rate/1", "--json", *where).out)
     assert shown["machine"][ORIGIN_KEY] == [{"plan": name, "study": "rate", "trial": 1, "seeds": [0]}]
     status = cli("status", *where)
