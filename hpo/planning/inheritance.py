@@ -93,6 +93,8 @@ def decided_point(plan: Plan, source: TrialRef) -> FrozenTrial:
     n_judged = None if finish is None else looks(plan.options.max_seeds).index(finish.seeds) + 1
     accepted = map(slots.accepted, slots.replicates(first.user_attrs["point"])[:n_judged])
     done = [id_of(trial) for trial in accepted if trial and trial.state == TrialState.COMPLETE]
+    if not done:  # the study was closed before any had ended, and what was cut short decided
+        return first
     return pooled(list(plan.storage.whole(done)), plan.objective)
 
 

@@ -136,6 +136,17 @@ def test_where_nothing_was_trained_to_its_end_decides_what_was_reached() -> None
     assert last.endswith("; cut short: by the budget of 4s after epoch 2 of 50")
 
 
+def test_of_a_race_that_trained_nothing_to_its_end_decides_what_was_reached(cli: Cli) -> None:
+    plan = work_on(plan_of(GRID, budget=4.0, epochs=50, seeds="race", max_seeds=3, confirm=True))
+    first = plan.decision("first")
+    assert first is not None
+    assert first.winner is not None
+    assert first.winner.is_cut_short
+    assert results.final_result(plan)["config"] == first.params
+    for command in (["status"], ["show", "first"], ["best"], ["report"]):
+        assert cli(*command, "--storage", plan.storage.url).code == 0
+
+
 def test_only_what_an_attempt_trained_itself_counts() -> None:
     once = f"""{timed.EPOCH}
             import os, pathlib
