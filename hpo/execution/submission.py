@@ -65,13 +65,19 @@ def submit(
             "--storage: SQLite serves one machine, and SLURM places workers on several; create the plan on a "
             "server: --storage postgresql+psycopg://HOST/NAME"
         )
+    folder = slurm_folder(spec.out)
+    if found := re.search(r"[%\\\n]", str(folder.absolute())):
+        raise InputError(
+            f"--out {spec.out}: SLURM reads {found[0]!r} in the path of a log as its own; choose a folder "
+            "without it"
+        )
     if cpus is not None and cpus < spec.threads:
         raise InputError(f"--cpus {cpus}: a worker of this plan trains with {spec.threads} threads")
     if gpus is None:
         gpus = 0 if spec.device == "cpu" else 1
     settings = {"HPO_CHECKPOINTS": str(Path(spec.out, "checkpoints")), **spec.settings}
     try:
-        executor = submitit.SlurmExecutor(folder=slurm_folder(spec.out), max_num_timeout=MANY)
+        executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=MANY)
     except RuntimeError:
         raise InputError("--slurm: there is no srun here; submit where SLURM's commands are") from None
     options: dict[str, Any] = {

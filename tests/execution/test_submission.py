@@ -116,6 +116,7 @@ def test_what_is_asked_of_slurm_stands_in_the_script(cli: Cli, place: Path, slur
     ("options", "says"),
     [
         ((), "there is no srun here"),
+        (("--out", "lr-50%a"), r"--out .*lr-50%a: SLURM reads '%' in the path of a log as its own"),
         (("--cpus", "1"), r"--cpus 1: a worker of this plan trains with 2 threads"),
         (("--storage", "sqlite:///out/hpo.db"), "no database here"),
     ],
