@@ -106,6 +106,20 @@ def test_runs_are_those_of_the_plan_and_written_once(tmp_path: Path, cli: Cli, t
     assert read(folder) == seen
 
 
+def test_a_folder_of_another_plans_runs_is_left_as_it_is(tmp_path: Path, cli: Cli) -> None:
+    for out in ("a", "b"):
+        (tmp_path / out).mkdir()
+        train_a_little(new_plan(tmp_path / out, STUDIES, seeds=2))
+    command = ("export", "--to", "tensorboard", tmp_path / "runs", "--out")
+    assert cli(*command, tmp_path / "a").code == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}
+    refused = cli(*command, tmp_path / "b")
+    assert refused.code == 2
+    assert "its setup is a run of another plan, which would be lost" in refused.err
+    assert {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()} == before
+    assert "nothing new" in cli(*command, tmp_path / "a").out
+
+
 @pytest.mark.parametrize("tracker", TRACKERS)
 def test_a_package_that_is_missing_is_named_with_its_extra(
     finished: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, tracker: str

@@ -12,6 +12,7 @@ from shlex import quote
 from typing import Any
 
 from hpo._files import write_whole
+from hpo.errors import InputError
 from hpo.reporting.trackers.runs import COMPLETE, DISCARDED, RUNNING, TRIAL, Run
 from hpo.reporting.trackers.written import Written, needed
 
@@ -25,14 +26,21 @@ def write_tensorboard(runs: Sequence[Run], folder: Path) -> Written:
     """Write the runs into folders STUDY and STUDY/NUMBER.
 
     Raises:
-        InputError: tensorboard is not installed.
+        InputError: tensorboard is not installed, or the folder has runs of those names of another plan.
         OSError: the folder cannot be written.
     """
+    files = [folder / run.name / FILE for run in runs]
+    contents = [file.read_bytes() if file.exists() else None for file in files]
+    for run, content in zip(runs, contents, strict=True):
+        if content is not None and run.id.encode() not in content:
+            raise InputError(
+                f"{folder}: its {run.name} is a run of another plan, which would be lost; give each plan a "
+                "folder of its own, and TensorBoard the one above them"
+            )
     written = Written(str(folder), f"look: tensorboard --logdir {quote(str(folder))}")
-    for run in runs:
-        file = folder / run.name / FILE
-        is_known = file.exists()
-        is_same = is_known and run.digest.encode() in file.read_bytes()
+    for run, file, before in zip(runs, files, contents, strict=True):
+        is_known = before is not None
+        is_same = before is not None and run.digest.encode() in before
         if not is_same:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(file, _content(run))
@@ -65,7 +73,7 @@ def _events(run: Run) -> Iterator[Any]:
         value = summary(value=[summary.Value(tag=f"best/{name}", simple_value=number)])
         yield event(wall_time=end, step=last, summary=value)
     # the bytes of equal events may differ: the digest tells whether a file holds the run as it is
-    for name, said in {"state": run.state, **run.tags, "digest": run.digest}.items():
+    for name, said in {"state": run.state, **run.tags, "id": run.id, "digest": run.digest}.items():
         yield event(wall_time=end, step=last, summary=text.text_pb(f"hpo/{name}", said))
     if run.kind == TRIAL and run.ended is not None:
         yield event(wall_time=end, step=last, summary=_session_end(run))
