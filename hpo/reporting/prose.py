@@ -131,15 +131,16 @@ def _values(axis: Choices | Range) -> str:
 
 def method(section: Section) -> str:
     """Return how a study searched."""
-    spec, points = section.spec, section.status.points
-    parts = [f"{section.status.n_points} points, sampler {spec.sampler.name}"]
+    spec, status = section.spec, section.status
+    parts = [f"{status.n_points} points, sampler {spec.sampler.name}"]
     if spec.constraints:
         parts.append(f"under {' and '.join(map(str, spec.constraints))}")
     options = params_text(spec.pruner.options)
     pruner = f"pruner {spec.pruner.name}{f' ({options})' if options else ''}"
     parts.append(pruner if section.prunes else "pruned nothing (--no-pruning)")
-    counts = [f"{count} {state}" for state, count in points.items() if count]
-    audit = section.status.audit
+    told = {state: status.points[state] for state in ("waiting", "running", "complete")} | status.ended_badly
+    counts = [f"{count} {state}" for state, count in told.items() if count and state != "discarded"]
+    audit = status.audit
     audited = f" {audit_text(audit, section.objective).capitalize()}." if audit else ""
     return f"{'; '.join(parts)}. {', '.join(counts).capitalize()}.{audited}"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from hpo._text import cost_text, duration, harmless_cell, params_text, percent, printable, show_value
 from hpo.monitor.origins import Origin
-from hpo.monitor.results import all_costs, deviation
+from hpo.monitor.results import TrialRow, all_costs, deviation
 from hpo.planning.claims import Cell as ClaimCell
 from hpo.planning.confirmation import ConfirmedDecision
 from hpo.planning.manifest import Options
@@ -218,7 +218,7 @@ def _point_row(
             *[show(row.costs) for _, show in _cost_columns(section.spec.costs)],
             Cell(f"{row.best_epoch}/{row.epochs}" if row.best_epoch else "–", row.best_epoch),
             Cell(f"{row.seconds:.1f}", round(row.seconds, 3)),
-            Cell(row.state, style=f"state {row.state}"),
+            _state(row),
             Cell(printable("; ".join([*marks, *_remarks(point)]))),
             *[show(found) for _, show in more],
         ],
@@ -232,9 +232,14 @@ def _param(point: Point, name: str) -> ParamValue | None:
     return None if name in point.row.inactive else point.row.params.get(name, point.config.get(name))
 
 
+def _state(row: TrialRow) -> Cell:
+    return Cell(row.shown_state, style=f"state {row.state}")
+
+
 def _remarks(point: Point) -> list[str]:
-    """Return remarks of a word or two each; `notes` has the rest."""
+    """Return remarks of a word or two each, beside the state; `notes` has the rest."""
     kinds = [text.partition(":")[0] for text in _texts(point)]
+    kinds = [kind for kind in kinds if kind != point.row.shown_state]
     again = [f"attempt {point.row.attempt}"] if point.row.attempt > 1 else []
     return list(dict.fromkeys([*kinds, *again]))
 
@@ -247,9 +252,11 @@ def _texts(point: Point) -> list[str]:
 def notes(section: Section) -> list[str]:
     """Return what is to be known of single points, equal texts together."""
     trials: dict[str, list[str]] = {}
-    for point in section.points:
-        for text in _texts(point):
-            trials.setdefault(text, []).append(str(point.row.trial))
+    # how each came to its result, then what is wrong with it
+    reasons = [(point, point.row.reason) for point in section.points if point.row.reason]
+    faults = [(point, finding.text) for point in section.points for finding in point.row.findings]
+    for point, text in (*reasons, *faults):
+        trials.setdefault(text, []).append(str(point.row.trial))
     found = [
         f"{'Trial' if len(numbers) == 1 else 'Trials'} {', '.join(numbers)}: {text}."
         for text, numbers in trials.items()
@@ -303,7 +310,7 @@ def confirmation_tables(report: ReportData) -> list[Table]:
                 (column, lambda each, show=show: show(each.row.metrics))
                 for column, show in _metric_columns(report.metrics)
             ],
-            (_words("state"), lambda each: Cell(each.row.state, style=f"state {each.row.state}")),
+            (_words("state"), lambda each: _state(each.row)),
             (_words("remarks"), lambda each: Cell(printable("; ".join(_remarks(each))))),
         ],
     )

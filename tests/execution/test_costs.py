@@ -18,6 +18,7 @@ from hpo.monitor import results
 from hpo.monitor.status import status
 from hpo.planning.plan import FINAL, Plan
 from hpo.reporting.data import read
+from hpo.reporting.prose import method
 from hpo.reporting.tables import points_table
 from hpo.storage.queue import Reason, reason_of
 from hpo.training.costs import costs
@@ -261,6 +262,12 @@ def test_a_trial_that_is_found_to_be_too_slow_ends_after_that_epoch_and_is_never
     (found, _) = status(plan)
     assert (found.infeasible, found.ended_badly) == (2, {"infeasible": 2})
     assert said in " ".join(cli("show", "a").out.split())
+    report = read(plan)
+    assert method(report.sections[0]).endswith("pruner none. 2 complete, 2 infeasible.")
+    told = points_table(report, report.sections[0])
+    at = [column.head for column in told.columns].index("state")
+    assert [row.cells[at].text for row in told.rows] == ["complete", "infeasible"] * 2
+    assert not any("infeasible" in row.cells[at + 1].text for row in told.rows)
     assert [row.costs for row in results.rows(plan, "a")][:2] == [
         {"seconds_an_epoch": 1},
         {"seconds_an_epoch": 10},

@@ -184,7 +184,7 @@ def _curves(chart: Curves) -> Canvas:
             handles["chosen epoch"] = mark
         width = drawing.get_figwidth() / n_panels - (0 if chart.has_one_scale else 0.35)
         axes.set_title(_wrapped(panel.title, width), fontweight="normal" if n_panels == 1 else "bold")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12 // n_panels + 2))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, nbins=12 // n_panels + 2))
         if all(len(line.values) < 2 for line in panel.lines):
             axes.set_xlim(0.5, 1.5)  # there are no tenths of an epoch
         if chart.limits is not None:
