@@ -59,7 +59,8 @@ def init(folder: Path, template: str) -> None:
         with Path(SCHEMA_FILE).open("w", encoding="utf-8") as file:
             write_json(study_file_schema(named.name, named.recipe.schema, named.recipe.metrics), file)
     say(f"{folder}: {', '.join([*files, SCHEMA_FILE])}")
-    say(f"next: cd {quoted(str(folder))} && hpo run --studies .")
+    there = "" if folder.absolute() == Path.cwd() else f"cd {quoted(str(folder))} && "
+    say(f"next: {there}hpo run --studies .")
 
 
 @with_examples(

@@ -74,6 +74,14 @@ def test_what_is_there_is_left_alone(here: Path, cli: Cli) -> None:
     assert cli("init", "empty").code == 0
 
 
+def test_in_the_folder_itself_nobody_is_told_to_go_there(
+    here: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "mine").mkdir()
+    monkeypatch.chdir(here / "mine")
+    assert cli("init", ".").out.splitlines()[-1] == "next: hpo run --studies ."
+
+
 def test_who_forgets_to_name_the_folder_is_told(here: Path, cli: Cli) -> None:
     (here / "plan.toml").write_text('data = "digits"\n')
     (here / "rate.toml").write_text("[search]\nlearning_rate = [0.01]\n")
