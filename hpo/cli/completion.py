@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
 def study_names(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the studies whose names begin so: of the plan, or of the study files where there is none."""
     plan = _plan(context)
-    names = plan.all_names if plan else _files(context)
-    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return _beginning(incomplete, plan.specs if plan else _files(context))
 
 
 def trial_names(context: click.Context, argument: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -37,8 +37,22 @@ def trial_names(context: click.Context, argument: click.Parameter, incomplete: s
 def study_or_trial_names(
     context: click.Context, argument: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Return the studies whose names begin so, and behind a slash the trials of that study."""
-    return (trial_names if "/" in incomplete else study_names)(context, argument, incomplete)
+    """Return the studies and stages whose names begin so, and behind a slash the trials of that one."""
+    if "/" in incomplete:
+        return trial_names(context, argument, incomplete)
+    plan = _plan(context)
+    return _beginning(incomplete, plan.all_names if plan else _files(context))
+
+
+def tracker_names(_: click.Context, option: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the trackers whose names begin so."""
+    from hpo.reporting.trackers import TRACKERS
+
+    return _beginning(incomplete, TRACKERS)
+
+
+def _beginning(incomplete: str, names: Iterable[str]) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 def _plan(context: click.Context) -> Plan | None:

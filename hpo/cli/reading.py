@@ -13,6 +13,7 @@ import click
 
 from hpo._text import write_json
 from hpo.cli import options as opt
+from hpo.cli.completion import tracker_names
 from hpo.cli.help import with_examples
 from hpo.cli.output import say, waiting
 from hpo.errors import DataError, InputError
@@ -315,6 +316,7 @@ def _predicted(prediction: Prediction, top: int) -> dict[str, Any]:
     "--to",
     "tracker",
     metavar="tensorboard|mlflow|wandb",
+    shell_complete=tracker_names,
     help="Write runs for this tracker instead, into FOLDER.  [default: OUT/tensorboard, OUT/mlflow, OUT]",
 )
 @opt.database

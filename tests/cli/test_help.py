@@ -78,7 +78,9 @@ def test_studies_and_trials_of_the_plan_are_completed(finished: Path) -> None:
     plan = Plan.open(Storage(f"sqlite:///{finished / 'hpo.db'}", reader=True))
     first, second, *_ = plan.specs
     trials = [f"{first}/{trial.number}" for trial in plan.trials(first)]
-    assert completions("run", *out, "") == plan.all_names
+    assert completions("run", *out, "") == [*plan.specs]  # and not `final`, which it refuses
+    assert completions("show", *out, "") == plan.all_names
+    assert completions("export", "--to", "") == ["tensorboard", "mlflow", "wandb"]
     assert completions("run", *out, first, second[:2]) == [second]
     assert completions("show", *out, first[:2]) == [first]
     assert completions("show", *out, f"{first}/") == trials
