@@ -67,6 +67,9 @@ def test_all_that_hpo_wrote_goes_and_nothing_else(cli: Cli, place: Path, small_s
     assert cli("report", "--out", out).code == 0
     notes = ("notes.md", "report/notes.md", "report/tables/mine.txt", "checkpoints/mine", "logs/other.log")
     (out / "logs").mkdir()
+    (place / "jobs").mkdir()
+    (place / "jobs" / "1_log.out").write_text("mine")
+    (out / "slurm").symlink_to(place / "jobs")
     for name in notes:
         (out / name).write_text("mine")
     (place / "elsewhere").mkdir()
@@ -78,6 +81,7 @@ def test_all_that_hpo_wrote_goes_and_nothing_else(cli: Cli, place: Path, small_s
     result = cli("delete", "--out", out, "--yes")
     assert result.code == 0, result.err
     assert files(out) - {f"report/figures/{name}" for name in drawn} == {*notes}
+    assert files(place / "jobs") == {"1_log.out"}
     assert files(place / "elsewhere") == {"worker-1.log"}
     assert files(place / "figures") == drawn
     again = cli("delete", "--out", out, "--yes")

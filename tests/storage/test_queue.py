@@ -28,6 +28,7 @@ from hpo.storage.queue import (
     SlotState,
     is_dead,
     this_process,
+    workers_at,
 )
 from hpo.storage.storage import Storage
 from tests.support.queues import claim_first
@@ -371,6 +372,23 @@ def test_who_is_dead() -> None:
     assert is_dead(owner)  # a zombie, not yet waited for
     child.wait()
     assert is_dead(owner)
+
+
+def test_who_is_at_work(queue: Queue) -> None:
+    me = this_process()
+    dead = {**me, "started": me["started"] - 1}
+    elsewhere = {**me, "host": "node-7", "boot": "another machine"}
+    queue.enqueue(jobs(3), Slots({}))
+    for owner in (me, dead, elsewhere):
+        (_, trial_id), *_ = queue.storage.waiting([queue.study_id], 1)
+        assert queue.storage.claim(trial_id, owner)
+        if owner is me:
+            mine = trial_id
+    here = f"{me['host']}:{me['pid']}"
+    assert workers_at(queue.storage, lease_seconds=60) == sorted([here, f"node-7:{me['pid']}"])
+    time.sleep(3.1)  # the clocks of SQLite and MySQL count whole seconds
+    queue.storage.heartbeat(mine)
+    assert workers_at(queue.storage, lease_seconds=2) == [here]
 
 
 def test_a_reader_sees_what_is_written_and_takes_no_lock(storage: Storage, queue: Queue) -> None:
