@@ -12,6 +12,7 @@ from typing import Any
 
 import optuna
 import pytest
+from sqlalchemy import make_url
 
 from hpo.errors import InputError, MissingError
 from hpo.monitor.plans import find_plans
@@ -124,6 +125,16 @@ def test_what_is_no_plan_is_said_and_the_rest_is_listed(cli: Cli, tmp_path: Path
     plain = cli("list", tmp_path)
     assert plain.code == 0
     assert plain.err.count("left out sqlite:///") == 5
+
+
+def test_a_database_without_a_plan_is_said_without_its_password(database_url: str) -> None:
+    if database_url.startswith("postgresql"):  # which trusts whoever is on this machine
+        database_url = make_url(database_url).set(password="secret").render_as_string(hide_password=False)
+    Storage(database_url, create=True)
+    found = find_plans(database_url)
+    assert found.plans == []
+    assert [problem for _, problem in found.problems] == ["holds no plan"]
+    assert "secret" not in str(found.problems)
 
 
 @pytest.mark.parametrize("tracker", TRACKERS)
