@@ -23,6 +23,7 @@ from hpo.planning.plan import CONFIRM, FINAL, PRICE, Plan
 from hpo.planning.reuse import LIBRARY, ORIGIN_KEY
 from hpo.storage.queue import Reason, reason_of
 from hpo.storage.trials import SEED_EPOCHS_KEY
+from tests.support.command import hpo
 from tests.support.fixtures import Cli
 from tests.support.plans import SMALL, TINY_SIZES, accepted_epochs, as_options
 
@@ -414,13 +415,20 @@ def test_what_another_processor_has_trained_is_kept_for_its_like(
     assert itself(ended(place, "c", QUALITIES, "rate", reuse="a", **simulated(place))) == [0, 0, 0]
 
 
-def test_a_recipe_that_was_changed_since_is_said_to_be_why(place: Path, cli: Cli) -> None:
+def test_a_recipe_that_was_changed_since_is_said_to_be_why(place: Path) -> None:
     ended(place, "a", QUALITIES, "rate", **simulated(place))
     (place / "changed.py").write_text(f"{SIMULATED}\n# changed\n")
     with pytest.raises(
         library.InputError, match=f"its recipe is python:{module(place)}:Simulated, not python"
     ):
         begun(place, "b", QUALITIES, reuse="a", **{**simulated(place), "recipe": "python:changed:Simulated"})
+    (place / f"{module(place)}.py").write_text(f"{SIMULATED}\n# changed\n")
+    # this process has read it before
+    given = ("--studies", "studies-a", *as_options(simulated(place)), "--reuse", "a")
+    refused = hpo("create", *given, "--out", "b")
+    assert refused.code == 2
+    why = f"its recipe was another {module(place)}.py, which has been changed since"
+    assert why in " ".join(refused.err.split())
 
 
 @pytest.mark.parametrize(

@@ -515,6 +515,29 @@ def test_cma_es_comes_to_the_goal_on_ranges_of_every_kind(direction: Literal["ma
     assert np.mean([distance(point) for point in points[-8:]]) < 0.07  # l2 and batch size come in steps
 
 
+def test_cma_es_waits_for_a_point_that_is_open() -> None:
+    """Or what it draws would depend on which of two workers is the faster."""
+    spec = joint("cma-es", search=NUMBERS, popsize=4)
+    points = work(new_study(), joint("random", search=NUMBERS), range(12))
+
+    def drawn(n_ended: int, n_after: int) -> dict[str, Any]:
+        study = ended(points[:n_ended], spec, lambda point: -distance(point))
+        if n_after:
+            study.add_trial(
+                create_trial(
+                    state=TrialState.RUNNING,
+                    params=points[-1],
+                    distributions=distributions(spec),
+                    user_attrs={"point": "x"},
+                )
+            )
+        for trial in ended(points[n_ended : n_ended + n_after], spec, distance).get_trials():
+            study.add_trial(trial)
+        return draw(study, claim(study), spec, KNOWN, 20, 1)
+
+    assert drawn(5, 6) == drawn(5, 0) == drawn(4, 0) != drawn(8, 0)
+
+
 @pytest.mark.parametrize("n_imported", [3, 60])
 def test_cma_es_begins_where_imported_points_are_good(n_imported: int) -> None:
     spec = joint("cma-es", search=NUMBERS)
