@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from optuna.trial import FrozenTrial
@@ -16,7 +17,7 @@ from hpo._files import user_path
 from hpo.errors import ConflictError, RunError
 from hpo.monitor.files import FOLDERS, beside, bytes_of, files_in, is_artifact, is_checkpoint_folder
 from hpo.planning.plan import MODEL, WRONG_IMAGES, Plan
-from hpo.storage.database import FILE_NAME, remove_room, sqlite_file
+from hpo.storage.database import FILE_NAME, exclusive, remove_room, sqlite_file
 from hpo.storage.queue import Slots, workers_at
 from hpo.storage.storage import Storage
 from hpo.storage.trials import CHECKPOINTS_KEY, id_of
@@ -180,18 +181,25 @@ def delete(holdings: Holdings) -> None:
 
     Raises:
         ConflictError: somebody trains for it.
+        MissingError: somebody else has deleted it meanwhile.
         RunError: something cannot be removed.
     """
-    refuse_where_workers_are(holdings.plan)
-    storage = Storage(holdings.plan.storage.url)
+    url = holdings.plan.storage.url
+    # on a server one at a time: of two the second would look into tables that are gone
+    alone = nullcontext if sqlite_file(url) is not None else partial(exclusive, url)
+    with alone():
+        storage = Storage(url)
+        refuse_where_workers_are(holdings.plan)
     try:
         for files in holdings.files.values():
             _remove(files, holdings.out)
         for folder in holdings.checkpoints:
             holdings.store.remove_folder(folder)
         # last, as it knows what the rest is
-        storage.delete_studies(holdings.studies)
-        remove_room(storage.url)
+        with alone():
+            storage = Storage(url)
+            storage.delete_studies(holdings.studies)
+            remove_room(url)
         _remove(holdings.database, holdings.out)
     except OSError as error:
         raise RunError(

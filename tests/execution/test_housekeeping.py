@@ -9,6 +9,7 @@ import pty
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -16,7 +17,8 @@ import optuna
 import pytest
 
 from hpo._text import bytes_text
-from hpo.execution.housekeeping import prune_checkpoints
+from hpo.errors import MissingError
+from hpo.execution.housekeeping import Holdings, delete, holdings_of, prune_checkpoints
 from hpo.execution.run import find_or_create_plan
 from hpo.execution.worker import work
 from hpo.monitor.plans import find_plans
@@ -27,7 +29,7 @@ from hpo.storage.storage import Storage
 from hpo.storage.trials import id_of
 from hpo.training.blobs import open_blobs
 from tests.support import timed
-from tests.support.fixtures import Cli
+from tests.support.fixtures import Cli, StartedServers
 from tests.support.plans import RATES, TINY_SIZES, made_plan, train
 from tests.support.scripted_worker import REMOTE, Worker
 
@@ -230,6 +232,28 @@ def test_a_database_takes_another_plan_afterwards(cli: Cli, place: Path, databas
     assert again.trials("rate") == []
     (line,) = find_plans(database_url).plans
     assert line.state == "pending"
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_of_several_that_delete_a_plan_of_a_server_at_once_one_does(
+    place: Path, started_servers: StartedServers, kind: str
+) -> None:
+    url = f"{started_servers(kind).new_database()}?plan=night"
+    made_plan(place / "out", RATES, url)
+    # each has looked at the plan when the first begins
+    found = [holdings_of(Plan.open(Storage(url, reader=True)), place / "out") for _ in range(3)]
+
+    def delete_one(holdings: Holdings) -> str:
+        try:
+            delete(holdings)
+        except MissingError as error:
+            return str(error)
+        return "deleted"
+
+    with ThreadPoolExecutor(3) as pool:
+        deleted, *others = sorted(pool.map(delete_one, found))
+    assert deleted == "deleted"
+    assert all("holds no plan" in each for each in others)
 
 
 @pytest.mark.parametrize("kind", ["folder", "memory"])
