@@ -143,8 +143,8 @@ def test_what_is_inherited_takes_part_and_a_smaller_one_is_adopted_though_behind
     assert decision is not None
     assert decision.adopted
     assert decision.text == (
-        "adopted quality 20, slow 0: smallest size within 0.015 of best accuracy: size 200 instead of 400, "
-        "although 1.0 points behind quality 30, slow 1 (one seed, not tested)"
+        "adopted slow 0, quality 20: smallest size within 0.015 of best accuracy: size 200 instead of 400, "
+        "although 1.0 points behind slow 1, quality 30 (one seed, not tested)"
     )
 
 
