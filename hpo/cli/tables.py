@@ -159,7 +159,8 @@ def _front_text(front: Sequence[Mapping[str, Any]], objective: Metric) -> str:
     ]
     more = f" and {len(front) - MAX_NAMES} more" if len(front) > MAX_NAMES else ""
     names = " and ".join(metric.label for metric in metrics)
-    return f"of {names}: trials {', '.join(texts)}{more}"
+    plural = "trial" if len(front) == 1 else "trials"
+    return f"of {names}: {plural} {', '.join(texts)}{more}"
 
 
 def show_plans(lines: Sequence[PlanLine], place: str) -> None:

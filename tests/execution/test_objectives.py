@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from hpo.cli.tables import Screen, show_status
 from hpo.errors import InputError
 from hpo.execution.run import find_or_create_plan
 from hpo.execution.worker import work
@@ -86,6 +88,9 @@ def test_a_study_keeps_its_front_and_carries_on_what_the_rule_names(cli: Cli) ->
     told = "a: Pareto front of accuracy and size: trials 6 (53.0 %, 300), 4 (52.0 %, 200), 2 (51.0 %, 100), "
     assert told in " ".join(cli("status").out.split())
     assert json.loads(cli("status", "--json").out)["studies"][0]["front"] == front_of(plan, "a")
+    screen = Screen(file=io.StringIO(), width=200, record=True)
+    show_status([replace(found, front=found.front[:1])], plan.objective, screen)
+    assert "front of accuracy and size: trial 6 (53.0 %, 300)\n" in screen.export_text()
 
 
 def test_while_it_runs_the_rule_says_what_is_best_so_far() -> None:
