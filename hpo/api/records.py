@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from rich.console import RenderableType
 
 from hpo.api.html import progress_html, sheet_html
+from hpo.cli.advice import about
 from hpo.cli.screen import Display
 from hpo.cli.tables import (
     WIDE_COLUMNS,
@@ -28,11 +29,12 @@ from hpo.monitor.results import TrialRow
 from hpo.monitor.status import StudyStatus
 from hpo.monitor.watch import Progress, Watch
 from hpo.planning import plan as planning
-from hpo.storage.database import default_url
+from hpo.storage.database import FILE_NAME, default_url, sqlite_file
 from hpo.storage.queue import Slots
 from hpo.storage.storage import Storage
 
 T = TypeVar("T")
+DEFAULT_OUT = "hpo-out"
 _ALL = 10_000
 """Lines that are more than there are."""
 
@@ -62,6 +64,7 @@ class Plan(planning.Plan):
 class _Shown:
     """What shows itself as the command of its name prints it."""
 
+    _plan: planning.Plan
     _show: Callable[[Any, Screen], object]
 
     def __repr__(self) -> str:
@@ -73,7 +76,8 @@ class _Shown:
     def _pieces(self) -> list[Any]:
         sheet = _Sheet(width=WIDE_COLUMNS)
         try:
-            self._show(self, sheet)
+            with about(*_place(self._plan)):
+                self._show(self, sheet)
         except HpoError as error:  # part of it is read from the database when it is shown
             sheet.print(f"cannot be read now: {error}")
         return sheet.pieces
@@ -82,9 +86,14 @@ class _Shown:
 class Record(_Shown, dict[str, Any]):
     """A record that shows itself; otherwise an ordinary dictionary, and a copy of it is no more."""
 
-    def __init__(self, content: dict[str, Any], show: Callable[[dict[str, Any], Screen], object]) -> None:
+    def __init__(
+        self,
+        plan: planning.Plan,
+        content: dict[str, Any],
+        show: Callable[[dict[str, Any], Screen], object],
+    ) -> None:
         super().__init__(content)
-        self._show = show
+        self._plan, self._show = plan, show
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (dict(self),)
@@ -93,9 +102,11 @@ class Record(_Shown, dict[str, Any]):
 class Records(_Shown, list[T]):
     """Records that show themselves as a table; otherwise an ordinary list, and a copy of it is no more."""
 
-    def __init__(self, content: list[T], show: Callable[[list[T], Screen], object]) -> None:
+    def __init__(
+        self, plan: planning.Plan, content: list[T], show: Callable[[list[T], Screen], object]
+    ) -> None:
         super().__init__(content)
-        self._show = show
+        self._plan, self._show = plan, show
 
     def __reduce__(self) -> tuple[Any, ...]:
         return list, (list(self),)
@@ -112,6 +123,14 @@ class _Sheet(Screen):
         self.pieces += objects or [""]
 
 
+def _place(plan: planning.Plan) -> list[str]:
+    """Return the options by which a command finds a plan; of one on a server the environment has its URL."""
+    url = plan.storage.url
+    if (file := sqlite_file(url)) is None or str(file.parent) == DEFAULT_OUT:
+        return []
+    return ["--out", str(file.parent)] if file.name == FILE_NAME else ["--storage", url]
+
+
 def as_text(*pieces: RenderableType) -> str:
     """Return what a terminal shows, as wide as this one is."""
     screen = Screen(file=io.StringIO(), width=console().width, height=_ALL)
@@ -121,7 +140,7 @@ def as_text(*pieces: RenderableType) -> str:
     return "\n".join(line.rstrip() for line in screen.file.getvalue().splitlines())
 
 
-def find_plan(out: Path | str = "hpo-out", *, storage: str | None = None) -> Plan:
+def find_plan(out: Path | str = DEFAULT_OUT, *, storage: str | None = None) -> Plan:
     """Return the plan of an output folder or database, to be read.
 
     Raises:
@@ -132,7 +151,9 @@ def find_plan(out: Path | str = "hpo-out", *, storage: str | None = None) -> Pla
 
 def status(plan: planning.Plan) -> Records[StudyStatus]:
     """Return where every study stands, the final stage last."""
-    return Records(states.status(plan), lambda found, screen: show_status(found, plan.objective, screen))
+    return Records(
+        plan, states.status(plan), lambda found, screen: show_status(found, plan.objective, screen)
+    )
 
 
 def rows(plan: planning.Plan, name: str) -> Records[TrialRow]:
@@ -146,7 +167,7 @@ def rows(plan: planning.Plan, name: str) -> Records[TrialRow]:
         audit = states.study_audit(plan, plan.record(name).decision, Slots.of(plan.trials(name)))
         show_study(plan, name, found, audit, screen)
 
-    return Records(results.rows(plan, name), show)
+    return Records(plan, results.rows(plan, name), show)
 
 
 def best(plan: planning.Plan) -> Record:
@@ -155,7 +176,7 @@ def best(plan: planning.Plan) -> Record:
     Raises:
         MissingError: no trial has a result yet.
     """
-    return Record(results.best(plan), lambda found, screen: show_best(found, plan, screen))
+    return Record(plan, results.best(plan), lambda found, screen: show_best(found, plan, screen))
 
 
 def final_result(plan: planning.Plan) -> Record:
@@ -164,4 +185,4 @@ def final_result(plan: planning.Plan) -> Record:
     Raises:
         MissingError: it has not ended yet.
     """
-    return Record(results.final_result(plan), lambda found, screen: show_final(found, plan, screen))
+    return Record(plan, results.final_result(plan), lambda found, screen: show_final(found, plan, screen))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import click
 from click.core import ParameterSource
@@ -15,6 +18,17 @@ _ADVISED = re.compile(r"`hpo ([a-z]+(?:-[a-z]+)*)([^`]*)`")
 _META = "hpo.cli.advice"
 _RECORDED = {*Defaults.__annotations__, "name", "studies", "search", "trials", "no_pruning"} - {"data"}
 """What a plan that exists needs no more."""
+_PLACE: ContextVar[Sequence[str]] = ContextVar("_PLACE", default=())
+
+
+@contextmanager
+def about(*options: str) -> Iterator[None]:
+    """Have commands that the library advises meanwhile name a plan by these options."""
+    token = _PLACE.set(options)
+    try:
+        yield
+    finally:
+        _PLACE.reset(token)
 
 
 def completed(text: str) -> str:
@@ -32,7 +46,7 @@ def command(name: str, *words: str) -> str:
     context = click.get_current_context(silent=True)
     root = context and context.find_root()
     if context is None or root is None or not isinstance(root.command, click.Group):
-        return " ".join(parts)
+        return " ".join([*parts, *map(quoted, _PLACE.get())])
     _, advised, _ = root.command.resolve_command(root, [name])
     theirs = {each.name: each for each in advised.params if each.envvar} if advised else {}
     for option in context.command.params:
