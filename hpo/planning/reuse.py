@@ -253,8 +253,8 @@ def find_known(
         block: list[int] = attrs["seeds"]
         is_whole = block == list(seeds)
         new = [seed for seed in seeds if seed in block and seed not in known]
-        # of a loop of the recipe's own that ended early nobody knows by which seed; likewise of divergence
-        is_divisible = trial.state == TrialState.COMPLETE and len(epochs) == config["epochs"]
+        # of divergence nobody knows by which seed
+        is_divisible = trial.state == TrialState.COMPLETE
         if not new or _unlike(attrs, processor) or not (is_whole or is_divisible):
             continue
         for seed in new:

@@ -47,10 +47,12 @@ class Simulated(hpo.Recipe):
             luck = random.Random(f"{seed} {params.quality} {epoch}").gauss(0, 0.002)
             bad = float("nan") if params.quality == -9 and epoch > 1 else 0.0
             yield hpo.Epoch({"accuracy": 0.5 + 0.01 * params.quality + luck + bad, "luck": luck}, state={})
+            if params.quality == -7:
+                return
     def test(self, params, data, state):
         return {"accuracy": 0.5, "luck": 0.5}
 """
-"""A recipe that trains nothing; with a quality of -9 it diverges."""
+"""A recipe that trains nothing; with a quality of -9 it diverges, with -7 it ends after an epoch."""
 QUALITIES = "[search]\nquality = [1, 2, 3]"
 
 
@@ -241,6 +243,17 @@ def test_what_diverged_is_taken_over_and_what_was_pruned_is_trained(place: Path)
     assert SEED_EPOCHS_KEY not in after[-9].user_attrs
     assert after[-9].user_attrs["reason"].startswith("diverged: ")
     assert "as rate/0" in after[-9].user_attrs["reason"]
+
+
+def test_a_loop_that_ended_early_is_known_seed_by_seed(place: Path) -> None:
+    """All its seeds ended after the same epoch, or it would have failed."""
+    study = "[search]\nquality = [-7, 1]"
+    ended(place, "a", study, "rate", **simulated(place, seeds=2))
+    plan = ended(place, "b", study, "rate", reuse="a", **simulated(place))
+    fresh = ended(place, "c", study, "rate", **simulated(place))
+    assert itself(plan) == [0, 0]
+    assert itself(fresh) == [1, 2]
+    assert accepted_epochs(plan) == accepted_epochs(fresh)
 
 
 def test_what_diverged_at_other_seeds_is_trained_as_nobody_knows_by_which(place: Path) -> None:
