@@ -78,6 +78,7 @@ def test_on_progress_is_given_every_look_and_every_event(capfd: pytest.CaptureFi
 
     plan = run_rates(on_progress=follow)
     assert threads == {threading.main_thread()}
+    assert len({id(each) for each in seen}) == len(seen)  # none is told twice
     assert not seen[0].events
     assert seen[-1].is_over
     assert isinstance(seen[0], library.Progress)
@@ -90,6 +91,11 @@ def test_on_progress_is_given_every_look_and_every_event(capfd: pytest.CaptureFi
     again: list[Progress] = []
     run_rates(on_progress=again.append)
     assert [each.is_over for each in again] == [True]
+
+
+def test_an_option_that_is_none_is_named() -> None:
+    with pytest.raises(InputError, match="epoch is not an option; did you mean 'epochs'"):
+        run_rates(epoch=3)
 
 
 def test_a_plan_is_called_as_one_likes() -> None:

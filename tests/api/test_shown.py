@@ -78,6 +78,9 @@ def test_a_look_as_html_has_the_words_of_the_screen(under_way: Plan, monkeypatch
 
 def test_what_others_wrote_is_text_on_the_page(under_way: Plan) -> None:
     plan = library.find_plan(storage=under_way.storage.url)
+    live = progress_html(look(under_way), [HOSTILE], about=HOSTILE)
+    assert "<b>" not in live
+    assert live.count("&lt;b&gt;") > 3
     for shown in (plan, library.status(plan), library.rows(plan, "rate")):
         page = shown._repr_html_()
         assert "<b>" not in page
