@@ -761,6 +761,10 @@ def show_forecast(lines: Sequence[Line]) -> None:
     ]
     grid.add("", *together, style="bold")
     console().print(grid)
+    if has_budget:
+        console().print("afforded: what the budget pays for, as long as nothing is pruned")
+    if short := [line.study for line in lines if _affords_no_point(line)]:
+        console().print(f"too little for a single point to its end: {', '.join(short)}", style="yellow")
     if any(line.least_seeds for line in lines):
         console().print("least and most: further seeds are for points that can still win")
     for line in lines:
@@ -770,6 +774,11 @@ def show_forecast(lines: Sequence[Line]) -> None:
                 f"{line.study}: at most; {least:,} epochs where each of {line.points - 1} decisions is clear "
                 f"after {LOOKS[0]} seeds, less where fewer studies adopt a change"
             )
+
+
+def _affords_no_point(line: Line) -> bool:
+    n_trained = line.points - (line.reused or 0)
+    return line.afforded is not None and line.epochs > 0 and line.afforded * n_trained < 1
 
 
 def _least_epochs(line: Line) -> int:

@@ -13,6 +13,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 import hpo as library
+from hpo.cli.tables import show_forecast
 from hpo.errors import MissingError
 from hpo.execution.forecast import Line, afforded
 from hpo.execution.run import find_or_create_plan
@@ -341,7 +342,7 @@ def test_a_run_has_its_answer_by_the_deadline_and_finish_at_once(place: Path) ->
         assert results.final_result(plan)["test"] == {"accuracy": 0.5}
 
 
-def test_the_forecast_says_what_a_budget_affords() -> None:
+def test_the_forecast_says_what_a_budget_affords(capsys: pytest.CaptureFixture[str]) -> None:
     lines = [
         Line(name, "", 1, 1, 1, seconds, trained_seconds=seconds)
         for name, seconds in (("first", 100.0), ("second", 10.0), (FINAL, 8.0))
@@ -350,5 +351,9 @@ def test_the_forecast_says_what_a_budget_affords() -> None:
     assert found == {"first": 0.3, "second": 1.0, FINAL: 1.0}
     assert {line.afforded for line in afforded(lines, 200.0)} == {1.0}
     assert [line.afforded for line in afforded(lines, 8.0)] == [0.02, 0.2, 0.5]
+    show_forecast(afforded(lines, 8.0))
+    assert "too little for a single point to its end: first, second, final\n" in capsys.readouterr().out
+    show_forecast(afforded(lines, 200.0))
+    assert "too little" not in capsys.readouterr().out
     untimed = replace(lines[0], trained_seconds=None)
     assert [line.afforded for line in afforded([untimed, *lines[1:]], 50.0)] == [None] * 3
