@@ -631,9 +631,9 @@ def test_a_page_leads_to_the_dashboard_of_each_plan(tmp_path: Path) -> None:
 
 
 def test_the_page_names_the_metrics_of_plans_that_are_tuned_for_several(tmp_path: Path) -> None:
-    for name, options in (("one", {}), ("other", {"metric": "accuracy"})):
+    for name, metric in (("one", "macro_f1"), ("other", "accuracy")):
         (tmp_path / name).mkdir()
-        advance(plan := new_plan(tmp_path / name, **options))
+        advance(plan := new_plan(tmp_path / name, metric=metric))
         Worker(plan).finish_all("setup", [0.5])
     found = find_plans(str(tmp_path))
     links = {line.storage: line.name for line in found.plans}
