@@ -119,6 +119,11 @@ class Storage:
                 raise InputError(
                     f"{self.name}: holds a study {name!r} that hpo did not make; use another database"
                 ) from None
+            if self._rdb.get_study_directions(study_id) != directions and not self.trials(study_id):
+                # of a plan for another metric, whose making was cut short: samplers would look for the worst
+                self.delete_studies([name])
+                self.create_study(name, attrs, direction)
+                return
         for key, value in attrs.items():
             self.set_study_attr(study_id, key, value)
 

@@ -13,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import optuna
 import pytest
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
@@ -229,6 +230,15 @@ def test_migrations_are_read_for_the_first_database_alone(
     url = f"sqlite:///{tmp_path / 'b.db'}"
     Storage(url, create=True).create_study("s", {"a": 1}, "maximize")
     assert Storage(url).study_attrs()["s"] == {"a": 1}
+
+
+def test_a_study_of_a_plan_that_was_never_made_is_made_anew_for_another_metric(database_url: str) -> None:
+    storage = Storage(database_url, create=True)
+    storage.create_study("s", {"options": {"metric": "loss"}, "definition": "killed after it"}, "minimize")
+    for _ in range(2):
+        storage.create_study("s", {"options": {}}, "maximize")
+        assert storage.study("s").direction == optuna.study.StudyDirection.MAXIMIZE
+        assert storage.study_attrs() == {"s": {"options": {}}}
 
 
 def test_what_depends_on_another_study_is_written_only_while_that_is_as_it_was(database_url: str) -> None:
