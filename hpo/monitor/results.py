@@ -499,7 +499,7 @@ def uncertainty_text(result: Mapping[str, Any], objective: Metric, examples: str
         return ""
     low, high = found["interval"]
     if low == high:  # as where few test examples are all right: such numbers have nothing to estimate from
-        value = objective.with_unit(result["test"][objective.name])
+        value = objective.with_unit(low)
         return f"{value} with each seed; what other seeds and other test {examples} would change is not known"
     between = f"between {objective.text(low)} and {objective.with_unit(high)} with 95 % confidence"
     of_seeds, of_examples = found["seeds"], found["examples"]

@@ -112,6 +112,12 @@ def test_a_confirmation_has_its_share_of_a_budget_and_concludes_by_what_there_is
     assert advance(plan)
 
 
+def test_the_best_of_a_plan_whose_seeds_all_answer_the_same_is_shown(cli: Cli) -> None:
+    plan = work_on(plan_of({"first": "[search]\nquality = [0, 1]"}, epochs=1, final_seeds=2))
+    shown = cli("best", "--storage", plan.storage.url)
+    assert "50.0 % with each seed; what other seeds" in " ".join(shown.out.split())
+
+
 def test_a_budget_for_everything_cuts_nothing() -> None:
     plan = work_on(plan_of({"first": "[search]\nquality = [0, 1, 2]"}, budget=17.0))
     decision = plan.decision("first")

@@ -123,7 +123,7 @@ def test_both_sources_are_told_and_which_is_the_larger() -> None:
         found = {"loss": {**RESULT["uncertainty"]["loss"], missing: None}}
         assert said in uncertainty_text({**RESULT, "uncertainty": found}, LOSS, "rows")
     level = {"macro_f1": {"interval": [1.0, 1.0], "seeds": 0.0, "examples": 0.0}}
-    assert uncertainty_text({**RESULT, "test": {"macro_f1": 1.0}, "uncertainty": level}, F1, "images") == (
+    assert uncertainty_text({**RESULT, "uncertainty": level}, F1, "images") == (
         "100.0 % with each seed; what other seeds and other test images would change is not known"
     )
     before = {key: value for key, value in RESULT.items() if key not in ("uncertainty", "shrinkage_interval")}
