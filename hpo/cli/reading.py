@@ -61,6 +61,7 @@ def status(is_watch: bool, as_json: bool, **options: Any) -> None:
         from hpo.cli.screen import headline
         from hpo.cli.tables import console, show_status
         from hpo.monitor.watch import Watch
+        from hpo.planning.closing import budget_text
         from hpo.planning.reuse import of_other_plans
 
         with waiting("reading the plan"):
@@ -68,8 +69,9 @@ def status(is_watch: bool, as_json: bool, **options: Any) -> None:
         show_status([study.status for study in progress.studies], progress.objective)
         # the answer stands in the table already
         console().print(headline(replace(progress, test=None)))
-        if found := of_other_plans(plan):
-            console().print(found)
+        for said in (budget_text(plan), of_other_plans(plan)):
+            if said:
+                console().print(said)
         console().print(Text(f"plan {plan.name}, in {plan.storage.name}", "dim"), soft_wrap=True)
 
 

@@ -23,6 +23,7 @@ from itertools import count
 
 from optuna.trial import TrialState
 
+from hpo._text import duration
 from hpo.errors import InputError
 from hpo.planning.decisions import By, Closed
 from hpo.planning.inheritance import context_of
@@ -59,6 +60,13 @@ def trained(plan: Plan) -> dict[str, Trained]:
         name: Trained(sums.get((id_, SECONDS_KEY), 0.0), sums.get((id_, SEED_EPOCHS_KEY), 0.0))
         for name, id_ in ids.items()
     }
+
+
+def budget_text(plan: Plan) -> str:
+    """Return how much of its budget a plan has used, in words; empty where it has none."""
+    if plan.options.budget is None:
+        return ""
+    return f"budget of {duration(plan.options.budget)}: {duration(_seconds(trained(plan)))} used"
 
 
 def closing(plan: Plan, name: str, number: int | None = None, *, is_further: bool = False) -> Closed | None:

@@ -94,6 +94,7 @@ def test_a_budget_is_shared_and_ends_with_the_test_set(cli: Cli) -> None:
     for command in (["status"], ["show", "first"], ["best"]):
         shown = " ".join(cli(*command, "--storage", url).out.split())
         assert "closed by the budget of 30s" in shown, command
+        assert ("budget of 30 s: 30 s used" in shown) == (command == ["status"])
     points = [(each.state, each.points["waiting"], each.n_points) for each in status(plan)]
     assert points == [("done", 0, 4), ("done", 0, 2), ("done", 0, 1)]
     assert [row.trial for row in results.rows(plan, "first")] == [0, 1, 2, 3]
