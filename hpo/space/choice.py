@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hpo.errors import InputError, did_you_mean
+from hpo.errors import InputError
 from hpo.space.constraints import Constraint
 from hpo.space.parameters import Direction
 
@@ -60,8 +60,9 @@ class Choice:
         named = re.findall(rf"(?<![\w.]){_NAME}", re.sub(r"\band\b", " ", limits or ""))
         for name in (objective, *([near] if near else []), *named):
             if name not in objectives:
-                hint = did_you_mean(name, objectives)
-                raise InputError(f"choose = {text!r}: {name} is not one of the objectives; {hint}")
+                # which of the two is misspelt nobody knows
+                known = " and ".join(objectives)
+                raise InputError(f"choose = {text!r}: {name} is not one of the objectives, {known}")
         if near == objective:
             raise InputError(f"choose = {text!r}: {near} is on both sides; {FORM}")
         try:
