@@ -105,6 +105,7 @@ _DEMANDS = {
     "model_type": "must be a table",
     "list_type": "must be a list",
     "tuple_type": "must be a list",
+    "too_long": "must have at most {max_length} entries",
     "greater_than": "must be greater than {gt}",
     "greater_than_equal": "must be at least {ge}",
     "less_than": "must be less than {lt}",

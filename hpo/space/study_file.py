@@ -115,7 +115,7 @@ def _seconds(value: object) -> object:
     return seconds
 
 
-Seconds = Annotated[float, Field(gt=0), BeforeValidator(_seconds)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_seconds)]
 """Seconds; in a file also a text with a unit, as "20m"."""
 
 

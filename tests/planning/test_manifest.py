@@ -46,6 +46,7 @@ def test_options_of_the_folder_are_those_of_run_and_the_users_win(tmp_path: Path
         ("inherit = 'winner'", "inherit = 'winner': is not known; did you mean 'winners'?"),
         ("pruning = 1", "pruning = 1: must be true or false"),
         ("epochs = {}", "epochs = {}: must be a whole number"),
+        ("budget = inf", "budget = inf: must be a finite number"),
     ],
     ids=lambda text: text[:20],
 )
