@@ -19,7 +19,7 @@ from hpo.execution.plan_recipe import with_recipe
 from hpo.execution.run import find_or_create_plan
 from hpo.execution.worker import work
 from hpo.planning.crossing import open_price
-from hpo.planning.plan import CONFIRM, FINAL, PRICE, Plan
+from hpo.planning.plan import CONFIRM, FINAL, FINAL_SEED_OFFSET, PRICE, Plan
 from hpo.planning.reuse import LIBRARY, ORIGIN_KEY
 from hpo.storage.queue import Reason, reason_of
 from hpo.storage.trials import SEED_EPOCHS_KEY
@@ -210,6 +210,15 @@ def test_sampled_points_inherited_configurations_and_whole_plans_are_known_again
     assert itself(plan, FINAL) == [6]  # it keeps models and answers of all its seeds, so it trains them
     kept = {key: value for key, value in accepted_epochs(plan).items() if key[0] != FINAL}
     assert kept == {key: value for key, value in accepted_epochs(before).items() if key[0] != FINAL}
+
+
+def test_the_final_stage_trains_even_what_a_search_of_its_seeds_has_trained(place: Path) -> None:
+    """It needs the networks."""
+    ended(place, "a", QUALITIES, "rate", **simulated(place, seed=FINAL_SEED_OFFSET))
+    plan = ended(place, "b", QUALITIES, reuse="a", **simulated(place))
+    (trial,) = plan.trials(FINAL)
+    assert trial.user_attrs["seeds"] == plan.trials(LIBRARY)[0].user_attrs["seeds"]
+    assert itself(plan, FINAL) == [2]
 
 
 def test_a_plan_that_exists_takes_over_what_is_there_by_now(place: Path) -> None:
