@@ -105,7 +105,7 @@ def test_a_discarded_trial_is_said_to_be_so_wherever_it_is_shown(tmp_path: Path,
     report = read(plan)
     assert [attempt.state for attempt in report.attempts] == ["discarded", "complete", "complete"]
     table = points_table(report, report.sections[0])
-    assert table.csv().count("discarded") == 2  # state and remark of one point
+    assert table.csv().count("discarded") == 1  # the state of one point
     assert f"Trial 0: {why}." in notes(report, dict.fromkeys(plan.all_names, 1))["rate"]
 
 
