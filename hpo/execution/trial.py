@@ -6,6 +6,7 @@ import contextlib
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
@@ -365,6 +366,8 @@ class _Attempt:
         self._checkpoints = _checkpoints(plan, name, trial, config, context, self.seeds)
         self._outbox = Outbox(plan.storage, id_of(trial))
         self._epochs: dict[int, Sequence[SeedEpoch]] = {}
+        self._whole: dict[int, list[dict[str, Any]]] = {}
+        """Their records, of the seeds that other plans have trained, too."""
         self._reports: dict[int, float] = {}
         self._trained_on: list[str] = []
         self._notes: list[str] = []
@@ -408,8 +411,7 @@ class _Attempt:
     @property
     def records(self) -> dict[str, Any]:
         """What is recorded of the configuration and its epochs, as attributes of the trial."""
-        epochs = {_key(number): self._with_known(number, each) for number, each in self._epochs.items()}
-        return {COSTS_KEY: self._costs, **epochs}
+        return {COSTS_KEY: self._costs, **{_key(number): each for number, each in self._whole.items()}}
 
     def restore(self) -> dict[str, Any] | None:
         """Bring in the newest checkpoint, if there is one, and return its state of training."""
@@ -418,9 +420,9 @@ class _Attempt:
         )
         if saved is not None:
             self._epochs |= saved.epochs
-            whole = {number: self._with_known(number, each) for number, each in saved.epochs.items()}
-            self._reports |= {number: self._value(each) for number, each in whole.items()}
-            attrs = {_key(number): each for number, each in whole.items()}
+            self._whole |= {number: self._with_known(number, each) for number, each in saved.epochs.items()}
+            self._reports |= {number: self._value(each) for number, each in self._whole.items()}
+            attrs = {_key(number): each for number, each in self._whole.items()}
             attrs |= self._callback.attrs() | {"resumed_after_epoch": len(saved.epochs)}
             self.pruned_after = saved.pruned_after
             attrs |= self._audit()
@@ -453,7 +455,7 @@ class _Attempt:
         Returns:
             Whether the database has it; False: it follows later.
         """
-        whole = self._with_known(epoch.number, epoch.seeds)
+        whole = self._whole[epoch.number] = self._with_known(epoch.number, epoch.seeds)
         value = self._value(whole)
         attrs: dict[str, Any] = {_key(epoch.number): whole}
         self._reports[epoch.number] = value
@@ -589,17 +591,28 @@ def _configure(
     }
     if context.data.split_seed is not None:
         attrs["split_seed"] = context.data.split_seed
-    told, untold = dict[str, float](), dict[str, BaseException]()
-    for cost in plan.schema.costs:
-        try:
-            told |= costs_of_config(context.recipe, context.data.info, config, [cost])
-        except (Exception, SystemExit) as error:  # whatever the user's code raises
-            untold[cost] = error
+    told, untold = _costs(plan, config, context)
     plan.storage.write(id_of(trial), attrs={**attrs, COSTS_KEY: told})
     for cost, cause in untold.items():
         if study is not None and cost in study.costs:
             raise TrialFailedError(cause, context.recipe) from cause
     return config, told
+
+
+def _costs(
+    plan: Plan, config: Config, context: WorkerContext
+) -> tuple[dict[str, float], dict[str, BaseException]]:
+    """Return what a configuration costs before it trains, and why some of that cannot be told."""
+    tell = partial(costs_of_config, context.recipe, context.data.info, config)
+    with suppress(Exception, SystemExit):  # whatever the user's code raises
+        return tell(plan.schema.costs), {}  # of one network for all
+    told, untold = dict[str, float](), dict[str, BaseException]()
+    for cost in plan.schema.costs:
+        try:
+            told |= tell([cost])
+        except (Exception, SystemExit) as error:
+            untold[cost] = error
+    return told, untold
 
 
 def _draw(plan: Plan, study: StudySpec, trial: FrozenTrial) -> dict[str, ParamValue]:
