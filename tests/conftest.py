@@ -21,8 +21,8 @@ from tests.support.preloaded import preloaded_processes
 from tests.support.scripted_worker import plan_under_way
 
 # no test asserts how long something takes; neither does hypothesis, which allows 200 ms an example otherwise.
-# Its examples are the same in every run: what fails fails again. --hypothesis-profile=exploring draws others, for
-# who changes what has a law
+# Its examples are the same in every run: what fails fails again. --hypothesis-profile=exploring draws others,
+# for who changes what has a law
 settings.register_profile("exploring", deadline=None)
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
