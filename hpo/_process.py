@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import platform
+import random
 import signal
 import sys
 import threading
@@ -19,6 +20,9 @@ from hpo.errors import InputError
 
 log = logging.getLogger(__name__)
 
+JITTER = random.SystemRandom()
+"""For waits. Python's own generator is seeded for recipes in each epoch, and draws of another thread from it
+would change what they draw."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PARENT_VARIABLE = "HPO_PARENT_PID"
 """Set by `hpo run` for its own workers: they stop when that process is gone."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from hpo._process import JITTER
 from hpo.errors import DatabaseGoneError
 from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance, fail_stale_trials
@@ -65,7 +65,7 @@ class HeartbeatThread:
         # what hung in a database that was away is followed by a beat at once: others are waiting for it
         while not self._stopped.wait(max(0.0, due - time.monotonic())):
             # not all at the same time: workers are often started together
-            due = time.monotonic() + pause_seconds * random.uniform(0.75, 1.0)
+            due = time.monotonic() + pause_seconds * JITTER.uniform(0.75, 1.0)
             trial_ids = sorted(self._trial_ids.copy())
             try:
                 self._plan.storage.check_in_place()

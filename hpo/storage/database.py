@@ -34,6 +34,7 @@ from sqlalchemy.engine import URL, make_url
 
 from hpo._files import user_path
 from hpo._lock import held, locked
+from hpo._process import JITTER
 from hpo.errors import DatabaseGoneError, InputError, MissingError, install
 
 T = TypeVar("T")
@@ -446,7 +447,7 @@ def open_rdb(
         _check_file(file, create=create)
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(lambda error: is_passing(error) and not _is_refusal(error)),
-        wait=tenacity.wait_random(0.2, 2.0),
+        wait=lambda _: JITTER.uniform(0.2, 2.0),
         stop=tenacity.stop_after_delay(patience_seconds),
         before_sleep=_say_once,
         reraise=True,

@@ -32,6 +32,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.orm import Session
 
+from hpo._process import JITTER
 from hpo.errors import InputError, MissingError, StorageError, TrialLost
 from hpo.space.parameters import Direction
 from hpo.storage import database
@@ -638,7 +639,7 @@ class Storage:
         """
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(database.is_passing),
-            wait=tenacity.wait_random_exponential(multiplier=0.1, max=MAX_WAIT_SECONDS),
+            wait=_back_off,
             stop=tenacity.stop_after_delay(patience_seconds),
             before_sleep=self._note_disturbance,
             reraise=True,
@@ -674,6 +675,10 @@ class Storage:
                 return transaction(session)
 
         return self.retry(attempt, patience_seconds)
+
+
+def _back_off(state: tenacity.RetryCallState) -> float:
+    return JITTER.uniform(0, min(MAX_WAIT_SECONDS, 0.1 * 2 ** min(state.attempt_number - 1, 10)))
 
 
 def _machine_time() -> datetime:
