@@ -17,7 +17,6 @@ study a plan has nothing more to try.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -29,8 +28,8 @@ from typing import Any
 import numpy as np
 import optuna
 from grids import Cell, Floats, Grid, recorded, study_by_study
-from search_cost import JOINT
-from tables import Table, heading
+from search_cost import replay_options
+from tables import Table
 
 from hpo.planning.samplers import distributions, draw
 from hpo.space.parameters import ParamValue
@@ -146,12 +145,7 @@ def interval(differences: Floats) -> tuple[float, float]:
 
 def main() -> None:
     """Write both tables."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--replays", type=int, default=200, help="of each grid")
-    parser.add_argument("--grids", nargs="+", default=list(JOINT), metavar="NAME")
-    parser.add_argument("--workers", type=int, default=2, help="processes")
-    options = parser.parse_args()
-    heading(f"{options.replays} replays a grid")
+    options = replay_options(__doc__ or "")
     with ProcessPoolExecutor(options.workers) as pool:
         found = {name: regrets(pool, name, options.replays) for name in options.grids}
     table = Table()

@@ -16,7 +16,6 @@ tried all, after how many points on average (those that never do with all), and 
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
@@ -30,8 +29,8 @@ from optuna.distributions import IntDistribution
 from optuna.study import StudyDirection
 from optuna.terminator import RegretBoundEvaluator
 from optuna.trial import create_trial
-from search_cost import JOINT
-from tables import Table, heading
+from search_cost import replay_options
+from tables import Table
 
 DELTAS = (0.5, 1.0, 2.0, 3.0)
 FIRST, STEP = 12, 4
@@ -66,12 +65,7 @@ def replay(name: str, number: int) -> Bounds:
 
 def main() -> None:
     """Write both tables."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--replays", type=int, default=200, help="of each grid")
-    parser.add_argument("--grids", nargs="+", default=list(JOINT), metavar="NAME")
-    parser.add_argument("--workers", type=int, default=2, help="processes")
-    options = parser.parse_args()
-    heading(f"{options.replays} replays a grid")
+    options = replay_options(__doc__ or "")
     with ProcessPoolExecutor(options.workers) as pool:
         found = {name: list(pool.map(replay, repeat(name), range(options.replays))) for name in options.grids}
     table = Table()

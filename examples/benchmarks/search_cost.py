@@ -295,6 +295,17 @@ def replay(options: argparse.Namespace) -> None:
             table.add({"table": file.stem, "order": kind, "pruner": name, **figures})
 
 
+def replay_options(about: str) -> argparse.Namespace:
+    """Read the options of a benchmark that replays the joint grids, and write the heading."""
+    parser = argparse.ArgumentParser(description=about.partition("\n")[0])
+    parser.add_argument("--replays", type=int, default=200, help="of each grid")
+    parser.add_argument("--grids", nargs="+", default=list(JOINT), metavar="NAME")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    options = parser.parse_args()
+    heading(f"{options.replays} replays a grid")
+    return options
+
+
 def main() -> None:
     """Records or replays."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
