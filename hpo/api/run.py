@@ -11,7 +11,7 @@ from typing import Any
 from hpo._files import user_path
 from hpo._text import MAX_PLAN_NAME, read_plan_name
 from hpo.api.notebook import live_output
-from hpo.api.records import Plan, find_plan
+from hpo.api.records import DEFAULT_OUT, Plan, find_plan
 from hpo.cli.tables import stopped_text
 from hpo.errors import InputError, did_you_mean
 from hpo.execution.forked_run import local_means
@@ -25,7 +25,7 @@ RESUME = "call run_plan again to resume"
 def run_plan(
     names: Sequence[str] | str = (),
     *,
-    out: Path | str = "hpo-out",
+    out: Path | str = DEFAULT_OUT,
     storage: str | None = None,
     studies: Path | str | Mapping[str, Any] | None = None,
     workers: int | None = None,
