@@ -365,9 +365,8 @@ class _Attempt:
         """That are trained here; another plan has trained the others."""
         self._checkpoints = _checkpoints(plan, name, trial, config, context, self.seeds)
         self._outbox = Outbox(plan.storage, id_of(trial))
-        self._epochs: dict[int, Sequence[SeedEpoch]] = {}
-        self._whole: dict[int, list[dict[str, Any]]] = {}
-        """Their records, of the seeds that other plans have trained, too."""
+        self._epochs: dict[int, list[dict[str, Any]]] = {}
+        """The records of what was trained here, by seed."""
         self._reports: dict[int, float] = {}
         self._trained_on: list[str] = []
         self._notes: list[str] = []
@@ -406,12 +405,13 @@ class _Attempt:
     @property
     def seconds(self) -> float:
         """How long they took, by the worker's clock."""
-        return sum(seed.seconds for seeds in self._epochs.values() for seed in seeds)
+        return float(sum(seed["seconds"] for seeds in self._epochs.values() for seed in seeds))
 
     @property
     def records(self) -> dict[str, Any]:
         """What is recorded of the configuration and its epochs, as attributes of the trial."""
-        return {COSTS_KEY: self._costs, **{_key(number): each for number, each in self._whole.items()}}
+        epochs = {_key(number): self._with_known(number, each) for number, each in self._epochs.items()}
+        return {COSTS_KEY: self._costs, **epochs}
 
     def restore(self) -> dict[str, Any] | None:
         """Bring in the newest checkpoint, if there is one, and return its state of training."""
@@ -419,10 +419,10 @@ class _Attempt:
             lambda state: _restored(state, self._config, self._context, self.seeds, self._callback)
         )
         if saved is not None:
-            self._epochs |= saved.epochs
-            self._whole |= {number: self._with_known(number, each) for number, each in saved.epochs.items()}
-            self._reports |= {number: self._value(each) for number, each in self._whole.items()}
-            attrs = {_key(number): each for number, each in self._whole.items()}
+            self._epochs |= {number: _records(each) for number, each in saved.epochs.items()}
+            whole = {number: self._with_known(number, each) for number, each in self._epochs.items()}
+            self._reports |= {number: self._value(each) for number, each in whole.items()}
+            attrs = {_key(number): each for number, each in whole.items()}
             attrs |= self._callback.attrs() | {"resumed_after_epoch": len(saved.epochs)}
             self.pruned_after = saved.pruned_after
             attrs |= self._audit()
@@ -455,7 +455,8 @@ class _Attempt:
         Returns:
             Whether the database has it; False: it follows later.
         """
-        whole = self._whole[epoch.number] = self._with_known(epoch.number, epoch.seeds)
+        trained = _records(epoch.seeds)
+        whole = self._with_known(epoch.number, trained)
         value = self._value(whole)
         attrs: dict[str, Any] = {_key(epoch.number): whole}
         self._reports[epoch.number] = value
@@ -471,7 +472,7 @@ class _Attempt:
         self._trained_seconds += seconds / max(1, self._context.n_at_once())
         self._trained_seed_epochs += len(epoch.seeds)
         attrs |= {SECONDS_KEY: self._trained_seconds, SEED_EPOCHS_KEY: self._trained_seed_epochs}
-        self._epochs[epoch.number] = epoch.seeds
+        self._epochs[epoch.number] = trained
         training = state_of(epoch)
         attrs |= self._said(*epoch.notes, *([NO_STATE] if training is None else [])) | self._audit()
         delivered = self._outbox.send(attrs, {epoch.number: value})
@@ -479,7 +480,7 @@ class _Attempt:
             return delivered
         state = {
             "training": training,
-            "epochs": {number: _records(each) for number, each in self._epochs.items()},
+            "epochs": dict(self._epochs),
             "callback": self._callback.state,
             "trained_on": self._trained_on,
             **({} if self.pruned_after is None else {"pruned_after": self.pruned_after}),
@@ -488,9 +489,9 @@ class _Attempt:
             self._checkpoints.save(self._trial.user_attrs["attempt"], epoch.number, state)
         return delivered
 
-    def _with_known(self, number: int, trained: Sequence[SeedEpoch]) -> list[dict[str, Any]]:
+    def _with_known(self, number: int, trained: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the records of an epoch of all seeds, in the trial's order."""
-        by_seed = {each.seed: each.to_dict() for each in trained}
+        by_seed = {each["seed"]: each for each in trained}
         if self._known is not None:
             by_seed |= {seed: epochs[number - 1] for seed, epochs in self._known.seeds.items()}
         return [by_seed[seed] for seed in self._trial.user_attrs["seeds"]]
