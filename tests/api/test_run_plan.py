@@ -15,13 +15,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import psutil
 import pytest
 
 import hpo as library
 from hpo.api.run import by_name, run_plan
 from hpo.errors import InputError
 from hpo.monitor.watch import Progress
+from tests.support.command import at_work
 from tests.support.plans import SMALL, TINY_SIZES, write_study
 
 RATES = f"{SMALL}[search]\nlearning_rate = [0.01]"
@@ -125,10 +125,6 @@ def test_what_on_progress_raises_ends_the_run_and_loses_nothing(error: type[Base
     assert study.status.points["complete"] == 1
     assert study.n_lost == 0  # the trial was put back, not found dead
     assert any(trial.user_attrs.get("reason") for trial in plan.trials("rate"))
-
-
-def at_work() -> list[psutil.Process]:
-    return [each for each in psutil.Process().children(recursive=True) if "worker" in each.cmdline()]
 
 
 def test_ctrl_c_says_what_is_done_and_the_next_call_resumes() -> None:

@@ -22,7 +22,7 @@ from hpo.execution.run import run
 from hpo.execution.supervisor import supervise
 from hpo.planning.plan import Plan
 from hpo.storage.queue import LOST_CAP, Reason, Slots, SlotState, reason_of
-from tests.support.command import start_hpo, wait_for
+from tests.support.command import at_work, start_hpo, wait_for
 from tests.support.plans import RATES, made_plan
 
 ENGINES = {
@@ -31,16 +31,6 @@ ENGINES = {
     ),
     "spawned": pytest.param(spawned_processes, marks=pytest.mark.slow),
 }
-
-
-def at_work() -> list[psutil.Process]:
-    """The processes below this one that train; the fork server itself does not."""
-    workers = []
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # it ended between two looks
-            if "worker" in process.cmdline() and not process.children():
-                workers.append(process)
-    return workers
 
 
 def states(plan: Plan) -> set[SlotState]:

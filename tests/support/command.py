@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 
 @dataclass(frozen=True)
@@ -73,3 +76,18 @@ def wait_for(what: Callable[[], object], process: subprocess.Popen[Any] | None =
         assert process is None or process.poll() is None, "the process ended"
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.05)
+
+
+def at_work() -> list[psutil.Process]:
+    """The processes below this one that train; the fork server, which has workers below it, does not."""
+    workers = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended between two looks
+            # a worker may have a child too: the process that tests.support.preloaded keeps for its copies
+            if _is_worker(process) and not any(map(_is_worker, process.children())):
+                workers.append(process)
+    return workers
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    return "worker" in process.cmdline()
