@@ -71,7 +71,7 @@ def holdings_of(plan: Plan, out: str | Path, checkpoints: str | None = None) -> 
     store = open_blobs(checkpoints or out / "checkpoints")
     named = _checkpoint_folders(trials)
     sizes = {folder: store.size(folder) for folder in named}
-    found = files_in(out) if is_own else {"outputs": _named_outputs(storage, out, ids.values(), trials)}
+    found = files_in(out, plan) if is_own else {"outputs": _named_outputs(storage, out, ids.values(), trials)}
     return Holdings(
         plan=plan,
         out=out,

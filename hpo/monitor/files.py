@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from hpo.planning.plan import MODEL, WRONG_IMAGES
+from hpo.planning.plan import MODEL, WRONG_IMAGES, Plan
 from hpo.storage.database import FILE_NAME
 
 BESIDE = ("", "-wal", "-shm", "-journal", ".lock")
@@ -26,22 +26,43 @@ _OURS = {
     "database": "|".join(re.escape(f"{FILE_NAME}{suffix}") for suffix in BESIDE),
     "checkpoints": rf"checkpoints/{_FOLDER}/epoch-\d+-attempt-\d+\.(checkpoint|bad)"
     rf"|checkpoints/{_FINAL_FOLDER}/{_FINAL}",
-    "outputs": rf"{_FINAL}|artifacts/{_ARTIFACT}|report/report\.(html|md)|report/tables/[^/]+\.csv"
-    r"|report/figures/[^/]+\.(svg|png)|logs/(workers|worker-[^/]+)\.log"
+    "outputs": rf"{_FINAL}|artifacts/{_ARTIFACT}|report/report\.(html|md)|logs/(workers|worker-\d+)\.log"
     r"|slurm/\d[\d_]*_(log\.(out|err)|submitted\.pkl|result\.pkl|submission\.sh)",
 }
+_TABLES = (
+    *("claim-cells", "claims", "confirmation", "confirmation-seeds", "confusion-matrix", "epochs"),
+    *("final-configuration", "final-epochs", "final-seeds", "most-confidently-wrong", "per-class"),
+    *("points-{study}", "provenance", "published"),
+)
+_FIGURES = (
+    *("claims", "confirmation", "confusion-matrix", "final-{metric}", "per-class", "predictions"),
+    *("time-line", "waterfall", "{study}-{metric}", "{study}-dead-units", "{study}-gradients-biases"),
+    *("{study}-gradients-weights", "{study}-heat-map", "{study}-importance", "{study}-joint-effects"),
+    *("{study}-main-effects", "{study}-trade-off"),
+)
+"""What the report calls its files."""
 FOLDERS = ("checkpoints", "artifacts", "report", "logs", "slurm")
 
 
-def files_in(out: Path) -> dict[str, list[Path]]:
-    """Return the files of an output folder that hpo wrote: its database, its checkpoints, its outputs."""
+def files_in(out: Path, plan: Plan) -> dict[str, list[Path]]:
+    """Return the files of a plan's output folder that hpo wrote: database, checkpoints, outputs."""
     found: dict[str, list[Path]] = {kind: [] for kind in _OURS}
+    ours = {**_OURS, "outputs": f"{_OURS['outputs']}|{_report(plan)}"}
     for path in _walked(out):
         name = path.relative_to(out).as_posix()
-        for kind, pattern in _OURS.items():
+        for kind, pattern in ours.items():
             if re.fullmatch(f"({pattern}){_UNFINISHED}", name):
                 found[kind].append(path)
     return found
+
+
+def _report(plan: Plan) -> str:
+    """Return what the report's tables and figures are called, by the plan's studies and metrics."""
+    of_plan = {"study": [*plan.specs], "metric": [metric.slug for metric in plan.metrics]}
+    choices = {key: f"({'|'.join(map(re.escape, names))})" for key, names in of_plan.items()}
+    tables, figures = ("|".join(names).format(**choices) for names in (_TABLES, _FIGURES))
+    sheet = re.escape(WRONG_IMAGES)
+    return rf"report/tables/({tables})\.csv|report/figures/(({figures})\.(svg|png)|{sheet})"
 
 
 def _walked(out: Path) -> Iterator[Path]:

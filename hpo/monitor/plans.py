@@ -155,7 +155,7 @@ def _line(url: str) -> PlanLine:
         test=test,
         begun=lifetime[0] if lifetime else None,
         last_work=lifetime[1] if lifetime else None,
-        n_bytes=_n_bytes(url, file, folder),
+        n_bytes=_n_bytes(plan, file, folder),
     )
 
 
@@ -169,7 +169,7 @@ def _state(plan: Plan, studies: Sequence[StudyStatus]) -> PlanState:
     return "failed" if is_hopeless else "idle"
 
 
-def _n_bytes(url: str, file: Path | None, folder: Path | None) -> int:
+def _n_bytes(plan: Plan, file: Path | None, folder: Path | None) -> int:
     if folder is not None:
-        return sum(bytes_of(files) for files in files_in(folder).values())
-    return size_of(url) if file is None else bytes_of(beside(file))
+        return sum(bytes_of(files) for files in files_in(folder, plan).values())
+    return size_of(plan.storage.url) if file is None else bytes_of(beside(file))

@@ -18,6 +18,7 @@ from hpo.execution.plan_recipe import with_recipe
 from hpo.execution.run import find_or_create_plan, run
 from hpo.execution.verify import verify
 from hpo.execution.worker import Limits, work
+from hpo.monitor.files import files_in
 from hpo.planning.plan import CONFIRM, FINAL, Plan
 from hpo.planning.scheduler import advance
 from hpo.planning.verdicts import LOOKS
@@ -146,13 +147,15 @@ def test_every_page_says_the_same_of_a_decision(confirmed: Plan, cli: Cli, tmp_p
         assert words in text, command
         assert seeds in text, command
     assert "without luck, seed 20000" in cli("show", "confirm", *where).out
-    page = Path(cli("report", "--to", tmp_path, *where).out.strip()).with_suffix(".md")
+    folder = tmp_path / "report"
+    page = Path(cli("report", "--to", folder, *where).out.strip()).with_suffix(".md")
     text = page.read_text()
     assert words in text
     assert "without what fresh seeds did not confirm (luck)" in text
     assert "no decision is tested against noise" not in text
-    assert (tmp_path / "tables" / "confirmation.csv").read_text().count("\n") == 3
+    assert (folder / "tables" / "confirmation.csv").read_text().count("\n") == 3
     assert "](figures/confirmation.svg)" in text
+    assert {*folder.rglob("*.*")} <= {*files_in(tmp_path, confirmed)["outputs"]}  # `hpo delete` knows them
 
 
 def test_a_figure_shows_each_decision_with_its_interval(confirmed: Plan) -> None:

@@ -24,6 +24,7 @@ from hpo.execution.worker import work
 from hpo.monitor.plans import find_plans
 from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance, study_jobs
+from hpo.reporting.figures import FIGURES, Entry
 from hpo.storage.queue import Queue, Reason, slot_of, this_process
 from hpo.storage.storage import Storage
 from hpo.storage.trials import id_of
@@ -67,8 +68,12 @@ def test_all_that_hpo_wrote_goes_and_nothing_else(cli: Cli, place: Path, small_s
     out = Path("out")
     train(out, studies=small_studies, **TINY_SIZES)
     assert cli("report", "--out", out).code == 0
-    notes = ("notes.md", "report/notes.md", "report/tables/mine.txt", "checkpoints/mine", "logs/other.log")
+    notes = (
+        *("notes.md", "report/notes.md", "checkpoints/mine", "logs/other.log", "logs/worker-mine.log"),
+        *("report/tables/mine.txt", "report/tables/mine.csv", "report/tables/points-mine.csv"),
+    )
     (out / "logs").mkdir()
+    (out / "logs" / "worker-12.log").write_text("what a worker said")
     (place / "jobs").mkdir()
     (place / "jobs" / "1_log.out").write_text("mine")
     (out / "slurm").symlink_to(place / "jobs")
@@ -89,6 +94,19 @@ def test_all_that_hpo_wrote_goes_and_nothing_else(cli: Cli, place: Path, small_s
     again = cli("delete", "--out", out, "--yes")
     assert again.code == 2
     assert "no database here" in again.err
+
+
+@pytest.mark.parametrize("entry", FIGURES, ids=lambda entry: entry.name)
+def test_every_figure_of_the_report_goes(cli: Cli, place: Path, entry: Entry) -> None:
+    plan = made_plan(place / "out", RATES)
+    name = entry.of(plan.objective, dashboard_has_it=False).name
+    figure = place / "out" / "report" / "figures" / (f"rate-{name}" if entry.place == "study" else name)
+    mine = figure.with_name(f"my-{figure.name}.png")
+    figure.parent.mkdir(parents=True)
+    for path in (mine, *(figure.with_name(f"{figure.name}.{kind}") for kind in ("svg", "png"))):
+        path.write_bytes(b"a drawing")
+    assert cli("delete", "--out", "out", "--yes").code == 0
+    assert [*figure.parent.iterdir()] == [mine]
 
 
 def test_nothing_is_left_of_a_folder_that_was_hpo_s_alone(cli: Cli, place: Path) -> None:

@@ -25,6 +25,7 @@ from optuna.trial import FrozenTrial
 from PIL import Image
 
 import hpo as library
+from hpo.monitor.files import files_in
 from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance
 from hpo.planning.verdicts import SAID
@@ -240,6 +241,11 @@ def test_a_report_leaves_alone_what_is_not_its_own(tmp_path: Path, cli: Cli, sma
     assert cli("report", "--out", out).code == 0
     assert mine.read_text() == (out / "report" / "tables" / "mine.csv").read_text() == "mine"
     assert (out / "report" / "report.md").read_text().startswith("# No answer yet")
+
+
+def test_all_files_of_a_report_are_known_as_hpo_s(original: Path) -> None:
+    ours = files_in(original, library.find_plan(original))["outputs"]
+    assert {*(original / "report").rglob("*.*")} <= {*ours}
 
 
 def test_trials_that_run_now_lie_beside_each_other(tmp_path: Path) -> None:
