@@ -132,7 +132,7 @@ class Metric:
         """Return a difference with its sign, as tables write it."""
         if difference is None:
             return "–"
-        return f"{100 * difference:+.1f}" if self.is_share else _number(difference, sign="+")
+        return _points(difference, sign="+") if self.is_share else _number(difference, sign="+")
 
     def signed(self, difference: float) -> str:
         """Return a difference with its sign, as sentences write it."""
@@ -140,10 +140,15 @@ class Metric:
 
     def distance(self, difference: float) -> str:
         """Return a difference as sentences write it."""
-        if self.is_share:
-            # a lead that one decimal would round to nothing is still a lead
-            return f"{100 * difference:.{1 if abs(difference) >= 0.001 else 3}f} points"
-        return f"{difference:.3g}"
+        return f"{_points(difference)} points" if self.is_share else f"{difference:.3g}"
+
+
+def _points(difference: float, sign: str = "") -> str:
+    """Return a difference of shares in points, as 2.0, 0.034, 0.0004: zero stands for zero alone."""
+    points = round(100 * difference, 9)  # what the mean of equal numbers leaves is no lead
+    size = abs(points)
+    digits = ".1f" if size >= 0.1 or size == 0 else ".3f" if size >= 0.001 else ".1g"
+    return f"{points or 0.0:{sign}{digits}}"
 
 
 def _number(value: float, *, beside: float | None = None, sign: str = "") -> str:

@@ -186,11 +186,8 @@ def waterfall(report: ReportData) -> Figure | None:
 
 
 def _gain(metric: Metric, name: str, before: float, after: float, colour: Colour | None = None) -> Bar:
-    step = after - before
-    label = metric.gap(step / metric.scale)
-    if step and not label.strip("+-0."):  # a gain that is rounded to nothing is still a gain
-        label = f"{step:+.1g}"
     better = metric.gain(after, before) > 0
+    label = metric.gap((after - before) / metric.scale)
     return Bar(name, after, before, label, colour=colour or (GREEN if better else RED))
 
 

@@ -37,7 +37,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     ("second", "verdict", "says"),
     [
         (1, "better", "shown to be better: macro F1 +3.0 points, between +2.9 and +3.1 points"),
-        (2, "equivalent", "shown to make no difference that matters: macro F1 +0.000 points"),
+        (2, "equivalent", "shown to make no difference that matters: macro F1 +0.0 points"),
         (3, "not shown", "not shown either way: macro F1 +0.8 points"),
     ],
 )

@@ -292,6 +292,24 @@ def test_a_metric_s_name_in_a_sentence() -> None:
     assert {name: Metric(name, "minimize").label for name in names} == names
 
 
+@pytest.mark.parametrize(
+    ("difference", "text"),
+    [
+        (0.02, "+2.0"),
+        (-0.001, "-0.1"),
+        (0.00034, "+0.034"),
+        (0.00003, "+0.003"),
+        (-0.000004, "-0.0004"),
+        (0, "+0.0"),
+        (0.1 + 0.2 - 0.3, "+0.0"),
+    ],
+)
+def test_of_differences_only_none_is_written_as_zero(difference: float, text: str) -> None:
+    assert F1.gap(difference) == text
+    assert F1.signed(difference) == f"{text.replace('-', '−')} points"
+    assert F1.distance(abs(difference)) == f"{text[1:]} points"
+
+
 def test_metrics_are_written_as_shares_or_numbers() -> None:
     assert (F1.label, F1.head, F1.axis) == ("macro F1", "F1 %", "macro F1, %")
     assert (F1.text(0.705), F1.with_unit(0.705), F1.gap(0.02)) == ("70.5", "70.5 %", "+2.0")
