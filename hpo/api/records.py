@@ -29,7 +29,7 @@ from hpo.monitor.results import TrialRow
 from hpo.monitor.status import StudyStatus
 from hpo.monitor.watch import Progress, Watch
 from hpo.planning import plan as planning
-from hpo.storage.database import FILE_NAME, default_url, sqlite_file
+from hpo.storage.database import FILE_NAME, sqlite_file
 from hpo.storage.queue import Slots
 from hpo.storage.storage import Storage
 
@@ -143,25 +143,38 @@ def as_text(*pieces: RenderableType) -> str:
 def find_plan(out: Path | str = DEFAULT_OUT, *, storage: str | None = None) -> Plan:
     """Return the plan of an output folder or database, to be read.
 
+    Args:
+        out: the output folder, or a database URL.
+        storage: a database URL; None: that of `out`.
+
     Raises:
         MissingError: there is none.
     """
-    return Plan.open(Storage(default_url(out) if storage is None else storage, reader=True))
+    return Plan.at(out) if storage is None else Plan.open(Storage(storage, reader=True))
 
 
-def status(plan: planning.Plan) -> Records[StudyStatus]:
-    """Return where every study stands, the final stage last."""
+def status(plan: planning.Plan | Path | str) -> Records[StudyStatus]:
+    """Return where every study stands, the final stage last.
+
+    Args:
+        plan: or its output folder, or the URL of its database; so for all that take a plan.
+
+    Raises:
+        MissingError: there is no plan.
+    """
+    plan = planning.opened(plan)
     return Records(
         plan, states.status(plan), lambda found, screen: show_status(found, plan.objective, screen)
     )
 
 
-def rows(plan: planning.Plan, name: str) -> Records[TrialRow]:
+def rows(plan: planning.Plan | Path | str, name: str) -> Records[TrialRow]:
     """Return one row a point of a study: its accepted trial, or else its latest.
 
     Raises:
         InputError: an unknown study.
     """
+    plan = planning.opened(plan)
 
     def show(found: list[TrialRow], screen: Screen) -> None:
         audit = states.study_audit(plan, plan.record(name).decision, Slots.of(plan.trials(name)))
@@ -170,19 +183,21 @@ def rows(plan: planning.Plan, name: str) -> Records[TrialRow]:
     return Records(plan, results.rows(plan, name), show)
 
 
-def best(plan: planning.Plan) -> Record:
+def best(plan: planning.Plan | Path | str) -> Record:
     """Return the best configuration so far, with where it comes from.
 
     Raises:
         MissingError: no trial has a result yet.
     """
+    plan = planning.opened(plan)
     return Record(plan, results.best(plan), lambda found, screen: show_best(found, plan, screen))
 
 
-def final_result(plan: planning.Plan) -> Record:
+def final_result(plan: planning.Plan | Path | str) -> Record:
     """Return the result of the final stage.
 
     Raises:
         MissingError: it has not ended yet.
     """
+    plan = planning.opened(plan)
     return Record(plan, results.final_result(plan), lambda found, screen: show_final(found, plan, screen))

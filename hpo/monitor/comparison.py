@@ -17,8 +17,6 @@ from hpo.planning.metrics import Metric
 from hpo.planning.plan import Plan
 from hpo.planning.verdicts import Comparison, compare, default_delta, in_words
 from hpo.space.parameters import ParamValue
-from hpo.storage.database import url_of
-from hpo.storage.storage import Storage
 
 Pair = tuple[ParamValue | None, ParamValue | None]
 """A parameter or fact of both; None where there is none."""
@@ -96,7 +94,7 @@ def compare_trained(
         raise InputError(f"{first} is compared with itself; give another")
     are_plans = _is_plan(first), _is_plan(second)
     if are_plans == (True, True):
-        plans = _opened(first), _opened(second)
+        plans = Plan.at(first), Plan.at(second)
         _check_comparable((first, second), plans)
         defaults = _shared_defaults(*plans)
         sides = tuple(
@@ -127,10 +125,6 @@ def compare_trained(
 
 def _is_plan(text: str) -> bool:
     return "://" in text or user_path(text).is_dir()
-
-
-def _opened(text: str) -> Plan:
-    return Plan.open(Storage(url_of(text), reader=True))
 
 
 def _check_comparable(names: tuple[str, str], plans: tuple[Plan, Plan]) -> None:

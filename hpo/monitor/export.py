@@ -23,7 +23,7 @@ from hpo._text import harmless_cell, printable, write_json
 from hpo.errors import InputError, install
 from hpo.monitor.results import attempt_state, best_values, reason_text
 from hpo.planning.decisions import best_epoch, costs_of, epochs_of, test_epochs_of
-from hpo.planning.plan import CONTROL_SLOT, Plan
+from hpo.planning.plan import CONTROL_SLOT, Plan, opened
 from hpo.space.constraints import SECONDS_AN_EPOCH
 from hpo.storage.trials import ATTEMPT_KEY
 
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 
 
-def export(plan: Plan) -> list[Record]:
+def export(plan: Plan | Path | str) -> list[Record]:
     """Return one record a trial; its metrics are those of the best epoch, means over seeds."""
+    plan = opened(plan)
     return [
         _joined(
             {
@@ -58,13 +59,13 @@ def export(plan: Plan) -> list[Record]:
     ]
 
 
-def export_epochs(plan: Plan) -> list[Record]:
+def export_epochs(plan: Plan | Path | str) -> list[Record]:
     """Return one record a trial, epoch and seed: what training recorded, gradients and dead units by layer.
 
     Metrics on validation are `valid_NAME`. Records of the final stage hold those on the test set as well,
     `test_NAME`.
     """
-    records = []
+    plan, records = opened(plan), []
     for name, trial, attrs, discarded in _trials(plan):
         epochs = zip_longest(epochs_of(attrs), test_epochs_of(attrs), fillvalue=())
         for number, (seeds, tests) in enumerate(epochs, start=1):
@@ -94,7 +95,7 @@ def export_epochs(plan: Plan) -> list[Record]:
     return records
 
 
-def trials_frame(plan: Plan) -> pd.DataFrame:
+def trials_frame(plan: Plan | Path | str) -> pd.DataFrame:
     """Return every trial as a pandas DataFrame, a row each, columns as in `export`; times are datetimes.
 
     Raises:
@@ -106,7 +107,7 @@ def trials_frame(plan: Plan) -> pd.DataFrame:
     return frame
 
 
-def epochs_frame(plan: Plan) -> pd.DataFrame:
+def epochs_frame(plan: Plan | Path | str) -> pd.DataFrame:
     """Return every epoch of every seed as a pandas DataFrame, a row each, columns as in `export_epochs`.
 
     Raises:

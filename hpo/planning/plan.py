@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Self
 
 from optuna.trial import FrozenTrial
@@ -37,7 +38,7 @@ from hpo.planning.verdicts import default_delta
 from hpo.space.claim_file import Claims
 from hpo.space.schema import Schema
 from hpo.space.study_file import CONFIRM_NAME, FINAL_NAME, StudySpec
-from hpo.storage.database import default_name
+from hpo.storage.database import default_name, url_of
 from hpo.storage.queue import Slot
 from hpo.storage.storage import Storage
 
@@ -143,6 +144,15 @@ class Plan:
         if plan is None:
             raise MissingError(f"{storage.name}: holds no plan; `hpo run` or `hpo create` writes one")
         return plan
+
+    @classmethod
+    def at(cls, place: str | Path) -> Self:
+        """Return the plan of an output folder or of a database URL, to be read.
+
+        Raises:
+            MissingError: there is none.
+        """
+        return cls.open(Storage(url_of(str(place)), reader=True))
 
     @property
     def name(self) -> str:
@@ -408,6 +418,15 @@ class Plan:
     def decision(self, name: str) -> Decision | None:
         """Return what a study decided; None while it is open."""
         return self.record(name).decision
+
+
+def opened(plan: Plan | Path | str) -> Plan:
+    """Return a plan; of an output folder or a database URL that which is there.
+
+    Raises:
+        MissingError: there is none.
+    """
+    return plan if isinstance(plan, Plan) else Plan.at(plan)
 
 
 @cache  # 2.5 ms a call, and every trial records them

@@ -344,7 +344,7 @@ def with_starts(
 def _winner(origin: str, recipe: str, schema: Schema) -> Start:
     place, _, name = origin.removeprefix(PLAN_PREFIX).rpartition("/")
     try:
-        other = Plan.open(Storage(url_of(place), reader=True))
+        other = Plan.at(place)
     except MissingError as error:
         raise MissingError(str(error).partition(";")[0]) from None
     if name == FINAL:

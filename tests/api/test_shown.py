@@ -141,6 +141,26 @@ def test_results_are_the_records_that_they_were(finished: Path) -> None:
     assert json.loads(json.dumps(final)) == final
 
 
+def test_a_folder_or_url_stands_for_its_plan(finished: Path) -> None:
+    plan = library.find_plan(finished)
+    for place in (finished, str(finished), plan.storage.url):
+        assert library.find_plan(place).name == plan.name
+        assert library.status(place) == library.status(plan)
+        assert library.rows(place, "rate") == library.rows(plan, "rate")
+        assert library.best(place) == library.best(plan)
+        assert library.final_result(place) == library.final_result(plan)
+        assert library.export(place) == library.export(plan)
+        assert library.export_epochs(place) == library.export_epochs(plan)
+        assert library.trials_frame(place).equals(library.trials_frame(plan))
+        assert library.epochs_frame(place).equals(library.epochs_frame(plan))
+        assert words(repr(library.status(place))) == words(repr(library.status(plan)))
+
+
+def test_a_folder_without_a_plan_is_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(library.HpoError, match="no database here"):
+        library.status(tmp_path)
+
+
 def test_results_say_at_a_prompt_what_the_commands_print(finished: Path, cli: Cli) -> None:
     plan = library.find_plan(finished)
     for shown, command in (
