@@ -108,7 +108,13 @@ def in_one_line(problem: BaseException) -> str:
 
 
 def source_hashes(module_name: str) -> dict[str, str]:
-    """Return SHA-256 of a module's file and of those of the user that it imports, by path from its folder.
+    """Return SHA-256 of the files that `sources_of` returns, by path from the module's folder."""
+    sources = sources_of(module_name)
+    return {name: hashlib.sha256(content).hexdigest()[:16] for name, content in sources.items()}
+
+
+def sources_of(module_name: str) -> dict[str, bytes]:
+    """Return a module's file and those of the user that it imports, by path from its folder.
 
     Those are below the folder that holds the module, or its outermost package; of an installed module, in
     its outermost package. No module is run; empty where there is none, or it has no file.
@@ -124,20 +130,38 @@ def source_hashes(module_name: str) -> dict[str, str]:
     outermost, *others = module_name.split(".")
     root = file.parents[len(others) + (file.name == "__init__.py")]
     is_installed = not {"site-packages", "dist-packages"}.isdisjoint(root.parts)
-    hashes: dict[str, str] = {}
+    sources: dict[str, bytes] = {}
     open_ = _files_of(root, [outermost, *others])
     while open_:
         path = open_.pop()
         name = Path(os.path.relpath(path, file.parent)).with_suffix("").as_posix()
-        if name in hashes:
+        if name in sources:
             continue
-        content = path.read_bytes()
-        hashes[name] = hashlib.sha256(content).hexdigest()[:16]
+        sources[name] = content = path.read_bytes()
         for first, *rest in _imported(content, path.parent.relative_to(root).parts):
             # of hpo itself the plan has the version
             if first != __package__ and (first == outermost or not is_installed):
                 open_ += _files_of(root, [first, *rest])
-    return dict(sorted(hashes.items()))
+    return dict(sorted(sources.items()))
+
+
+_READ_ALL = ("model_dump", "model_dump_json", "model_fields", "__dict__")
+"""Attributes by which a source can read a field of a pydantic model without its name."""
+
+
+def reads_field(source: bytes, field: str) -> bool:
+    """Return whether a source may read a field of an object; in doubt it may."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Attribute(attr=name) if name == field or name in _READ_ALL:
+                return True
+            case ast.Constant(value=value) if value == field:
+                return True
+            case ast.Call(func=ast.Name(id="getattr"), args=[_, ast.Constant(), *_]):
+                continue  # the constant is a node of its own
+            case ast.Call(func=ast.Name(id="vars" | "dict" | "getattr"), args=[_, *_]):
+                return True
+    return False
 
 
 def _files_of(root: Path, names: list[str]) -> list[Path]:

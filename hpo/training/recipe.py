@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ValidationError
 
-from hpo._imports import in_one_line, place_in_user_code, place_of
+from hpo._imports import in_one_line, place_in_user_code, place_of, reads_field, sources_of
 from hpo.errors import InputError, did_you_mean
 from hpo.space.constraints import NETWORK_COSTS
 from hpo.space.parameters import Direction, LoopParams, Params, ParamValues, explain
 from hpo.space.schema import Schema
+from hpo.training.schedules import is_constant
 
 if TYPE_CHECKING:
     import torch
@@ -106,6 +107,10 @@ class Recipe:
     draws_in_training: ClassVar[bool] = True
     """Whether training may draw random numbers, as dropout does. False: several trials may train in threads
     of one process on a GPU, as the process's generators need not be theirs alone."""
+    reads_epochs: ClassVar[bool | None] = None
+    """Whether an epoch may depend on how many there are to be, as where a loop of its own lets the rate fall
+    to the last one. False: a longer training goes on from the checkpoint of a shorter one. None: hpo looks
+    whether the recipe's source files read `epochs`."""
 
     def build(self, params: Any, data: DataInfo) -> nn.Module:
         """Return a new network, on the CPU.
@@ -250,6 +255,24 @@ class Recipe:
     def has_own_loop(self) -> bool:
         """Whether it overrides `train`."""
         return self.overrides("train")
+
+    def depends_on_epochs(self, params: Any) -> bool:
+        """Return whether an epoch may be another one where more are to come.
+
+        Args:
+            params: a `Params` of this recipe.
+        """
+        if not self.has_own_loop and (self.overrides("schedule") or not is_constant(params)):
+            return True
+        return self._may_read_epochs
+
+    @cached_property
+    def _may_read_epochs(self) -> bool:
+        if self.reads_epochs is not None:
+            return self.reads_epochs
+        kinds = [kind for kind in type(self).__mro__ if issubclass(kind, Recipe) and kind is not Recipe]
+        sources = [source for kind in kinds for source in sources_of(kind.__module__).values()]
+        return any(reads_field(source, "epochs") for source in sources)
 
     def params_of(self, config: ParamValues) -> Any:
         """Return a complete flat configuration as the recipe's parameters.

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -224,3 +225,52 @@ def test_hashes_of_an_installed_recipe_keep_to_its_package(
     (site / f"{name}_other.py").write_text("")
     monkeypatch.syspath_prepend(site)
     assert set(source_hashes(name)) == {"__init__", "sizes"}
+
+
+BUILDS = """
+import hpo
+
+class Sizes(hpo.Params):
+    epochs: int = hpo.Field(20, ge=1)
+    width: int = hpo.Field(8, ge=1)
+
+class Mine(hpo.Recipe):
+    Params = Sizes
+    def build(self, params, data):
+        BODY
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "given", "depends"),
+    [
+        ("return params.width", {}, False),
+        ("return dict(width=getattr(params, 'width'))", {}, False),
+        ("return params.width", {"schedule": "cosine"}, True),
+        ("return params.width", {"warmup_epochs": 1}, True),
+        ("return params.epochs", {}, True),
+        ("return getattr(params, 'epochs')", {}, True),
+        ("return getattr(params, 'ep' + 'ochs')", {}, True),
+        ("return params.model_dump()", {}, True),
+        ("return dict(params)", {}, True),
+        ("return vars(params)", {}, True),
+        ("return params.width\n    def schedule(self, params, progress):\n        return 1.0", {}, True),
+        ("return params.epochs\n    reads_epochs = False", {}, False),
+        ("return params.width\n    reads_epochs = True", {}, True),
+    ],
+)
+def test_whether_an_epoch_may_depend_on_how_many_there_are_is_read_from_the_source(
+    body: str, given: dict[str, Any], depends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"reading_{hashlib.sha256(f'{body}{given}'.encode()).hexdigest()[:8]}"
+    (tmp_path / f"{name}.py").write_text(BUILDS.replace("BODY", body))
+    recipe = load_recipe(f"python:{name}:Mine").recipe
+    assert recipe.depends_on_epochs(recipe.params_of(given)) == depends
+
+
+def test_what_a_recipe_says_of_epochs_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "reading_no.py").write_text(BUILDS.replace("BODY", "return 1\n    reads_epochs = 'no'"))
+    with pytest.raises(InputError, match="reads_epochs = 'no': must be True, False or None"):
+        load_recipe("python:reading_no:Mine")

@@ -51,6 +51,7 @@ class ConstrainedCnn(Recipe):
     constraints = ("mixup_first_epoch <= mixup_last_epoch",)
     extras = ("activation",)
     draws_in_training = False
+    reads_epochs = False
 
     def build(self, params: ConstrainedCnnParams, data: DataInfo) -> nn.Module:
         """Return the network; see `hpo.recipes.constrained_cnn.network.ConstrainedCnnNetwork`.
