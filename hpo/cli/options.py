@@ -641,6 +641,12 @@ plan_options = _together(
             type=float,
             metavar="SHARE",
         ),
+        _recorded(
+            "--keep-checkpoints",
+            "Keep the last checkpoint of every trial, so that --reuse can train it for longer.",
+            is_flag=True,
+            default=None,
+        ),
     ),
     _group(
         DECISIONS,

@@ -66,7 +66,7 @@ class Line:
     Which points a sampler will draw nobody knows before: they count as not trained.
     """
     reused_in_part: int | None = None
-    """Points that it has trained at some of their seeds."""
+    """Points that it has trained at some of their seeds, or for some of their epochs."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as `hpo plan --json` prints it."""
@@ -121,6 +121,7 @@ def forecast(
         elsewhere = Elsewhere.open(reuse, Setting(options, identity, record_of(named), schema))
     decided = elsewhere.decisions if elsewhere else {}
     search_seeds = range(options.seed, options.seed + options.most_seeds)
+    first_seeds = search_seeds[: options.first_seeds]
     timed: dict[str, float] = {}
 
     def seconds_per_epoch(config: Config) -> float:
@@ -132,6 +133,12 @@ def forecast(
             n_steps = -(-len(data.train) // int(config["batch_size"]))
             timed[key] = step * n_steps
         return timed[key]
+
+    def known_epochs(config: Config) -> int:
+        if elsewhere is None:
+            return 0
+        depends = named.recipe.depends_on_epochs(named.recipe.params_of(config))
+        return elsewhere.known_epochs(config, first_seeds, depends_on_epochs=depends)
 
     def costs(study: StudySpec, configs: Sequence[Config]) -> dict[str, tuple[float, float]]:
         asked = [*schema.costs, SECONDS_AN_EPOCH] if with_costs else study.costs
@@ -151,14 +158,20 @@ def forecast(
         # a point of a grid may be what an earlier study has trained; of a sampled one nobody knows the points
         known = _known(specs, name, options, decided) if specs[name].is_grid else None
         n_seeds = [options.most_seeds * (config != known) for config in configs]
+        n_epochs = [int(config["epochs"]) for config in configs]
         reused = in_part = None
         if elsewhere is not None:
             is_grid = specs[name].is_grid
             there = [len(elsewhere.known_seeds(config, search_seeds)) * is_grid for config in configs]
             n_seeds = [max(0, n - n_there) for n, n_there in zip(n_seeds, there, strict=True)]
             reused = sum(n_there == options.most_seeds for n_there in there)
-            in_part = sum(0 < n_there < options.most_seeds for n_there in there)
-        runs = [int(config["epochs"]) * n for config, n in zip(configs, n_seeds, strict=True)]
+            begun = [
+                known_epochs(config) if is_grid and not n_there else 0
+                for config, n_there in zip(configs, there, strict=True)
+            ]
+            n_epochs = [n - n_begun for n, n_begun in zip(n_epochs, begun, strict=True)]
+            in_part = sum(0 < n_there < options.most_seeds for n_there in there) + sum(map(bool, begun))
+        runs = [n * of_seeds for n, of_seeds in zip(n_epochs, n_seeds, strict=True)]
         seconds = []
         for number, (n, config) in enumerate(zip(runs, configs, strict=True), start=1):
             tell(f"timing a few steps of each network: {name}, {number} of {len(configs)}")

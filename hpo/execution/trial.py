@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import fmean
 from typing import Annotated, Any, TypeVar
@@ -23,6 +23,7 @@ from hpo.errors import (
     DeviceLostError,
     Diverged,
     HpoError,
+    InputError,
     Interrupted,
     RunError,
     StorageError,
@@ -42,7 +43,9 @@ from hpo.planning.reuse import (
     MIXED_BITS,
     ORIGIN_KEY,
     Known,
+    find_beginnings,
     find_known,
+    origins_text,
     reports_of,
 )
 from hpo.planning.samplers import distributions, draw
@@ -56,12 +59,14 @@ from hpo.storage.trials import (
     AUDIT_KEY,
     CHECKPOINTS_KEY,
     COSTS_KEY,
+    KEPT_KEY,
     OBJECTIVES_KEY,
     SECONDS_KEY,
     SEED_EPOCHS_KEY,
     id_of,
 )
-from hpo.training.checkpoints import Checkpoints
+from hpo.training.blobs import open_blobs
+from hpo.training.checkpoints import Checkpoints, folder_of
 from hpo.training.costs import costs as costs_of_config
 from hpo.training.cuda import is_lost, is_out_of_memory
 from hpo.training.devices import processor
@@ -130,6 +135,8 @@ class _Saved:
     """Processors and versions of torch, in order."""
     pruned_after: Annotated[int, Field(ge=1)] | None = None
     """Of a trial that is trained on for the audit."""
+    origins: list[dict[str, Any]] = field(default_factory=list)
+    """Whose checkpoint the training went on from, if it was another plan's."""
 
 
 _SAVED = TypeAdapter(_Saved)
@@ -370,6 +377,9 @@ class _Attempt:
         self._reports: dict[int, float] = {}
         self._trained_on: list[str] = []
         self._notes: list[str] = []
+        self._notes_of_beginnings: list[str] = []
+        self._origins: list[dict[str, Any]] = []
+        """Who has trained the first epochs, where another plan has."""
         self.pruned_after: int | None = None
         """The epoch after which the pruner stopped the trial."""
         self.cut_short = ""
@@ -415,8 +425,11 @@ class _Attempt:
 
     def restore(self) -> dict[str, Any] | None:
         """Bring in the newest checkpoint, if there is one, and return its state of training."""
-        saved = self._checkpoints.latest(
-            lambda state: _restored(state, self._config, self._context, self.seeds, self._callback)
+        saved = (
+            self._checkpoints.latest(
+                lambda state: _restored(state, self._config, self._context, self.seeds, self._callback)
+            )
+            or self._beginning()
         )
         if saved is not None:
             self._epochs |= {number: _records(each) for number, each in saved.epochs.items()}
@@ -429,22 +442,56 @@ class _Attempt:
             self._plan.storage.write(id_of(self._trial), attrs=attrs, reports=self._reports)
         here = f"{processor(self._context.device)} with torch {versions()['torch']}"
         self._trained_on = list(dict.fromkeys([*(saved.trained_on if saved else []), here]))
-        notes = [*self._callback.notes, *self._checkpoints.notes]
+        notes = [*self._callback.notes, *self._checkpoints.notes, *self._notes_of_beginnings]
         if self._known is not None:
             known = sorted(self._known.seeds)
             plural = "seed" if len(known) == 1 else "seeds"
             notes.append(f"{plural} {', '.join(map(str, known))} not trained here, but in {self._known.text}")
+        if saved is not None and saved.origins:
+            self._origins = saved.origins
+            last_there = max(each["epochs"] for each in saved.origins)
+            plural = "epoch 1" if last_there == 1 else f"epochs 1 to {last_there}"
+            notes.append(f"{plural} not trained here, but in {origins_text(saved.origins)}")
         if len(self._trained_on) > 1:
             # better than to begin anew on each new machine of a cluster; but it is said
             machines = ", then ".join(self._trained_on)
             notes.append(f"trained on {machines}: {MIXED_BITS}")
         last = self._callback.last_epoch
         attrs = self._said(*notes) | ({} if last is None else {"last_epoch": last})
-        if self._known is not None:
-            attrs[ORIGIN_KEY] = self._known.origins
+        if origins := [*(self._known.origins if self._known else []), *self._origins]:
+            attrs[ORIGIN_KEY] = origins
         if attrs:
             self._plan.storage.write(id_of(self._trial), attrs=attrs)
         return saved.training if saved else None
+
+    def _beginning(self) -> _Saved | None:
+        """Return what a checkpoint of another plan holds that this training goes on from; None: none does."""
+        params = self._context.recipe.params_of(self._config)
+        for each in find_beginnings(
+            self._plan,
+            self._name,
+            self._config,
+            self.seeds,
+            self._context.data.split_seed,
+            processor(self._context.device),
+            self.n_asked,
+            depends_on_epochs=self._context.recipe.depends_on_epochs(params),
+        ):
+            identity = _identity(self._plan, each.config, self._context, self.seeds)
+            try:
+                there = Checkpoints(open_blobs(each.store), each.folder, identity)
+                saved = there.latest(
+                    lambda state: _restored(state, self._config, self._context, self.seeds, self._callback),
+                    only_reads=True,
+                )
+            except (InputError, OSError) as error:
+                self._notes_of_beginnings.append(f"the checkpoint of {each.text} cannot be read: {error}")
+                continue
+            if saved is not None:
+                return replace(saved, origins=each.origins, pruned_after=None)
+            why = there.notes[0] if there.notes else f"{each.store} has it no more"
+            self._notes_of_beginnings.append(f"begun anew, not with the checkpoint of {each.text}: {why}")
+        return None
 
     def add(self, epoch: EpochResult) -> bool:
         """Report an epoch and store its checkpoint.
@@ -483,6 +530,7 @@ class _Attempt:
             "epochs": dict(self._epochs),
             "callback": self._callback.state,
             "trained_on": self._trained_on,
+            **({"origins": self._origins} if self._origins else {}),
             **({} if self.pruned_after is None else {"pruned_after": self.pruned_after}),
         }
         with _telling_lost_devices(self._context):  # it copies tensors from there
@@ -511,15 +559,22 @@ class _Attempt:
         return {} if self.pruned_after is None else {AUDIT_KEY: {"pruned_after_epoch": self.pruned_after}}
 
     def finish(self, ended_by: Diverged | TrialFailedError | None) -> TrialState:
-        """End the trial with its result, and remove its checkpoints.
+        """End the trial with its result, and remove its checkpoints, but for the last where they are kept.
 
         Args:
             ended_by: what ended it before its last epoch, other than the pruner.
         """
         self._outbox.flush(self._context.should_stop)
         state, value, attrs = self._result(ended_by)
+        newest = self._checkpoints.newest_epoch if self._plan.options.keep_checkpoints else None
+        if newest is not None:
+            place = {"store": self._context.checkpoints.url, "folder": self._checkpoints.folder}
+            attrs = {**attrs, KEPT_KEY: {"epoch": newest, "seeds": list(self.seeds), **place}}
         self._plan.storage.finish(id_of(self._trial), state, value, attrs)
-        self._checkpoints.clear()
+        if newest is None:
+            self._checkpoints.clear()
+        else:
+            self._checkpoints.keep_newest()
         return state
 
     def _result(
@@ -795,8 +850,14 @@ def _checkpoints(
     context: WorkerContext,
     seeds: Sequence[int],
 ) -> Checkpoints:
-    attrs = trial.user_attrs
-    identity = {
+    attrs, identity = trial.user_attrs, _identity(plan, config, context, seeds)
+    folder = folder_of(name, attrs["point"], attrs["replicate"], identity)
+    return Checkpoints(context.checkpoints, folder, identity)
+
+
+def _identity(plan: Plan, config: Config, context: WorkerContext, seeds: Sequence[int]) -> dict[str, Any]:
+    """Return what a checkpoint has to have been saved with."""
+    return {
         "recipe": {"name": plan.recipe.name, "sources": plan.recipe.sources},
         "config": dict(config),
         "seeds": list(seeds),
@@ -805,7 +866,6 @@ def _checkpoints(
         "precision": plan.identity.precision,
         "threads": plan.identity.threads,
     }
-    return Checkpoints(context.checkpoints, name, attrs["point"], attrs["replicate"], identity)
 
 
 def _restored(

@@ -15,7 +15,7 @@ from hpo.space.study_file import StudySpec
 from hpo.storage.queue import is_elsewhere
 
 _OTHER_BITS = (*DATA_OPTIONS, "recipe", "device", "precision", "kernels", "seed", "epochs")
-"""Options by which a plan trains everything anew: it has nothing to take over."""
+"""Options by which a plan trains everything anew: it has nothing to take over, unless it is checkpoints."""
 
 
 def check_compatible(
@@ -43,10 +43,12 @@ def check_compatible(
             # an option that takes no value says the opposite of what is recorded
             without = recorded[key] is None or isinstance(value, bool)
             adding = "`hpo confirm` adds it, " if key == "confirm" else ""
+            goes_on = key == "epochs" and plan.options.keep_checkpoints
+            again = anew if key in _OTHER_BITS and not goes_on else reusing
             raise ConflictError(
                 f"{option_text(key, value)} contradicts the plan in {plan.storage.name}, which "
                 f"was created {'without it' if without else f'with {option_value(key, recorded[key])}'}; "
-                f"{adding}leave the option out to go on, or {anew if key in _OTHER_BITS else reusing}"
+                f"{adding}leave the option out to go on, or {again}"
             )
     for name in (specs or {}).keys() | (plan.specs.keys() if specs is not None else set()):
         ours, theirs = plan.specs.get(name), (specs or {}).get(name)

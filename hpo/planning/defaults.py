@@ -39,6 +39,7 @@ class Defaults:
     device: str = "auto"
     pruning: bool = True
     audit: float = 0.0
+    keep_checkpoints: bool = False
     inherit: Inherit = "winners"
     adopt: Adopt = "better"
     confirm: bool = False

@@ -101,6 +101,8 @@ class Options(BaseModel):
     pruning: bool = Defaults.pruning
     audit: Annotated[float, Field(ge=0, le=1)] = Defaults.audit
     """The share of the pruned points that are trained on, to see what pruning misses."""
+    keep_checkpoints: bool = Defaults.keep_checkpoints
+    """Whether the last checkpoint of a trial that has ended is kept, for a plan that trains it for longer."""
     inherit: Inherit = Defaults.inherit
     adopt: Adopt = Defaults.adopt
     confirm: bool = Defaults.confirm

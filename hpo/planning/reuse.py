@@ -5,7 +5,9 @@ and the other plan is needed no more. A trial that is claimed looks there for it
 and trains what is missing. So a plan ends as it would have ended without them; but where a pruner would have
 stopped a point, the whole of it may be known.
 
-A pruned trial is not taken over: when it stopped depends on the company that it was in.
+A pruned trial is not taken over: when it stopped depends on the company that it was in. But where the other
+plan has kept its checkpoints, a training that has to be longer here begins with what there is of it, whatever
+ended it there.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Annotated, Any
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
+from hpo._files import user_path
 from hpo._process import cpu_model
 from hpo.errors import HpoError, InputError, MissingError, StudyFileError, did_you_mean
 from hpo.planning.decisions import Inherited, epochs_of
@@ -35,14 +38,17 @@ from hpo.space.study_file import PLAN_PREFIX, Start, StudySpec
 from hpo.storage.database import has_password, is_same, url_of
 from hpo.storage.queue import Reason, reason_of
 from hpo.storage.storage import TRIALS_PER_QUERY, Storage
-from hpo.storage.trials import ATTEMPT_KEY, AUDIT_KEY, attempt_key, id_of
+from hpo.storage.trials import ATTEMPT_KEY, AUDIT_KEY, KEPT_KEY, attempt_key, id_of
 
 log = logging.getLogger(__name__)
 
 LIBRARY = "results of other plans"
 """The Optuna study that holds them. No study of a plan can be called so: the name has blanks."""
+BEGINNINGS = "checkpoints of other plans"
+"""The Optuna study that says where other plans have kept a checkpoint, and of what."""
 ORIGIN_KEY = "reused_from"
-"""The attribute of a trial that says whose results it has: a list of plan, study, trial and seeds."""
+"""The attribute of a trial that says whose results it has: a list of plan, study, trial and seeds; and how
+many epochs, where only the first ones were trained there."""
 ELSEWHERE = f"{Reason.REUSED}: in "
 """What the reason of a trial begins with that has its result from another plan."""
 MIXED_BITS = "its last bits are those of no single machine"
@@ -91,6 +97,26 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Beginning:
+    """A checkpoint that another plan has kept, and a training here may go on from."""
+
+    epoch: int
+    """After which it was stored."""
+    store: str
+    """A folder or URL, as `hpo.training.blobs.open_blobs` takes it."""
+    folder: str
+    config: ParamValues
+    """That was trained there; its `epochs` may be others."""
+    origins: list[dict[str, Any]]
+    """As under `ORIGIN_KEY`."""
+
+    @property
+    def text(self) -> str:
+        """Where it was trained, in words."""
+        return origins_text(self.origins)
+
+
+@dataclass(frozen=True)
 class Elsewhere:
     """What another plan has trained that counts in a plan of this setting."""
 
@@ -98,6 +124,8 @@ class Elsewhere:
     setting: Setting
     trials: Mapping[str, tuple[str, int]]
     """Study and Optuna's id of each trial, by the key that it has in the library."""
+    beginnings: Mapping[str, FrozenTrial]
+    """Checkpoints that are kept there, by the key that each has in `BEGINNINGS`, as they are stored there."""
     decisions: Mapping[str, ParamValues]
     """The configuration that each study there has decided for."""
 
@@ -142,10 +170,11 @@ class Elsewhere:
             else:
                 trials.setdefault(_key(setting, config, trial), (name, id_of(trial)))
                 processors.add(trial.user_attrs["processor"])
-        if not trials:
+        beginnings = _beginnings_of(other, setting, place)
+        if not trials and not beginnings:
             found = [f"{_n_trials(n)} {why}" for why, n in reasons.most_common()]
             raise _nothing(storage, "; ".join(found) or "none of its trials has ended yet")
-        if setting.identity.device == "cpu" and cpu_model() not in processors:
+        if processors and setting.identity.device == "cpu" and cpu_model() not in processors:
             log.warning(
                 "--reuse %s: trained on %s, and only workers on the same take it over; this machine has %s",
                 *(storage.name, " and ".join(sorted(processors)), cpu_model()),
@@ -155,6 +184,7 @@ class Elsewhere:
             storage,
             setting,
             trials,
+            beginnings,
             {name: decision.params for name, decision in decided.items() if decision and decision.params},
         )
 
@@ -170,6 +200,21 @@ class Elsewhere:
         if self.setting.may_mix:
             return {seed for block in blocks for seed in block} & {*seeds}
         return {*seeds} if tuple(seeds) in blocks else set()
+
+    def known_epochs(self, config: ParamValues, seeds: Sequence[int], *, depends_on_epochs: bool) -> int:
+        """Return after how many epochs a worker of this machine goes on to train a configuration.
+
+        Args:
+            config: complete.
+            seeds: that are trained together.
+            depends_on_epochs: as `Recipe.depends_on_epochs` says of the configuration.
+        """
+        digest = _digest(self.setting, config, None, of_any_length=True)
+        point = f"{digest} {','.join(map(str, seeds))}"
+        there = [trial for key, trial in self.beginnings.items() if key.rsplit(" ", 2)[0] == point]
+        here = cpu_model() if self.setting.identity.device == "cpu" else None
+        longest = _usable(there, config, here, int(config["epochs"]), depends_on_epochs)
+        return max((each.epoch for each in longest), default=0)
 
     def copy_into(self, storage: Storage) -> None:
         """Write it into the library of a database; what is there already stays as it is."""
@@ -187,14 +232,13 @@ class Elsewhere:
             whole = self.storage.whole([trial_id for _, _, trial_id in some])
             copies = {key: self._copy(name, t) for (key, name, _), t in zip(some, whole, strict=True)}
             storage.enqueue(study_id, copies)
+        if self.beginnings:
+            storage.create_study(BEGINNINGS, record, self.setting.objective.direction)
+            storage.enqueue(storage.study_id(BEGINNINGS), self.beginnings)
 
     def _copy(self, name: str, trial: FrozenTrial) -> FrozenTrial:
         attrs, objective = trial.user_attrs, self.setting.objective
-        origins: list[dict[str, Any]] = attrs.get(ORIGIN_KEY, [])
-        others = {seed for each in origins for seed in each["seeds"]}
-        if own := [seed for seed in attrs["seeds"] if seed not in others]:
-            place = {"plan": self.storage.name, "study": name, "trial": trial.number}
-            origins = [*origins, {**place, "seeds": own}]
+        origins = _origins(self.storage, name, trial)
         kept = {key: value for key, value in attrs.items() if key in _COPIED or key.startswith("epoch:")}
         kept |= {"config": _completed(self.setting.schema, attrs["config"]), ORIGIN_KEY: origins}
         if trial.state == TrialState.PRUNED:
@@ -267,6 +311,57 @@ def find_known(
     return Known(used, known, origins) if used else None
 
 
+def find_beginnings(
+    plan: Plan,
+    name: str,
+    config: ParamValues,
+    seeds: Sequence[int],
+    split_seed: int | None,
+    processor: str,
+    n_epochs: int,
+    *,
+    depends_on_epochs: bool,
+) -> list[Beginning]:
+    """Return the checkpoints of other plans that training goes on from to the same bits, the newest first.
+
+    Args:
+        plan: bound to its recipe.
+        name: of the trial's study.
+        config: complete.
+        seeds: that are to be trained together.
+        split_seed: of the data, where the trial has a split of its own.
+        processor: of the worker.
+        n_epochs: that the trial is to have.
+        depends_on_epochs: as `Recipe.depends_on_epochs` says of the configuration.
+    """
+    try:
+        study_id = plan.storage.study_id(BEGINNINGS)
+    except MissingError:
+        return []
+    digest = _digest(Setting.of(plan), config, split_seed, of_any_length=True, is_final=name == FINAL)
+    point = f"{digest} {','.join(map(str, seeds))}"
+    ids = [id_of(trial) for trial in plan.storage.outlines.of(study_id) if trial.user_attrs["point"] == point]
+    return _usable(plan.storage.whole(ids), config, processor, n_epochs, depends_on_epochs)
+
+
+def _usable(
+    trials: Iterable[FrozenTrial],
+    config: ParamValues,
+    processor: str | None,
+    n_epochs: int,
+    depends_on_epochs: bool,
+) -> list[Beginning]:
+    """Return which of the checkpoints of a configuration can be gone on from, the newest first."""
+    found = []
+    for trial in trials:
+        attrs = trial.user_attrs
+        kept = attrs[KEPT_KEY]
+        is_like = attrs["config"]["epochs"] == config["epochs"] or not depends_on_epochs
+        if is_like and kept["epoch"] <= n_epochs and not _unlike(attrs, processor):
+            found.append(Beginning(**kept, config=attrs["config"], origins=attrs[ORIGIN_KEY]))
+    return sorted(found, key=lambda each: -each.epoch)
+
+
 def reports_of(epochs: Sequence[Sequence[Mapping[str, Any]]], objective: Metric) -> dict[int, float]:
     """Return what is reported of epochs: the objective, mean over seeds."""
     return {
@@ -295,7 +390,11 @@ def of_other_plans(plan: Plan) -> str:
     n_taken = sum(map(is_from_another_plan, outlines))
     there = ", ".join(attrs[LIBRARY].get("plans", []))
     plural = "result" if n_there == 1 else "results"
-    return f"{n_there} {plural} of {there} at hand; taken over whole so far: {n_taken}"
+    text = f"{n_there} {plural} of {there} at hand; taken over whole so far: {n_taken}"
+    if BEGINNINGS in attrs:
+        n_kept = len(storage.outlines.of(storage.study_id(BEGINNINGS)))
+        text += f"; {n_kept} {'checkpoint' if n_kept == 1 else 'checkpoints'} to go on from"
+    return text
 
 
 def is_from_another_plan(trial: FrozenTrial) -> bool:
@@ -425,6 +524,72 @@ def _of_another_split(setting: Setting, other: Plan, trial: FrozenTrial) -> str:
     return "on other splits" if "split_seed" in trial.user_attrs and limits[0] != limits[1] else ""
 
 
+def _origins(storage: Storage, name: str, trial: FrozenTrial) -> list[dict[str, Any]]:
+    """Return where a trial of a plan was trained: elsewhere, where that plan has it from, and there."""
+    before: list[dict[str, Any]] = trial.user_attrs.get(ORIGIN_KEY, [])
+    others = {seed for each in before if "epochs" not in each for seed in each["seeds"]}
+    own = [seed for seed in trial.user_attrs["seeds"] if seed not in others]
+    place = {"plan": storage.name, "study": name, "trial": trial.number, "seeds": own}
+    return [*before, place] if own else before
+
+
+def _beginnings_of(other: Plan, setting: Setting, place: str) -> dict[str, FrozenTrial]:
+    """Return the checkpoints that a plan has kept and that count in this setting, by key.
+
+    Args:
+        other: has been found to have the same data and the like.
+        setting: of the plan that is to have them.
+        place: by which the other was found.
+    """
+    found, beside = dict[str, FrozenTrial](), user_path(place) / "checkpoints"
+    for name, trial, kept, config in _kept_in(other, setting):
+        attrs = trial.user_attrs
+        if (beside / kept.folder).is_dir():  # the output folder may have been moved since
+            kept = kept.model_copy(update={"store": str(beside.absolute())})
+        origins = [
+            {"epochs": kept.epoch, **each, "seeds": seeds}
+            for each in _origins(other.storage, name, trial)
+            if (seeds := [seed for seed in each["seeds"] if seed in kept.seeds])
+        ]
+        split_seed = attrs.get("split_seed")
+        digest = _digest(setting, config, split_seed, of_any_length=True, is_final=name == FINAL)
+        point = f"{digest} {','.join(map(str, kept.seeds))}"
+        copied = {
+            "config": config,
+            "processor": attrs["processor"],
+            "versions": attrs["versions"],
+            KEPT_KEY: kept.model_dump(exclude={"seeds"}),
+            ORIGIN_KEY: origins,
+        }
+        key = attempt_key(point, _kind(attrs["processor"], attrs["versions"]), kept.epoch)
+        found[key] = create_trial(state=TrialState.PRUNED, user_attrs=copied)
+    return found
+
+
+def _kept_in(other: Plan, setting: Setting) -> Iterator[tuple[str, FrozenTrial, _Kept, ParamValues]]:
+    """Yield trials of a plan whose checkpoint may be gone on from, each with its complete configuration."""
+    attrs_of = other.storage.study_attrs()
+    options, objective = other.options, other.objective.name
+    # the checkpoints of a final stage hold what it has found on the test set, at the best epoch by then
+    is_like = (options.final_data, objective) == (setting.options.final_data, setting.objective.name)
+    for name in (*other.specs, CONFIRM, CLAIMS, PRICE, *([FINAL] if is_like else [])):
+        if name not in attrs_of:
+            continue
+        ids = list(other.storage.values_of(other.storage.study_id(name), KEPT_KEY))
+        for trial in other.storage.whole(ids):
+            attrs = trial.user_attrs
+            config = _completed(setting.schema, attrs.get("config"))
+            if config is None or not _is_readable(trial, setting.recipe.metrics):
+                continue
+            if _unlike(attrs) or _of_another_split(setting, other, trial):
+                continue
+            try:
+                kept = _Kept.model_validate(attrs[KEPT_KEY])
+            except ValueError:
+                continue
+            yield name, trial, kept, config
+
+
 def _nothing(storage: Storage, why: str) -> InputError:
     return InputError(f"--reuse {storage.name}: nothing of it has the bits that it would have here: {why}")
 
@@ -462,6 +627,17 @@ class _Origin(BaseModel):
     study: str
     trial: int
     seeds: list[int]
+    epochs: int | None = None
+
+
+class _Kept(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    epoch: Annotated[int, Field(ge=1)]
+    store: str
+    folder: str
+    seeds: Annotated[list[int], Field(min_length=1)]
+    """That were trained together: not those that are from another plan."""
 
 
 class _SeedEpoch(BaseModel):
@@ -511,13 +687,29 @@ def _completed(schema: Schema, config: object) -> ParamValues | None:
         return None
 
 
-def _digest(setting: Setting, config: ParamValues, split_seed: int | None) -> str:
+def _digest(
+    setting: Setting,
+    config: ParamValues,
+    split_seed: int | None,
+    *,
+    of_any_length: bool = False,
+    is_final: bool = False,
+) -> str:
     """Return a text that is equal exactly for what trains the same at the same seeds.
 
     The setting is in it, too: a library may be that of a plan whose making was cut short, or refused because
     another was there first.
+
+    Args:
+        setting: of the plan that asks.
+        config: complete.
+        split_seed: of the data, where the trial has a split of its own.
+        of_any_length: whether trainings of more or fewer epochs have the same.
+        is_final: whether it is of the final stage, whose checkpoints hold more.
     """
-    effective, options = setting.schema.effective(config), setting.options
+    effective, options = dict(setting.schema.effective(config)), setting.options
+    if of_any_length:
+        del effective["epochs"]
     identity = setting.identity.model_dump(mode="json", include={"fingerprint", *_RESOLVED})
     trained = canonical_json(
         {
@@ -526,6 +718,7 @@ def _digest(setting: Setting, config: ParamValues, split_seed: int | None) -> st
             "limits": [options.limit_train, options.limit_valid],
             "identity": identity,
             "recipe": [setting.recipe.name, setting.recipe.sources],
+            **({"final": [options.final_data, setting.objective.name]} if is_final else {}),
         }
     )
     return hashlib.sha256(trained.encode()).hexdigest()[:32]

@@ -39,6 +39,9 @@ SECONDS_KEY, SEED_EPOCHS_KEY = "trained_seconds", "trained_seed_epochs"
 CHECKPOINTS_KEY = "checkpoints"
 """The attribute that says in which folder of the store a trial's checkpoints are."""
 
+KEPT_KEY = "kept_checkpoint"
+"""The attribute of an ended trial whose last checkpoint was kept: epoch, seeds, store and folder."""
+
 AUDIT_KEY = "audit"
 """The attribute of a trial that is trained on after a pruner stopped it: after which epoch, and its value."""
 

@@ -25,6 +25,10 @@ TRIES = 5
 class BlobStore(Protocol):
     """A tree of small files; names are relative, with `/`. All methods raise OSError if the place fails."""
 
+    @property
+    def url(self) -> str:
+        """What `open_blobs` opens it by, from wherever it is reached."""
+
     def names(self, folder: str) -> list[str]:
         """Return the names of the files in a folder, sorted; empty where there is no such folder."""
 
@@ -77,6 +81,11 @@ class FolderBlobs:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    @property
+    def url(self) -> str:
+        """The folder, from the root of the file system."""
+        return str(self.root.absolute())
 
     def names(self, folder: str) -> list[str]:
         """Return the names of the files in a folder, sorted; empty where there is no such folder."""
@@ -140,6 +149,11 @@ class RemoteBlobs:
 
     def __init__(self, filesystem: Any, root: str) -> None:
         self._filesystem, self._root = filesystem, root.rstrip("/")
+
+    @property
+    def url(self) -> str:
+        """What `open_blobs` opens it by."""
+        return str(self._filesystem.unstrip_protocol(self._root))
 
     @_steadily
     def names(self, folder: str) -> list[str]:

@@ -23,26 +23,33 @@ _NAME = re.compile(r"epoch-(\d+)-attempt-(\d+)\.checkpoint")
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
-class Checkpoints:
-    """The checkpoints of one replicate of a point, over all its attempts.
+def folder_of(study: str, point: str, replicate: int, identity: Mapping[str, Any]) -> str:
+    """Return the folder of a store for the checkpoints of one replicate of a point, of all its attempts.
 
     Args:
-        store: where all checkpoints are.
         study: the study's name, usable as a file name.
         point: any text that names the point in its study.
         replicate: the number of the block of seeds.
+        identity: as of `Checkpoints`; it is in the name, as two plans may share a store.
+    """
+    name = hashlib.sha256(f"{point} {canonical_json(identity)}".encode()).hexdigest()[:16]
+    return f"{study}/{name}-{replicate}"
+
+
+class Checkpoints:
+    """The checkpoints in one folder of a store.
+
+    Args:
+        store: where all checkpoints are.
+        folder: of the store, as from `folder_of`.
         identity: plain JSON values that a checkpoint must have been saved with to be used: what results
             depend on (configuration, seeds, data, precision, …).
     """
 
-    def __init__(
-        self, store: BlobStore, study: str, point: str, replicate: int, identity: Mapping[str, Any]
-    ) -> None:
-        # with the identity in its name: two plans may share a store
-        name = hashlib.sha256(f"{point} {canonical_json(identity)}".encode()).hexdigest()[:16]
-        self.folder = f"{study}/{name}-{replicate}"
+    def __init__(self, store: BlobStore, folder: str, identity: Mapping[str, Any]) -> None:
+        self.folder = folder
         self.notes: list[str] = []
-        """One line for every checkpoint that `latest` had to put aside."""
+        """One line for every checkpoint that `latest` could not use."""
         self._blobs = store
         self._identity = dict(identity)
 
@@ -58,7 +65,12 @@ class Checkpoints:
         for old in self._newest_first()[KEPT:]:
             self._blobs.remove(f"{self.folder}/{old}")
 
-    def latest(self, restore: Callable[[dict[str, Any]], T]) -> T | None:
+    @property
+    def newest_epoch(self) -> int | None:
+        """The newest epoch that any attempt stored; None where nothing is stored."""
+        return next((int(name.split("-")[1]) for name in self._newest_first()), None)
+
+    def latest(self, restore: Callable[[dict[str, Any]], T], *, only_reads: bool = False) -> T | None:
         """Return what is made of the newest epoch that any attempt stored; None where nothing is stored.
 
         A file that is damaged, was saved with another identity or cannot be restored is renamed to `….bad`,
@@ -67,6 +79,7 @@ class Checkpoints:
         Args:
             restore: makes it of a state, whose tensors are on the CPU; raises ValueError where it is no such
                 state as is expected.
+            only_reads: leave what cannot be used as it is: the folder is another plan's.
         """
         for name in self._newest_first():
             path = f"{self.folder}/{name}"
@@ -75,10 +88,19 @@ class Checkpoints:
             except FileNotFoundError:
                 continue  # another process has just dropped it
             except (ValueError, IsADirectoryError) as error:
+                if only_reads:
+                    self.notes.append(f"{name} cannot be used: {error}")
+                    continue
                 with contextlib.suppress(FileNotFoundError):  # another process was quicker
                     self._blobs.rename(path, path.removesuffix(".checkpoint") + ".bad")
                 self.notes.append(f"{name} put aside: {error}")
         return None
+
+    def keep_newest(self) -> None:
+        """Remove all but the newest; what cannot be removed stays."""
+        with contextlib.suppress(OSError):
+            for name in self._newest_first()[1:]:
+                self._blobs.remove(f"{self.folder}/{name}")
 
     def clear(self) -> None:
         """Remove everything that is stored for this replicate; what cannot be removed stays."""

@@ -49,10 +49,10 @@ def test_names_change_and_go(store: BlobStore) -> None:
 
 
 def test_checkpoints_travel_by_any_store(store: BlobStore) -> None:
-    here = Checkpoints(store, "study", "point", 0, {"data": "abc"})
+    here = Checkpoints(store, "study/point-0", {"data": "abc"})
     for epoch in (1, 2, 3):
         here.save(1, epoch, {"epoch": epoch})
-    there = Checkpoints(store, "study", "point", 0, {"data": "abc"})
+    there = Checkpoints(store, "study/point-0", {"data": "abc"})
     assert there.latest(dict) == {"epoch": 3}
     newest = f"{there.folder}/{store.names(there.folder)[-1]}"
     store.write(newest, store.read(newest)[:-1])

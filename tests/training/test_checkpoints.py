@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hpo.training.blobs import FolderBlobs
-from hpo.training.checkpoints import Checkpoints
+from hpo.training.checkpoints import Checkpoints, folder_of
 from tests.support.checkpoints import signed
 
 IDENTITY = {"config": "{}", "seeds": [0, 1], "data": "abc"}
@@ -22,8 +22,9 @@ def state(epoch: int) -> dict[str, Any]:
 
 
 def open_in(folder: Path, **changes: Any) -> Checkpoints:
-    options = {"study": "rate", "point": '{"l2":0.1}', "replicate": 0, "identity": IDENTITY}
-    return Checkpoints(FolderBlobs(folder), **{**options, **changes})
+    options: dict[str, Any] = {"study": "rate", "point": '{"l2":0.1}', "replicate": 0, "identity": IDENTITY}
+    options |= changes
+    return Checkpoints(FolderBlobs(folder), folder_of(**options), options["identity"])
 
 
 def latest(checkpoints: Checkpoints) -> dict[str, Any]:
@@ -156,7 +157,7 @@ def test_a_kill_at_any_moment_leaves_the_last_finished_save(tmp_path: Path) -> N
         import torch
         from hpo.training.checkpoints import Checkpoints
         from hpo.training.blobs import FolderBlobs
-        checkpoints = Checkpoints(FolderBlobs(Path(sys.argv[1])), "study", "point", 0, {})
+        checkpoints = Checkpoints(FolderBlobs(Path(sys.argv[1])), "study/point-0", {})
         start = (checkpoints.latest(dict) or {"epoch": 0})["epoch"]
         for epoch in range(start + 1, 10**6):
             checkpoints.save(0, epoch, {"epoch": epoch, "weights": torch.full((200_000,), float(epoch))})
@@ -173,7 +174,7 @@ def test_a_kill_at_any_moment_leaves_the_last_finished_save(tmp_path: Path) -> N
         process.send_signal(signal.SIGKILL)
         rest = process.communicate()[0].split()
         done = int(rest[-1]) if rest else done
-        checkpoints = Checkpoints(FolderBlobs(tmp_path), "study", "point", 0, {})
+        checkpoints = Checkpoints(FolderBlobs(tmp_path), "study/point-0", {})
         found = latest(checkpoints)
         assert found["epoch"] in (done, done + 1)
         assert torch.equal(found["weights"], torch.full((200_000,), float(found["epoch"])))

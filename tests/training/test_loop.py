@@ -112,7 +112,7 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(
 ) -> None:
     trial = config(optimizer=optimizer, l2=1e-3, **extra)
     epochs, states = run(trial, [0, 5], precision=precision)
-    checkpoints = Checkpoints(FolderBlobs(tmp_path), "study", "point", 0, {})
+    checkpoints = Checkpoints(FolderBlobs(tmp_path), "study/point-0", {})
     for result in train(trial, DATA, [0, 5], precision=precision):
         checkpoints.save(0, result.number, state_of(result) or {})
         if result.number == 2:

@@ -165,7 +165,7 @@ def test_a_run_resumed_after_any_epoch_ends_bit_for_bit_like_an_undisturbed_one(
     whole = run(case, (0, 5), precision=precision)
     assert len(whole.epochs) == 3
     for epoch in (1, 2):
-        checkpoints = Checkpoints(FolderBlobs(tmp_path), "study", str(epoch), 0, {})
+        checkpoints = Checkpoints(FolderBlobs(tmp_path), f"study/{epoch}-0", {})
         checkpoints.save(0, epoch, whole.states[epoch - 1])
         disturb()
         state = checkpoints.latest(dict)

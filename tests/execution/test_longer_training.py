@@ -1,0 +1,274 @@
+"""Longer trainings that go on from checkpoints that another plan has kept: every bit as from the start."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from optuna.trial import TrialState
+from safetensors.torch import load_file
+
+from hpo.execution.run import find_or_create_plan
+from hpo.execution.worker import work
+from hpo.monitor.results import final_result
+from hpo.planning.plan import FINAL, MODEL, Plan
+from hpo.planning.reuse import ORIGIN_KEY
+from hpo.storage.trials import KEPT_KEY, SEED_EPOCHS_KEY
+from tests.support.fixtures import Cli
+from tests.support.plans import SMALL, TINY_SIZES, accepted_epochs
+
+RATES = f"{SMALL}[search]\nlearning_rate = [0.01, 0.001]"
+FALLING = f'{SMALL}schedule = "cosine"\n[search]\nlearning_rate = [0.01, 0.001]'
+COUNTING = """
+import pathlib, hpo
+
+class Knobs(hpo.LoopParams):
+    epochs: int = hpo.Field(1, ge=1, le=99)
+    step: int = hpo.Field(1, ge=1, le=9)
+
+class Counting(hpo.Recipe):
+    Params = Knobs
+    metrics = {"accuracy": "maximize"}
+    reads_epochs = READS
+
+    def train(self, params, data, seed, context, resume=None):
+        total, first = (resume["total"], resume["epoch"] + 1) if resume else (0, 1)
+        for epoch in range(first, params.epochs + 1):
+            if epoch == 5 and pathlib.Path("broken").exists():
+                pathlib.Path("broken").unlink()
+                raise OSError("the disk was full for a moment")
+            total += params.step
+            yield hpo.Epoch({"accuracy": total / 1000}, state={"total": total, "epoch": epoch})
+
+    def test(self, params, data, state):
+        return {"accuracy": state["total"] / 1000}
+"""
+"""A recipe that trains nothing; where there is a file `broken` it fails once, before epoch 5."""
+STEPS = "[search]\nstep = [1, 2]"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def counting(folder: Path, reads: bool | None = False) -> dict[str, Any]:
+    """Options of a plan of the recipe that counts; it is a module of its own for every test."""
+    module = f"counting_{re.sub('[^a-z0-9]', '_', folder.name.lower())}"
+    (folder / f"{module}.py").write_text(COUNTING.replace("READS", repr(reads)))
+    return {"recipe": f"python:{module}:Counting", "data": "digits", "final_seeds": 1}
+
+
+def ended(folder: Path, out: str, study: str, *names: str, reuse: str | None = None, **given: Any) -> Plan:
+    """A plan of one study `rate`, trained in this process."""
+    files = folder / f"studies-{out}"
+    files.mkdir(exist_ok=True)
+    (files / "rate.toml").write_text(study)
+    other = None if reuse is None else str(folder / reuse)
+    plan = find_or_create_plan(folder / out, studies=files, names=names, given=given, reuse=other)
+    assert work(plan.storage, out=folder / out, studies=names) is None
+    return plan
+
+
+def itself(plan: Plan, name: str = "rate") -> list[int]:
+    """How many epochs of single seeds each trial of a study has trained itself."""
+    return [trial.user_attrs.get(SEED_EPOCHS_KEY, 0) for trial in plan.trials(name)]
+
+
+def kept(out: Path) -> list[str]:
+    return sorted(file.name for file in (out / "checkpoints").glob("*/*/*.checkpoint"))
+
+
+# --- to the bit ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the whole plan `short`, of two rates at two seeds for three epochs, all of it kept."""
+    folder = tmp_path_factory.mktemp("longer")
+    ended(folder, "short", RATES, **TINY_SIZES, seeds=2, keep_checkpoints=True)
+    return folder
+
+
+def test_a_longer_training_trains_what_is_new_and_ends_as_if_from_the_start(short: Path) -> None:
+    sizes = {**TINY_SIZES, "epochs": 5, "seeds": 2}
+    plan = ended(short, "long", RATES, reuse="short", **sizes)
+    fresh = ended(short, "fresh", RATES, **sizes)
+    assert itself(plan) == [4, 4]
+    assert itself(fresh) == [10, 10]
+    assert accepted_epochs(plan) == accepted_epochs(fresh)
+    assert plan.decision("rate") == fresh.decision("rate")
+    assert itself(plan, FINAL) == [2]  # the same winner, at the same seed
+    ours, theirs = final_result(plan), final_result(fresh)
+    # safetensors writes its metadata in an order that is another one each time
+    assert {**ours, "shared_files": ...} == {**theirs, "shared_files": ...}
+    model, fresh_model = (load_file(short / out / MODEL) for out in ("long", "fresh"))
+    assert all(torch.equal(model[name], fresh_model[name]) for name in model.keys() | fresh_model.keys())
+
+
+def test_who_has_trained_the_first_epochs_is_said(short: Path, cli: Cli) -> None:
+    sizes = {**TINY_SIZES, "epochs": 4, "seeds": 2}
+    plan = ended(short, "said", RATES, "rate", reuse="short", **sizes)
+    trial = plan.trials("rate")[1]
+    name = f"sqlite:///{short / 'short' / 'hpo.db'}"
+    assert trial.user_attrs["notes"] == [f"epochs 1 to 3 not trained here, but in {name} as rate/1"]
+    origin = {"plan": name, "study": "rate", "trial": 1, "seeds": [0, 1], "epochs": 3}
+    assert trial.user_attrs[ORIGIN_KEY] == [origin]
+    assert "3 checkpoints to go on from" in " ".join(cli("status", "--out", short / "said").out.split())
+    assert cli("verify", "rate/1", "--out", short / "said").code == 0
+
+
+def test_only_the_last_checkpoint_is_kept_and_without_the_option_none(short: Path, place: Path) -> None:
+    assert kept(short / "short") == ["epoch-000003-attempt-0001.checkpoint"] * 3
+    ended(place, "out", RATES, "rate", **TINY_SIZES)
+    assert kept(place / "out") == []
+
+
+def test_the_forecast_counts_the_epochs_that_are_new(short: Path, cli: Cli) -> None:
+    sizes = ["--data=digits", "--limit-train=100", "--limit-valid=50", "--seeds=2", "--epochs=5"]
+    at = ["--studies", short / "studies-short", "--reuse", short / "short", "rate"]
+    (line,) = json.loads(cli("plan", *at, *sizes, "--json").out)
+    assert (line["epochs"], line["reused"], line["reused_in_part"]) == (8, 0, 2)
+
+
+def test_where_the_rate_depends_on_the_number_of_epochs_all_are_trained(place: Path) -> None:
+    ended(place, "short", FALLING, "rate", **TINY_SIZES, keep_checkpoints=True)
+    plan = ended(place, "long", FALLING, "rate", reuse="short", **{**TINY_SIZES, "epochs": 4})
+    assert itself(plan) == [4, 4]
+
+
+def test_what_was_pruned_is_gone_on_with_by_who_does_not_prune(place: Path) -> None:
+    # of as many epochs, so that the schedule does not matter
+    pruner = '[pruner]\nname = "threshold"\nlower = 0.99'
+    sizes = {**TINY_SIZES, "epochs": 4}
+    control = f"{FALLING}\n{pruner}"
+    first = ended(place, "short", control, "rate", **sizes, keep_checkpoints=True)
+    assert {trial.state for trial in first.trials("rate")} == {TrialState.PRUNED}
+    plan = ended(place, "whole", control, "rate", reuse="short", **sizes, pruning=False)
+    fresh = ended(place, "fresh", control, "rate", **sizes, pruning=False)
+    assert itself(plan) == [3, 3]
+    assert accepted_epochs(plan) == accepted_epochs(fresh)
+
+
+# --- a loop of one's own ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("reads", "trained"), [(False, [2, 2]), (True, [5, 5]), (None, [5, 5])])
+def test_a_loop_of_ones_own_says_whether_it_reads_the_number_of_epochs(
+    place: Path, reads: bool | None, trained: list[int]
+) -> None:
+    given = counting(place, reads)
+    ended(place, "short", STEPS, "rate", **given, epochs=3, keep_checkpoints=True)
+    plan = ended(place, "long", STEPS, "rate", reuse="short", **given, epochs=5)
+    assert itself(plan) == trained
+    assert [trial.value for trial in plan.trials("rate")] == [0.005, 0.01]
+
+
+def test_an_attempt_that_failed_later_still_knows_who_trained_the_first_epochs(place: Path) -> None:
+    given = counting(place)
+    ended(place, "short", STEPS, "rate", **given, epochs=3, keep_checkpoints=True)
+    (place / "broken").touch()
+    plan = ended(place, "long", STEPS, "rate", reuse="short", **given, epochs=6)
+    failed, _, again = plan.trials("rate")
+    assert (failed.state, again.state) == (TrialState.FAIL, TrialState.COMPLETE)
+    assert again.user_attrs["resumed_after_epoch"] == 4
+    assert again.user_attrs[ORIGIN_KEY] == failed.user_attrs[ORIGIN_KEY]
+    assert any(note.startswith("epochs 1 to 3 not trained here") for note in again.user_attrs["notes"])
+
+
+def test_of_three_plans_each_is_named_that_has_trained_a_part(place: Path) -> None:
+    given = counting(place)
+    ended(place, "a", STEPS, "rate", **given, epochs=2, keep_checkpoints=True)
+    ended(place, "b", STEPS, "rate", reuse="a", **given, epochs=4, keep_checkpoints=True)
+    plan = ended(place, "c", STEPS, "rate", reuse="b", **given, epochs=5)
+    assert itself(plan) == [1, 1]
+    origins = plan.trials("rate")[0].user_attrs[ORIGIN_KEY]
+    assert [(each["plan"].split("/")[-2], each["epochs"]) for each in origins] == [("a", 2), ("b", 4)]
+    whole = ended(place, "d", STEPS, "rate", reuse="c", **given, epochs=5)
+    assert itself(whole) == [0, 0]
+    assert [each["plan"].split("/")[-2] for each in whole.trials("rate")[0].user_attrs[ORIGIN_KEY]] == [
+        "a",
+        "b",
+        "c",
+    ]
+
+
+def test_of_several_checkpoints_the_newest_that_is_not_too_long_is_taken(place: Path) -> None:
+    given = counting(place)
+    for n_epochs in (2, 4, 8):
+        ended(place, f"of-{n_epochs}", STEPS, "rate", **given, epochs=n_epochs, keep_checkpoints=True)
+    ended(place, "long", STEPS, "rate", reuse="of-2", **given, epochs=6)
+    find_or_create_plan(place / "more", studies=place / "studies-long", given={**given, "epochs": 6})
+    for n_epochs in (2, 4, 8):
+        plan = find_or_create_plan(place / "more", reuse=str(place / f"of-{n_epochs}"))
+    assert work(plan.storage, out=place / "more", studies=["rate"]) is None
+    assert itself(plan) == [2, 2]
+
+
+# --- what is not there -----------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_that_is_gone_or_damaged_costs_a_training_and_is_said(place: Path) -> None:
+    given = counting(place)
+    ended(place, "short", STEPS, "rate", **given, epochs=3, keep_checkpoints=True)
+    files = sorted((place / "short" / "checkpoints").glob("rate/*/*.checkpoint"))
+    files[0].unlink()
+    files[1].write_bytes(b"damaged")
+    plan = ended(place, "long", STEPS, "rate", reuse="short", **given, epochs=5)
+    assert itself(plan) == [5, 5]
+    notes = sorted(
+        note.partition("rate/")[2][3:] for trial in plan.trials("rate") for note in trial.user_attrs["notes"]
+    )
+    assert notes[0].startswith(f"{place / 'short' / 'checkpoints'} has it no more")
+    assert notes[1] == f"{files[1].name} cannot be used: damaged or cut off"
+    assert files[1].read_bytes() == b"damaged"  # it is another plan's
+
+
+def test_a_plan_that_was_moved_has_its_checkpoints_with_it(place: Path) -> None:
+    given = counting(place)
+    ended(place, "short", STEPS, "rate", **given, epochs=3, keep_checkpoints=True)
+    (place / "short").rename(place / "moved")
+    plan = ended(place, "long", STEPS, "rate", reuse="moved", **given, epochs=5)
+    assert itself(plan) == [2, 2]
+
+
+def test_a_plan_of_which_nothing_but_checkpoints_can_be_used_is_no_mistake(place: Path, cli: Cli) -> None:
+    given = counting(place)
+    short = ended(place, "short", STEPS, "rate", **given, epochs=3, keep_checkpoints=True)
+    answer = cli("run", "rate", "--epochs", 5, "--out", place / "short")
+    assert answer.code == 2
+    assert f"where --reuse {short.storage.name} takes over what is the same" in " ".join(answer.err.split())
+
+
+def test_kept_checkpoints_go_with_prune_checkpoints_and_with_the_plan(place: Path, cli: Cli) -> None:
+    given = counting(place)
+    ended(place, "short", STEPS, **given, epochs=3, keep_checkpoints=True)
+    assert len(kept(place / "short")) == 3
+    assert cli("prune-checkpoints", "--out", place / "short").code == 0
+    assert kept(place / "short") == []
+    ended(place, "again", STEPS, **given, epochs=3, keep_checkpoints=True)
+    assert cli("delete", "--out", place / "again", "--yes").code == 0
+    assert not (place / "again" / "checkpoints").exists()
+
+
+def test_what_a_database_says_of_kept_checkpoints_may_be_anybodys(place: Path) -> None:
+    given = counting(place)
+    ended(place, "short", STEPS, "rate", **given, epochs=3, keep_checkpoints=True)
+    with closing(sqlite3.connect(place / "short" / "hpo.db")) as database, database:
+        damage = (
+            "UPDATE trial_user_attributes SET value_json = ? WHERE key = ? AND trial_id = "
+            "(SELECT trial_id FROM trials WHERE number = ? ORDER BY trial_id LIMIT 1)"
+        )
+        database.execute(damage, ['{"epoch": "3"}', KEPT_KEY, 0])
+        database.execute(damage, ['"checkpoints"', KEPT_KEY, 1])
+    plan = ended(place, "long", STEPS, "rate", reuse="short", **given, epochs=5)
+    assert itself(plan) == [5, 5]
