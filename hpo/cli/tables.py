@@ -299,7 +299,7 @@ def show_study(
         with_costs: whether to show all that points cost; else what constraints name.
     """
     from hpo.monitor.origins import start_text
-    from hpo.monitor.results import all_costs, confirmed_in_words, imported, pareto_front
+    from hpo.monitor.results import all_costs, confirmed_in_words, imported, in_effect, pareto_front
     from hpo.monitor.watch import TITLES
     from hpo.planning.audit import in_words
     from hpo.planning.edges import advice, edges
@@ -319,7 +319,8 @@ def show_study(
         origin = f"{source.study}/{source.trial}" if source else f"published, {inherited.study}"
         if spec and spec.start:
             origin = start_text(spec.start)
-        screen.print(Text(f"from {origin}: {params_text(plan.schema.told(inherited.params))}", "dim"))
+        told = in_effect(plan, inherited.params, [source.study] if source else [])
+        screen.print(Text(f"from {origin}: {params_text(told)}", "dim"))
     if spec and spec.fixed:
         screen.print(Text(f"fixed in this study: {params_text(spec.fixed)}", "dim"))
     axes = list(spec.search) if spec else _differing(rows)
@@ -434,7 +435,7 @@ def _points_grid(
     narrow = Grid(("trial", Kind.NUMBER), ("point", Kind.TEXT), *metrics, *last)
     below = Grid(("trial", Kind.NUMBER), *metrics, *last, ("point", Kind.SENTENCE))
     for row in rows:
-        shown = {axis: value for axis, value in row.params.items() if axis not in row.inactive}
+        shown = row.active_params
         points = [Text(show_value(shown[axis]) if axis in shown else "–") for axis in axes]
         if axes and not row.params:
             points = [Text(row.point, "italic"), *[Text("")] * (len(axes) - 1)]
@@ -449,7 +450,7 @@ def _points_grid(
         ]
         style = "bold" if best is not None and values.get(row.trial) == values[best] else ""
         wide.add(str(row.trial), *points, *cells, style=style)
-        point = point_text(row.params, row.point)
+        point = point_text(shown, row.point)
         narrow.add(str(row.trial), point, *cells, style=style)
         below.add(str(row.trial), *cells, point, style=style)
     # arms of a confirmation differ in their names alone
@@ -480,7 +481,7 @@ def show_trial(plan: Plan, found: TrialDetail) -> None:
     seeds = ", ".join(map(str, found.seeds))
     of_asked = f" of {row.epochs_asked}" if row.epochs_asked else ""
     asked = f"seed{'s' if len(found.seeds) > 1 else ''} {seeds}; epochs: {row.epochs}{of_asked}"
-    screen.print(Text(f"{point_text(row.params, row.point)}; {asked}"))
+    screen.print(Text(f"{point_text(row.active_params, row.point)}; {asked}"))
     if row.costs:
         costs = ", ".join(f"{name} {cost_text(value)}" for name, value in row.costs.items())
         screen.print(Text(f"costs: {costs}", "dim"))
@@ -563,11 +564,12 @@ def show_price(found: Price, metric: Metric) -> None:
 
 def show_confirmation(plan: Plan) -> None:
     """Print what fresh seeds say of each decision, and the configuration that is left."""
-    from hpo.monitor.results import confirmation, final_trial
+    from hpo.monitor.results import confirmation, final_trial, in_effect
+    from hpo.planning.plan import CONFIRM, FINAL
 
     screen, found = console(), confirmation(plan)
     _print_decisions(screen, plan)
-    configuration = params_text(plan.schema.told(found.inherited.params))
+    configuration = params_text(in_effect(plan, found.inherited.params, (CONFIRM, FINAL)))
     screen.print(Text(f"configuration: {configuration}", "bold" if found.taken_back else ""))
     if final_trial(plan) is None:
         screen.print(completed("the test set is locked; `hpo final` trains this configuration and opens it"))
@@ -590,14 +592,16 @@ def _print_decisions(screen: Screen, plan: Plan) -> None:
 
 def show_best(record: Mapping[str, Any], plan: Plan, screen: Screen | None = None) -> None:
     """Print the best configuration and the decisions that led to it."""
-    from hpo.monitor.results import shrinkage_text, uncertainty_text
+    from hpo.monitor.results import in_effect, shrinkage_text, uncertainty_text
     from hpo.planning.decisions import TrialRef
+    from hpo.planning.plan import CONFIRM, FINAL
 
     screen, objective = screen or console(), plan.objective
     if record["source"] is None:
-        where = "fresh seeds of the confirmation"
+        where, trained = "fresh seeds of the confirmation", [*([CONFIRM] if plan.confirms else []), FINAL]
     else:
-        where = TrialRef(**record["source"]).name
+        source = TrialRef(**record["source"])
+        where, trained = source.name, [source.study]
     why = "" if record["tested"] else ", with too few seeds to test it against noise"
     if not record["decided"]:
         why = f", so far: {record['study']} has not decided"
@@ -614,7 +618,7 @@ def show_best(record: Mapping[str, Any], plan: Plan, screen: Screen | None = Non
             screen.print(f"on validation {said}")
         screen.print(completed("`hpo final` has more"))
     grid = Grid(("parameter", Kind.NAME), ("value", Kind.TEXT))
-    for name, param in plan.schema.told(record["params"]).items():
+    for name, param in in_effect(plan, record["params"], trained).items():
         grid.add(name, show_value(param))
     screen.print(grid)
     for study, text in record["decisions"].items():
@@ -641,7 +645,8 @@ def show_final(record: Mapping[str, Any], plan: Plan, screen: Screen | None = No
 
 def show_answer(record: Mapping[str, Any], plan: Plan, screen: Screen | None = None) -> None:
     """Print the answer of the final stage of a plan, in a few lines."""
-    from hpo.monitor.results import shrinkage_text, trained_text, uncertainty_text
+    from hpo.monitor.results import in_effect, shrinkage_text, trained_text, uncertainty_text
+    from hpo.planning.plan import FINAL
 
     screen, objective = screen or console(), plan.objective
     test, deviation, n_seeds = record["test"], record["std"], len(record["seeds"])
@@ -657,7 +662,7 @@ def show_answer(record: Mapping[str, Any], plan: Plan, screen: Screen | None = N
         screen.print(f"{objective.label} is {said}")
     if said := shrinkage_text(record, objective):
         screen.print(f"on validation {said}")
-    screen.print(Text(f"configuration: {params_text(plan.schema.told(record['config']))}", "dim"))
+    screen.print(Text(f"configuration: {params_text(in_effect(plan, record['config'], [FINAL]))}", "dim"))
 
 
 def describe(plan: Plan) -> str:

@@ -82,6 +82,11 @@ class TrialRow:
         """The state as people are told it."""
         return told_state(self.state, self.reason)
 
+    @property
+    def active_params(self) -> dict[str, ParamValue]:
+        """What it searched, without what means nothing there."""
+        return {name: value for name, value in self.params.items() if name not in self.inactive}
+
     def to_json(self) -> dict[str, Any]:
         """Return the record as `hpo show --json` prints it."""
         return asdict(self)
@@ -682,6 +687,20 @@ def best_so_far(
     decisions = {name: record.decision for name, record in records.items() if record.decision}
     names = [name for name, decision in decisions.items() if decision.source == best]
     return (names or [best.study])[-1], best  # a study that keeps what it inherited has decided for it, too
+
+
+def in_effect(plan: Plan, config: Mapping[str, ParamValue], studies: Iterable[str]) -> dict[str, ParamValue]:
+    """Return a configuration as it is told, without what means nothing in it.
+
+    Args:
+        plan: that it is of.
+        config: as it was trained.
+        studies: where; of one that nobody has trained there, nobody knows what means nothing.
+    """
+    attrs = [trial.user_attrs for name in studies for trial in plan.trials(name)]
+    trained = (each for each in attrs if "inactive" in each and config.items() <= each["config"].items())
+    idle = next((each["inactive"] for each in trained), ())
+    return {name: value for name, value in plan.schema.told(config).items() if name not in idle}
 
 
 _OF_FINAL = (

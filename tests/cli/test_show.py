@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from hpo.execution.worker import work
 from hpo.planning.plan import Plan
 from hpo.planning.scheduler import advance
 from hpo.storage.queue import Queue, Reason
 from tests.support.fixtures import Cli
+from tests.support.plans import SMALL, made_plan
 from tests.support.scripted_worker import Worker, new_plan
 
 STUDIES = {
@@ -79,6 +81,19 @@ def test_every_trial_of_a_finished_plan_can_be_shown(finished: Path, cli: Cli) -
             text = cli("show", f"{study}/{number}", "--out", finished).out
             assert text.startswith(f"{study}/{number} complete, macro F1 ")
             assert "threads 1\n" in text
+
+
+def test_what_means_nothing_in_a_configuration_is_no_part_of_it(tmp_path: Path, cli: Cli) -> None:
+    search = '[search]\noptimizer = ["adam"]\nmomentum = [0.5]'
+    plan, where = made_plan(tmp_path, {"rate": f"{SMALL}{search}"}, epochs=1), ("--out", tmp_path)
+    work(plan.storage, out=tmp_path)
+    for command in (["best"], ["final"], ["show", "final"]):
+        text = cli(*command, *where).out.partition("\nrate: chose ")[0]
+        assert re.search(r"optimizer +adam", text), command
+        assert "momentum" not in text, command
+    text = cli("show", "rate/0", *where).out
+    assert "\noptimizer adam; seed 0; " in text
+    assert re.search(r"^momentum +0\.5 +means nothing here$", text, re.M)
 
 
 @pytest.mark.parametrize(
