@@ -500,7 +500,7 @@ def plan(study: tuple[str, ...], costs: bool, as_json: bool, **options: Any) -> 
     if as_json:
         write_json([line.to_json() for line in lines], sys.stdout)
     else:
-        show_forecast(lines)
+        show_forecast(lines, wanted.budget)
 
 
 @with_examples(

@@ -735,8 +735,8 @@ def _reused(line: Line) -> str:
     return f"{line.reused}, {line.reused_in_part} in part" if line.reused_in_part else str(line.reused)
 
 
-def show_forecast(lines: Sequence[Line]) -> None:
-    """Print what a run would train."""
+def show_forecast(lines: Sequence[Line], budget: float | None = None) -> None:
+    """Print what a run would train, and what of it a budget affords."""
     from hpo.planning.verdicts import LOOKS
 
     has_budget = ["afforded"] if any(line.afforded is not None for line in lines) else []
@@ -768,6 +768,8 @@ def show_forecast(lines: Sequence[Line]) -> None:
     console().print(grid)
     if has_budget:
         console().print("afforded: what the budget pays for, as long as nothing is pruned")
+    elif budget is not None:
+        console().print("what the budget affords cannot be told: a loop of one's own is not timed")
     if short := [line.study for line in lines if _affords_no_point(line)]:
         console().print(f"too little for a single point to its end: {', '.join(short)}", style="yellow")
     if any(line.least_seeds for line in lines):

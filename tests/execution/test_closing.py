@@ -364,3 +364,12 @@ def test_the_forecast_says_what_a_budget_affords(capsys: pytest.CaptureFixture[s
     assert "too little" not in capsys.readouterr().out
     untimed = replace(lines[0], trained_seconds=None)
     assert [line.afforded for line in afforded([untimed, *lines[1:]], 50.0)] == [None] * 3
+
+
+def test_of_a_loop_of_one_s_own_the_forecast_says_that_it_does_not_know(cli: Cli, place: Path) -> None:
+    plan = ("plan", "--recipe", timed.write(place, GRID), "--studies", "studies", "--data=digits")
+    says = "what the budget affords cannot be told: a loop of one's own is not timed"
+    for given, is_said in ((["--budget=1h"], True), ([], False)):
+        forecast = cli(*plan, *given)
+        assert forecast.code == 0, forecast.err
+        assert (says in " ".join(forecast.out.split())) == is_said
