@@ -11,6 +11,7 @@ from contextlib import ExitStack, chdir, contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -58,6 +59,7 @@ def init(folder: Path, template: str) -> None:
         named = load_recipe(read_plan_file(Path())["recipe"])
         with Path(SCHEMA_FILE).open("w", encoding="utf-8") as file:
             write_json(study_file_schema(named.name, named.recipe.schema, named.recipe.metrics), file)
+        rmtree("__pycache__", ignore_errors=True)  # of loading the recipe
     say(f"{folder}: {', '.join([*files, SCHEMA_FILE])}")
     there = "" if folder.absolute() == Path.cwd() else f"cd {quoted(str(folder))} && "
     say(f"next: {there}hpo run --studies .")

@@ -27,6 +27,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder; what is imported from below it is forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     monkeypatch.delitem(sys.modules, "recipe", raising=False)
     return tmp_path
 
@@ -38,7 +39,7 @@ def test_a_folder_to_begin_with_is_whole_and_its_plan_runs(
     result = cli("init", "my-plan", "--template", template)
     assert result.code == 0, result.err
     folder = here / "my-plan"
-    files = sorted(file.name for file in folder.iterdir() if file.is_file())
+    files = sorted(entry.name for entry in folder.iterdir())
     studies = [name for name in files if name.endswith(".toml") and name != "plan.toml"]
     assert len(studies) == 2
     assert {*files} - {"program.py"} == {"README.md", "plan.toml", "recipe.py", SCHEMA_FILE, *studies}
