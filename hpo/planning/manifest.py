@@ -173,9 +173,10 @@ def read_plan_file(folder: Path) -> dict[str, Any]:
         raise StudyFileError(file, f"is not valid TOML: {error}") from None
     for key in given:
         if key not in Options.model_fields:
-            raise StudyFileError(
-                file, f"{key} is not an option of a plan; {did_you_mean(key, Options.model_fields)}"
-            )
+            hint = did_you_mean(key, Options.model_fields)
+            if key == "name":
+                hint = "several may begin from this file, and each has a name of its own, --name TEXT"
+            raise StudyFileError(file, f"{key} is not an option of a plan; {hint}")
     try:
         return {key: getattr(Options.model_validate(given), key) for key in given}
     except ValidationError as error:
