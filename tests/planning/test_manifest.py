@@ -39,7 +39,7 @@ def test_options_of_the_folder_are_those_of_run_and_the_users_win(tmp_path: Path
         ("seeds = [", "is not valid TOML: "),
         ("seeds = " + "[" * 5000, "is nested too deeply"),
         ("sedes = 3", "sedes is not an option of a plan; did you mean 'seeds'?"),
-        ("name = 'x'", "name is not an option of a plan; several may begin from this file, and each has a name"),
+        ("name = 'x'", "name is not an option of a plan; several may begin from this file"),
         ("out = 'x'", "out is not an option of a plan; known: recipe, data, "),
         ("seeds = 0", "seeds = 0: must be at least 1"),
         ("seeds = '3'", "seeds = '3': must be a whole number"),
