@@ -34,7 +34,7 @@ ORIGIN_KEY = "imported"
 MAX_PROBLEMS = 5
 """Of a file with more wrong, the first are told."""
 POINTS_AT_ONCE = 2_000
-"""So many are written in one transaction: 100,000 in one kept workers of a SQLite plan waiting for 87 s."""
+"""So many are written in one transaction: 100,000 in one kept workers of a SQLite plan waiting for 8 s."""
 OPTUNAS_COLUMN = "params_"
 """What Optuna's own tables put before the name of a parameter."""
 

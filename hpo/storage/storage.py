@@ -377,8 +377,8 @@ class Storage:
                 .join(trial, trial.trial_id == attribute.trial_id)
                 .where(trial.study_id == study_id, trial.trial_id > after, attribute.key == ATTEMPT_KEY)
             )
-            there = {json.loads(str(key)) for key in queued}
-            new = {key: trials[key] for key in trials if key not in there}
+            there = set(queued)
+            new = {key: trials[key] for key in trials if json.dumps(key) not in there}
             add_trials(session, study_id, new)
             return len(new)
 
