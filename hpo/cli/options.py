@@ -643,7 +643,7 @@ plan_options = _together(
         ),
         _recorded(
             "--keep-checkpoints",
-            "Keep the last checkpoint of every trial, so that --reuse can train it for longer.",
+            "Keep the last checkpoint of every trial; --reuse goes on from it to more epochs or final seeds.",
             is_flag=True,
             default=None,
         ),

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,22 +21,27 @@ import torch
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.exceptions import UpdateFinishedTrialError
 from PIL import Image, ImageDraw, ImageFont
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from hpo._files import write_durably
 from hpo._text import printable
 from hpo.data.test_set import load_test
-from hpo.errors import TrialLost
+from hpo.errors import InputError, TrialLost
 from hpo.execution.context import WorkerContext
-from hpo.execution.trial import Config, TrialCallback
+from hpo.execution.trial import Config, TrialCallback, identity_of
 from hpo.execution.uncertainty import uncertainty
 from hpo.monitor.results import deviation, mean
 from hpo.planning.inheritance import best_decided, chosen_epoch
 from hpo.planning.plan import FINAL, MODEL, WRONG_IMAGES, Plan
+from hpo.planning.reuse import Known, find_outputs
 from hpo.planning.verdicts import mean_interval
 from hpo.space.parameters import canonical_json
-from hpo.training.devices import normaliser, predict, targets_tensor
-from hpo.training.loop import EpochResult, checked_metrics
+from hpo.training.blobs import open_blobs
+from hpo.training.checkpoints import Checkpoints
+from hpo.training.devices import normaliser, predict, processor, targets_tensor
+from hpo.training.learner import build
+from hpo.training.loop import EpochResult, SeedEpoch, checked_metrics
 from hpo.training.metrics import score
 from hpo.training.own_loop import unpacked
 from hpo.training.registry import load_recipe
@@ -48,12 +54,57 @@ N_PREDICTIONS = 500
 """Of numbers, so many test examples are stored with what was predicted, for a figure."""
 
 
+@dataclass(frozen=True)
+class _Outputs:
+    """What is kept of an epoch of a final stage: of each seed, and the network that it would deliver."""
+
+    records: list[SeedEpoch]
+    test: list[dict[str, Any]]
+    """Metrics on the test set."""
+    outputs: list[Any]
+    """(n_test, n_outputs) float32; none where a recipe has a loop of its own."""
+    network: dict[str, Any] | None
+
+
+_OUTPUTS = TypeAdapter(_Outputs)
+
+
+class _KnownOutputs:
+    """What another plan has kept of the first seeds of a final stage.
+
+    Args:
+        files: the plan's own, where they are.
+        seeds: whose outputs they have.
+    """
+
+    def __init__(self, files: Checkpoints, seeds: Sequence[int]) -> None:
+        self._files, self.seeds = files, list(seeds)
+        self.of = lru_cache(maxsize=1)(self._read)  # the same epoch is asked for several times
+
+    def _read(self, epoch: int) -> _Outputs:
+        """Return what is kept of an epoch.
+
+        Raises:
+            ValueError: it is damaged, or something else.
+            OSError: it cannot be read.
+        """
+        try:
+            found = _OUTPUTS.validate_python(self._files.outputs(epoch))
+        except ValidationError as error:
+            key = ".".join(map(str, error.errors()[0]["loc"]))
+            raise ValueError(f"{key} is not there, or of another kind") from None
+        if [each.seed for each in found.records] != self.seeds:
+            raise ValueError("its seeds are others")
+        return found
+
+
 class TestSetCallback(TrialCallback):
     """Scores every epoch on the test set, and keeps the models of the epoch that validation chose."""
 
     def __init__(self, plan: Plan, trial_id: int, context: WorkerContext, entry: Path, out: Path) -> None:
         super().__init__()
-        self._plan, self._trial_id, self._out = plan, trial_id, out
+        self._plan, self._trial_id, self._out, self._context = plan, trial_id, out, context
+        self._known: _KnownOutputs | None = None
         self._recipe, self._data, self._device = context.recipe, context.data, context.device
         self._blobs = context.checkpoints
         self._sees_validation = plan.options.final_data == "train+validation"
@@ -66,6 +117,45 @@ class TestSetCallback(TrialCallback):
         self._test = load_test(entry)
         self._targets = targets_tensor(np.array(self._test.targets), "cpu")
         self._normalise = normaliser(context.data.mean, context.data.std, context.data.info, context.device)
+
+    def known_elsewhere(self, config: Config) -> Known | None:
+        """Return what another plan has kept of a final stage of the first seeds of this one, or of all."""
+        seeds, n_epochs = self._plan.final_seeds, self.last_epoch or int(config["epochs"])
+        found = find_outputs(self._plan, config, seeds, processor(self._device), n_epochs)
+        if found is None:
+            return None
+        try:
+            identity = identity_of(self._plan, found.config, self._context, found.seeds)
+            files = Checkpoints(open_blobs(found.store), found.folder, identity)
+            known = _KnownOutputs(files, found.seeds)
+            epochs = [self._checked(known.of(number), config) for number in range(1, n_epochs + 1)]
+        except (InputError, OSError, ValueError) as error:
+            self.notes += (f"all seeds are trained here, as what {found.text} has cannot be used: {error}",)
+            return None
+        self._known = known
+        by_seed = {seed: [each[index].to_dict() for each in epochs] for index, seed in enumerate(found.seeds)}
+        return Known([], by_seed, found.origins)
+
+    def _checked(self, found: _Outputs, config: Config) -> list[SeedEpoch]:
+        """Return the records of an epoch that was kept, if all of it is what such a final stage keeps.
+
+        Raises:
+            ValueError: it is not.
+        """
+        example = self._example(len(found.records))
+        network: Mapping[str, Any] | None = None
+        if self._recipe.has_own_loop:
+            example["outputs"] = []
+        else:
+            params = self._recipe.params_of(config)
+            network = build(self._recipe, params, self._data.info, 0).state_dict()
+        if not is_like(found.test, example["test"]) or not is_like(found.outputs, example["outputs"]):
+            raise ValueError("test metrics or outputs are not those of such a trial")
+        if not is_like(found.network, network):
+            raise ValueError("its network is not that of this configuration")
+        if any(each.metrics.keys() != self._recipe.metrics.keys() for each in found.records):
+            raise ValueError("its metrics are others")
+        return found.records
 
     def after_epoch(self, epoch: EpochResult, config: Config, *, is_best: bool) -> dict[str, Any]:
         """Return the metrics on the test set of every seed."""
@@ -88,15 +178,40 @@ class TestSetCallback(TrialCallback):
             {"seed": seed.seed, **checked_metrics(self._recipe, each, where)}
             for seed, each in zip(epoch.seeds, found, strict=True)
         ]
+        valid = [seed.metrics[self._plan.objective.name] for seed in epoch.seeds]
+        if self._known is not None:
+            there = self._known.of(epoch.number)
+            metrics, outputs = [*there.test, *metrics], [*there.outputs, *outputs]
+            valid = [*(each.metrics[self._plan.objective.name] for each in there.records), *valid]
         self.state.setdefault("per_epoch", {})[epoch.number] = metrics
-        if is_best:
-            networks = [
-                {key: value.detach().cpu().clone() for key, value in learner.network.state_dict().items()}
-                for learner in epoch.learners
-            ]
-            valid = [seed.metrics[self._plan.objective.name] for seed in epoch.seeds]
-            self.state["best"] = {"networks": networks, "outputs": outputs, "valid": valid}
+        if is_best or self._plan.options.keep_checkpoints:
+            network = self._network(epoch, self._chosen(valid))
+            if is_best:
+                self.state["best"] = {"network": network, "outputs": outputs, "valid": valid}
+            if self._plan.options.keep_checkpoints:
+                self.kept = {"test": metrics, "outputs": outputs, "network": network}
         return {f"test:{epoch.number}": metrics}
+
+    def _chosen(self, valid: Sequence[float]) -> int:
+        """Return the index of the seed whose network is delivered.
+
+        That is by validation, as the test set chooses nothing; what was trained on neither.
+        """
+        if self._sees_validation:
+            return 0
+        return int(np.argmax([self._plan.objective.score(value) for value in valid]))
+
+    def _network(self, epoch: EpochResult, index: int) -> dict[str, Tensor] | None:
+        """Return a network as it stands after an epoch, on the CPU; None where a recipe has none."""
+        n_known = 0
+        if self._known is not None:
+            n_known = len(self._known.seeds)
+            if index < n_known:
+                return self._known.of(epoch.number).network
+        if not epoch.learners:
+            return None
+        network = epoch.learners[index - n_known].network
+        return {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
 
     def restore(self, state: dict[str, Any], training: Mapping[str, Any]) -> None:
         """Take over the test metrics of a checkpoint's epochs, and the networks of its best one.
@@ -105,19 +220,24 @@ class TestSetCallback(TrialCallback):
             ValueError: they are not there, or of another kind.
         """
         networks = [learner["network"] for learner in training.get("learners", [])]
-        n_seeds, n_outputs = len(self._plan.final_seeds), self._data.n_outputs
-        metrics = [{"seed": 0, **dict.fromkeys(self._recipe.metrics, 0.0)}] * n_seeds
+        n_seeds = len(self._plan.final_seeds)
         example = {
-            "per_epoch": dict.fromkeys(range(1, training["epoch"] + 1), metrics),
+            "per_epoch": dict.fromkeys(range(1, training["epoch"] + 1), self._example(n_seeds)["test"]),
             "best": {
-                "networks": networks,
-                "outputs": [torch.empty(len(self._targets), n_outputs)] * len(networks),
+                "network": networks[0] if networks else None,
+                "outputs": self._example(n_seeds)["outputs"] if networks else [],
                 "valid": [0.0] * n_seeds,
             },
         }
         if not is_like(state, example):
-            raise ValueError("test metrics or best networks are not those of such a trial")
+            raise ValueError("test metrics or best network are not those of such a trial")
         self.state = state
+
+    def _example(self, n_seeds: int) -> dict[str, Any]:
+        """Return what test metrics and outputs of an epoch are like."""
+        metrics = {"seed": 0, **dict.fromkeys(self._recipe.metrics, 0.0)}
+        outputs = torch.empty(len(self._targets), self._data.n_outputs)
+        return {"test": [metrics] * n_seeds, "outputs": [outputs] * n_seeds}
 
     def attrs(self) -> dict[str, Any]:
         """Return the test metrics of every epoch so far."""
@@ -127,18 +247,16 @@ class TestSetCallback(TrialCallback):
         """Return the answer, at the epoch that validation chose; save the model and the worst images."""
         best, objective = self.state["best"], self._plan.objective
         per_seed = self.state["per_epoch"][selected_epoch]
-        scores = [objective.score(value) for value in best["valid"]]
-        # by validation, as the test set chooses nothing; what was trained on neither
-        chosen = 0 if self._sees_validation else int(np.argmax(scores))
+        chosen = self._chosen(best["valid"])
         seeds = [metrics["seed"] for metrics in per_seed]
         # of these data and this configuration and no others: two plans may share a store
         of_what = canonical_json({"config": config, "seeds": seeds, "data": self._data.fingerprint})
         shared = f"final-files/{hashlib.sha256(of_what.encode()).hexdigest()[:16]}"
         self._out.mkdir(parents=True, exist_ok=True)
         files = []
-        if best["networks"]:
+        if best["network"] is not None:
             named = load_recipe(self._plan.recipe.name)
-            save_model(self._out / MODEL, best["networks"][chosen], named, config, self._data)
+            save_model(self._out / MODEL, best["network"], named, config, self._data)
             files.append(MODEL)
         details, sheet = self._details(best["outputs"], chosen)
         if sheet is not None:
@@ -175,7 +293,7 @@ class TestSetCallback(TrialCallback):
             if selected is None
             else mean_interval([objective.gain(selected, value) for value in best["valid"]]),
             "uncertainty": uncertainty(self._recipe, per_seed, best["outputs"], self._targets),
-            "model": {"file": MODEL, "seed": seeds[chosen]} if best["networks"] else None,
+            "model": {"file": MODEL, "seed": seeds[chosen]} if best["network"] is not None else None,
             "n_test": len(self._targets),
             "shared_folder": shared,
             "shared_files": sums,

@@ -16,7 +16,7 @@ from hpo.execution.plan_recipe import CostRule, record_of
 from hpo.execution.run import threads_each
 from hpo.planning.closing import FINAL_MARGIN, MAX_FINAL_SHARE, fair_level
 from hpo.planning.manifest import Options
-from hpo.planning.plan import CONFIRM, FINAL
+from hpo.planning.plan import CONFIRM, FINAL, final_seeds
 from hpo.planning.reuse import Elsewhere, Setting
 from hpo.planning.scheduler import n_samples
 from hpo.planning.studies import check_epochs, lineage, published_config, with_ancestors
@@ -195,10 +195,12 @@ def forecast(
             )
         )
     if not names:
-        config = schema.complete(_start(specs, served[-1], options, decided))
+        winner = decided.get(served[-1]) or _start(specs, served[-1], options, decided)
+        config = schema.complete(_with_epochs(dict(winner), options))
         if options.confirm:
             lines.append(_confirmation(specs, served[-1], options, config, seconds_per_epoch(config), count))
-        epochs = int(config["epochs"]) * options.final_seeds
+        known_seeds = elsewhere.known_final_seeds(config, final_seeds(options)) if elsewhere else 0
+        epochs = int(config["epochs"]) * (options.final_seeds - known_seeds)
         n_train = len(data_of_final_stage(options, entry, data).train)
         # one trial, so one worker
         seconds_final = epochs * seconds_per_epoch(config) * n_train / len(data.train)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -61,6 +61,7 @@ from hpo.storage.trials import (
     COSTS_KEY,
     KEPT_KEY,
     OBJECTIVES_KEY,
+    OUTPUTS_KEY,
     SECONDS_KEY,
     SEED_EPOCHS_KEY,
     id_of,
@@ -95,6 +96,12 @@ class TrialCallback:
         ends it, and the best on validation counts."""
         self.notes: tuple[str, ...] = ()
         """What is to be said of the trial."""
+        self.kept: dict[str, Any] | None = None
+        """What is kept of the last epoch besides, where checkpoints are: tensors and plain types."""
+
+    def known_elsewhere(self, config: Config) -> Known | None:
+        """Return what another plan has of such a trial besides its results; of the search it has none."""
+        return None
 
     def restore(self, state: dict[str, Any], training: Mapping[str, Any]) -> None:
         """Take over the state of a checkpoint.
@@ -215,22 +222,15 @@ def _train_trial(
     pruning, measured = _Pruning(plan, name, trial, config), _Measured(plan, name, trial, config)
     if (reused := _reuse_result(plan, name, trial, config, pruning, measured)) is not None:
         return reused
-    known = _known_elsewhere(plan, name, trial, config, context)
-    if known is not None and known.seeds.keys() == {*trial.user_attrs["seeds"]}:
-        return _take_over(plan, name, trial, costs, known, pruning, measured)
+    if name == FINAL:
+        known = callback.known_elsewhere(config)
+    else:
+        seeds, split_seed = trial.user_attrs["seeds"], context.data.split_seed
+        known = find_known(plan, config, seeds, split_seed, processor(context.device))
+        if known is not None and known.seeds.keys() == {*seeds}:
+            return _take_over(plan, name, trial, costs, known, pruning, measured)
     attempt = _Attempt(plan, name, trial, context, callback, config, costs, known)
-    training = train(
-        context.recipe,
-        config,
-        context.data,
-        attempt.seeds,
-        device=context.device,
-        precision=plan.identity.precision,
-        resume=attempt.restore(),
-        should_stop=context.should_stop,
-        slots=context.slots,
-        count=context.count,
-    )
+    training = attempt.training()
     ended_by: Diverged | TrialFailedError | None = None
     # the kill may have come between the last report and the pruner's answer to it
     is_asked = attempt.n_epochs > 0
@@ -371,6 +371,9 @@ class _Attempt:
         self.seeds = tuple(seed for seed in trial.user_attrs["seeds"] if seed not in known_seeds)
         """That are trained here; another plan has trained the others."""
         self._checkpoints = _checkpoints(plan, name, trial, config, context, self.seeds)
+        identity = identity_of(plan, config, context, trial.user_attrs["seeds"])
+        self._outputs = Checkpoints(context.checkpoints, self._checkpoints.folder, identity)
+        """As the checkpoints, but of the seeds too that another plan has trained."""
         self._outbox = Outbox(plan.storage, id_of(trial))
         self._epochs: dict[int, list[dict[str, Any]]] = {}
         """The records of what was trained here, by seed."""
@@ -423,7 +426,25 @@ class _Attempt:
         epochs = {_key(number): self._with_known(number, each) for number, each in self._epochs.items()}
         return {COSTS_KEY: self._costs, **epochs}
 
-    def restore(self) -> dict[str, Any] | None:
+    def training(self) -> Generator[EpochResult, None, None]:
+        """Return what is trained here, from the newest checkpoint if there is one."""
+        state, context = self._restore(), self._context
+        if not self.seeds:  # all that the final stage would train is known
+            return (EpochResult(number, ()) for number in range(1, self.n_asked + 1))
+        return train(
+            context.recipe,
+            self._config,
+            context.data,
+            self.seeds,
+            device=context.device,
+            precision=self._plan.identity.precision,
+            resume=state,
+            should_stop=context.should_stop,
+            slots=context.slots,
+            count=context.count,
+        )
+
+    def _restore(self) -> dict[str, Any] | None:
         """Bring in the newest checkpoint, if there is one, and return its state of training."""
         saved = (
             self._checkpoints.latest(
@@ -477,7 +498,7 @@ class _Attempt:
             self.n_asked,
             depends_on_epochs=self._context.recipe.depends_on_epochs(params),
         ):
-            identity = _identity(self._plan, each.config, self._context, self.seeds)
+            identity = identity_of(self._plan, each.config, self._context, self.seeds)
             try:
                 there = Checkpoints(open_blobs(each.store), each.folder, identity)
                 saved = there.latest(
@@ -520,9 +541,12 @@ class _Attempt:
         self._trained_seed_epochs += len(epoch.seeds)
         attrs |= {SECONDS_KEY: self._trained_seconds, SEED_EPOCHS_KEY: self._trained_seed_epochs}
         self._epochs[epoch.number] = trained
-        training = state_of(epoch)
-        attrs |= self._said(*epoch.notes, *([NO_STATE] if training is None else [])) | self._audit()
+        training = state_of(epoch) if self.seeds else None
+        has_no_state = training is None and self.seeds
+        attrs |= self._said(*epoch.notes, *([NO_STATE] if has_no_state else [])) | self._audit()
         delivered = self._outbox.send(attrs, {epoch.number: value})
+        if self._plan.options.keep_checkpoints and self._callback.kept is not None:
+            self._outputs.save_outputs(epoch.number, {"records": whole, **self._callback.kept})
         if training is None:
             return delivered
         state = {
@@ -566,16 +590,23 @@ class _Attempt:
         """
         self._outbox.flush(self._context.should_stop)
         state, value, attrs = self._result(ended_by)
-        newest = self._checkpoints.newest_epoch if self._plan.options.keep_checkpoints else None
-        if newest is not None:
-            place = {"store": self._context.checkpoints.url, "folder": self._checkpoints.folder}
-            attrs = {**attrs, KEPT_KEY: {"epoch": newest, "seeds": list(self.seeds), **place}}
-        self._plan.storage.finish(id_of(self._trial), state, value, attrs)
-        if newest is None:
-            self._checkpoints.clear()
-        else:
+        kept = self._kept() if self._plan.options.keep_checkpoints else {}
+        self._plan.storage.finish(id_of(self._trial), state, value, {**attrs, **kept})
+        if kept:
             self._checkpoints.keep_newest()
+        else:
+            self._checkpoints.clear()
         return state
+
+    def _kept(self) -> dict[str, Any]:
+        """Return attributes that say what of the trial is kept, and where."""
+        place = {"store": self._context.checkpoints.url, "folder": self._checkpoints.folder}
+        kept, newest = dict[str, Any](), self._checkpoints.newest_epoch
+        if newest is not None:
+            kept[KEPT_KEY] = {"epoch": newest, "seeds": list(self.seeds), **place}
+        if self._callback.kept is not None and self._outputs.has_outputs(self.n_epochs):
+            kept[OUTPUTS_KEY] = {"epoch": self.n_epochs, "seeds": self._trial.user_attrs["seeds"], **place}
+        return kept
 
     def _result(
         self, ended_by: Diverged | TrialFailedError | None
@@ -793,16 +824,6 @@ def _trained_before(
     return (TrialRef(study=record.extends, trial=before.number), before) if is_same else None
 
 
-def _known_elsewhere(
-    plan: Plan, name: str, trial: FrozenTrial, config: Config, context: WorkerContext
-) -> Known | None:
-    """Return what other plans have trained of a trial; of the final stage, which needs models, nothing."""
-    if name == FINAL:
-        return None
-    of_split = context.data.split_seed
-    return find_known(plan, config, trial.user_attrs["seeds"], of_split, processor(context.device))
-
-
 def _take_over(
     plan: Plan,
     name: str,
@@ -850,12 +871,12 @@ def _checkpoints(
     context: WorkerContext,
     seeds: Sequence[int],
 ) -> Checkpoints:
-    attrs, identity = trial.user_attrs, _identity(plan, config, context, seeds)
+    attrs, identity = trial.user_attrs, identity_of(plan, config, context, seeds)
     folder = folder_of(name, attrs["point"], attrs["replicate"], identity)
     return Checkpoints(context.checkpoints, folder, identity)
 
 
-def _identity(plan: Plan, config: Config, context: WorkerContext, seeds: Sequence[int]) -> dict[str, Any]:
+def identity_of(plan: Plan, config: Config, context: WorkerContext, seeds: Sequence[int]) -> dict[str, Any]:
     """Return what a checkpoint has to have been saved with."""
     return {
         "recipe": {"name": plan.recipe.name, "sources": plan.recipe.sources},

@@ -24,7 +24,7 @@ _UNFINISHED = r"(\.[0-9a-f]{8}\.unfinished)?"
 _FINAL = f"({re.escape(MODEL)}|{re.escape(WRONG_IMAGES)})"
 _OURS = {
     "database": "|".join(re.escape(f"{FILE_NAME}{suffix}") for suffix in BESIDE),
-    "checkpoints": rf"checkpoints/{_FOLDER}/epoch-\d+-attempt-\d+\.(checkpoint|bad)"
+    "checkpoints": rf"checkpoints/{_FOLDER}/(epoch-\d+-attempt-\d+\.(checkpoint|bad)|epoch-\d+\.outputs)"
     rf"|checkpoints/{_FINAL_FOLDER}/{_FINAL}",
     "outputs": rf"{_FINAL}|artifacts/{_ARTIFACT}|report/report\.(html|md)|logs/(workers|worker-\d+)\.log"
     r"|slurm/\d[\d_]*_(log\.(out|err)|submitted\.pkl|result\.pkl|submission\.sh)",

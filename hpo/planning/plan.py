@@ -57,6 +57,12 @@ CONFIRM_SEED_OFFSET = 20_000
 """The confirmation's seeds start above both."""
 
 
+def final_seeds(options: Options) -> tuple[int, ...]:
+    """Return the seeds of the final stage of a plan; the search uses none of them."""
+    first = options.seed + FINAL_SEED_OFFSET
+    return tuple(range(first, first + options.final_seeds))
+
+
 @dataclass(frozen=True)
 class Plan:
     """The studies of one database, with options and identity as recorded."""
@@ -370,8 +376,7 @@ class Plan:
     @property
     def final_seeds(self) -> tuple[int, ...]:
         """The seeds of the final stage; the search uses none of them."""
-        first = self.options.seed + FINAL_SEED_OFFSET
-        return tuple(range(first, first + self.options.final_seeds))
+        return final_seeds(self.options)
 
     def confirm_seed(self, place: int) -> int:
         """Return one of the confirmation's seeds, counted from 0; neither search nor final stage uses it."""

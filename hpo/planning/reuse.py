@@ -38,7 +38,7 @@ from hpo.space.study_file import PLAN_PREFIX, Start, StudySpec
 from hpo.storage.database import has_password, is_same, url_of
 from hpo.storage.queue import Reason, reason_of
 from hpo.storage.storage import TRIALS_PER_QUERY, Storage
-from hpo.storage.trials import ATTEMPT_KEY, AUDIT_KEY, KEPT_KEY, attempt_key, id_of
+from hpo.storage.trials import ATTEMPT_KEY, AUDIT_KEY, KEPT_KEY, OUTPUTS_KEY, attempt_key, id_of
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +105,8 @@ class Beginning:
     store: str
     """A folder or URL, as `hpo.training.blobs.open_blobs` takes it."""
     folder: str
+    seeds: list[int]
+    """That were trained together."""
     config: ParamValues
     """That was trained there; its `epochs` may be others."""
     origins: list[dict[str, Any]]
@@ -215,6 +217,13 @@ class Elsewhere:
         here = cpu_model() if self.setting.identity.device == "cpu" else None
         longest = _usable(there, config, here, int(config["epochs"]), depends_on_epochs)
         return max((each.epoch for each in longest), default=0)
+
+    def known_final_seeds(self, config: ParamValues, seeds: Sequence[int]) -> int:
+        """Return how many seeds of a final stage of this configuration a worker need not train, the first."""
+        digest = _digest(self.setting, config, None, is_final=True)
+        points = {key.rsplit(" ", 2)[0] for key in self.beginnings}
+        ends = range(len(seeds), 0, -1)
+        return next((n for n in ends if f"{digest} {','.join(map(str, seeds[:n]))}" in points), 0)
 
     def copy_into(self, storage: Storage) -> None:
         """Write it into the library of a database; what is there already stays as it is."""
@@ -344,6 +353,32 @@ def find_beginnings(
     return _usable(plan.storage.whole(ids), config, processor, n_epochs, depends_on_epochs)
 
 
+def find_outputs(
+    plan: Plan, config: ParamValues, seeds: Sequence[int], processor: str, n_epochs: int
+) -> Beginning | None:
+    """Return where another plan has kept the outputs of a final stage of this configuration.
+
+    Args:
+        plan: bound to its recipe.
+        config: complete.
+        seeds: of the final stage; what is found has the first of them, or all.
+        processor: of the worker.
+        n_epochs: that it is to have.
+    """
+    try:
+        study_id = plan.storage.study_id(BEGINNINGS)
+    except MissingError:
+        return None
+    digest = _digest(Setting.of(plan), config, None, is_final=True)
+    points = {f"{digest} {','.join(map(str, seeds[:n]))}" for n in range(1, len(seeds) + 1)}
+    ids = [
+        id_of(trial) for trial in plan.storage.outlines.of(study_id) if trial.user_attrs["point"] in points
+    ]
+    found = _usable(plan.storage.whole(ids), config, processor, n_epochs, depends_on_epochs=True)
+    whole = [each for each in found if each.epoch == n_epochs]
+    return max(whole, key=lambda each: len(each.seeds), default=None)
+
+
 def _usable(
     trials: Iterable[FrozenTrial],
     config: ParamValues,
@@ -392,8 +427,9 @@ def of_other_plans(plan: Plan) -> str:
     plural = "result" if n_there == 1 else "results"
     text = f"{n_there} {plural} of {there} at hand; taken over whole so far: {n_taken}"
     if BEGINNINGS in attrs:
-        n_kept = len(storage.outlines.of(storage.study_id(BEGINNINGS)))
-        text += f"; {n_kept} {'checkpoint' if n_kept == 1 else 'checkpoints'} to go on from"
+        kept = storage.values_of(storage.study_id(BEGINNINGS), KEPT_KEY).values()
+        n_kept = len({(each["store"], each["folder"]) for each in kept})
+        text += f"; checkpoints of {_n_trials(n_kept)} to go on from"
     return text
 
 
@@ -542,32 +578,35 @@ def _beginnings_of(other: Plan, setting: Setting, place: str) -> dict[str, Froze
         place: by which the other was found.
     """
     found, beside = dict[str, FrozenTrial](), user_path(place) / "checkpoints"
-    for name, trial, kept, config in _kept_in(other, setting):
-        attrs = trial.user_attrs
-        if (beside / kept.folder).is_dir():  # the output folder may have been moved since
-            kept = kept.model_copy(update={"store": str(beside.absolute())})
-        origins = [
-            {"epochs": kept.epoch, **each, "seeds": seeds}
-            for each in _origins(other.storage, name, trial)
-            if (seeds := [seed for seed in each["seeds"] if seed in kept.seeds])
-        ]
-        split_seed = attrs.get("split_seed")
-        digest = _digest(setting, config, split_seed, of_any_length=True, is_final=name == FINAL)
-        point = f"{digest} {','.join(map(str, kept.seeds))}"
-        copied = {
-            "config": config,
-            "processor": attrs["processor"],
-            "versions": attrs["versions"],
-            KEPT_KEY: kept.model_dump(exclude={"seeds"}),
-            ORIGIN_KEY: origins,
-        }
-        key = attempt_key(point, _kind(attrs["processor"], attrs["versions"]), kept.epoch)
-        found[key] = create_trial(state=TrialState.PRUNED, user_attrs=copied)
+    for key in (KEPT_KEY, OUTPUTS_KEY):
+        for name, trial, kept, config in _kept_in(other, setting, key):
+            attrs, is_beginning = trial.user_attrs, key == KEPT_KEY
+            if (beside / kept.folder).is_dir():  # the output folder may have been moved since
+                kept = kept.model_copy(update={"store": str(beside.absolute())})
+            origins = [
+                {**({"epochs": kept.epoch} if is_beginning else {}), **each, "seeds": seeds}
+                for each in _origins(other.storage, name, trial)
+                if (seeds := [seed for seed in each["seeds"] if seed in kept.seeds])
+            ]
+            copied = {
+                "config": config,
+                "processor": attrs["processor"],
+                "versions": attrs["versions"],
+                KEPT_KEY: kept.model_dump(),
+                ORIGIN_KEY: origins,
+            }
+            split_seed, is_final = attrs.get("split_seed"), name == FINAL
+            digest = _digest(setting, config, split_seed, of_any_length=is_beginning, is_final=is_final)
+            point = f"{digest} {','.join(map(str, kept.seeds))}"
+            place_there = attempt_key(point, _kind(attrs["processor"], attrs["versions"]), kept.epoch)
+            found[place_there] = create_trial(state=TrialState.PRUNED, user_attrs=copied)
     return found
 
 
-def _kept_in(other: Plan, setting: Setting) -> Iterator[tuple[str, FrozenTrial, _Kept, ParamValues]]:
-    """Yield trials of a plan whose checkpoint may be gone on from, each with its complete configuration."""
+def _kept_in(
+    other: Plan, setting: Setting, key: str
+) -> Iterator[tuple[str, FrozenTrial, _Kept, ParamValues]]:
+    """Yield trials of a plan with what it has kept of them, each with its complete configuration."""
     attrs_of = other.storage.study_attrs()
     options, objective = other.options, other.objective.name
     # the checkpoints of a final stage hold what it has found on the test set, at the best epoch by then
@@ -575,7 +614,7 @@ def _kept_in(other: Plan, setting: Setting) -> Iterator[tuple[str, FrozenTrial, 
     for name in (*other.specs, CONFIRM, CLAIMS, PRICE, *([FINAL] if is_like else [])):
         if name not in attrs_of:
             continue
-        ids = list(other.storage.values_of(other.storage.study_id(name), KEPT_KEY))
+        ids = list(other.storage.values_of(other.storage.study_id(name), key))
         for trial in other.storage.whole(ids):
             attrs = trial.user_attrs
             config = _completed(setting.schema, attrs.get("config"))
@@ -584,7 +623,7 @@ def _kept_in(other: Plan, setting: Setting) -> Iterator[tuple[str, FrozenTrial, 
             if _unlike(attrs) or _of_another_split(setting, other, trial):
                 continue
             try:
-                kept = _Kept.model_validate(attrs[KEPT_KEY])
+                kept = _Kept.model_validate(attrs[key])
             except ValueError:
                 continue
             yield name, trial, kept, config

@@ -42,6 +42,9 @@ CHECKPOINTS_KEY = "checkpoints"
 KEPT_KEY = "kept_checkpoint"
 """The attribute of an ended trial whose last checkpoint was kept: epoch, seeds, store and folder."""
 
+OUTPUTS_KEY = "kept_outputs"
+"""The attribute of a final stage whose outputs on the test set were kept, of every epoch: as `KEPT_KEY`."""
+
 AUDIT_KEY = "audit"
 """The attribute of a trial that is trained on after a pruner stopped it: after which epoch, and its value."""
 

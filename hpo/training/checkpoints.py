@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 KEPT = 2
 _NAME = re.compile(r"epoch-(\d+)-attempt-(\d+)\.checkpoint")
+_OUTPUTS = "epoch-{:06}.outputs"
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -59,9 +60,7 @@ class Checkpoints:
         Raises:
             OSError: the disk is full or not writable; what was stored before is untouched.
         """
-        content = dump({"identity": self._identity, "state": dict(state)})
-        name = f"epoch-{epoch:06}-attempt-{attempt:04}.checkpoint"
-        self._blobs.write(f"{self.folder}/{name}", hashlib.sha256(content).digest(), content)
+        self._write(f"epoch-{epoch:06}-attempt-{attempt:04}.checkpoint", state)
         for old in self._newest_first()[KEPT:]:
             self._blobs.remove(f"{self.folder}/{old}")
 
@@ -96,8 +95,31 @@ class Checkpoints:
                 self.notes.append(f"{name} put aside: {error}")
         return None
 
+    def save_outputs(self, epoch: int, state: Mapping[str, Any]) -> None:
+        """Store what is kept of an epoch besides; it stays until all is removed.
+
+        Raises:
+            OSError: as of `save`.
+        """
+        self._write(_OUTPUTS.format(epoch), state)
+
+    def has_outputs(self, n_epochs: int) -> bool:
+        """Return whether `save_outputs` has stored something of each of the first epochs."""
+        return {_OUTPUTS.format(epoch) for epoch in range(1, n_epochs + 1)} <= {
+            *self._blobs.names(self.folder)
+        }
+
+    def outputs(self, epoch: int) -> dict[str, Any]:
+        """Return what `save_outputs` stored of an epoch; its tensors are on the CPU.
+
+        Raises:
+            ValueError: it is damaged, or of another identity.
+            OSError: it is not there, or cannot be read.
+        """
+        return self._read(f"{self.folder}/{_OUTPUTS.format(epoch)}")
+
     def keep_newest(self) -> None:
-        """Remove all but the newest; what cannot be removed stays."""
+        """Remove all checkpoints but the newest; what cannot be removed stays."""
         with contextlib.suppress(OSError):
             for name in self._newest_first()[1:]:
                 self._blobs.remove(f"{self.folder}/{name}")
@@ -110,6 +132,10 @@ class Checkpoints:
     def _newest_first(self) -> list[str]:
         # the numbers are padded: the order of names is the order of epochs, then attempts
         return [name for name in reversed(self._blobs.names(self.folder)) if _NAME.fullmatch(name)]
+
+    def _write(self, name: str, state: Mapping[str, Any]) -> None:
+        content = dump({"identity": self._identity, "state": dict(state)})
+        self._blobs.write(f"{self.folder}/{name}", hashlib.sha256(content).digest(), content)
 
     def _read(self, path: str) -> dict[str, Any]:
         content = self._blobs.read(path)

@@ -20,6 +20,8 @@ from hpo.monitor.results import final_result
 from hpo.planning.plan import FINAL, MODEL, Plan
 from hpo.planning.reuse import ORIGIN_KEY
 from hpo.storage.trials import KEPT_KEY, SEED_EPOCHS_KEY
+from hpo.training.tensors import dump, load
+from tests.support.checkpoints import signed
 from tests.support.fixtures import Cli
 from tests.support.plans import SMALL, TINY_SIZES, accepted_epochs
 
@@ -44,6 +46,8 @@ class Counting(hpo.Recipe):
                 pathlib.Path("broken").unlink()
                 raise OSError("the disk was full for a moment")
             total += params.step
+            if params.step == 9 and epoch == 4:
+                return
             yield hpo.Epoch({"accuracy": total / 1000}, state={"total": total, "epoch": epoch})
 
     def test(self, params, data, state):
@@ -105,14 +109,9 @@ def test_a_longer_training_trains_what_is_new_and_ends_as_if_from_the_start(shor
     fresh = ended(short, "fresh", RATES, **sizes)
     assert itself(plan) == [4, 4]
     assert itself(fresh) == [10, 10]
-    assert accepted_epochs(plan) == accepted_epochs(fresh)
     assert plan.decision("rate") == fresh.decision("rate")
     assert itself(plan, FINAL) == [2]  # the same winner, at the same seed
-    ours, theirs = final_result(plan), final_result(fresh)
-    # safetensors writes its metadata in an order that is another one each time
-    assert {**ours, "shared_files": ...} == {**theirs, "shared_files": ...}
-    model, fresh_model = (load_file(short / out / MODEL) for out in ("long", "fresh"))
-    assert all(torch.equal(model[name], fresh_model[name]) for name in model.keys() | fresh_model.keys())
+    assert same_answer(plan, fresh)
 
 
 def test_who_has_trained_the_first_epochs_is_said(short: Path, cli: Cli) -> None:
@@ -123,7 +122,9 @@ def test_who_has_trained_the_first_epochs_is_said(short: Path, cli: Cli) -> None
     assert trial.user_attrs["notes"] == [f"epochs 1 to 3 not trained here, but in {name} as rate/1"]
     origin = {"plan": name, "study": "rate", "trial": 1, "seeds": [0, 1], "epochs": 3}
     assert trial.user_attrs[ORIGIN_KEY] == [origin]
-    assert "3 checkpoints to go on from" in " ".join(cli("status", "--out", short / "said").out.split())
+    assert "checkpoints of 3 trials to go on from" in " ".join(
+        cli("status", "--out", short / "said").out.split()
+    )
     assert cli("verify", "rate/1", "--out", short / "said").code == 0
 
 
@@ -135,9 +136,12 @@ def test_only_the_last_checkpoint_is_kept_and_without_the_option_none(short: Pat
 
 def test_the_forecast_counts_the_epochs_that_are_new(short: Path, cli: Cli) -> None:
     sizes = ["--data=digits", "--limit-train=100", "--limit-valid=50", "--seeds=2", "--epochs=5"]
-    at = ["--studies", short / "studies-short", "--reuse", short / "short", "rate"]
-    (line,) = json.loads(cli("plan", *at, *sizes, "--json").out)
+    at = ["--studies", short / "studies-short", "--reuse", short / "short"]
+    line, _ = json.loads(cli("plan", *at, *sizes, "--final-seeds=1", "--json").out)
     assert (line["epochs"], line["reused"], line["reused_in_part"]) == (8, 0, 2)
+    sizes[-1] = "--epochs=3"
+    line, final = json.loads(cli("plan", *at, *sizes, "--final-seeds=3", "--json").out)
+    assert (line["epochs"], line["reused"], final["epochs"]) == (0, 2, 2 * 3)
 
 
 def test_where_the_rate_depends_on_the_number_of_epochs_all_are_trained(place: Path) -> None:
@@ -157,6 +161,137 @@ def test_what_was_pruned_is_gone_on_with_by_who_does_not_prune(place: Path) -> N
     fresh = ended(place, "fresh", control, "rate", **sizes, pruning=False)
     assert itself(plan) == [3, 3]
     assert accepted_epochs(plan) == accepted_epochs(fresh)
+
+
+def test_what_was_trained_on_for_an_audit_was_pruned_there_alone(place: Path) -> None:
+    pruner = '[pruner]\nname = "threshold"\nlower = 0.99'
+    ended(place, "short", f"{RATES}\n{pruner}", "rate", **TINY_SIZES, audit=1.0, keep_checkpoints=True)
+    plan = ended(place, "long", RATES, "rate", reuse="short", **{**TINY_SIZES, "epochs": 4})
+    assert itself(plan) == [1, 1]
+    assert {trial.state for trial in plan.trials("rate")} == {TrialState.COMPLETE}
+
+
+# --- the final stage -------------------------------------------------------------------------------------
+
+
+def same_answer(plan: Plan, fresh: Plan) -> bool:
+    """Whether two plans have ended with the same answer, and the same model in the folders of their names."""
+    ours, theirs = final_result(plan), final_result(fresh)
+    # safetensors writes its metadata in an order that is another one each time
+    assert {**ours, "shared_files": ...} == {**theirs, "shared_files": ...}
+    if ours["model"] is not None:
+        files = [Path(each.storage.url.removeprefix("sqlite:///")).parent / MODEL for each in (plan, fresh)]
+        model, fresh_model = map(load_file, files)
+        assert model.keys() == fresh_model.keys()
+        assert all(torch.equal(model[name], fresh_model[name]) for name in model)
+    return accepted_epochs(plan) == accepted_epochs(fresh)
+
+
+@pytest.mark.parametrize("final_data", ["limited", "train+validation"])
+def test_of_further_final_seeds_only_those_are_trained(place: Path, final_data: str) -> None:
+    sizes = {**TINY_SIZES, "final_data": final_data}
+    ended(place, "two", RATES, **{**sizes, "final_seeds": 2}, keep_checkpoints=True)
+    sizes["final_seeds"] = 4
+    fresh = ended(place, "fresh", RATES, **sizes)
+    n_epochs = itself(fresh, FINAL)[0] // 4
+    plan = ended(place, "four", RATES, reuse="two", **sizes, keep_checkpoints=True)
+    assert itself(plan, FINAL) == [2 * n_epochs]
+    assert same_answer(plan, fresh)
+    (note,) = (n for n in plan.trials(FINAL)[0].user_attrs["notes"] if "not trained here" in n)
+    assert note.startswith("seeds 10000, 10001 not trained here, but in sqlite:///")
+    (origin,) = plan.trials(FINAL)[0].user_attrs[ORIGIN_KEY]
+    assert (origin["seeds"], "epochs" in origin) == ([10000, 10001], False)
+    if final_data == "train+validation":  # validation chooses nothing that has seen it
+        assert final_result(plan)["model"]["seed"] == 10000
+    # all of them, of which some were from elsewhere there
+    again = ended(place, "again", RATES, reuse="four", **sizes)
+    assert itself(again, FINAL) == [0]
+    assert same_answer(again, fresh)
+    # other data are another training
+    other = {**sizes, "final_data": "all" if final_data == "limited" else "limited"}
+    assert itself(ended(place, "other", RATES, reuse="two", **other), FINAL) == [4 * sizes["epochs"]]
+
+
+def test_the_model_is_of_the_best_seed_wherever_that_was_trained(place: Path) -> None:
+    sizes = {**TINY_SIZES, "epochs": 2}
+    for seed in range(3):
+        fresh = ended(place, f"fresh-{seed}", RATES, **{**sizes, "final_seeds": 4}, seed=seed)
+        best = final_result(fresh)["seeds"].index(final_result(fresh)["model"]["seed"])
+        for n_known in {best, best + 1} - {0, 4}:
+            given = {**sizes, "seed": seed}
+            ended(
+                place, f"{seed}-{n_known}", RATES, **given | {"final_seeds": n_known}, keep_checkpoints=True
+            )
+            given["final_seeds"] = 4
+            plan = ended(place, f"{seed}-{n_known}-4", RATES, reuse=f"{seed}-{n_known}", **given)
+            assert itself(plan, FINAL) == [2 * (4 - n_known)]
+            assert same_answer(plan, fresh)
+
+
+def test_of_several_final_stages_that_of_the_most_seeds_is_taken(place: Path) -> None:
+    given = counting(place)
+    for n_seeds in (1, 3, 2):
+        ended(
+            place, f"of-{n_seeds}", STEPS, **given | {"final_seeds": n_seeds}, epochs=2, keep_checkpoints=True
+        )
+    given |= {"final_seeds": 4, "epochs": 2}
+    for n_seeds in (1, 3, 2):
+        plan = find_or_create_plan(
+            place / "more", studies=place / "studies-of-1", given=given, reuse=f"of-{n_seeds}"
+        )
+    assert work(plan.storage, out=place / "more") is None
+    assert itself(plan, FINAL) == [2]
+
+
+@pytest.mark.parametrize("changed", [{"epochs": 4}, {"final_seeds": 2}])
+def test_a_final_stage_for_another_metric_is_trained_whole(place: Path, changed: dict[str, Any]) -> None:
+    one = "[base]\nconv1_channels = 4\nconv2_channels = 4\nhidden_units = 16"  # the same winner by any metric
+    ended(place, "one", one, **TINY_SIZES, metric="accuracy", keep_checkpoints=True)
+    given = {**TINY_SIZES, **changed}
+    plan = ended(place, "two", one, reuse="one", **given)
+    assert itself(plan, FINAL) == [given["epochs"] * given["final_seeds"]]
+
+
+def test_a_final_stage_that_ended_early_is_trained_again(place: Path) -> None:
+    given = {**counting(place), "epochs": 6}
+    early = "[search]\nstep = [9]"
+    ended(place, "one", early, **given, keep_checkpoints=True)
+    plan = ended(place, "two", early, reuse="one", **given | {"final_seeds": 2})
+    assert itself(plan, FINAL) == [2 * 3]
+    assert plan.trials(FINAL)[0].user_attrs["notes"] == ["the recipe's loop ended after epoch 3 of 6"]
+
+
+def test_a_final_stage_of_a_loop_of_ones_own_is_known_too_and_survives_a_failure(place: Path) -> None:
+    given = {**counting(place), "epochs": 6}
+    ended(place, "one", STEPS, **given, keep_checkpoints=True)
+    given["final_seeds"] = 3
+    fresh = ended(place, "fresh", STEPS, **given)
+    plan = find_or_create_plan(place / "three", studies=place / "studies-one", given=given, reuse="one")
+    (place / "broken").touch()
+    assert work(plan.storage, out=place / "three") is None
+    assert [trial.state.name for trial in plan.trials(FINAL)] == ["FAIL", "COMPLETE"]
+    assert itself(plan, FINAL) == [2 * 4, 2 * 2]
+    assert same_answer(plan, fresh)
+
+
+@pytest.mark.parametrize("damage", ["gone", "damaged", "another"])
+def test_a_final_stage_whose_outputs_cannot_be_read_is_trained_whole_and_says_so(
+    place: Path, damage: str
+) -> None:
+    ended(place, "one", RATES, **TINY_SIZES, keep_checkpoints=True)
+    first, second = sorted((place / "one" / "checkpoints").glob("final/*/*.outputs"))[:2]
+    if damage == "another":
+        content = load(first.read_bytes()[32:])
+        content["state"]["test"][0]["accuracy"] = "0.9"
+        second.write_bytes(signed(bytes(dump(content))))
+    else:
+        first.unlink() if damage == "gone" else first.write_bytes(b"damaged")
+    sizes = {**TINY_SIZES, "final_seeds": 2}
+    plan = ended(place, "two", RATES, reuse="one", **sizes)
+    assert itself(plan, FINAL) == [2 * TINY_SIZES["epochs"]]
+    (note,) = plan.trials(FINAL)[0].user_attrs["notes"]
+    assert note.startswith("all seeds are trained here, as what sqlite:///")
+    assert same_answer(plan, ended(place, "fresh", RATES, **sizes))
 
 
 # --- a loop of one's own ---------------------------------------------------------------------------------
@@ -212,6 +347,7 @@ def test_of_several_checkpoints_the_newest_that_is_not_too_long_is_taken(place: 
         plan = find_or_create_plan(place / "more", reuse=str(place / f"of-{n_epochs}"))
     assert work(plan.storage, out=place / "more", studies=["rate"]) is None
     assert itself(plan) == [2, 2]
+    assert all(len(trial.user_attrs["notes"]) == 1 for trial in plan.trials("rate"))
 
 
 # --- what is not there -----------------------------------------------------------------------------------

@@ -95,10 +95,10 @@ def accepted_epochs(plan: Plan) -> dict[tuple[str, str, int], Any]:
         for slot in slots.attempts:
             trial = slots.accepted(slot)
             assert trial is not None
-            records = epochs_of(trial.user_attrs)
-            for seeds in records:
-                for seed in seeds:
-                    del seed["seconds"]
+            records = [
+                [{key: value for key, value in seed.items() if key != "seconds"} for seed in seeds]
+                for seeds in epochs_of(trial.user_attrs)
+            ]
             tests = {key: value for key, value in trial.user_attrs.items() if key.startswith("test:")}
             found[name, *slot] = (trial.user_attrs["config"], records, tests, trial.value)
     return found
