@@ -31,6 +31,7 @@ class LinearSgd(hpo.Recipe):
 
     Params = Penalties
     metrics = {"macro_f1": "maximize", "accuracy": "maximize"}  # noqa: RUF012
+    reads_epochs = False  # but for when to end: a longer training may go on from a shorter one
 
     def train(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +21,7 @@ from hpo.training.costs import costs
 from hpo.training.cuda import CudaGraph, is_cuda, is_lost, is_out_of_memory, prepare
 from hpo.training.devices import as_tensor, normaliser, targets_tensor
 from hpo.training.learner import Learner, build, graph_hindrance
-from hpo.training.loop import EpochResult, check_settings, checked_metrics, params_at, state_of, train
+from hpo.training.loop import check_settings, checked_metrics, params_at, state_of, train
 from hpo.training.own_loop import unpacked
 from hpo.training.randomness import seed_generators
 from hpo.training.registry import NamedRecipe
@@ -164,8 +164,7 @@ def dry_run(
     """
     with blaming(named):
         if named.recipe.has_own_loop:
-            begin = partial(train, named.recipe, config, data, [0], device=device, precision=precision)
-            return _loop_run(named, data, config, begin)
+            return _loop_run(named, data, config, device, precision)
         check_recipe(named, data, config)
         params = named.recipe.params_of(config)
         size = min(params.batch_size, len(data.train))
@@ -196,10 +195,12 @@ def _loop_run(
     named: NamedRecipe,
     data: TrainingData,
     config: Mapping[str, Any],
-    begin: Callable[..., Generator[EpochResult, None, None]],
+    device: str,
+    precision: str,
 ) -> LoopRun:
     """Try an epoch of a loop of one's own; and, where it has a state, the second one as after a kill."""
-    undisturbed = begin()
+    begin = partial(train, named.recipe, data=data, seeds=[0], device=device, precision=precision)
+    undisturbed = begin(config=config)
     first = next(undisturbed)
     # the final stage would find out last: `test` gets the state, on the validation part for once
     params, (packed_state,), state = named.recipe.params_of(config), first.states, state_of(first)
@@ -208,13 +209,20 @@ def _loop_run(
     undisturbed.close()  # and with it its scratch folder goes, as with a kill
     resumes = None
     if second is not None:
-        resumed = next(begin(resume=state), None)
+        resumed = next(begin(config=config, resume=state), None)
         one, two, again = (each and each.seeds[0].metrics for each in (first, second, resumed))
         resumes = again == two
         if again == one and not resumes:
             raise InputError(
                 "train yields a state, but given it as resume begins anew: the epochs of a trial that was "
                 "killed would be wrong. Go on from resume; or yield state=None, and hpo begins it anew"
+            )
+    if named.recipe.reads_epochs is False:
+        of_more = next(begin(config={**config, "epochs": params.epochs + 1}))
+        if of_more.seeds[0].metrics != first.seeds[0].metrics:
+            raise InputError(
+                f"reads_epochs is False, but the first of {params.epochs} epochs is not the first of "
+                f"{params.epochs + 1}: longer trainings would go on from wrong epochs. Leave it out"
             )
     return LoopRun(first.seeds[0].metrics, first.seconds, keeps_state=state is not None, resumes=resumes)
 

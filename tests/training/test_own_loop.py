@@ -209,6 +209,28 @@ def test_a_loop_with_a_state_that_begins_anew_is_found_out(monkeypatch: pytest.M
     assert found.resumes is None
 
 
+class OddOnes(OwnLoop):
+    """That learns nothing where the number of epochs is even."""
+
+    reads_epochs = False
+
+    def train(self, params: Any, *given: Any, **named: Any) -> Iterator[Epoch]:
+        return super().train(
+            params.model_copy(update={"rate": params.rate * (params.epochs % 2)}), *given, **named
+        )
+
+
+def test_a_loop_that_depends_on_epochs_and_denies_it_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        InputError, match="reads_epochs is False, but the first of 3 epochs is not the first of 4"
+    ):
+        dry_run(named(OddOnes()), DATA, CONFIG, device="cpu", precision="fp32")
+    monkeypatch.setattr(OddOnes, "reads_epochs", None)
+    assert isinstance(dry_run(named(OddOnes()), DATA, CONFIG, device="cpu", precision="fp32"), LoopRun)
+    monkeypatch.setattr(OwnLoop, "reads_epochs", False)
+    assert isinstance(dry_run(named(OwnLoop()), DATA, CONFIG, device="cpu", precision="fp32"), LoopRun)
+
+
 def test_a_test_that_needs_a_state_which_is_not_there_is_found_out_before_the_search() -> None:
     stateless = yielding(Epoch({"accuracy": 0.5}))
     with pytest.raises(

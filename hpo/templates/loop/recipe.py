@@ -23,6 +23,7 @@ class Linear(hpo.Recipe):
 
     Params = Settings
     metrics = {"accuracy": "maximize"}
+    reads_epochs = False  # but for when to end: a longer training may go on from a shorter one
 
     def train(
         self,
