@@ -220,10 +220,9 @@ class Elsewhere:
 
     def known_final_seeds(self, config: ParamValues, seeds: Sequence[int]) -> int:
         """Return how many seeds of a final stage of this configuration a worker need not train, the first."""
-        digest = _digest(self.setting, config, None, is_final=True)
         points = {key.rsplit(" ", 2)[0] for key in self.beginnings}
-        ends = range(len(seeds), 0, -1)
-        return next((n for n in ends if f"{digest} {','.join(map(str, seeds[:n]))}" in points), 0)
+        known = [n for point, n in _final_points(self.setting, config, seeds).items() if point in points]
+        return max(known, default=0)
 
     def copy_into(self, storage: Storage) -> None:
         """Write it into the library of a database; what is there already stays as it is."""
@@ -369,14 +368,20 @@ def find_outputs(
         study_id = plan.storage.study_id(BEGINNINGS)
     except MissingError:
         return None
-    digest = _digest(Setting.of(plan), config, None, is_final=True)
-    points = {f"{digest} {','.join(map(str, seeds[:n]))}" for n in range(1, len(seeds) + 1)}
+    points = _final_points(Setting.of(plan), config, seeds)
     ids = [
         id_of(trial) for trial in plan.storage.outlines.of(study_id) if trial.user_attrs["point"] in points
     ]
     found = _usable(plan.storage.whole(ids), config, processor, n_epochs, depends_on_epochs=True)
     whole = [each for each in found if each.epoch == n_epochs]
     return max(whole, key=lambda each: len(each.seeds), default=None)
+
+
+def _final_points(setting: Setting, config: ParamValues, seeds: Sequence[int]) -> dict[str, int]:
+    """Return by what a final stage of the first seeds of another is known, each with how many these are."""
+    digest = _digest(setting, config, None, is_final=True)
+    first = 1 if setting.may_mix else len(seeds)
+    return {f"{digest} {','.join(map(str, seeds[:n]))}": n for n in range(first, len(seeds) + 1)}
 
 
 def _usable(

@@ -18,7 +18,7 @@ from hpo.execution.run import find_or_create_plan
 from hpo.execution.worker import work
 from hpo.monitor.results import final_result
 from hpo.planning.plan import FINAL, MODEL, Plan
-from hpo.planning.reuse import ORIGIN_KEY
+from hpo.planning.reuse import ORIGIN_KEY, Setting
 from hpo.storage.trials import KEPT_KEY, SEED_EPOCHS_KEY
 from hpo.training.tensors import dump, load
 from tests.support.checkpoints import signed
@@ -226,6 +226,17 @@ def test_the_model_is_of_the_best_seed_wherever_that_was_trained(place: Path) ->
             plan = ended(place, f"{seed}-{n_known}-4", RATES, reuse=f"{seed}-{n_known}", **given)
             assert itself(plan, FINAL) == [2 * (4 - n_known)]
             assert same_answer(plan, fresh)
+
+
+def test_where_seeds_have_other_bits_in_other_company_a_final_stage_is_known_as_a_whole(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Setting, "may_mix", False)  # as on a GPU
+    given = {**counting(place), "epochs": 2, "final_seeds": 2}
+    ended(place, "two", STEPS, **given, keep_checkpoints=True)
+    assert itself(ended(place, "again", STEPS, reuse="two", **given), FINAL) == [0]
+    given["final_seeds"] = 3
+    assert itself(ended(place, "three", STEPS, reuse="two", **given), FINAL) == [2 * 3]
 
 
 def test_of_several_final_stages_that_of_the_most_seeds_is_taken(place: Path) -> None:
