@@ -167,7 +167,19 @@ def save_model(
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
     header = fields.model_dump_json()
     metadata = {_KEY: header, _SUM_KEY: checksum(header, tensors)}
-    write_durably(path, memoryview(safetensors.torch.save(tensors, metadata)))
+    write_durably(path, *_in_order(memoryview(safetensors.torch.save(tensors, metadata))))
+
+
+def _in_order(content: memoryview) -> tuple[bytes, memoryview]:
+    """Return a safetensors file with the keys of its header in order, in two parts.
+
+    The library writes those of the metadata as they come, and the same model would be another file each time.
+    """
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(bytes(content[8 : 8 + size])), sort_keys=True, separators=(",", ":"))
+    text = header.encode()
+    text += b" " * (-len(text) % 8)  # the format aligns what follows
+    return len(text).to_bytes(8, "little") + text, content[8 + size :]
 
 
 def checksum(header: str, weights: Mapping[str, Tensor]) -> str:

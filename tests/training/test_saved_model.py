@@ -61,6 +61,14 @@ def test_a_saved_model_is_the_trained_one(tmp_path: Path, data: TrainingData) ->
     assert [path.name for path in tmp_path.iterdir()] == [MODEL]
 
 
+def test_the_same_model_is_the_same_file(tmp_path: Path, data: TrainingData) -> None:
+    config = SCHEMA.complete({**SMALL_CNN, "epochs": 1})
+    weights = weights_of(CNN, config, data)
+    for number in range(10):  # by itself the library writes one of two at random
+        save_model(tmp_path / str(number), weights, CNN, config, data)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
 OWN_RECIPE = """
 import math
 import hpo
