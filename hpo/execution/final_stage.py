@@ -249,8 +249,9 @@ class TestSetCallback(TrialCallback):
         per_seed = self.state["per_epoch"][selected_epoch]
         chosen = self._chosen(best["valid"])
         seeds = [metrics["seed"] for metrics in per_seed]
-        # of these data and this configuration and no others: two plans may share a store
-        of_what = canonical_json({"config": config, "seeds": seeds, "data": self._data.fingerprint})
+        # two plans may share a store
+        what = {"config": config, "seeds": seeds, "data": self._data.fingerprint, **self._plan.mark}
+        of_what = canonical_json(what)
         shared = f"final-files/{hashlib.sha256(of_what.encode()).hexdigest()[:16]}"
         self._out.mkdir(parents=True, exist_ok=True)
         files = []

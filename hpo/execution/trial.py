@@ -872,7 +872,7 @@ def _checkpoints(
     seeds: Sequence[int],
 ) -> Checkpoints:
     attrs, identity = trial.user_attrs, identity_of(plan, config, context, seeds)
-    folder = folder_of(name, attrs["point"], attrs["replicate"], identity)
+    folder = folder_of(name, attrs["point"], attrs["replicate"], {**identity, **plan.mark})
     return Checkpoints(context.checkpoints, folder, identity)
 
 

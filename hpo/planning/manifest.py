@@ -328,6 +328,7 @@ class PlanManifest(BaseModel):
     plan: Annotated[list[str], Field(min_length=1)]
     name: str = ""
     """That somebody gave the plan."""
+    id: str = ""
     recipe: RecipeRecord
     options: Options
     identity: Identity

@@ -9,6 +9,7 @@ before it comes, where that was asked for, `confirm`.
 from __future__ import annotations
 
 import platform
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -77,6 +78,8 @@ class Plan:
     """Versions of what results depend on, when the plan was created."""
     given_name: str = ""
     """As `--name` gave it."""
+    id: str = ""
+    """What tells its files from those of others in a store; plans of before 2026-11-28 have none."""
 
     # --- making and finding ------------------------------------------------------------------------
 
@@ -106,8 +109,9 @@ class Plan:
         if options.confirm:
             storage.create_study(CONFIRM, record, direction)
         stated = {} if claims is None else {"claims": claims.to_json()}
-        storage.create_study(FINAL, {**record, **stated, "plan": list(specs)}, direction)
-        return cls(storage, specs, options, identity, recipe, record["versions"])
+        id_ = storage.study_attrs().get(FINAL, {}).get("id") or secrets.token_hex(8)
+        storage.create_study(FINAL, {**record, **stated, "id": id_, "plan": list(specs)}, direction)
+        return cls(storage, specs, options, identity, recipe, record["versions"], id=id_)
 
     @classmethod
     def find(cls, storage: Storage) -> Self | None:
@@ -137,7 +141,9 @@ class Plan:
             specs[name] = study
         for name in (CONFIRM, FINAL) if mark.options.confirm else (FINAL,):
             checked(StudyRecord, storage, name, attrs, schema)
-        return cls(storage, specs, mark.options, mark.identity, mark.recipe, mark.versions, mark.name)
+        return cls(
+            storage, specs, mark.options, mark.identity, mark.recipe, mark.versions, mark.name, mark.id
+        )
 
     @classmethod
     def open(cls, storage: Storage) -> Self:
@@ -159,6 +165,11 @@ class Plan:
             MissingError: there is none.
         """
         return cls.open(Storage(url_of(str(place)), reader=True))
+
+    @property
+    def mark(self) -> dict[str, str]:
+        """What goes into the names of its folders in a store, where another plan may train the same."""
+        return {"plan": self.id} if self.id else {}
 
     @property
     def name(self) -> str:

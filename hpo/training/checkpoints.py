@@ -31,7 +31,7 @@ def folder_of(study: str, point: str, replicate: int, identity: Mapping[str, Any
         study: the study's name, usable as a file name.
         point: any text that names the point in its study.
         replicate: the number of the block of seeds.
-        identity: as of `Checkpoints`; it is in the name, as two plans may share a store.
+        identity: as of `Checkpoints`, and the plan's; it is in the name, as two plans may share a store.
     """
     name = hashlib.sha256(f"{point} {canonical_json(identity)}".encode()).hexdigest()[:16]
     return f"{study}/{name}-{replicate}"

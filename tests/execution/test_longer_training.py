@@ -70,14 +70,23 @@ def counting(folder: Path, reads: bool | None = False) -> dict[str, Any]:
     return {"recipe": f"python:{module}:Counting", "data": "digits", "final_seeds": 1}
 
 
-def ended(folder: Path, out: str, study: str, *names: str, reuse: str | None = None, **given: Any) -> Plan:
-    """A plan of one study `rate`, trained in this process."""
+def ended(
+    folder: Path,
+    out: str,
+    study: str,
+    *names: str,
+    reuse: str | None = None,
+    store: Path | None = None,
+    **given: Any,
+) -> Plan:
+    """A plan of one study `rate`, trained in this process; None: its checkpoints are in its own folder."""
     files = folder / f"studies-{out}"
     files.mkdir(exist_ok=True)
     (files / "rate.toml").write_text(study)
     other = None if reuse is None else str(folder / reuse)
     plan = find_or_create_plan(folder / out, studies=files, names=names, given=given, reuse=other)
-    assert work(plan.storage, out=folder / out, studies=names) is None
+    checkpoints = None if store is None else str(store)
+    assert work(plan.storage, out=folder / out, studies=names, checkpoints=checkpoints) is None
     return plan
 
 
@@ -174,7 +183,8 @@ def test_what_was_trained_on_for_an_audit_was_pruned_there_alone(place: Path) ->
 
 def same_answer(plan: Plan, fresh: Plan) -> bool:
     """Whether two plans have trained the same and ended with the same answer and model."""
-    assert final_result(plan) == final_result(fresh)  # with a digest of the model
+    ours, theirs = ({**final_result(each), "shared_folder": ...} for each in (plan, fresh))
+    assert ours == theirs  # with a digest of the model
     return accepted_epochs(plan) == accepted_epochs(fresh)
 
 
@@ -410,3 +420,38 @@ def test_what_a_database_says_of_kept_checkpoints_may_be_anybodys(place: Path) -
         database.execute(damage, ['"checkpoints"', KEPT_KEY, 1])
     plan = ended(place, "long", STEPS, "rate", reuse="short", **given, epochs=5)
     assert itself(plan) == [5, 5]
+
+
+# --- a store that plans share ----------------------------------------------------------------------------
+
+
+def files_in(store: Path) -> set[str]:
+    return {file.relative_to(store).as_posix() for file in store.rglob("*") if file.is_file()}
+
+
+def test_plans_that_share_a_store_train_each_for_itself_and_leave_what_the_other_has_kept(
+    place: Path, cli: Cli
+) -> None:
+    store, pruner = place / "store", '[pruner]\nname = "threshold"\nlower = 0.99'
+    sizes = {**TINY_SIZES, "final_seeds": 2}
+    ended(place, "one", SMALL, **sizes, metric="accuracy", store=store, keep_checkpoints=True)
+    audited = f"{RATES}\n{pruner}"
+    ended(place, "audited", audited, "rate", **sizes, audit=1.0, store=store, keep_checkpoints=True)
+    there = files_in(store)
+    assert there
+    # the same networks on the same data, by another metric and without a pruner
+    other = ended(place, "other", SMALL, **sizes, metric="loss", store=store)
+    assert same_answer(other, ended(place, "fresh", SMALL, **sizes, metric="loss"))
+    assert (itself(other), itself(other, FINAL)) == ([3], [6])
+    unpruned = ended(place, "unpruned", RATES, "rate", **sizes, store=store)
+    assert {trial.state for trial in unpruned.trials("rate")} == {TrialState.COMPLETE}
+    assert files_in(store) >= there
+    for out in ("other", "unpruned"):
+        assert cli("prune-checkpoints", "--out", place / out, "--checkpoints", store).code == 0
+        assert cli("delete", "--yes", "--out", place / out, "--checkpoints", store).code == 0
+    assert files_in(store) == there
+    # and the kept ones are gone on with from there
+    longer = ended(
+        place, "longer", SMALL, reuse="one", **sizes | {"epochs": 4}, metric="accuracy", store=store
+    )
+    assert (itself(longer), itself(longer, FINAL)) == ([1], [2])
