@@ -383,6 +383,8 @@ class _Attempt:
         self._notes_of_beginnings: list[str] = []
         self._origins: list[dict[str, Any]] = []
         """Who has trained the first epochs, where another plan has."""
+        self._begun: Mapping[int, list[SeedEpoch]] = {}
+        """Those epochs, where they are reported one after the other as if they were trained here."""
         self.pruned_after: int | None = None
         """The epoch after which the pruner stopped the trial."""
         self.cut_short = ""
@@ -431,7 +433,7 @@ class _Attempt:
         state, context = self._restore(), self._context
         if not self.seeds:  # all that the final stage would train is known
             return (EpochResult(number, ()) for number in range(1, self.n_asked + 1))
-        return train(
+        trained = train(
             context.recipe,
             self._config,
             context.data,
@@ -443,16 +445,21 @@ class _Attempt:
             slots=context.slots,
             count=context.count,
         )
+        return self._after_begun(trained)
+
+    def _after_begun(self, trained: Generator[EpochResult, None, None]) -> Generator[EpochResult, None, None]:
+        for number, seeds in self._begun.items():
+            yield EpochResult(number, tuple(seeds))
+        yield from trained
 
     def _restore(self) -> dict[str, Any] | None:
         """Bring in the newest checkpoint, if there is one, and return its state of training."""
-        saved = (
-            self._checkpoints.latest(
-                lambda state: _restored(state, self._config, self._context, self.seeds, self._callback)
-            )
-            or self._beginning()
+        saved = self._checkpoints.latest(
+            lambda state: _restored(state, self._config, self._context, self.seeds, self._callback)
         )
-        if saved is not None:
+        if saved is None and (saved := self._beginning()) is not None and self._name != FINAL:
+            self._begun = saved.epochs  # this plan's pruner may stop it after any of them
+        elif saved is not None:
             self._epochs |= {number: _records(each) for number, each in saved.epochs.items()}
             whole = {number: self._with_known(number, each) for number, each in self._epochs.items()}
             self._reports |= {number: self._value(each) for number, each in whole.items()}
@@ -528,6 +535,9 @@ class _Attempt:
         value = self._value(whole)
         attrs: dict[str, Any] = {_key(epoch.number): whole}
         self._reports[epoch.number] = value
+        if epoch.number in self._begun:
+            self._epochs[epoch.number] = trained
+            return self._outbox.send(attrs | self._audit(), {epoch.number: value})
         is_best = self._selected == epoch.number
         if not self._trained_seed_epochs:
             attrs[CHECKPOINTS_KEY] = self._checkpoints.folder  # before anything is in it

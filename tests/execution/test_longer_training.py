@@ -170,6 +170,23 @@ def test_what_was_pruned_is_gone_on_with_by_who_does_not_prune(place: Path) -> N
     assert accepted_epochs(plan) == accepted_epochs(fresh)
 
 
+@pytest.mark.parametrize("audit", [0.0, 1.0])
+def test_who_prunes_stops_a_point_where_it_would_have_stopped_without_checkpoints(
+    place: Path, audit: float
+) -> None:
+    ended(place, "short", RATES, "rate", **TINY_SIZES, keep_checkpoints=True)
+    sizes = {**TINY_SIZES, "epochs": 5, "audit": audit}
+    # one rate is better than that after two epochs, the other after three
+    pruned = f'{RATES}\n[pruner]\nname = "threshold"\nlower = 0.06\nn_warmup_steps = 1'
+    plan = ended(place, "long", pruned, "rate", reuse="short", **sizes)
+    fresh = ended(place, "fresh", pruned, "rate", **sizes)
+    reasons = [[trial.user_attrs.get("reason") for trial in each.trials("rate")] for each in (plan, fresh)]
+    assert reasons[0] == reasons[1]
+    assert any(reasons[0]) and not all(reasons[0])
+    assert accepted_epochs(plan) == accepted_epochs(fresh)
+    assert itself(plan) == ([2, 2] if audit else [2, 0])
+
+
 def test_what_was_trained_on_for_an_audit_was_pruned_there_alone(place: Path) -> None:
     pruner = '[pruner]\nname = "threshold"\nlower = 0.99'
     ended(place, "short", f"{RATES}\n{pruner}", "rate", **TINY_SIZES, audit=1.0, keep_checkpoints=True)
