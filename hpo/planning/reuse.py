@@ -620,8 +620,11 @@ def _kept_in(
         if name not in attrs_of:
             continue
         ids = list(other.storage.values_of(other.storage.study_id(name), key))
+        discarded = attrs_of[name].get("discarded", {})
         for trial in other.storage.whole(ids):
             attrs = trial.user_attrs
+            if str(trial.number) in discarded:
+                continue
             config = _completed(setting.schema, attrs.get("config"))
             if config is None or not _is_readable(trial, setting.recipe.metrics):
                 continue

@@ -182,7 +182,7 @@ def test_who_prunes_stops_a_point_where_it_would_have_stopped_without_checkpoint
     fresh = ended(place, "fresh", pruned, "rate", **sizes)
     reasons = [[trial.user_attrs.get("reason") for trial in each.trials("rate")] for each in (plan, fresh)]
     assert reasons[0] == reasons[1]
-    assert any(reasons[0]) and not all(reasons[0])
+    assert len({reason is None for reason in reasons[0]}) == 2  # one was stopped
     assert accepted_epochs(plan) == accepted_epochs(fresh)
     assert itself(plan) == ([2, 2] if audit else [2, 0])
 
@@ -396,6 +396,14 @@ def test_a_checkpoint_that_is_gone_or_damaged_costs_a_training_and_is_said(place
     assert notes[0].startswith(f"{place / 'short' / 'checkpoints'} has it no more")
     assert notes[1] == f"{files[1].name} cannot be used: damaged or cut off"
     assert files[1].read_bytes() == b"damaged"  # it is another plan's
+
+
+def test_what_was_discarded_is_not_gone_on_with(place: Path, cli: Cli) -> None:
+    given = counting(place)
+    ended(place, "short", STEPS, "rate", **given, epochs=3, keep_checkpoints=True)
+    assert cli("discard", "rate/1", "--reason", "the room was too hot", "--out", place / "short").code == 0
+    plan = ended(place, "long", STEPS, "rate", reuse="short", **given, epochs=5)
+    assert itself(plan) == [2, 5]
 
 
 def test_a_plan_that_was_moved_has_its_checkpoints_with_it(place: Path) -> None:
