@@ -252,6 +252,7 @@ def _train_trial(
                 break
             epoch = _computed(context, lambda: next(training, None))
             if epoch is None:
+                attempt.ended_itself = attempt.n_epochs < attempt.n_asked
                 break
             is_asked = attempt.add(epoch)  # an outage postpones the pruner's answer; training goes on
     except Diverged as error:
@@ -389,6 +390,8 @@ class _Attempt:
         """The epoch after which the pruner stopped the trial."""
         self.cut_short = ""
         """By what it was cut short, in words."""
+        self.ended_itself = False
+        """Whether a loop of the recipe's own ended before its last epoch."""
         self.infeasible = ""
         """Which constraint it was found to break, in words."""
         self._trained_seconds, self._trained_seed_epochs = 0.0, 0
@@ -610,6 +613,8 @@ class _Attempt:
 
     def _kept(self) -> dict[str, Any]:
         """Return attributes that say what of the trial is kept, and where."""
+        if self.ended_itself:  # asked for more epochs it might not see that it had ended
+            return {}
         place = {"store": self._context.checkpoints.url, "folder": self._checkpoints.folder}
         kept, newest = dict[str, Any](), self._checkpoints.newest_epoch
         if newest is not None:
@@ -641,7 +646,7 @@ class _Attempt:
         attrs |= _objectives(self._plan, self._name, {**self.records, **attrs}, self._reports)
         if cut_short:
             attrs |= self._said(cut_short)
-        elif self.n_epochs != self.n_asked:
+        elif self.ended_itself:
             attrs |= self._said(f"the recipe's loop ended after epoch {self.n_epochs} of {self.n_asked}")
         return TrialState.COMPLETE, self._reports[selected], attrs
 

@@ -47,11 +47,14 @@ class Counting(hpo.Recipe):
             if params.step == 9 and epoch == 4:
                 return
             yield hpo.Epoch({"accuracy": total / 1000}, state={"total": total, "epoch": epoch})
+            if params.step == 8 and epoch == 3:
+                return
 
     def test(self, params, data, state):
         return {"accuracy": state["total"] / 1000}
 """
-"""A recipe that trains nothing; where there is a file `broken` it fails once, before epoch 5."""
+"""A recipe that trains nothing; where there is a file `broken` it fails once, before epoch 5. With steps of
+8 or 9 it ends after epoch 3."""
 STEPS = "[search]\nstep = [1, 2]"
 
 
@@ -335,6 +338,14 @@ def test_a_loop_of_ones_own_says_whether_it_reads_the_number_of_epochs(
     plan = ended(place, "long", STEPS, "rate", reuse="short", **given, epochs=5)
     assert itself(plan) == trained
     assert [trial.value for trial in plan.trials("rate")] == [0.005, 0.01]
+
+
+def test_a_loop_that_has_ended_itself_is_not_gone_on_with(place: Path) -> None:
+    given, early = counting(place), "[search]\nstep = [8]"
+    ended(place, "short", early, "rate", **given, epochs=4, keep_checkpoints=True)
+    assert kept(place / "short") == []
+    plan = ended(place, "long", early, "rate", reuse="short", **given, epochs=8)
+    assert accepted_epochs(plan) == accepted_epochs(ended(place, "fresh", early, "rate", **given, epochs=8))
 
 
 def test_an_attempt_that_failed_later_still_knows_who_trained_the_first_epochs(place: Path) -> None:
