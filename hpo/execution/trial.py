@@ -606,7 +606,7 @@ class _Attempt:
         kept = self._kept() if self._plan.options.keep_checkpoints else {}
         self._plan.storage.finish(id_of(self._trial), state, value, {**attrs, **kept})
         if kept:
-            self._checkpoints.keep_newest()
+            self._checkpoints.keep_newest(with_outputs=OUTPUTS_KEY in kept)
         else:
             self._checkpoints.clear()
         return state

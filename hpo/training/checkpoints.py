@@ -118,11 +118,16 @@ class Checkpoints:
         """
         return self._read(f"{self.folder}/{_OUTPUTS.format(epoch)}")
 
-    def keep_newest(self) -> None:
-        """Remove all checkpoints but the newest; what cannot be removed stays."""
+    def keep_newest(self, *, with_outputs: bool) -> None:
+        """Remove all but the newest checkpoint; what cannot be removed stays.
+
+        Args:
+            with_outputs: whether what `save_outputs` stored stays as well.
+        """
         with contextlib.suppress(OSError):
-            for name in self._newest_first()[1:]:
-                self._blobs.remove(f"{self.folder}/{name}")
+            for name in {*self._blobs.names(self.folder)} - {*self._newest_first()[:1]}:
+                if not (with_outputs and name.endswith(".outputs")):
+                    self._blobs.remove(f"{self.folder}/{name}")
 
     def clear(self) -> None:
         """Remove everything that is stored for this replicate; what cannot be removed stays."""

@@ -458,6 +458,17 @@ def test_what_a_database_says_of_kept_checkpoints_may_be_anybodys(place: Path) -
     assert itself(plan) == [5, 5]
 
 
+def test_nothing_is_left_that_nobody_can_use(place: Path) -> None:
+    given = counting(place)
+    ended(place, "short", STEPS, **given, epochs=3, keep_checkpoints=True)
+    plan = ended(place, "long", STEPS, reuse="short", **given, epochs=5, keep_checkpoints=True)
+    assert itself(plan, FINAL) == [2]
+    # of the outputs the first epochs are missing, so that nobody can take over the final stage
+    assert {Path(name).name for name in files_in(place / "long" / "checkpoints")} == {
+        "epoch-000005-attempt-0001.checkpoint"
+    }
+
+
 # --- a store that plans share ----------------------------------------------------------------------------
 
 
