@@ -11,6 +11,7 @@ import os
 import sys
 import sysconfig
 import traceback
+from collections.abc import Collection, Iterable
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -145,22 +146,75 @@ def sources_of(module_name: str) -> dict[str, bytes]:
     return dict(sorted(sources.items()))
 
 
-_READ_ALL = ("model_dump", "model_dump_json", "model_fields", "__dict__")
+_READ_ALL = ("model_dump", "model_dump_json", "model_fields", "dict", "json", "__dict__")
 """Attributes by which a source can read a field of a pydantic model without its name."""
 
 
-def reads_field(source: bytes, field: str) -> bool:
-    """Return whether a source may read a field of an object; in doubt it may."""
-    for node in ast.walk(ast.parse(source)):
-        match node:
+def may_read_field(sources: Iterable[bytes], field: str, methods: Collection[str]) -> bool:
+    """Return whether sources may read a field of what some methods take as their first argument.
+
+    In doubt they may; so they may where the object as a whole goes to what these sources do not define, or
+    into anything but a variable or parameter of the same name.
+
+    Args:
+        sources: of modules.
+        field: its name.
+        methods: by name, wherever the sources define them.
+    """
+    trees = [ast.parse(source) for source in sources]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    defined: dict[str, list[set[str]]] = {}
+    objects = set[str]()
+    for node in nodes:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            names = [each.arg for each in (*node.args.posonlyargs, *node.args.args)]
+            defined.setdefault(node.name, []).append({*names, *(each.arg for each in node.args.kwonlyargs)})
+            if node.name in methods:
+                objects |= {*names[1:2]}
+    for node in nodes:
+        if isinstance(node, ast.ClassDef):
+            inits = [
+                each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"
+            ]
+            for init in inits:
+                defined.setdefault(node.name, []).append({each.arg for each in init.args.args})
+    known = {name for name, taken in defined.items() if all(objects & each for each in taken)}
+    known = known - {*methods} | {"isinstance", "type"}
+
+    def keeps(parent: ast.AST, node: ast.AST) -> bool:
+        """Return whether the object stays what the sources know it as."""
+        match parent:
+            case ast.Attribute(attr=name):
+                return not name.startswith("__")
+            case ast.Call(
+                func=ast.Attribute(ast.Name("self" | "cls") | ast.Call(ast.Name("super")), attr=name)
+            ):
+                return name in known or name in methods
+            case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)):
+                return name in known
+            case ast.Assign(targets=[ast.Name(id=name) | ast.Attribute(attr=name)]):
+                return name in objects
+            case ast.keyword(arg=name):
+                return name in objects
+        return isinstance(parent, ast.Return)
+
+    for parent in nodes:
+        match parent:
             case ast.Attribute(attr=name) if name == field or name in _READ_ALL:
                 return True
             case ast.Constant(value=value) if value == field:
+                return True
+            case ast.MatchClass(kwd_attrs=names) if field in names:
                 return True
             case ast.Call(func=ast.Name(id="getattr"), args=[_, ast.Constant(), *_]):
                 continue  # the constant is a node of its own
             case ast.Call(func=ast.Name(id="vars" | "dict" | "getattr"), args=[_, *_]):
                 return True
+        for node in ast.iter_child_nodes(parent):
+            match node:
+                case ast.Name(id=name, ctx=ast.Load()) | ast.Attribute(attr=name, ctx=ast.Load()):
+                    if name in objects and not keeps(parent, node):
+                        return True
     return False
 
 

@@ -5,6 +5,7 @@ Nothing here imports torch: a study file is checked against a recipe before torc
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ValidationError
 
-from hpo._imports import in_one_line, place_in_user_code, place_of, reads_field, sources_of
+from hpo._imports import in_one_line, may_read_field, place_in_user_code, place_of, sources_of
 from hpo.errors import InputError, did_you_mean
 from hpo.space.constraints import NETWORK_COSTS
 from hpo.space.parameters import Direction, LoopParams, Params, ParamValues, explain
@@ -81,6 +82,12 @@ class Layer:
     weight: nn.Parameter
     bias: nn.Parameter
     relu: nn.Module | None = None
+
+
+_TAKE_PARAMS = (
+    *("build", "optimizer", "schedule", "at_epoch", "augment", "loss", "inactive", "costs", "train", "test"),
+)
+"""The methods of a recipe whose first argument is its parameters."""
 
 
 class Recipe:
@@ -268,11 +275,24 @@ class Recipe:
 
     @cached_property
     def _may_read_epochs(self) -> bool:
-        if self.reads_epochs is not None:
-            return self.reads_epochs
-        kinds = [kind for kind in type(self).__mro__ if issubclass(kind, Recipe) and kind is not Recipe]
-        sources = [source for kind in kinds for source in sources_of(kind.__module__).values()]
-        return any(reads_field(source, "epochs") for source in sources)
+        parts, known = list[Any](), Recipe.Params.__mro__
+        kind: Any
+        for kind in type(self).__mro__:
+            said: bool | None = vars(kind).get("reads_epochs")
+            if said is not None:
+                if said or kind is type(self):
+                    return said
+                known = kind.Params.__mro__  # it speaks of itself, not of what is derived from it
+                break
+            parts += [kind, *(value for name, value in vars(kind).items() if name in _TAKE_PARAMS)]
+        parts += [kind for kind in self.Params.__mro__ if kind not in known]
+        # hpo's own way with epochs is asked about where that is known
+        modules = {str(part.__module__) for part in parts} - {Recipe.__module__}
+        found = [
+            sources_of(name) for name in modules if name.partition(".")[0] not in sys.stdlib_module_names
+        ]
+        sources = {content for each in found for content in each.values()}
+        return not all(found) or may_read_field(sources, "epochs", _TAKE_PARAMS)
 
     def params_of(self, config: ParamValues) -> Any:
         """Return a complete flat configuration as the recipe's parameters.
