@@ -121,20 +121,23 @@ class TestSetCallback(TrialCallback):
     def known_elsewhere(self, config: Config) -> Known | None:
         """Return what another plan has kept of a final stage of the first seeds of this one, or of all."""
         seeds, n_epochs = self._plan.final_seeds, self.last_epoch or int(config["epochs"])
-        found = find_outputs(self._plan, config, seeds, processor(self._device), n_epochs)
-        if found is None:
-            return None
-        try:
-            identity = identity_of(self._plan, found.config, self._context, found.seeds)
-            files = Checkpoints(open_blobs(found.store), found.folder, identity)
-            known = _KnownOutputs(files, found.seeds)
-            epochs = [self._checked(known.of(number), config) for number in range(1, n_epochs + 1)]
-        except (InputError, OSError, ValueError) as error:
-            self.notes += (f"all seeds are trained here, as what {found.text} has cannot be used: {error}",)
-            return None
-        self._known = known
-        by_seed = {seed: [each[index].to_dict() for each in epochs] for index, seed in enumerate(found.seeds)}
-        return Known([], by_seed, found.origins)
+        notes = []
+        for found in find_outputs(self._plan, config, seeds, processor(self._device), n_epochs):
+            try:
+                identity = identity_of(self._plan, found.config, self._context, found.seeds)
+                files = Checkpoints(open_blobs(found.store), found.folder, identity)
+                known = _KnownOutputs(files, found.seeds)
+                epochs = [self._checked(known.of(number), config) for number in range(1, n_epochs + 1)]
+            except (InputError, OSError, ValueError) as error:
+                notes.append(f"all seeds are trained here, as what {found.text} has cannot be used: {error}")
+                continue
+            self._known = known
+            by_seed = {
+                seed: [each[index].to_dict() for each in epochs] for index, seed in enumerate(found.seeds)
+            }
+            return Known([], by_seed, found.origins)
+        self.notes += tuple(notes)
+        return None
 
     def _checked(self, found: _Outputs, config: Config) -> list[SeedEpoch]:
         """Return the records of an epoch that was kept, if all of it is what such a final stage keeps.

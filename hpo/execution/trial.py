@@ -498,7 +498,7 @@ class _Attempt:
     def _beginning(self) -> _Saved | None:
         """Return what a checkpoint of another plan holds that this training goes on from; None: none does."""
         params = self._context.recipe.params_of(self._config)
-        for each in find_beginnings(
+        found = find_beginnings(
             self._plan,
             self._name,
             self._config,
@@ -507,7 +507,8 @@ class _Attempt:
             processor(self._context.device),
             self.n_asked,
             depends_on_epochs=self._context.recipe.depends_on_epochs(params),
-        ):
+        )
+        for each in found:
             identity = identity_of(self._plan, each.config, self._context, self.seeds)
             try:
                 there = Checkpoints(open_blobs(each.store), each.folder, identity)
@@ -519,9 +520,11 @@ class _Attempt:
                 self._notes_of_beginnings.append(f"the checkpoint of {each.text} cannot be read: {error}")
                 continue
             if saved is not None:
+                if each.epoch == found[0].epoch:  # another copy of it was no loss
+                    self._notes_of_beginnings.clear()
                 return replace(saved, origins=each.origins, pruned_after=None)
             why = there.notes[0] if there.notes else f"{each.store} has it no more"
-            self._notes_of_beginnings.append(f"begun anew, not with the checkpoint of {each.text}: {why}")
+            self._notes_of_beginnings.append(f"not gone on with the checkpoint of {each.text}: {why}")
         return None
 
     def add(self, epoch: EpochResult) -> bool:

@@ -354,27 +354,27 @@ def find_beginnings(
 
 def find_outputs(
     plan: Plan, config: ParamValues, seeds: Sequence[int], processor: str, n_epochs: int
-) -> Beginning | None:
-    """Return where another plan has kept the outputs of a final stage of this configuration.
+) -> list[Beginning]:
+    """Return where other plans have kept the outputs of such a final stage, that of the most seeds first.
 
     Args:
         plan: bound to its recipe.
         config: complete.
-        seeds: of the final stage; what is found has the first of them, or all.
+        seeds: of the final stage; each that is found has the first of them, or all.
         processor: of the worker.
         n_epochs: that it is to have.
     """
     try:
         study_id = plan.storage.study_id(BEGINNINGS)
     except MissingError:
-        return None
+        return []
     points = _final_points(Setting.of(plan), config, seeds)
     ids = [
         id_of(trial) for trial in plan.storage.outlines.of(study_id) if trial.user_attrs["point"] in points
     ]
     found = _usable(plan.storage.whole(ids), config, processor, n_epochs, depends_on_epochs=True)
     whole = [each for each in found if each.epoch == n_epochs]
-    return max(whole, key=lambda each: len(each.seeds), default=None)
+    return sorted(whole, key=lambda each: -len(each.seeds))
 
 
 def _final_points(setting: Setting, config: ParamValues, seeds: Sequence[int]) -> dict[str, int]:
@@ -399,6 +399,7 @@ def _usable(
         is_like = attrs["config"]["epochs"] == config["epochs"] or not depends_on_epochs
         if is_like and kept["epoch"] <= n_epochs and not _unlike(attrs, processor):
             found.append(Beginning(**kept, config=attrs["config"], origins=attrs[ORIGIN_KEY]))
+    found.reverse()  # of the same epoch what was found last: the plan may have been moved since
     return sorted(found, key=lambda each: -each.epoch)
 
 
@@ -433,7 +434,7 @@ def of_other_plans(plan: Plan) -> str:
     text = f"{n_there} {plural} of {there} at hand; taken over whole so far: {n_taken}"
     if BEGINNINGS in attrs:
         kept = storage.values_of(storage.study_id(BEGINNINGS), KEPT_KEY).values()
-        n_kept = len({(each["store"], each["folder"]) for each in kept})
+        n_kept = len({each["folder"] for each in kept})
         text += f"; checkpoints of {_n_trials(n_kept)} to go on from"
     return text
 
@@ -603,8 +604,12 @@ def _beginnings_of(other: Plan, setting: Setting, place: str) -> dict[str, Froze
             split_seed, is_final = attrs.get("split_seed"), name == FINAL
             digest = _digest(setting, config, split_seed, of_any_length=is_beginning, is_final=is_final)
             point = f"{digest} {','.join(map(str, kept.seeds))}"
-            place_there = attempt_key(point, _kind(attrs["processor"], attrs["versions"]), kept.epoch)
-            found[place_there] = create_trial(state=TrialState.PRUNED, user_attrs=copied)
+            where = zlib.crc32(
+                f"{_kind(attrs['processor'], attrs['versions'])} {kept.store} {kept.folder}".encode()
+            )
+            found[attempt_key(point, where, kept.epoch)] = create_trial(
+                state=TrialState.PRUNED, user_attrs=copied
+            )
     return found
 
 

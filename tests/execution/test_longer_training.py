@@ -425,6 +425,25 @@ def test_a_plan_that_was_moved_has_its_checkpoints_with_it(place: Path) -> None:
     assert itself(plan) == [2, 2]
 
 
+def test_of_a_plan_that_is_moved_later_the_new_place_can_be_given(place: Path, cli: Cli) -> None:
+    given = counting(place)
+    ended(place, "short", STEPS, **given, epochs=3, keep_checkpoints=True)
+    for epochs, trained in ((5, [2]), (3, [0])):
+        out = place / f"long-{epochs}"
+        given["epochs"] = epochs
+        find_or_create_plan(out, studies=place / "studies-short", given=given, reuse=str(place / "short"))
+        (place / "short").rename(place / "moved")
+        plan = find_or_create_plan(out, reuse=str(place / "moved"))
+        assert work(plan.storage, out=out) is None
+        assert itself(plan) == 2 * trained
+        assert itself(plan, FINAL) == trained
+        for trial in (*plan.trials("rate"), *plan.trials(FINAL)):
+            notes = trial.user_attrs.get("notes", [])
+            assert not any("not gone on" in note or "cannot" in note for note in notes)
+        assert "checkpoints of 3 trials" in " ".join(cli("status", "--out", out).out.split())
+        (place / "moved").rename(place / "short")
+
+
 def test_a_plan_of_which_nothing_but_checkpoints_can_be_used_is_no_mistake(place: Path, cli: Cli) -> None:
     given = counting(place)
     short = ended(place, "short", STEPS, "rate", **given, epochs=3, keep_checkpoints=True)
