@@ -583,7 +583,7 @@ def _beginnings_of(other: Plan, setting: Setting, place: str) -> dict[str, Froze
         setting: of the plan that is to have them.
         place: by which the other was found.
     """
-    found, beside = dict[str, FrozenTrial](), user_path(place) / "checkpoints"
+    found, beside = dict(_passed_on(other, setting)), user_path(place) / "checkpoints"
     for key in (KEPT_KEY, OUTPUTS_KEY):
         for name, trial, kept, config in _kept_in(other, setting, key):
             attrs, is_beginning = trial.user_attrs, key == KEPT_KEY
@@ -601,6 +601,8 @@ def _beginnings_of(other: Plan, setting: Setting, place: str) -> dict[str, Froze
                 KEPT_KEY: kept.model_dump(),
                 ORIGIN_KEY: origins,
             }
+            if "split_seed" in attrs:
+                copied["split_seed"] = attrs["split_seed"]
             split_seed, is_final = attrs.get("split_seed"), name == FINAL
             digest = _digest(setting, config, split_seed, of_any_length=is_beginning, is_final=is_final)
             point = f"{digest} {','.join(map(str, kept.seeds))}"
@@ -611,6 +613,31 @@ def _beginnings_of(other: Plan, setting: Setting, place: str) -> dict[str, Froze
                 state=TrialState.PRUNED, user_attrs=copied
             )
     return found
+
+
+def _passed_on(other: Plan, setting: Setting) -> Iterator[tuple[str, FrozenTrial]]:
+    """Yield what a plan knows of checkpoints of others, as far as that counts in this setting, by key."""
+    try:
+        study_id = other.storage.study_id(BEGINNINGS)
+    except MissingError:
+        return
+    kinds: list[dict[str, bool]] = [
+        {"of_any_length": True},
+        {"of_any_length": True, "is_final": True},
+        {"is_final": True},
+    ]
+    for trial in other.storage.whole([id_of(each) for each in other.storage.outlines.of(study_id)]):
+        try:
+            attrs = _Beginning.model_validate(trial.user_attrs)
+        except ValueError:
+            continue
+        config, key = _completed(setting.schema, attrs.config), str(trial.user_attrs[ATTEMPT_KEY])
+        if config is None or _unlike(trial.user_attrs):
+            continue
+        digests = (_digest(setting, config, attrs.split_seed, **kind) for kind in kinds)
+        if key.partition(" ")[0] in digests:
+            copied = attrs.model_dump(by_alias=True, exclude_unset=True)
+            yield key, create_trial(state=TrialState.PRUNED, user_attrs={**copied, "config": config})
 
 
 def _kept_in(
@@ -690,6 +717,19 @@ class _Kept(BaseModel):
     folder: str
     seeds: Annotated[list[int], Field(min_length=1)]
     """That were trained together: not those that are from another plan."""
+
+
+class _Beginning(BaseModel):
+    """What is read of a checkpoint that another plan knows of."""
+
+    model_config = ConfigDict(strict=True)
+
+    config: dict[str, bool | int | float | str]
+    processor: str
+    versions: dict[str, str]
+    split_seed: int | None = None
+    kept: Annotated[_Kept, Field(alias=KEPT_KEY)]
+    origins: Annotated[list[_Origin], Field(alias=ORIGIN_KEY)]
 
 
 class _SeedEpoch(BaseModel):

@@ -16,7 +16,7 @@ from hpo.execution.run import find_or_create_plan
 from hpo.execution.worker import work
 from hpo.monitor.results import final_result
 from hpo.planning.plan import FINAL, Plan
-from hpo.planning.reuse import ORIGIN_KEY, Setting
+from hpo.planning.reuse import BEGINNINGS, ORIGIN_KEY, Setting
 from hpo.storage.trials import KEPT_KEY, SEED_EPOCHS_KEY
 from hpo.training.tensors import dump, load
 from tests.support.checkpoints import signed
@@ -375,6 +375,24 @@ def test_of_three_plans_each_is_named_that_has_trained_a_part(place: Path) -> No
         "b",
         "c",
     ]
+
+
+def test_a_plan_that_has_taken_over_results_passes_on_where_their_checkpoints_are(place: Path) -> None:
+    given = {**counting(place), "epochs": 2, "seeds": 2}
+    ended(place, "a", STEPS, **given, keep_checkpoints=True)
+    b = ended(place, "b", STEPS, reuse="a", **given)
+    assert (itself(b), itself(b, FINAL)) == ([0, 0], [0])
+    given["epochs"] = 3
+    plan = ended(place, "c", STEPS, reuse="b", **given)
+    assert (itself(plan), itself(plan, FINAL)) == ([2, 2], [1])
+    assert same_answer(plan, ended(place, "fresh", STEPS, **given))
+    with closing(sqlite3.connect(place / "b" / "hpo.db")) as database, database:
+        database.execute(
+            "UPDATE trial_user_attributes SET value_json = '{}' WHERE key = ? AND trial_id IN "
+            "(SELECT trial_id FROM trials JOIN studies USING (study_id) WHERE study_name = ?)",
+            [KEPT_KEY, BEGINNINGS],
+        )
+    assert itself(ended(place, "d", STEPS, "rate", reuse="b", **given)) == [6, 6]
 
 
 def test_of_several_checkpoints_the_newest_that_is_not_too_long_is_taken(place: Path) -> None:
