@@ -522,10 +522,18 @@ class _Attempt:
             if saved is not None:
                 if each.epoch == found[0].epoch:  # another copy of it was no loss
                     self._notes_of_beginnings.clear()
+                if self._name == FINAL and self._plan.options.keep_checkpoints:
+                    self._copy_outputs(there, len(saved.epochs))
                 return replace(saved, origins=each.origins, pruned_after=None)
             why = there.notes[0] if there.notes else f"{each.store} has it no more"
             self._notes_of_beginnings.append(f"not gone on with the checkpoint of {each.text}: {why}")
         return None
+
+    def _copy_outputs(self, there: Checkpoints, n_epochs: int) -> None:
+        """Keep what another plan has kept of the first epochs of a final stage, as far as it can be read."""
+        with suppress(OSError, ValueError):
+            for number in range(1, n_epochs + 1):
+                self._outputs.save_outputs(number, there.outputs(number))
 
     def add(self, epoch: EpochResult) -> bool:
         """Report an epoch and store its checkpoint.
@@ -622,7 +630,7 @@ class _Attempt:
         kept, newest = dict[str, Any](), self._checkpoints.newest_epoch
         if newest is not None:
             kept[KEPT_KEY] = {"epoch": newest, "seeds": list(self.seeds), **place}
-        if self._callback.kept is not None and self._outputs.has_outputs(self.n_epochs):
+        if self._name == FINAL and self._outputs.has_outputs(self.n_epochs):
             kept[OUTPUTS_KEY] = {"epoch": self.n_epochs, "seeds": self._trial.user_attrs["seeds"], **place}
         return kept
 

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
+from hpo.errors import RunError
 from hpo.execution.run import find_or_create_plan
 from hpo.execution.worker import work
 from hpo.monitor.results import final_result
-from hpo.planning.plan import FINAL, Plan
+from hpo.planning.plan import FINAL, MODEL, Plan
 from hpo.planning.reuse import BEGINNINGS, ORIGIN_KEY, Setting
 from hpo.storage.trials import KEPT_KEY, SEED_EPOCHS_KEY
 from hpo.training.tensors import dump, load
@@ -231,6 +232,27 @@ def test_of_further_final_seeds_only_those_are_trained(place: Path, final_data: 
     # other data are another training
     other = {**sizes, "final_data": "all" if final_data == "limited" else "limited"}
     assert itself(ended(place, "other", RATES, reuse="two", **other), FINAL) == [4 * sizes["epochs"]]
+
+
+def test_a_longer_final_stage_can_have_further_seeds_later(place: Path) -> None:
+    ended(place, "short", SMALL, **TINY_SIZES, keep_checkpoints=True)
+    sizes = {**TINY_SIZES, "epochs": 5}
+    plan = find_or_create_plan(
+        place / "long",
+        studies=place / "studies-short",
+        given={**sizes, "keep_checkpoints": True},
+        reuse=str(place / "short"),
+    )
+    (place / "long" / MODEL).mkdir()
+    with pytest.raises(RunError):  # after the last epoch
+        work(plan.storage, out=place / "long")
+    (place / "long" / MODEL).rmdir()
+    assert work(plan.storage, out=place / "long") is None
+    assert itself(plan, FINAL) == [2, 0]
+    sizes["final_seeds"] = 2
+    more = ended(place, "more", SMALL, reuse="long", **sizes)
+    assert itself(more, FINAL) == [5]
+    assert same_answer(more, ended(place, "fresh", SMALL, **sizes))
 
 
 def test_the_model_is_of_the_best_seed_wherever_that_was_trained(place: Path) -> None:
@@ -498,9 +520,11 @@ def test_what_a_database_says_of_kept_checkpoints_may_be_anybodys(place: Path) -
 def test_nothing_is_left_that_nobody_can_use(place: Path) -> None:
     given = counting(place)
     ended(place, "short", STEPS, **given, epochs=3, keep_checkpoints=True)
+    for file in (place / "short" / "checkpoints").glob("final/*/epoch-000002.outputs"):
+        file.unlink()
     plan = ended(place, "long", STEPS, reuse="short", **given, epochs=5, keep_checkpoints=True)
     assert itself(plan, FINAL) == [2]
-    # of the outputs the first epochs are missing, so that nobody can take over the final stage
+    # of the outputs an epoch is missing, so that nobody can take over the final stage
     assert {Path(name).name for name in files_in(place / "long" / "checkpoints")} == {
         "epoch-000005-attempt-0001.checkpoint"
     }
