@@ -68,7 +68,9 @@ def open_blobs(url: str | Path) -> BlobStore:
         import fsspec  # half a second that a local folder does not need
 
         filesystem, path = fsspec.url_to_fs(text)
-    except (ImportError, ValueError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # every file system of fsspec has its own
         raise InputError(
             f"--checkpoints {kind}://…: {error}; known are folders and what fsspec has installed; s3:// "
             f"{install('s3')}"

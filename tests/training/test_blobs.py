@@ -62,6 +62,7 @@ def test_checkpoints_travel_by_any_store(store: BlobStore) -> None:
     assert here.latest(dict) is None
 
 
-def test_a_kind_that_is_not_known_is_refused() -> None:
-    with pytest.raises(InputError, match=r"--checkpoints nonsense://.*folders"):
-        open_blobs("nonsense://bucket/x")
+@pytest.mark.parametrize("kind", ["nonsense", "reference"])  # fsspec's own kind needs more than an URL
+def test_a_kind_that_cannot_be_used_is_refused(kind: str) -> None:
+    with pytest.raises(InputError, match=rf"--checkpoints {kind}://.*folders"):
+        open_blobs(f"{kind}://bucket/x")
