@@ -134,11 +134,11 @@ def forecast(
             timed[key] = step * n_steps
         return timed[key]
 
-    def known_epochs(config: Config) -> int:
+    def known_epochs(config: Config, seeds: Sequence[int], *, is_final: bool = False) -> int:
         if elsewhere is None:
             return 0
         depends = named.recipe.depends_on_epochs(named.recipe.params_of(config))
-        return elsewhere.known_epochs(config, first_seeds, depends_on_epochs=depends)
+        return elsewhere.known_epochs(config, seeds, depends_on_epochs=depends, is_final=is_final)
 
     def costs(study: StudySpec, configs: Sequence[Config]) -> dict[str, tuple[float, float]]:
         asked = [*schema.costs, SECONDS_AN_EPOCH] if with_costs else study.costs
@@ -166,7 +166,7 @@ def forecast(
             n_seeds = [max(0, n - n_there) for n, n_there in zip(n_seeds, there, strict=True)]
             reused = sum(n_there == options.most_seeds for n_there in there)
             begun = [
-                known_epochs(config) if is_grid and not n_there else 0
+                known_epochs(config, first_seeds) if is_grid and not n_there else 0
                 for config, n_there in zip(configs, there, strict=True)
             ]
             n_epochs = [n - n_begun for n, n_begun in zip(n_epochs, begun, strict=True)]
@@ -199,8 +199,10 @@ def forecast(
         config = schema.complete(_with_epochs(dict(winner), options))
         if options.confirm:
             lines.append(_confirmation(specs, served[-1], options, config, seconds_per_epoch(config), count))
-        known_seeds = elsewhere.known_final_seeds(config, final_seeds(options)) if elsewhere else 0
-        epochs = int(config["epochs"]) * (options.final_seeds - known_seeds)
+        seeds = final_seeds(options)
+        known_seeds = elsewhere.known_final_seeds(config, seeds) if elsewhere else 0
+        n_begun = 0 if known_seeds else known_epochs(config, seeds, is_final=True)
+        epochs = (int(config["epochs"]) - n_begun) * (options.final_seeds - known_seeds)
         n_train = len(data_of_final_stage(options, entry, data).train)
         # one trial, so one worker
         seconds_final = epochs * seconds_per_epoch(config) * n_train / len(data.train)

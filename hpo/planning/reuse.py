@@ -203,15 +203,23 @@ class Elsewhere:
             return {seed for block in blocks for seed in block} & {*seeds}
         return {*seeds} if tuple(seeds) in blocks else set()
 
-    def known_epochs(self, config: ParamValues, seeds: Sequence[int], *, depends_on_epochs: bool) -> int:
+    def known_epochs(
+        self,
+        config: ParamValues,
+        seeds: Sequence[int],
+        *,
+        depends_on_epochs: bool,
+        is_final: bool = False,
+    ) -> int:
         """Return after how many epochs a worker of this machine goes on to train a configuration.
 
         Args:
             config: complete.
             seeds: that are trained together.
             depends_on_epochs: as `Recipe.depends_on_epochs` says of the configuration.
+            is_final: whether it is of the final stage.
         """
-        digest = _digest(self.setting, config, None, of_any_length=True)
+        digest = _digest(self.setting, config, None, of_any_length=True, is_final=is_final)
         point = f"{digest} {','.join(map(str, seeds))}"
         there = [trial for key, trial in self.beginnings.items() if key.rsplit(" ", 2)[0] == point]
         here = cpu_model() if self.setting.identity.device == "cpu" else None

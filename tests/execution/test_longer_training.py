@@ -148,8 +148,9 @@ def test_only_the_last_checkpoint_is_kept_and_without_the_option_none(short: Pat
 def test_the_forecast_counts_the_epochs_that_are_new(short: Path, cli: Cli) -> None:
     sizes = ["--data=digits", "--limit-train=100", "--limit-valid=50", "--seeds=2", "--epochs=5"]
     at = ["--studies", short / "studies-short", "--reuse", short / "short"]
-    line, _ = json.loads(cli("plan", *at, *sizes, "--final-seeds=1", "--json").out)
+    line, final = json.loads(cli("plan", *at, *sizes, "--final-seeds=1", "--json").out)
     assert (line["epochs"], line["reused"], line["reused_in_part"]) == (8, 0, 2)
+    assert final["epochs"] == 2
     sizes[-1] = "--epochs=3"
     line, final = json.loads(cli("plan", *at, *sizes, "--final-seeds=3", "--json").out)
     assert (line["epochs"], line["reused"], final["epochs"]) == (0, 2, 2 * 3)
