@@ -231,7 +231,8 @@ def check_state(
         inputs = as_tensor(data.train.inputs[:2], "cpu")
         # weights that nothing uses, or that are frozen, have no gradient and no optimizer's state
         blank.network(normaliser(data.mean, data.std, data.info, "cpu")(inputs)).sum().backward()
-        blank.optimizer.step()  # before its first step an optimizer has no state
+        with torch.no_grad():  # the optimizers of hpo leave that to who calls them
+            blank.optimizer.step()  # before its first step an optimizer has no state
         if not is_like(state, {"epoch": 1, "learners": [blank.state_dict()] * len(seeds)}):
             raise ValueError("its networks or optimizers are not those of this configuration")
         if [each["seed"] for each in state["learners"]] != list(seeds):

@@ -215,6 +215,8 @@ def test_every_extra_changes_the_training_and_keeps_its_promises(
     plain, case = Case(recipe, IMAGES, sizes), Case(recipe, IMAGES, {**sizes, **extra})
     whole = run(case, SEEDS)
     assert not same(learners(whole.states[-1]), learners(run(plain, SEEDS).states[-1]))
+    epochs = {number: tuple(each) for number, each in enumerate(whole.epochs[:2], start=1)}
+    check_state(whole.states[1], epochs, recipe, case.config, case.data, SEEDS)
     disturb()
     resumed = run(case, SEEDS, resume=whole.states[1])
     assert same(resumed.states[-1], whole.states[-1])
