@@ -11,7 +11,6 @@ import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Collection, Iterable
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -109,13 +108,7 @@ def in_one_line(problem: BaseException) -> str:
 
 
 def source_hashes(module_name: str) -> dict[str, str]:
-    """Return SHA-256 of the files that `sources_of` returns, by path from the module's folder."""
-    sources = sources_of(module_name)
-    return {name: hashlib.sha256(content).hexdigest()[:16] for name, content in sources.items()}
-
-
-def sources_of(module_name: str) -> dict[str, bytes]:
-    """Return a module's file and those of the user that it imports, by path from its folder.
+    """Return SHA-256 of a module's file and of those of the user that it imports, by path from its folder.
 
     Those are below the folder that holds the module, or its outermost package; of an installed module, in
     its outermost package. No module is run; empty where there is none, or it has no file.
@@ -131,91 +124,20 @@ def sources_of(module_name: str) -> dict[str, bytes]:
     outermost, *others = module_name.split(".")
     root = file.parents[len(others) + (file.name == "__init__.py")]
     is_installed = not {"site-packages", "dist-packages"}.isdisjoint(root.parts)
-    sources: dict[str, bytes] = {}
+    hashes: dict[str, str] = {}
     open_ = _files_of(root, [outermost, *others])
     while open_:
         path = open_.pop()
         name = Path(os.path.relpath(path, file.parent)).with_suffix("").as_posix()
-        if name in sources:
+        if name in hashes:
             continue
-        sources[name] = content = path.read_bytes()
+        content = path.read_bytes()
+        hashes[name] = hashlib.sha256(content).hexdigest()[:16]
         for first, *rest in _imported(content, path.parent.relative_to(root).parts):
             # of hpo itself the plan has the version
             if first != __package__ and (first == outermost or not is_installed):
                 open_ += _files_of(root, [first, *rest])
-    return dict(sorted(sources.items()))
-
-
-_READ_ALL = ("model_dump", "model_dump_json", "model_fields", "dict", "json", "__dict__")
-"""Attributes by which a source can read a field of a pydantic model without its name."""
-
-
-def may_read_field(sources: Iterable[bytes], field: str, methods: Collection[str]) -> bool:
-    """Return whether sources may read a field of what some methods take as their first argument.
-
-    In doubt they may; so they may where the object as a whole goes to what these sources do not define, or
-    into anything but a variable or parameter of the same name.
-
-    Args:
-        sources: of modules.
-        field: its name.
-        methods: by name, wherever the sources define them.
-    """
-    trees = [ast.parse(source) for source in sources]
-    nodes = [node for tree in trees for node in ast.walk(tree)]
-    defined: dict[str, list[set[str]]] = {}
-    objects = set[str]()
-    for node in nodes:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            names = [each.arg for each in (*node.args.posonlyargs, *node.args.args)]
-            defined.setdefault(node.name, []).append({*names, *(each.arg for each in node.args.kwonlyargs)})
-            if node.name in methods:
-                objects |= {*names[1:2]}
-    for node in nodes:
-        if isinstance(node, ast.ClassDef):
-            inits = [
-                each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"
-            ]
-            for init in inits:
-                defined.setdefault(node.name, []).append({each.arg for each in init.args.args})
-    known = {name for name, taken in defined.items() if all(objects & each for each in taken)}
-    known = known - {*methods} | {"isinstance", "type"}
-
-    def keeps(parent: ast.AST, node: ast.AST) -> bool:
-        """Return whether the object stays what the sources know it as."""
-        match parent:
-            case ast.Attribute(attr=name):
-                return not name.startswith("__")
-            case ast.Call(
-                func=ast.Attribute(ast.Name("self" | "cls") | ast.Call(ast.Name("super")), attr=name)
-            ):
-                return name in known or name in methods
-            case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)):
-                return name in known
-            case ast.Assign(targets=[ast.Name(id=name) | ast.Attribute(attr=name)]):
-                return name in objects
-            case ast.keyword(arg=name):
-                return name in objects
-        return isinstance(parent, ast.Return)
-
-    for parent in nodes:
-        match parent:
-            case ast.Attribute(attr=name) if name == field or name in _READ_ALL:
-                return True
-            case ast.Constant(value=value) if value == field:
-                return True
-            case ast.MatchClass(kwd_attrs=names) if field in names:
-                return True
-            case ast.Call(func=ast.Name(id="getattr"), args=[_, ast.Constant(), *_]):
-                continue  # the constant is a node of its own
-            case ast.Call(func=ast.Name(id="vars" | "dict" | "getattr"), args=[_, *_]):
-                return True
-        for node in ast.iter_child_nodes(parent):
-            match node:
-                case ast.Name(id=name, ctx=ast.Load()) | ast.Attribute(attr=name, ctx=ast.Load()):
-                    if name in objects and not keeps(parent, node):
-                        return True
-    return False
+    return dict(sorted(hashes.items()))
 
 
 def _files_of(root: Path, names: list[str]) -> list[Path]:

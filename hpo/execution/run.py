@@ -119,6 +119,12 @@ def find_or_create_plan(
     record.objective(options.metric)  # refuses a metric that the recipe has not
     identity = identify(options, threads, specs, resolve)
     setting = Setting(options, identity, record, named.recipe.schema)
+    if options.keep_checkpoints and named.recipe.may_read_epochs:
+        log.warning(
+            "--keep-checkpoints: recipe %s does not say reads_epochs = False, so longer trainings will begin "
+            "anew; say it now if an epoch does not depend on how many there are: it changes the recipe",
+            named.name,
+        )
     elsewhere = None if reuse is None else Elsewhere.open(reuse, setting, url)
     database = Storage(url, create=True)
     if elsewhere is not None:

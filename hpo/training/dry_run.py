@@ -21,7 +21,7 @@ from hpo.training.costs import costs
 from hpo.training.cuda import CudaGraph, is_cuda, is_lost, is_out_of_memory, prepare
 from hpo.training.devices import as_tensor, normaliser, targets_tensor
 from hpo.training.learner import Learner, build, graph_hindrance
-from hpo.training.loop import check_settings, checked_metrics, params_at, state_of, train
+from hpo.training.loop import EpochResult, check_settings, checked_metrics, params_at, state_of, train
 from hpo.training.own_loop import unpacked
 from hpo.training.randomness import seed_generators
 from hpo.training.registry import NamedRecipe
@@ -88,7 +88,10 @@ def check_recipe(named: NamedRecipe, data: TrainingData, config: Mapping[str, An
         _check_last_batch(learner, inputs, targets, params.batch_size, len(data.train))
         few = Split(data.train.inputs[:N_EXAMPLES], data.train.targets[:N_EXAMPLES])
         with suppress(Diverged):  # a metric of so few may be no number
-            next(train(recipe, config, replace(data, train=few, valid=few), [0]))
+            begin = partial(train, recipe, data=replace(data, train=few, valid=few), seeds=[0])
+            first = next(begin(config=config))
+            if not recipe.depends_on_epochs(params):
+                _check_epochs(first, begin, config)
 
 
 def _check_builds_anew(one: nn.Module, other: nn.Module) -> None:
@@ -217,14 +220,27 @@ def _loop_run(
                 "train yields a state, but given it as resume begins anew: the epochs of a trial that was "
                 "killed would be wrong. Go on from resume; or yield state=None, and hpo begins it anew"
             )
-    if named.recipe.reads_epochs is False:
-        of_more = next(begin(config={**config, "epochs": params.epochs + 1}))
-        if of_more.seeds[0].metrics != first.seeds[0].metrics:
-            raise InputError(
-                f"reads_epochs is False, but the first of {params.epochs} epochs is not the first of "
-                f"{params.epochs + 1}: longer trainings would go on from wrong epochs. Leave it out"
-            )
+    if not named.recipe.depends_on_epochs(params):
+        _check_epochs(first, begin, config)
     return LoopRun(first.seeds[0].metrics, first.seconds, keeps_state=state is not None, resumes=resumes)
+
+
+def _check_epochs(
+    first: EpochResult, begin: Callable[..., Iterator[EpochResult]], config: Mapping[str, Any]
+) -> None:
+    """Check that the first epoch is the same where one more is to come, as a recipe says.
+
+    Raises:
+        InputError: it is not.
+    """
+    n_epochs = int(config["epochs"])
+    of_more = next(iter(begin(config={**config, "epochs": n_epochs + 1})))
+    one, other = (replace(each.seeds[0], seconds=0.0) for each in (first, of_more))
+    if one != other:
+        raise InputError(
+            f"reads_epochs is False, but the first of {n_epochs} epochs is not the first of {n_epochs + 1}: "
+            "longer trainings would go on from wrong epochs. Leave it out"
+        )
 
 
 def seconds_per_step(

@@ -5,7 +5,6 @@ Nothing here imports torch: a study file is checked against a recipe before torc
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ValidationError
 
-from hpo._imports import in_one_line, may_read_field, place_in_user_code, place_of, sources_of
+from hpo._imports import in_one_line, place_in_user_code, place_of
 from hpo.errors import InputError, did_you_mean
 from hpo.space.constraints import NETWORK_COSTS
 from hpo.space.parameters import Direction, LoopParams, Params, ParamValues, explain
@@ -84,12 +83,6 @@ class Layer:
     relu: nn.Module | None = None
 
 
-_TAKE_PARAMS = (
-    *("build", "optimizer", "schedule", "at_epoch", "augment", "loss", "inactive", "costs", "train", "test"),
-)
-"""The methods of a recipe whose first argument is its parameters."""
-
-
 class Recipe:
     """What a trial trains: parameters, network, loss, metrics. Only `build` must be there.
 
@@ -114,10 +107,10 @@ class Recipe:
     draws_in_training: ClassVar[bool] = True
     """Whether training may draw random numbers, as dropout does. False: several trials may train in threads
     of one process on a GPU, as the process's generators need not be theirs alone."""
-    reads_epochs: ClassVar[bool | None] = None
+    reads_epochs: ClassVar[bool] = True
     """Whether an epoch may depend on how many there are to be, as where a loop of its own lets the rate fall
-    to the last one. False: a longer training goes on from the checkpoint of a shorter one. None: hpo looks
-    whether the recipe's source files read `epochs`."""
+    to the last one. False: a longer training goes on from the checkpoint of a shorter one. A class says it of
+    itself alone: what is derived from it may read them."""
 
     def build(self, params: Any, data: DataInfo) -> nn.Module:
         """Return a new network, on the CPU.
@@ -271,28 +264,12 @@ class Recipe:
         """
         if not self.has_own_loop and (self.overrides("schedule") or not is_constant(params)):
             return True
-        return self._may_read_epochs
+        return self.may_read_epochs
 
-    @cached_property
-    def _may_read_epochs(self) -> bool:
-        parts, known = list[Any](), Recipe.Params.__mro__
-        kind: Any
-        for kind in type(self).__mro__:
-            said: bool | None = vars(kind).get("reads_epochs")
-            if said is not None:
-                if said or kind is type(self):
-                    return said
-                known = kind.Params.__mro__  # it speaks of itself, not of what is derived from it
-                break
-            parts += [kind, *(value for name, value in vars(kind).items() if name in _TAKE_PARAMS)]
-        parts += [kind for kind in self.Params.__mro__ if kind not in known]
-        # hpo's own way with epochs is asked about where that is known
-        modules = {str(part.__module__) for part in parts} - {Recipe.__module__}
-        found = [
-            sources_of(name) for name in modules if name.partition(".")[0] not in sys.stdlib_module_names
-        ]
-        sources = {content for each in found for content in each.values()}
-        return not all(found) or may_read_field(sources, "epochs", _TAKE_PARAMS)
+    @property
+    def may_read_epochs(self) -> bool:
+        """Whether its class does not deny `reads_epochs` itself."""
+        return bool(vars(type(self)).get("reads_epochs", True))
 
     def params_of(self, config: ParamValues) -> Any:
         """Return a complete flat configuration as the recipe's parameters.

@@ -96,8 +96,8 @@ def _check(recipe: Recipe) -> None:
             raise InputError(
                 f"metrics[{metric!r}] = {direction!r}: must be {' or '.join(map(repr, directions))}"
             )
-    if recipe.reads_epochs not in (None, True, False):
-        raise InputError(f"reads_epochs = {recipe.reads_epochs!r}: must be True, False or None")
+    if not isinstance(recipe.reads_epochs, bool):
+        raise InputError(f"reads_epochs = {recipe.reads_epochs!r}: must be True or False")
     if not isinstance(recipe.constraints, tuple | list) or not all(
         isinstance(each, str) for each in recipe.constraints
     ):

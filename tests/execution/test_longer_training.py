@@ -67,7 +67,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def counting(folder: Path, reads: bool | None = False) -> dict[str, Any]:
+def counting(folder: Path, reads: bool = False) -> dict[str, Any]:
     """Options of a plan of the recipe that counts; it is a module of its own for every test."""
     module = f"counting_{re.sub('[^a-z0-9]', '_', folder.name.lower())}"
     (folder / f"{module}.py").write_text(COUNTING.replace("READS", repr(reads)))
@@ -352,12 +352,13 @@ def test_a_final_stage_whose_outputs_cannot_be_read_is_trained_whole_and_says_so
 # --- a loop of one's own ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("reads", "trained"), [(False, [2, 2]), (True, [5, 5]), (None, [5, 5])])
+@pytest.mark.parametrize(("reads", "trained"), [(False, [2, 2]), (True, [5, 5])])
 def test_a_loop_of_ones_own_says_whether_it_reads_the_number_of_epochs(
-    place: Path, reads: bool | None, trained: list[int]
+    place: Path, reads: bool, trained: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     given = counting(place, reads)
     ended(place, "short", STEPS, "rate", **given, epochs=3, keep_checkpoints=True)
+    assert ("does not say reads_epochs = False" in caplog.text) == reads
     plan = ended(place, "long", STEPS, "rate", reuse="short", **given, epochs=5)
     assert itself(plan) == trained
     assert [trial.value for trial in plan.trials("rate")] == [0.005, 0.01]

@@ -225,7 +225,7 @@ def test_a_loop_that_depends_on_epochs_and_denies_it_is_found_out(monkeypatch: p
         InputError, match="reads_epochs is False, but the first of 3 epochs is not the first of 4"
     ):
         dry_run(named(OneCycle()), DATA, CONFIG, device="cpu", precision="fp32")
-    monkeypatch.setattr(OneCycle, "reads_epochs", None)
+    monkeypatch.setattr(OneCycle, "reads_epochs", True)
     assert isinstance(dry_run(named(OneCycle()), DATA, CONFIG, device="cpu", precision="fp32"), LoopRun)
     monkeypatch.setattr(OwnLoop, "reads_epochs", False)
     assert isinstance(dry_run(named(OwnLoop()), DATA, CONFIG, device="cpu", precision="fp32"), LoopRun)

@@ -505,3 +505,24 @@ def test_a_dry_run_tells_what_a_recipe_is(name: str) -> None:
     assert found.output_shape == (case.config["batch_size"], case.data.n_outputs)
     assert found.repeats
     assert found.ms_per_step > 0
+
+
+class Slower(Mlp):
+    """Whose rate is the lower the more epochs there are."""
+
+    reads_epochs = False
+
+    def optimizer(self, params: Any, model: nn.Module) -> torch.optim.Optimizer:
+        slower = params.model_copy(update={"learning_rate": params.learning_rate / params.epochs})
+        return super().optimizer(slower, model)
+
+
+def test_who_says_that_epochs_do_not_depend_on_how_many_there_are_is_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(InputError, match="reads_epochs is False, but the first of"):
+        check_recipe(named(Slower()), CLASSES)
+    monkeypatch.setattr(Slower, "reads_epochs", True)
+    check_recipe(named(Slower()), CLASSES)
+    monkeypatch.setattr(Mlp, "reads_epochs", False)
+    check_recipe(named(Mlp()), CLASSES)
