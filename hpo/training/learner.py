@@ -57,6 +57,7 @@ class Learner:
         self.optimizer = recipe.optimizer(params, self.network)
         self.is_scheduled = recipe.overrides("schedule") or not is_constant(params)
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
+        self._settings = self._settings_now()
         if self.is_scheduled and is_cuda(device):
             for group in self.optimizer.param_groups:  # a recorded step reads it from there
                 group["lr"] = torch.tensor(group["lr"], device=device)
@@ -80,6 +81,22 @@ class Learner:
     def reads_its_rate(self) -> bool:
         """Whether a recorded step reads learning rate, l2 and momentum anew, and none is part of it."""
         return self._flat is not None
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether `state_dict` has all that the next epoch depends on.
+
+        It has not where an optimizer of the recipe's own changes its settings by itself, as by a hook.
+        """
+        return self._settings_now() == self._settings
+
+    def _settings_now(self) -> list[dict[str, Any]]:
+        """Return the settings that an optimizer of the recipe's own has, but for a rate that hpo sets."""
+        if not self._recipe.overrides("optimizer"):
+            return []
+        hpos = {"params", "lr"} if self.is_scheduled else {"params"}
+        groups = self.optimizer.param_groups
+        return [{name: str(group[name]) for name in group.keys() - hpos} for group in groups]
 
     def begin_anew(self, params: Any, seed: int, network: nn.Module) -> None:
         """Become the learner of another seed and other parameters, with tensors that stay where they are.

@@ -197,8 +197,10 @@ def state_of(epoch: EpochResult) -> dict[str, Any] | None:
     """Return what `train(resume=…)` needs to go on after this epoch: tensors and plain types.
 
     The tensors are the live ones: store them before the next epoch begins. None: a loop of one's own keeps no
-    state, and a trial begins anew.
+    state, or an optimizer of one's own changes its settings, and a trial begins anew.
     """
+    if not all(learner.is_resumable for learner in epoch.learners):
+        return None
     if epoch.learners:
         return {"epoch": epoch.number, "learners": [learner.state_dict() for learner in epoch.learners]}
     if not epoch.resumable or any(state is None for state in epoch.states):

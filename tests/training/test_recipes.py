@@ -224,6 +224,26 @@ def test_every_extra_changes_the_training_and_keeps_its_promises(
     assert same(learners(alone.states[-1])[0], learners(whole.states[-1])[1])
 
 
+class Cooling(Mlp):
+    """Its rate falls by itself."""
+
+    def optimizer(self, params: Any, model: nn.Module) -> torch.optim.Optimizer:
+        optimizer = super().optimizer(params, model)
+        optimizer.register_step_post_hook(cool)
+        return optimizer
+
+
+def cool(optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] *= 0.9
+
+
+def test_an_optimizer_that_changes_its_settings_by_itself_is_not_resumed() -> None:
+    case = Case(Cooling(), CLASSES)
+    first = next(train(case.recipe, case.config, case.data, (0,)))
+    assert state_of(first) is None
+
+
 def test_without_extras_training_is_a_plain_loop_to_the_bit() -> None:
     case = Case(Mlp(), CLASSES)
     params = case.recipe.params_of(case.config)
