@@ -480,9 +480,7 @@ class _Attempt:
             notes.append(f"{plural} {', '.join(map(str, known))} not trained here, but in {self._known.text}")
         if saved is not None and saved.origins:
             self._origins = saved.origins
-            last_there = max(each["epochs"] for each in saved.origins)
-            plural = "epoch 1" if last_there == 1 else f"epochs 1 to {last_there}"
-            notes.append(f"{plural} not trained here, but in {origins_text(saved.origins)}")
+            notes.append(_note_of(saved.origins))
         if len(self._trained_on) > 1:
             # better than to begin anew on each new machine of a cluster; but it is said
             machines = ", then ".join(self._trained_on)
@@ -602,6 +600,14 @@ class _Attempt:
         self._notes += new
         return {"notes": list(self._notes)} if new else {}
 
+    def _cut_origins(self) -> dict[str, Any]:
+        """Return attributes that say who has trained the epochs of a trial that ended before them all."""
+        before = _note_of(self._origins)
+        self._origins = [{**each, "epochs": min(each["epochs"], self.n_epochs)} for each in self._origins]
+        self._notes = [_note_of(self._origins) if note == before else note for note in self._notes]
+        origins = [*(self._known.origins if self._known else []), *self._origins]
+        return {"notes": self._notes, ORIGIN_KEY: origins}
+
     def _audit(self) -> dict[str, Any]:
         """Return the attribute that says which reports the search must not see, if there are such."""
         return {} if self.pruned_after is None else {AUDIT_KEY: {"pruned_after_epoch": self.pruned_after}}
@@ -614,6 +620,8 @@ class _Attempt:
         """
         self._outbox.flush(self._context.should_stop)
         state, value, attrs = self._result(ended_by)
+        if self.n_epochs < len(self._begun):
+            attrs |= self._cut_origins()
         kept = self._kept() if self._plan.options.keep_checkpoints else {}
         self._plan.storage.finish(id_of(self._trial), state, value, {**attrs, **kept})
         if kept:
@@ -935,6 +943,13 @@ def _restored(
     check_state(saved.training, saved.epochs, context.recipe, config, context.data, seeds)
     callback.restore(saved.callback, saved.training)
     return saved
+
+
+def _note_of(origins: Sequence[Mapping[str, Any]]) -> str:
+    """Return what is said of a trial whose first epochs other plans have trained."""
+    last_there = max(each["epochs"] for each in origins)
+    plural = "epoch 1" if last_there == 1 else f"epochs 1 to {last_there}"
+    return f"{plural} not trained here, but in {origins_text(origins)}"
 
 
 def _key(epoch: int) -> str:

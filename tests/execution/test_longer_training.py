@@ -181,7 +181,7 @@ def test_who_prunes_stops_a_point_where_it_would_have_stopped_without_checkpoint
 ) -> None:
     ended(place, "short", RATES, "rate", **TINY_SIZES, keep_checkpoints=True)
     sizes = {**TINY_SIZES, "epochs": 5, "audit": audit}
-    # one rate is better than that after two epochs, the other after three
+    # one rate is stopped after its first epoch
     pruned = f'{RATES}\n[pruner]\nname = "threshold"\nlower = 0.06\nn_warmup_steps = 1'
     plan = ended(place, "long", pruned, "rate", reuse="short", **sizes)
     fresh = ended(place, "fresh", pruned, "rate", **sizes)
@@ -190,6 +190,10 @@ def test_who_prunes_stops_a_point_where_it_would_have_stopped_without_checkpoint
     assert len({reason is None for reason in reasons[0]}) == 2  # one was stopped
     assert accepted_epochs(plan) == accepted_epochs(fresh)
     assert itself(plan) == ([2, 2] if audit else [2, 0])
+    (note,) = plan.trials("rate")[1].user_attrs["notes"]
+    (origin,) = plan.trials("rate")[1].user_attrs[ORIGIN_KEY]
+    assert note.startswith("epochs 1 to 3 not trained here" if audit else "epoch 1 not trained here")
+    assert origin["epochs"] == (3 if audit else 1)
 
 
 def test_what_was_trained_on_for_an_audit_was_pruned_there_alone(place: Path) -> None:
