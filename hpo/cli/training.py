@@ -722,7 +722,7 @@ def verify(trial: str, **options: Any) -> int:
     TRIAL is STUDY/NUMBER. Says that all epochs are equal, or the first that differs.
     """
     from hpo.monitor import results
-    from hpo.planning.reuse import ORIGIN_KEY, origins_text
+    from hpo.planning.reuse import ORIGIN_KEY, is_from_another_plan, origins_text
 
     plan = opt.open_plan(options, reader=True)
     found = results.find_trial(plan, trial)  # what is not there is refused before torch is imported
@@ -731,6 +731,7 @@ def verify(trial: str, **options: Any) -> int:
 
         difference = train_again(plan, *found, options["data"])
     origins = origins_text(found[1].user_attrs.get(ORIGIN_KEY, ()))
-    origin = f"; taken over from {origins}" if origins else ""
+    how = "taken over" if is_from_another_plan(found[1]) else "taken over in part"
+    origin = f"; {how} from {origins}" if origins else ""
     say(f"{trial}: {difference or 'equal to the bit in every epoch'}{origin}")
     return 1 if difference else 0
