@@ -328,7 +328,8 @@ class PlanManifest(BaseModel):
     plan: Annotated[list[str], Field(min_length=1)]
     name: str = ""
     """That somebody gave the plan."""
-    id: str = ""
+    id: Annotated[str, Field(pattern=r"^([0-9a-f]{16})?$")] = ""
+    """What tells its files from those of others in a store; plans of before 2026-11-28 have none."""
     recipe: RecipeRecord
     options: Options
     identity: Identity
