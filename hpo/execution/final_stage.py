@@ -126,8 +126,11 @@ class TestSetCallback(TrialCallback):
             try:
                 identity = identity_of(self._plan, found.config, self._context, found.seeds)
                 files = Checkpoints(open_blobs(found.store), found.folder, identity)
-                known = _KnownOutputs(files, found.seeds)
-                epochs = [self._checked(known.of(number), config) for number in range(1, n_epochs + 1)]
+                known, example = (
+                    _KnownOutputs(files, found.seeds),
+                    self._kept_example(config, len(found.seeds)),
+                )
+                epochs = [self._checked(known.of(number), example) for number in range(1, n_epochs + 1)]
             except (InputError, OSError, ValueError) as error:
                 notes.append(f"all seeds are trained here, as what {found.text} has cannot be used: {error}")
                 continue
@@ -139,22 +142,23 @@ class TestSetCallback(TrialCallback):
         self.notes += tuple(notes)
         return None
 
-    def _checked(self, found: _Outputs, config: Config) -> list[SeedEpoch]:
+    def _kept_example(self, config: Config, n_seeds: int) -> dict[str, Any]:
+        """Return what is kept of an epoch, but for its records, is like."""
+        example = self._example(n_seeds)
+        if self._recipe.has_own_loop:
+            return {**example, "outputs": [], "network": None}
+        network = build(self._recipe, self._recipe.params_of(config), self._data.info, 0)
+        return {**example, "network": network.state_dict()}
+
+    def _checked(self, found: _Outputs, example: Mapping[str, Any]) -> list[SeedEpoch]:
         """Return the records of an epoch that was kept, if all of it is what such a final stage keeps.
 
         Raises:
             ValueError: it is not.
         """
-        example = self._example(len(found.records))
-        network: Mapping[str, Any] | None = None
-        if self._recipe.has_own_loop:
-            example["outputs"] = []
-        else:
-            params = self._recipe.params_of(config)
-            network = build(self._recipe, params, self._data.info, 0).state_dict()
         if not is_like(found.test, example["test"]) or not is_like(found.outputs, example["outputs"]):
             raise ValueError("test metrics or outputs are not those of such a trial")
-        if not is_like(found.network, network):
+        if not is_like(found.network, example["network"]):
             raise ValueError("its network is not that of this configuration")
         if any(each.metrics.keys() != self._recipe.metrics.keys() for each in found.records):
             raise ValueError("its metrics are others")

@@ -350,14 +350,9 @@ def find_beginnings(
         n_epochs: that the trial is to have.
         depends_on_epochs: as `Recipe.depends_on_epochs` says of the configuration.
     """
-    try:
-        study_id = plan.storage.study_id(BEGINNINGS)
-    except MissingError:
-        return []
     digest = _digest(Setting.of(plan), config, split_seed, of_any_length=True, is_final=name == FINAL)
-    point = f"{digest} {','.join(map(str, seeds))}"
-    ids = [id_of(trial) for trial in plan.storage.outlines.of(study_id) if trial.user_attrs["point"] == point]
-    return _usable(plan.storage.whole(ids), config, processor, n_epochs, depends_on_epochs)
+    there = _at_points(plan, {f"{digest} {','.join(map(str, seeds))}"})
+    return _usable(there, config, processor, n_epochs, depends_on_epochs)
 
 
 def find_outputs(
@@ -372,17 +367,20 @@ def find_outputs(
         processor: of the worker.
         n_epochs: that it is to have.
     """
+    there = _at_points(plan, _final_points(Setting.of(plan), config, seeds))
+    found = _usable(there, config, processor, n_epochs, depends_on_epochs=True)
+    whole = [each for each in found if each.epoch == n_epochs]
+    return sorted(whole, key=lambda each: -len(each.seeds))
+
+
+def _at_points(plan: Plan, points: Collection[str]) -> Iterable[FrozenTrial]:
+    """Return what a plan knows of checkpoints of others under these names."""
     try:
         study_id = plan.storage.study_id(BEGINNINGS)
     except MissingError:
         return []
-    points = _final_points(Setting.of(plan), config, seeds)
-    ids = [
-        id_of(trial) for trial in plan.storage.outlines.of(study_id) if trial.user_attrs["point"] in points
-    ]
-    found = _usable(plan.storage.whole(ids), config, processor, n_epochs, depends_on_epochs=True)
-    whole = [each for each in found if each.epoch == n_epochs]
-    return sorted(whole, key=lambda each: -len(each.seeds))
+    outlines = plan.storage.outlines.of(study_id)
+    return plan.storage.whole([id_of(each) for each in outlines if each.user_attrs["point"] in points])
 
 
 def _final_points(setting: Setting, config: ParamValues, seeds: Sequence[int]) -> dict[str, int]:

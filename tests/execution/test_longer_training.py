@@ -335,15 +335,18 @@ def test_a_final_stage_of_a_loop_of_ones_own_is_known_too_and_survives_a_failure
     assert same_answer(plan, fresh)
 
 
-@pytest.mark.parametrize("damage", ["gone", "damaged", "another"])
+@pytest.mark.parametrize("damage", ["gone", "damaged", "metric", "network"])
 def test_a_final_stage_whose_outputs_cannot_be_read_is_trained_whole_and_says_so(
     place: Path, damage: str
 ) -> None:
     ended(place, "one", RATES, **TINY_SIZES, keep_checkpoints=True)
     first, second = sorted((place / "one" / "checkpoints").glob("final/*/*.outputs"))[:2]
-    if damage == "another":
+    if damage in ("metric", "network"):
         content = load(first.read_bytes()[32:])
-        content["state"]["test"][0]["accuracy"] = "0.9"
+        if damage == "metric":
+            content["state"]["test"][0]["accuracy"] = "0.9"
+        else:
+            content["state"]["network"].popitem()
         second.write_bytes(signed(bytes(dump(content))))
     else:
         first.unlink() if damage == "gone" else first.write_bytes(b"damaged")
