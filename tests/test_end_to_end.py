@@ -358,6 +358,25 @@ def test_a_plan_s_data_may_lie_elsewhere_on_another_machine(
         assert result.code == 0, result.err
 
 
+def test_a_plan_with_winograds_kernels_says_so_and_is_verified_to_the_bit(tmp_path: Path, cli: Cli) -> None:
+    images = f"folder:{write_folder(tmp_path / 'images', train=12, test=2, validation=4)}"
+    write_study("size", "[base]\nhidden_units = 4\n[search]\nconv2_channels = [64, 96]")
+    losses = []
+    for kernels in ("plain", "winograd"):
+        options = ("--precision=fp32", f"--kernels={kernels}", "--image-size=16", "--epochs=2", "--workers=1")
+        result = cli("run", "size", f"--data={images}", f"--out={kernels}", *options)
+        assert result.code == 0, result.err
+        (first, _) = library.find_plan(kernels).trials("size")
+        losses.append([seed["train_loss"] for seeds in epochs_of(first.user_attrs) for seed in seeds])
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert "fp32 on cpu with winograd kernels" in cli("doctor", "--out=winograd").out
+    assert "equal to the bit" in cli("verify", "size/0", "--out=winograd").out
+    refused = cli("run", "size", "--out=winograd", "--kernels=plain")
+    assert refused.code == 2
+    assert "kernels" in refused.err
+
+
 @pytest.mark.usefixtures("tiny")
 def test_a_diverged_trial_is_a_result_and_never_the_best(cli: Cli) -> None:
     write_study("rate", '[base]\noptimizer = "sgd"\n[search]\nlearning_rate = [100.0, 0.001]')

@@ -682,7 +682,7 @@ plan_options = _together(
         ),
         _recorded(
             "--kernels",
-            "Of a GPU. auto: fused ones in Triton where they work, else PyTorch's own.",
+            "auto: Triton's on a GPU, Winograd's on a CPU without bf16, where they pay; else PyTorch's.",
             type=click.Choice(get_args(Kernels)),
         ),
     ),

@@ -503,7 +503,7 @@ def _devices(plan: Plan | None) -> tuple[State, str]:
     if plan is None:
         return "ok", here
     wanted = plan.identity
-    text = f"{here}; the plan: {wanted.precision} on {wanted.device}, threads a worker: {wanted.threads}"
+    text = f"{here}; the plan: {wanted.precision} on {wanted.device_text}, threads a worker: {wanted.threads}"
     try:
         device = check_machine(plan)
     except ConflictError as error:

@@ -17,7 +17,7 @@ from hpo.space.parameters import ParamValue
 from hpo.space.study_file import StudySpec
 
 Config = Mapping[str, ParamValue]
-Resolve = Callable[[str, str, str, str, str, Sequence[Config], Sequence[str]], tuple[str, str, str]]
+Resolve = Callable[[str, str, str, int, str, str, Sequence[Config], Sequence[str]], tuple[str, str, str]]
 """`resolve_here`, or what does the same elsewhere."""
 
 
@@ -25,6 +25,7 @@ def resolve_here(
     device: str,
     precision: str,
     kernels: str,
+    threads: int,
     recipe: str,
     entry: str,
     configs: Sequence[Config],
@@ -36,7 +37,8 @@ def resolve_here(
         device: as in `Options`.
         precision: as in `Options`.
         kernels: likewise.
-        recipe: likewise; data that it cannot train on are refused here, not in every trial.
+        threads: of every worker.
+        recipe: as in `Options`; data that it cannot train on are refused here, not in every trial.
         entry: the prepared data.
         configs: complete configurations that are going to be trained: a user's own recipe is tried with them
             on a few examples.
@@ -62,10 +64,12 @@ def resolve_here(
     schema = named.recipe.schema.with_costs(CostRule(named.recipe, data.info))
     for study in studies:
         StudySpec.from_json(study, schema)  # refuses one without a point
+    resolved_precision = resolve_precision(precision, resolved_device)
+    has_winograd = named.recipe.has_winograd(data.info)
     return (
         resolved_device,
-        resolve_precision(precision, resolved_device),
-        resolve_kernels(kernels, resolved_device),
+        resolved_precision,
+        resolve_kernels(kernels, resolved_device, resolved_precision, threads, has_winograd),
     )
 
 
@@ -88,7 +92,9 @@ def identify(
     n_classes = len(data.info.class_names)
     limited = [study.to_json() for study in specs.values() if study.inherits is None and study.costs]
     asked = options.device, options.precision, options.kernels
-    device, precision, kernels = resolve(*asked, options.recipe, str(entry), root_configs(specs), limited)
+    device, precision, kernels = resolve(
+        *asked, threads, options.recipe, str(entry), root_configs(specs), limited
+    )
     return Identity(
         fingerprint=data.fingerprint,
         input_shape=data.info.input_shape,

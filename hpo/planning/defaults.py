@@ -9,7 +9,7 @@ from typing import Literal
 
 Fit = Literal["crop", "pad", "squash"]
 Precision = Literal["auto", "fp32", "tf32", "bf16"]
-Kernels = Literal["auto", "plain", "triton"]
+Kernels = Literal["auto", "plain", "triton", "winograd"]
 Inherit = Literal["winners", "published"]
 Adopt = Literal["better", "always"]
 Keep = Literal["better", "equivalent"]

@@ -203,7 +203,7 @@ class Identity(BaseModel):
     data_notes: tuple[str, ...] = ()
     """What the user should know of the data, a sentence each."""
     precision: Literal["fp32", "tf32", "bf16"]
-    kernels: Literal["plain", "triton"] = "plain"
+    kernels: Literal["plain", "triton", "winograd"] = "plain"
     """As `hpo.training.fused` has them."""
     device: Literal["cpu", "cuda", "mps"]
     threads: Annotated[int, Field(ge=1)]
@@ -222,7 +222,8 @@ class Identity(BaseModel):
     @property
     def device_text(self) -> str:
         """What the plan trains on, in words."""
-        return f"{self.device} with {self.kernels} kernels" if self.device == "cuda" else self.device
+        is_told = self.device == "cuda" or self.kernels != "plain"
+        return f"{self.device} with {self.kernels} kernels" if is_told else self.device
 
     @property
     def inputs_text(self) -> str:

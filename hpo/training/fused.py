@@ -1,19 +1,23 @@
-"""Which kernels train: PyTorch's own ("plain"), or on an NVIDIA GPU fused ones in Triton ("triton").
+"""Which kernels train: PyTorch's own ("plain"), or others that are faster where they can be used.
 
-What is fused is in `hpo.training.kernels`. Results differ in their last bits between the two, so the choice
-is part of a plan, like its precision; the process takes it over before it trains.
+"triton": on an NVIDIA GPU, fused ones, in `hpo.training.kernels`. "winograd": on a CPU without bf16, cheaper
+convolutions, in `hpo.training.winograd`. Results differ in their last bits between them, so the choice is
+part of a plan, like its precision; the process takes it over before it trains.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 from functools import cache
 
 import torch
 
 from hpo.errors import InputError, did_you_mean
 
-KERNELS = ("auto", "plain", "triton")
+KERNELS = ("auto", "plain", "triton", "winograd")
+X86 = ("x86_64", "amd64")
+"""As `platform.machine` says it, in small letters."""
 _in_use = "plain"
 
 
@@ -38,20 +42,52 @@ def triton_hindrance(device: str) -> str | None:
     return None if wrong is None else f"{wrong} differs from the plain operations"
 
 
-def resolve_kernels(name: str, device: str) -> str:
-    """Return the kernels that a name means on a resolved device: "plain" or "triton".
+def winograd_hindrance(device: str, precision: str, has_winograd: bool) -> str | None:
+    """Return why Winograd's convolutions cannot be used; None where they can.
+
+    Args:
+        device: as `resolve_device` returns it.
+        precision: as `resolve_precision` returns it.
+        has_winograd: what `Recipe.has_winograd` returns.
+    """
+    if device != "cpu":
+        return "they are for CPUs"
+    if precision != "fp32":
+        return f"they compute in fp32 (--precision fp32), and the plan in {precision}"
+    return None if has_winograd else "the recipe has no convolutions for them, on images of this size"
+
+
+def resolve_kernels(
+    name: str, device: str, precision: str, threads: int = 1, has_winograd: bool = False
+) -> str:
+    """Return the kernels that a name means on a resolved device: "plain", "triton" or "winograd".
+
+    Args:
+        name: one of `KERNELS`.
+        device: as `resolve_device` returns it.
+        precision: as `resolve_precision` returns it.
+        threads: of a worker.
+        has_winograd: what `Recipe.has_winograd` returns.
 
     Raises:
-        InputError: an unknown name, or Triton's cannot be used there.
+        InputError: an unknown name, or those cannot be used there.
     """
     if name not in KERNELS:
         raise InputError(f"kernels = {name!r}: {did_you_mean(name, KERNELS)}")
     if name == "plain":
         return "plain"
-    hindrance = triton_hindrance(device)
-    if hindrance and name == "triton":
-        raise InputError(f"kernels = 'triton': {hindrance}; use 'plain' or 'auto'")
-    return "plain" if hindrance else "triton"
+    hindrances = {
+        "triton": triton_hindrance(device),
+        "winograd": winograd_hindrance(device, precision, has_winograd),
+    }
+    if name != "auto":
+        if hindrances[name]:
+            raise InputError(f"kernels = {name!r}: {hindrances[name]}; use 'plain' or 'auto'")
+        return name
+    # with two threads its small products gain nothing (0.9 to 1.1 of plain), and on ARM it was never measured
+    if threads > 1 or platform.machine().lower() not in X86:
+        hindrances["winograd"] = "it does not pay"
+    return next((each for each, hindrance in hindrances.items() if hindrance is None), "plain")
 
 
 def use(kernels: str) -> None:
@@ -60,8 +96,10 @@ def use(kernels: str) -> None:
     _in_use = kernels
 
 
-def are_used_on(device: torch.device) -> bool:
-    """Return whether what this process trains there is to be computed by Triton's kernels."""
-    # the interpreter runs them on a CPU, for tests
-    is_possible = device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
-    return _in_use == "triton" and is_possible
+def in_use_on(device: torch.device) -> str:
+    """Return the kernels by which this process trains what is on a device."""
+    if _in_use == "triton":  # its interpreter runs them on a CPU, for tests
+        is_possible = device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
+    else:
+        is_possible = device.type == "cpu"
+    return _in_use if is_possible else "plain"

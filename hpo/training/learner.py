@@ -162,7 +162,7 @@ class Learner:
     def _flat_optimizer(self, pairs: Sequence[tuple[nn.Parameter, nn.Parameter]]) -> FlatOptimizer | None:
         """Return what takes the steps by fused kernels, where they are in use and steps are all alike."""
         device = pairs[0][0].device
-        if not fused.are_used_on(device) or graph_hindrance(self._recipe):
+        if fused.in_use_on(device) != "triton" or graph_hindrance(self._recipe):
             return None
         from hpo.training.flat_optimizer import FlatOptimizer, Weight, can_be_flat
 

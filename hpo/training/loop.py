@@ -451,7 +451,7 @@ class _Task:
 
     def _inputs(self, batch: Tensor, is_changed: bool) -> Tensor:
         """Return normalised training inputs; as arithmetic wants them unless they are yet to be changed."""
-        if not (isinstance(self.normalise, Normaliser) and fused.are_used_on(self.inputs.device)):
+        if not (isinstance(self.normalise, Normaliser) and fused.in_use_on(self.inputs.device) == "triton"):
             return self.normalise(self.inputs[batch])
         dtype = torch.float32 if is_changed else DTYPES[self.precision]
         return self.normalise.gathered(self.inputs, batch, dtype)

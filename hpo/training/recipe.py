@@ -256,6 +256,10 @@ class Recipe:
         """Whether it overrides `train`."""
         return self.overrides("train")
 
+    def has_winograd(self, data: DataInfo) -> bool:
+        """Return whether networks for such data may have convolutions for `hpo.training.winograd`."""
+        return False
+
     def depends_on_epochs(self, params: Any) -> bool:
         """Return whether an epoch may be another one where more are to come.
 

@@ -289,15 +289,15 @@ def test_weights_without_gradients_stay_what_they_are(precision: str) -> None:
 
 
 def test_kernels_are_chosen_by_name() -> None:
-    assert resolve_kernels("plain", DEVICE) == "plain"
-    assert resolve_kernels("auto", "cpu") == "plain"
+    assert resolve_kernels("plain", DEVICE, "fp32") == "plain"
+    assert resolve_kernels("auto", "cpu", "fp32") == "plain"
     assert triton_hindrance("cpu") == "they are for NVIDIA GPUs"
     with pytest.raises(
         InputError, match="kernels = 'triton': they are for NVIDIA GPUs; use 'plain' or 'auto'"
     ):
-        resolve_kernels("triton", "cpu")
+        resolve_kernels("triton", "cpu", "fp32")
     with pytest.raises(InputError, match="kernels = 'tritom': did you mean 'triton'"):
-        resolve_kernels("tritom", "cpu")
+        resolve_kernels("tritom", "cpu", "fp32")
 
 
 def test_the_trial_of_all_kernels_finds_them_right_and_finds_wrong_ones(

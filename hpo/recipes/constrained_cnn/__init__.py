@@ -73,6 +73,12 @@ class ConstrainedCnn(Recipe):
             for weight, bias in [model.weight_and_bias(name)]
         }
 
+    def has_winograd(self, data: DataInfo) -> bool:
+        """Return whether images are large enough; channels and kernels are up to the configuration."""
+        from hpo.recipes.constrained_cnn.network import ConstrainedCnnNetwork
+
+        return data.is_images and ConstrainedCnnNetwork.has_winograd(data.input_shape)
+
     def at_epoch(self, params: ConstrainedCnnParams, epoch: int) -> ConstrainedCnnParams:
         """Return parameters with mixup in its epochs alone."""
         is_mixing = params.mixup_first_epoch <= epoch <= params.mixup_last_epoch
