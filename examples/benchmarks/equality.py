@@ -1,14 +1,14 @@
 """Whether hpo's networks are as good as those of the plain script: macro F1 of many seeds each.
 
-    python examples/benchmarks/equality.py PATH [--seeds 100] [--out hpo-equality.csv]
+    python examples/benchmarks/equality.py PATH [--seeds 100] [--precision auto] [--out hpo-equality.csv]
 
 Claim: the means differ by less than half a point of macro F1, by two one-sided tests at 5 % (Schuirmann
-1987). hpo trains in the precision that it chooses, the plain script in fp32 through a DataLoader; same
-network, Adam, learning rate, batches of 20, the same training and validation images, best epoch on validation
-on both sides. It holds for this job, and for a number of seeds that was chosen before: who adds seeds until
-it holds, tests at more than 5 %. A line a seed in the file; what is there already is not trained again, so it
-goes on where it was stopped. CSV on stdout, macro F1 in percent. No times are taken: it may run beside other
-work.
+1987). hpo trains in the precision that it chooses or that is given, in fp32 by Winograd's kernels where they
+pay; the plain script in fp32 through a DataLoader; same network, Adam, learning rate, batches of 20, the same
+training and validation images, best epoch on validation on both sides. It holds for this job, and for a
+number of seeds that was chosen before: who adds seeds until it holds, tests at more than 5 %. A line a seed
+in the file; what is there already is not trained again, so it goes on where it was stopped. CSV on stdout,
+macro F1 in percent. No times are taken: it may run beside other work.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from tables import heading, print_table, read_tables
 
 import hpo
 from hpo.monitor.export import export_epochs
+from hpo.training.devices import PRECISIONS
 
 MARGIN = 0.5
 """Points of macro F1 within which the means count as equal."""
@@ -51,7 +52,7 @@ def finish_plain(processes: Sequence[subprocess.Popen[bytes]]) -> list[float]:
     return [f1 for each in processes for f1 in json.loads(each.communicate()[0])["macro_f1"]]
 
 
-def train_hpo(images: Path, epochs: int, rate: float, seeds: range) -> list[float]:
+def train_hpo(images: Path, epochs: int, rate: float, precision: str, seeds: range) -> list[float]:
     """The best epoch of every seed, in order."""
     with tempfile.TemporaryDirectory(prefix="hpo-equality-") as name:
         folder = Path(name)
@@ -66,6 +67,7 @@ def train_hpo(images: Path, epochs: int, rate: float, seeds: range) -> list[floa
             seed=seeds.start,
             seeds=len(seeds),
             device="cpu",
+            precision=precision,
             workers=2,  # one is idle, but a thread each: two threads on busy cores wait for one another
         )
         by_seed: dict[int, list[float]] = {seed: [] for seed in seeds}
@@ -85,7 +87,8 @@ def trained(file: Path) -> dict[str, dict[int, float]]:
 def train_missing(options: argparse.Namespace, images: Path) -> None:
     """Trains what the file lacks, a block of seeds after the other, both contenders side by side."""
     settings = f"# {options.limit_train} + {options.limit_valid} images, {options.epochs} epochs"
-    settings += f", learning rate {options.learning_rate:g}\n"
+    settings += f", learning rate {options.learning_rate:g}"
+    settings += f", {options.precision}\n" if options.precision != "auto" else "\n"
     if not options.out.exists():
         options.out.write_text(f"{settings}contender,seed,macro_f1\n")
     elif not options.out.read_text().startswith(settings):
@@ -105,7 +108,9 @@ def train_missing(options: argparse.Namespace, images: Path) -> None:
         ]
         found: dict[str, list[float]] = {}
         if missing[HPO]:
-            found[HPO] = train_hpo(images, options.epochs, options.learning_rate, missing[HPO])
+            found[HPO] = train_hpo(
+                images, options.epochs, options.learning_rate, options.precision, missing[HPO]
+            )
         found[PLAIN] = finish_plain(plain)
         with options.out.open("a") as file:
             for name, values in found.items():
@@ -123,6 +128,7 @@ def main() -> None:
     parser.add_argument("--limit-valid", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of hpo")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that this one starts
     with tempfile.TemporaryDirectory(prefix="hpo-equality-") as name:
@@ -132,7 +138,7 @@ def main() -> None:
         train_missing(options, images)
     heading(
         f"{options.seeds} seeds, {options.epochs} epochs of {options.limit_train:,} images, "
-        f"learning rate {options.learning_rate:g}"
+        f"learning rate {options.learning_rate:g}, hpo's precision {options.precision}"
     )
     points = {
         name: [100 * f1 for seed, f1 in by_seed.items() if seed < options.seeds]

@@ -156,7 +156,8 @@ def of_recipes(data: TrainingData, device: str) -> Contenders:
 
 def _arithmetics(device: str) -> list[tuple[str, str]]:
     """Precision and kernels: what hpo takes by itself, the same with plain kernels, and fp32."""
-    precision, kernels = resolve_precision("auto", device), fused.resolve_kernels("auto", device)
+    precision = resolve_precision("auto", device)
+    kernels = fused.resolve_kernels("auto", device, precision)
     return list(dict.fromkeys([(precision, kernels), (precision, "plain"), ("fp32", kernels)]))
 
 
