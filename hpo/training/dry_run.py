@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -10,7 +9,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +21,7 @@ from hpo.training.devices import as_tensor, normaliser, targets_tensor
 from hpo.training.learner import Learner, build, graph_hindrance
 from hpo.training.loop import EpochResult, check_settings, checked_metrics, params_at, state_of, train
 from hpo.training.own_loop import unpacked
-from hpo.training.randomness import seed_generators
+from hpo.training.randomness import generator_states, seed_generators
 from hpo.training.registry import NamedRecipe
 
 if TYPE_CHECKING:
@@ -176,10 +174,10 @@ def dry_run(
         for _ in range(2):
             learner = Learner(named.recipe, params, data.info, 0, device=device, precision=precision)
             seed_generators(device, 0, 1, "training", 0)
-            generators.append(_generators(device))
+            generators.append(generator_states(device))
             for _ in range(2):
                 learner.step(inputs, targets)
-            generators.append(_generators(device))
+            generators.append(generator_states(device))
             ends.append([parameter.detach().clone() for parameter in learner.network.parameters()])
         with torch.inference_mode():
             outputs = learner.network.eval()(inputs)
@@ -269,7 +267,7 @@ def _timed(
         loss.item()  # waits for a GPU
         return time.perf_counter() - began
 
-    hindrance = graph_hindrance(named.recipe)
+    hindrance = graph_hindrance(named.recipe, learner.network)
     call: Callable[[], tuple[Tensor, ...]] = steps
     if is_cuda(device) and hindrance is None:
         call = CudaGraph(steps, device)
@@ -281,17 +279,6 @@ def _timed(
         call, hindrance = steps, str(error).splitlines()[0]  # as training does, it takes plain steps
         seconds(call, WARM_UP_CALLS)
     return seconds(call, TIMED_CALLS) / (TIMED_CALLS * STEPS_A_CALL), hindrance
-
-
-def _generators(device: str) -> tuple[object, ...]:
-    """Return the states of the process's generators."""
-    on_gpu = None
-    if is_cuda(device):
-        on_gpu = bytes(torch.cuda.get_rng_state(device).tolist())
-    elif device == "mps":
-        on_gpu = bytes(torch.mps.get_rng_state().tolist())
-    numbers = np.random.get_state()
-    return bytes(torch.get_rng_state().tolist()), on_gpu, random.getstate(), repr(numbers)
 
 
 def _examples(data: TrainingData, count: int, device: str = "cpu") -> tuple[Tensor, Tensor]:

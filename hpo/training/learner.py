@@ -162,7 +162,7 @@ class Learner:
     def _flat_optimizer(self, pairs: Sequence[tuple[nn.Parameter, nn.Parameter]]) -> FlatOptimizer | None:
         """Return what takes the steps by fused kernels, where they are in use and steps are all alike."""
         device = pairs[0][0].device
-        if fused.in_use_on(device) != "triton" or graph_hindrance(self._recipe):
+        if fused.in_use_on(device) != "triton" or graph_hindrance(self._recipe, self.network):
             return None
         from hpo.training.flat_optimizer import FlatOptimizer, Weight, can_be_flat
 
@@ -242,13 +242,39 @@ def tensors_of(network: nn.Module) -> list[Tensor]:
     return [*network.parameters(), *network.buffers()]
 
 
-def graph_hindrance(recipe: Recipe) -> str | None:
-    """Return why a recipe's steps cannot be recorded as CUDA graphs; None where it can be tried."""
+def graph_hindrance(recipe: Recipe, network: nn.Module) -> str | None:
+    """Return why steps of a recipe's network cannot be recorded as CUDA graphs; None where it can be tried.
+
+    What draws from a GPU's generator, as dropout does, can be recorded: a replay draws what single steps do.
+    """
     if recipe.overrides("augment"):
         return "augment draws numbers at every step"
-    if recipe.draws_in_training:
-        return "training may draw random numbers; a recipe that draws none says draws_in_training = False"
-    return "the recipe has an optimizer of its own" if recipe.overrides("optimizer") else None
+    if recipe.overrides("optimizer"):
+        return "the recipe has an optimizer of its own"
+    if not recipe.draws_in_training:
+        return None
+    for module in network.modules():
+        if isinstance(module, nn.RNNBase) and module.dropout:
+            return f"dropout of {type(module).__name__} keeps a state that no recording reads"
+    if recipe.draws_in_training == "device":
+        return None
+    strange = _strange_part(recipe, network)
+    return strange and (
+        f"{strange} may draw random numbers; say draws_in_training = False if nothing does, and 'device' if "
+        "PyTorch does on the device alone"
+    )
+
+
+def _strange_part(recipe: Recipe, network: nn.Module) -> str | None:
+    """Return what of the training is not PyTorch's own, which draws from the device's generator alone."""
+    if recipe.overrides("loss"):
+        return "loss"
+    for module in network.modules():
+        if type(module).__module__.split(".")[:2] != ["torch", "nn"]:
+            return type(module).__name__
+        if module._forward_hooks or module._forward_pre_hooks:
+            return f"a hook of {type(module).__name__}"
+    return None
 
 
 def build(recipe: Recipe, params: Any, info: DataInfo, seed: int) -> nn.Module:

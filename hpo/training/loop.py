@@ -40,7 +40,7 @@ from hpo.training.devices import (
 from hpo.training.learner import Learner, build, check_outputs, graph_hindrance
 from hpo.training.losses import balanced
 from hpo.training.mixup import Mix, draw_mixes
-from hpo.training.randomness import entropy, generator_of, seed_generators
+from hpo.training.randomness import drawing_on_the_device, entropy, generator_of, seed_generators
 from hpo.training.recipe import Layer, Recipe
 from hpo.training.schedules import is_constant
 from hpo.training.slots import Key, Slot, Slots, structure_of
@@ -364,7 +364,7 @@ class _Task:
     def slot(self, seed: int, slots: Slots | None) -> Slot:
         """Return a learner with what has been recorded of its steps: one that was kept, or a new one."""
         network = build(self.recipe, self.params, self.info, seed)
-        keys = [] if slots is None or graph_hindrance(self.recipe) else self._keys(network)
+        keys = [] if slots is None or graph_hindrance(self.recipe, network) else self._keys(network)
         for key in keys:
             found = slots.take(key) if slots else None
             if found is not None:
@@ -422,8 +422,6 @@ class _Task:
         by_name = dict(zip(names, drawn, strict=True))
         parts = {name: torch.split(by_name[name], size) for name in names if name not in PER_STEP}
         own = generator_of(learner.seed, epoch, "augment", chunk) if recipe.overrides("augment") else None
-        if recipe.draws_in_training:
-            seed_generators(self.device, learner.seed, epoch, "training", chunk)
         is_changed = own is not None or any(name in AUGMENTATIONS or name == "partners" for name in names)
         loss_sum = torch.zeros((), dtype=sum_dtype(self.device), device=self.device)
         norms = None
@@ -476,7 +474,7 @@ class _Lane:
         self._backlog = Backlog(task.device)
         self._is_recorded = is_cuda(task.device)
         self.notes: list[str] = []
-        if self._is_recorded and (hindrance := graph_hindrance(task.recipe)):
+        if self._is_recorded and (hindrance := graph_hindrance(task.recipe, slot.learner.network)):
             self._take_plain_steps(hindrance)
 
     def _take_plain_steps(self, why: str) -> None:
@@ -564,19 +562,27 @@ class _Lane:
     def _steps(self, epoch: int, number: int, names: tuple[str, ...], chunk: tuple[Tensor, ...]) -> Outcome:
         """Take `_Task.steps`, on a GPU as a graph; an epoch's last chunk and mixed ones have their own."""
         call = partial(self._task.steps, self._learner, epoch, number, names)
+        self._seed_generators(epoch, number)
         if not self._is_recorded:
             return call(*chunk)
         at_epoch = params_at(self._task.recipe, self._task.params, epoch)
         key = names, len(chunk[0]), *(getattr(at_epoch, name) for name in AUGMENTATIONS)
         try:
-            loss, norms = self._graphs.setdefault(key, CudaGraph(call, self._task.device))(*chunk)
+            recordable = drawing_on_the_device(call) if self._task.recipe.draws_in_training else call
+            loss, norms = self._graphs.setdefault(key, CudaGraph(recordable, self._task.device))(*chunk)
         except Exception as error:
             # what the recipe of somebody else does may not be recordable
             if isinstance(error, Interrupted) or is_lost(error) or is_out_of_memory(error):
                 raise
             self._take_plain_steps(str(error).splitlines()[0])
+            self._seed_generators(epoch, number)
             return call(*chunk)
         return loss, norms
+
+    def _seed_generators(self, epoch: int, chunk: int) -> None:
+        """Seed those that a chunk of steps may draw from: a graph that is replayed reads the seed anew."""
+        if self._task.recipe.draws_in_training:
+            seed_generators(self._task.device, self._learner.seed, epoch, "training", chunk)
 
 
 def check_finite(metrics: Mapping[str, float], train_loss: float | None, seed: int, epoch: int) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ _PURPOSES = {
 }
 """Their numbers are part of every result: a new one gets the next."""
 _BUILDING = threading.RLock()
+Result = TypeVar("Result")
 
 
 def entropy(seed: int, epoch: int, purpose: str, chunk: int | None = None) -> np.random.SeedSequence:
@@ -51,6 +53,41 @@ def seed_generators(device: str, seed: int, epoch: int, purpose: str, chunk: int
         torch.mps.manual_seed(state)
     np.random.seed(state % 2**32)
     random.seed(state)
+
+
+def generator_states(device: str) -> tuple[object, ...]:
+    """Return the states of the generators that `seed_generators` seeds, to be compared."""
+    on_device = None
+    if is_cuda(device):
+        on_device = bytes(torch.cuda.get_rng_state(device).tolist())
+    elif device == "mps":
+        on_device = bytes(torch.mps.get_rng_state().tolist())
+    _, numbers, *rest = np.random.get_state()
+    return (
+        bytes(torch.get_rng_state().tolist()),
+        on_device,
+        random.getstate(),
+        (np.asarray(numbers).tobytes(), *rest),
+    )
+
+
+def drawing_on_the_device(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Return a function that is not recorded as a CUDA graph where it draws on the CPU.
+
+    A replay would repeat what was drawn there while it was recorded.
+
+    Raises:
+        RuntimeError: on the call that is being recorded.
+    """
+
+    def checked(*inputs: Any) -> Result:
+        before = generator_states("cpu")
+        result = function(*inputs)
+        if torch.cuda.is_current_stream_capturing() and generator_states("cpu") != before:
+            raise RuntimeError("training draws random numbers on the CPU")
+        return result
+
+    return checked
 
 
 @contextmanager

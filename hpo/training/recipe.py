@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import ValidationError
 
@@ -104,9 +104,10 @@ class Recipe:
     """Parameters that sentences and tables leave out at their default, as they do `momentum` and the like."""
     cost_names: ClassVar[tuple[str, ...]] = NETWORK_COSTS
     """What `costs` returns, by name; constraints and objectives may name them."""
-    draws_in_training: ClassVar[bool] = True
+    draws_in_training: ClassVar[bool | Literal["device"]] = True
     """Whether training may draw random numbers, as dropout does. False: several trials may train in threads
-    of one process on a GPU, as the process's generators need not be theirs alone."""
+    of one process on a GPU, as the process's generators need not be theirs alone. "device": it draws by
+    PyTorch's operations on the device alone, so that steps can be recorded as CUDA graphs."""
     reads_epochs: ClassVar[bool] = True
     """Whether an epoch may depend on how many there are to be, as where a loop of its own lets the rate fall
     to the last one. False: a longer training goes on from the checkpoint of a shorter one. A class says it of

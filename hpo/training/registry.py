@@ -98,6 +98,8 @@ def _check(recipe: Recipe) -> None:
             )
     if not isinstance(recipe.reads_epochs, bool):
         raise InputError(f"reads_epochs = {recipe.reads_epochs!r}: must be True or False")
+    if recipe.draws_in_training not in (True, False, "device"):
+        raise InputError(f"draws_in_training = {recipe.draws_in_training!r}: must be True, False or 'device'")
     if not isinstance(recipe.constraints, tuple | list) or not all(
         isinstance(each, str) for each in recipe.constraints
     ):

@@ -277,3 +277,19 @@ def test_what_a_recipe_says_of_epochs_is_checked(tmp_path: Path, monkeypatch: py
     (tmp_path / "reading_no.py").write_text(BUILDS.replace("SAID", "'no'"))
     with pytest.raises(InputError, match="reads_epochs = 'no': must be True or False"):
         load_recipe("python:reading_no:Mine")
+
+
+@pytest.mark.parametrize(("said", "is_right"), [("True", True), ("'device'", True), ("'gpu'", False)])
+def test_what_a_recipe_says_of_its_draws_is_checked(
+    said: str, is_right: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    module = f"drawing_{''.join(filter(str.isalpha, said))}"
+    (tmp_path / f"{module}.py").write_text(
+        BUILDS.replace("reads_epochs = SAID", f"draws_in_training = {said}")
+    )
+    if is_right:
+        load_recipe(f"python:{module}:Mine")
+        return
+    with pytest.raises(InputError, match="draws_in_training = 'gpu': must be True, False or 'device'"):
+        load_recipe(f"python:{module}:Mine")
