@@ -358,13 +358,15 @@ def test_a_plan_s_data_may_lie_elsewhere_on_another_machine(
         assert result.code == 0, result.err
 
 
+@pytest.mark.usefixtures("tiny")
 def test_a_plan_with_winograds_kernels_says_so_and_is_verified_to_the_bit(tmp_path: Path, cli: Cli) -> None:
     images = f"folder:{write_folder(tmp_path / 'images', train=12, test=2, validation=4)}"
     write_study("size", "[base]\nhidden_units = 4\n[search]\nconv2_channels = [64, 96]")
     losses = []
     for kernels in ("plain", "winograd"):
-        options = ("--precision=fp32", f"--kernels={kernels}", "--image-size=16", "--epochs=2", "--workers=1")
-        result = cli("run", "size", f"--data={images}", f"--out={kernels}", *options)
+        sizes = ("--studies=studies", "--image-size=16", "--epochs=2", "--workers=1")
+        options = ("--precision=fp32", f"--kernels={kernels}", f"--data={images}", f"--out={kernels}")
+        result = cli("run", "size", *sizes, *options)
         assert result.code == 0, result.err
         (first, _) = library.find_plan(kernels).trials("size")
         losses.append([seed["train_loss"] for seeds in epochs_of(first.user_attrs) for seed in seeds])
