@@ -364,9 +364,9 @@ def test_a_plan_with_winograds_kernels_says_so_and_is_verified_to_the_bit(tmp_pa
     write_study("size", "[base]\nhidden_units = 4\n[search]\nconv2_channels = [64, 96]")
     losses = []
     for kernels in ("plain", "winograd"):
-        sizes = ("--studies=studies", "--image-size=16", "--epochs=2", "--workers=1")
+        sizes = ("--studies=studies", "--image-size=16", "--epochs=2", "--final-seeds=1", "--workers=1")
         options = ("--precision=fp32", f"--kernels={kernels}", f"--data={images}", f"--out={kernels}")
-        result = cli("run", "size", *sizes, *options)
+        result = cli("run", *sizes, *options)
         assert result.code == 0, result.err
         (first, _) = library.find_plan(kernels).trials("size")
         losses.append([seed["train_loss"] for seeds in epochs_of(first.user_attrs) for seed in seeds])
@@ -374,6 +374,8 @@ def test_a_plan_with_winograds_kernels_says_so_and_is_verified_to_the_bit(tmp_pa
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     assert "fp32 on cpu with winograd kernels" in cli("doctor", "--out=winograd").out
     assert "equal to the bit" in cli("verify", "size/0", "--out=winograd").out
+    compared = json.loads(cli("compare", "plain", "winograd", "--json").out)
+    assert compared["differing"]["kernels"] == ["plain", "winograd"]
     refused = cli("run", "size", "--out=winograd", "--kernels=plain")
     assert refused.code == 2
     assert "kernels" in refused.err

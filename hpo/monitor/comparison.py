@@ -178,6 +178,7 @@ def _facts(plan: Plan, trial: FrozenTrial) -> dict[str, str]:
     return {
         "recipe": plan.recipe.name,
         "precision": plan.identity.precision,
+        "kernels": plan.identity.kernels,
         "threads": str(plan.identity.threads),
         "processor": trial.user_attrs.get("processor", ""),
         "torch": trial.user_attrs.get("versions", {}).get("torch", ""),
