@@ -105,6 +105,8 @@ def is_lost(error: BaseException) -> bool:
     """Return whether the device does nothing more for this process: every further call would fail."""
     if isinstance(error, RuntimeError) and any(words in str(error) for words in FAILED):
         return True
+    if "captur" in str(error).partition("\n")[0]:  # CUDA's words where something cannot be recorded
+        return False
     return isinstance(error, torch.cuda.AcceleratorError) and not is_out_of_memory(error)
 
 
@@ -172,8 +174,28 @@ class CudaGraph:
                 self._outputs = self._function(*self._inputs)
             except BaseException:
                 with suppress(Exception):  # what went wrong is the error that is under way
-                    graph.capture_end()
+                    self._end(graph)
                 raise
-            graph.capture_end()
+            self._end(graph)
         torch._C._cuda_clearCublasWorkspaces()
         return graph
+
+    def _end(self, graph: torch.cuda.CUDAGraph) -> None:
+        try:
+            graph.capture_end()
+        except Exception:
+            with suppress(Exception):
+                _free_generator(self._device)
+            raise
+
+
+def _free_generator(device: str) -> None:
+    """Have a GPU's generator draw again after a recording that could not be ended.
+
+    In older releases of torch (2.10) it still belongs to that recording, and dropout fails outside of one.
+    """
+    try:
+        torch.empty(1, device=device).uniform_()
+    except RuntimeError:
+        generator = torch.cuda.default_generators[torch.device(device).index]
+        generator.graphsafe_set_state(generator.clone_state())

@@ -116,6 +116,10 @@ def test_what_draws_on_the_cpu_cannot_be_recorded(
         checked(1)
 
 
+REFUSAL = "CUDA error: operation not permitted when stream is capturing"
+"""PyTorch raises it as an error of the device, which then works on all the same."""
+
+
 class Refusing:
     """In place of a graph: like a GPU that cannot record, after what it has tried has drawn numbers."""
 
@@ -126,7 +130,7 @@ class Refusing:
         self._n_calls += 1
         if self._n_calls > 1:
             torch.rand(7)
-            raise RuntimeError("operation not permitted when stream is capturing")
+            raise torch.cuda.AcceleratorError(REFUSAL + "\nmore")
         return self._function(*inputs)
 
 
@@ -156,9 +160,7 @@ def test_where_recording_fails_plain_steps_draw_what_they_would_have_drawn(
     monkeypatch.setattr(loop, "CudaGraph", Refusing)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     found, notes = trained(Mlp())
-    assert notes == (
-        "steps are not recorded as CUDA graphs: operation not permitted when stream is capturing",
-    )
+    assert notes == (f"steps are not recorded as CUDA graphs: {REFUSAL}",)
     assert all(same(*pair) for pair in zip(plain, found, strict=True))
 
 
@@ -201,4 +203,25 @@ def test_a_recipe_that_draws_on_the_cpu_after_all_takes_plain_steps(monkeypatch:
     assert notes == ("steps are not recorded as CUDA graphs: training draws random numbers on the CPU",)
     monkeypatch.setattr(loop, "CudaGraph", lambda function, device: function)
     single, _ = trained(Jittering(), "cuda:0")
+    assert all(same(*pair) for pair in zip(found, single, strict=True))
+
+
+class Syncing(Mlp):
+    """PyTorch's modules alone, one of which reads a number from the device in every step."""
+
+    def build(self, params: MlpParams, data: DataInfo) -> nn.Module:
+        *first, last = super().build(params, data).children()
+        return nn.Sequential(*first, nn.BatchNorm1d(params.width, momentum=None), last)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_dropout_goes_on_in_plain_steps_where_the_device_refuses_to_record(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found, notes = trained(Syncing(), "cuda:0")
+    assert len(notes) == 1
+    assert notes[0].startswith("steps are not recorded as CUDA graphs: ")
+    monkeypatch.setattr(loop, "CudaGraph", lambda function, device: function)
+    single, _ = trained(Syncing(), "cuda:0")
     assert all(same(*pair) for pair in zip(found, single, strict=True))
