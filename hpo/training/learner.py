@@ -270,11 +270,27 @@ def _strange_part(recipe: Recipe, network: nn.Module) -> str | None:
     if recipe.overrides("loss"):
         return "loss"
     for module in network.modules():
+        name = type(module).__name__
         if type(module).__module__.split(".")[:2] != ["torch", "nn"]:
-            return type(module).__name__
-        if module._forward_hooks or module._forward_pre_hooks:
-            return f"a hook of {type(module).__name__}"
+            return name
+        if any(map(vars(module).get, _MODULE_HOOKS)) or any(
+            getattr(weight, hooks, None) for weight in module.parameters(False) for hooks in _WEIGHT_HOOKS
+        ):
+            return f"a hook of {name}"
+        # one may be given at construction, as an activation, or put over a method, as over `forward`
+        for own, value in vars(module).items():
+            if callable(value) and not _is_of_torch(value):
+                return f"{own} of {name}"
     return None
+
+
+_MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_WEIGHT_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+
+
+def _is_of_torch(function: object) -> bool:
+    home = getattr(function, "__module__", None)  # builtins have none; what they draw is found
+    return not isinstance(home, str) or home.partition(".")[0] == "torch"
 
 
 def build(recipe: Recipe, params: Any, info: DataInfo, seed: int) -> nn.Module:

@@ -59,6 +59,31 @@ class HookedMlp(Mlp):
         return network
 
 
+def with_forward(linear: nn.Module) -> None:
+    linear.forward = lambda inputs: inputs
+
+
+def with_activation(linear: nn.Module) -> None:
+    linear.add_module("extra", nn.TransformerEncoderLayer(4, 2, 4, activation=lambda inputs: inputs))
+
+
+def with_activation_of_torch(linear: nn.Module) -> None:
+    linear.add_module("extra", nn.TransformerEncoderLayer(4, 2, 4, activation=nn.functional.gelu))
+    linear.compile()
+
+
+class ChangedMlp(Mlp):
+    """Has something done to its first linear layer."""
+
+    def __init__(self, change: Callable[[Any], object]) -> None:
+        self._change = change
+
+    def build(self, params: MlpParams, data: DataInfo) -> nn.Module:
+        network = super().build(params, data)
+        self._change(network.get_submodule("1"))
+        return network
+
+
 class OwnLoss(Mlp):
     """Says nothing of its draws."""
 
@@ -97,6 +122,30 @@ def hindrance(recipe: Recipe, **params: Any) -> str | None:
 def test_what_is_recorded_follows_from_what_may_draw(recipe: Recipe, words: str | None) -> None:
     found = hindrance(recipe, **({"dropout": 0.3} if "dropout" in recipe.schema.parameters else {}))
     assert (found is None) if words is None else (words in (found or ""))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (with_forward, "forward of Linear"),
+        (with_activation, "activation of TransformerEncoderLayer"),
+        (with_activation_of_torch, None),
+        (lambda linear: nn.utils.parametrizations.weight_norm(linear), None),
+        (lambda linear: linear.register_forward_pre_hook(lambda *_: None), "a hook of Linear"),
+        (lambda linear: linear.register_full_backward_hook(lambda *_: None), "a hook of Linear"),
+        (lambda linear: linear.register_full_backward_pre_hook(lambda *_: None), "a hook of Linear"),
+        (lambda linear: linear.weight.register_hook(lambda gradient: gradient), "a hook of Linear"),
+        (
+            lambda linear: linear.weight.register_post_accumulate_grad_hook(lambda weight: None),
+            "a hook of Linear",
+        ),
+    ],
+)
+def test_a_users_own_function_in_pytorchs_modules_may_draw(
+    change: Callable[[Any], object], words: str | None
+) -> None:
+    found = hindrance(ChangedMlp(change))
+    assert found is None if words is None else (found or "").startswith(f"{words} may draw random numbers")
 
 
 def test_a_recurrent_network_without_dropout_is_recorded() -> None:
