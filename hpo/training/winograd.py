@@ -4,7 +4,7 @@ Winograd's minimal filtering (S. Winograd, Arithmetic Complexity of Computations
 networks: Lavin & Gray 2016, section 4): outputs are computed in tiles of 4×4, each from an input tile of
 (4 + k - 1)², by one product per transformed element, 64 for 16 outputs of a 5×5 kernel instead of 400. The
 transforms are matrix products with constants. On a core of a Zen 4 held to AVX2, forward and backward of the
-original's second convolution take half the time (measured, `examples/benchmarks/winograd.py`).
+original's second convolution take half the time; `examples/benchmarks/step.py` measures whole steps.
 
 Sums are rounded otherwise than in a plain convolution: with respect to the root mean square of the outputs,
 errors are 3e-6 (5×5) and 2e-5 (7×7) instead of 3e-7. Rounding to bf16 alone is 2e-3.
