@@ -84,6 +84,8 @@ def check_recipe(named: NamedRecipe, data: TrainingData, config: Mapping[str, An
         _check_builds_anew(learner.network, build(recipe, params, data.info, 0))
         inputs, targets = _examples(data, N_EXAMPLES)
         _check_last_batch(learner, inputs, targets, params.batch_size, len(data.train))
+        if not recipe.draws_in_training:
+            _check_draws_nothing(learner, inputs, targets)
         few = Split(data.train.inputs[:N_EXAMPLES], data.train.targets[:N_EXAMPLES])
         with suppress(Diverged):  # a metric of so few may be no number
             begin = partial(train, recipe, data=replace(data, train=few, valid=few), seeds=[0])
@@ -105,6 +107,22 @@ def _check_builds_anew(one: nn.Module, other: nn.Module) -> None:
         raise InputError(
             "build returned networks of different shapes for the same parameters; draw, if at all, from the "
             "generators of PyTorch, NumPy and Python, which hpo seeds"
+        )
+
+
+def _check_draws_nothing(learner: Learner, inputs: Tensor, targets: Tensor) -> None:
+    """Check that a step draws no random numbers, as a recipe says.
+
+    Raises:
+        InputError: it does.
+    """
+    before = generator_states("cpu")
+    learner.step(inputs, targets)
+    if generator_states("cpu") != before:
+        raise InputError(
+            "draws_in_training is False, but a step of training draws random numbers, which nobody would "
+            "seed: trials would not repeat. Leave it out; or say 'device', if PyTorch draws them on the "
+            "device alone"
         )
 
 

@@ -488,6 +488,20 @@ def test_a_recipe_that_breaks_the_contract_is_told_how(recipe: Recipe, said: str
         check_recipe(named(recipe), IMAGES)
 
 
+class SaysItDrawsNothing(Mlp):
+    """Has dropout, if its parameters say so."""
+
+    draws_in_training = False
+
+
+def test_who_says_that_training_draws_nothing_is_tried() -> None:
+    recipe = named(SaysItDrawsNothing())
+    check_recipe(recipe, IMAGES)
+    config = recipe.recipe.schema.complete({"dropout": 0.1})
+    with pytest.raises(InputError, match="draws_in_training is False, but a step of training draws random"):
+        check_recipe(recipe, IMAGES, config)
+
+
 def test_numbers_need_as_many_outputs_as_there_are() -> None:
     case = Case(Wide(), toy_table(n_outputs=2))
     with pytest.raises(InputError, match=r"\(8, 3\) for 8 inputs; 2 numbers to predict need \(8, 2\)"):
