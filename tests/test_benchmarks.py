@@ -69,6 +69,17 @@ def test_means_are_equal_exactly_where_the_interval_is_within_the_margin(
         assert (record["verdict"] == "equal") == (low > -equality.MARGIN and high < equality.MARGIN)
 
 
+@pytest.mark.parametrize(("shift", "is_equal"), [(0.0, True), (0.2, True), (0.6, False), (-0.6, False)])
+def test_kernels_are_compared_by_seed(shift: float, is_equal: bool) -> None:
+    plain = normal(70, 5.0, 20, 1)
+    ours = [value + shift + change for value, change in zip(plain, normal(0, 0.3, 20, 2), strict=True)]
+    points = {equality.HPO: ours, equality.PLAIN_KERNELS: plain, equality.PLAIN: normal(70, 5.0, 20, 3)}
+    *_, by_seed, by_mean = equality.compared(points)
+    assert by_seed["against"] == equality.PLAIN_KERNELS
+    assert (by_seed["verdict"] == "equal") == is_equal
+    assert by_mean["verdict"] == "not shown to be equal"  # seeds of their own leave more open
+
+
 def test_a_worker_passes_every_place_where_faults_kills_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
