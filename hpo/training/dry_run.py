@@ -294,7 +294,8 @@ def _timed(
     except Exception as error:
         if call is steps or is_lost(error) or is_out_of_memory(error):
             raise
-        call, hindrance = steps, str(error).splitlines()[0]  # as training does, it takes plain steps
+        # as training does, it takes plain steps
+        call, hindrance = steps, (str(error).strip() or type(error).__name__).splitlines()[0]
         seconds(call, WARM_UP_CALLS)
     return seconds(call, TIMED_CALLS) / (TIMED_CALLS * STEPS_A_CALL), hindrance
 

@@ -574,7 +574,7 @@ class _Lane:
             # what the recipe of somebody else does may not be recordable
             if isinstance(error, Interrupted) or is_lost(error) or is_out_of_memory(error):
                 raise
-            self._take_plain_steps(str(error).splitlines()[0])
+            self._take_plain_steps((str(error).strip() or type(error).__name__).splitlines()[0])
             self._seed_generators(epoch, number)
             return call(*chunk)
         return loss, norms

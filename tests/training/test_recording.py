@@ -172,6 +172,8 @@ REFUSAL = "CUDA error: operation not permitted when stream is capturing"
 class Refusing:
     """In place of a graph: like a GPU that cannot record, after what it has tried has drawn numbers."""
 
+    error: ClassVar[Exception]
+
     def __init__(self, function: Callable[..., Any], device: str) -> None:
         self._function, self._n_calls = function, 0
 
@@ -179,7 +181,7 @@ class Refusing:
         self._n_calls += 1
         if self._n_calls > 1:
             torch.rand(7)
-            raise torch.cuda.AcceleratorError(REFUSAL + "\nmore")
+            raise self.error
         return self._function(*inputs)
 
 
@@ -201,15 +203,24 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (torch.cuda.AcceleratorError(f"{REFUSAL}\nmore"), REFUSAL),
+        (NotImplementedError(), "NotImplementedError"),
+    ],
+    ids=["the device", "the recipe"],
+)
 def test_where_recording_fails_plain_steps_draw_what_they_would_have_drawn(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, error: Exception, why: str
 ) -> None:
     plain, _ = trained(Mlp())
     monkeypatch.setattr(loop, "is_cuda", lambda device: True)
+    monkeypatch.setattr(Refusing, "error", error, raising=False)
     monkeypatch.setattr(loop, "CudaGraph", Refusing)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     found, notes = trained(Mlp())
-    assert notes == (f"steps are not recorded as CUDA graphs: {REFUSAL}",)
+    assert notes == (f"steps are not recorded as CUDA graphs: {why}",)
     assert all(same(*pair) for pair in zip(plain, found, strict=True))
 
 
