@@ -277,7 +277,7 @@ def _strange_part(recipe: Recipe, network: nn.Module) -> str | None:
             getattr(weight, hooks, None) for weight in module.parameters(False) for hooks in _WEIGHT_HOOKS
         ):
             return f"a hook of {name}"
-        # one may be given at construction, as an activation, or put over a method, as over `forward`
+        # one may be given at construction, as a nonlinearity, or put over a method, as over `forward`
         for own, value in vars(module).items():
             if callable(value) and not _is_of_torch(value):
                 return f"{own} of {name}"
