@@ -74,20 +74,21 @@ def resolve_kernels(
     """
     if name not in KERNELS:
         raise InputError(f"kernels = {name!r}: {did_you_mean(name, KERNELS)}")
-    if name == "plain":
-        return "plain"
-    hindrances = {
-        "triton": triton_hindrance(device),
-        "winograd": winograd_hindrance(device, precision, has_winograd),
-    }
-    if name != "auto":
-        if hindrances[name]:
-            raise InputError(f"kernels = {name!r}: {hindrances[name]}; use 'plain' or 'auto'")
-        return name
-    # with two threads its small products gain nothing (0.9 to 1.1 of plain), and on ARM it was never measured
-    if threads > 1 or platform.machine().lower() not in X86:
-        hindrances["winograd"] = "it does not pay"
-    return next((each for each, hindrance in hindrances.items() if hindrance is None), "plain")
+    if name == "auto":
+        if triton_hindrance(device) is None:
+            return "triton"
+        # with two threads its small products gain nothing (0.9 to 1.1 of plain); on ARM it was never measured
+        pays = threads == 1 and platform.machine().lower() in X86
+        is_used = pays and winograd_hindrance(device, precision, has_winograd) is None
+        return "winograd" if is_used else "plain"
+    hindrance = None
+    if name == "triton":
+        hindrance = triton_hindrance(device)
+    elif name == "winograd":
+        hindrance = winograd_hindrance(device, precision, has_winograd)
+    if hindrance:
+        raise InputError(f"kernels = {name!r}: {hindrance}; use 'plain' or 'auto'")
+    return name
 
 
 def use(kernels: str) -> None:

@@ -45,6 +45,10 @@ def trained(data: TrainingData, resume: Any = None, **changed: Any) -> dict[str,
     return last.learners[0].network.state_dict()
 
 
+def drawn(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
 sizes = st.integers(1, 45)  # of one tile, and of more than are transformed at once
 
 
@@ -61,14 +65,12 @@ sizes = st.integers(1, 45)  # of one tile, and of more than are transformed at o
 def test_values_and_gradients_are_those_of_a_plain_convolution(
     n: int, height: int, width: int, channels: tuple[int, int], size: int, has_bias: bool, seed: int
 ) -> None:
-    generator = torch.Generator().manual_seed(seed)
-
-    def drawn(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator)
-
-    inputs = [drawn(n, channels[0], height, width), drawn(channels[1], channels[0], size, size)]
-    inputs += [drawn(channels[1])] if has_bias else []
-    gradient = drawn(n, channels[1], height, width)
+    inputs = [
+        drawn(seed, n, channels[0], height, width),
+        drawn(seed + 1, channels[1], channels[0], size, size),
+    ]
+    inputs += [drawn(seed + 2, channels[1])] if has_bias else []
+    gradient = drawn(seed + 3, n, channels[1], height, width)
     found = []
     for is_winograd in (False, True):
         mine = [
@@ -90,14 +92,14 @@ def test_values_and_gradients_are_those_of_a_plain_convolution(
 
 
 def test_images_that_need_no_gradient_get_none() -> None:
-    inputs, weight = torch.randn(6, 2, 8, 8), torch.randn(3, 2, 5, 5, requires_grad=True)
+    inputs, weight = drawn(0, 6, 2, 8, 8), drawn(1, 3, 2, 5, 5).requires_grad_()
     winograd.conv2d(inputs, weight, None).sum().backward()  # type: ignore[no-untyped-call]
     assert inputs.grad is None
     assert weight.grad is not None
 
 
 def test_the_same_images_are_convolved_to_the_same_bits() -> None:
-    inputs, weight = torch.randn(10, 32, 16, 16), torch.randn(64, 32, 5, 5)
+    inputs, weight = drawn(0, 10, 32, 16, 16), drawn(1, 64, 32, 5, 5)
     together, again = (winograd.conv2d(inputs, weight, None) for _ in range(2))
     assert torch.equal(together, again)
     assert torch.equal(together[5:], winograd.conv2d(inputs[5:], weight, None))
@@ -184,8 +186,7 @@ def test_they_are_chosen_by_name_and_by_themselves_where_they_pay(monkeypatch: p
     ],
 )
 def test_they_are_refused_by_name_where_they_have_no_place(
-    monkeypatch: pytest.MonkeyPatch, device: str, precision: str, has_winograd: bool, words: str
+    device: str, precision: str, has_winograd: bool, words: str
 ) -> None:
-    monkeypatch.setattr(fused, "triton_hindrance", lambda device: "they are not there")
     with pytest.raises(InputError, match=f"kernels = 'winograd': {words}; use 'plain' or 'auto'"):
         resolve_kernels("winograd", device, precision, 1, has_winograd)

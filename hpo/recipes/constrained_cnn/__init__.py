@@ -75,9 +75,10 @@ class ConstrainedCnn(Recipe):
 
     def has_winograd(self, data: DataInfo) -> bool:
         """Return whether images are large enough; channels and kernels are up to the configuration."""
-        from hpo.recipes.constrained_cnn.network import ConstrainedCnnNetwork
+        from hpo.training import winograd
 
-        return data.is_images and ConstrainedCnnNetwork.has_winograd(data.input_shape)
+        _, height, width = data.input_shape
+        return winograd.pays_for((height // 2, width // 2))  # conv2 sees them after the first pooling
 
     def at_epoch(self, params: ConstrainedCnnParams, epoch: int) -> ConstrainedCnnParams:
         """Return parameters with mixup in its epochs alone."""

@@ -85,22 +85,16 @@ class ConstrainedCnnNetwork(nn.Module):
         """Return what a convolution and what follows it make of (n, c, h, w)."""
         # evaluation goes through the modules, where dead units are watched
         kernels = fused.in_use_on(x.device) if self.training else "plain"
-        if kernels == "winograd" and winograd.pays(x, conv.weight):
-            return activation(self.pool(norm(winograd.conv2d(x, conv.weight, conv.bias))))  # type: ignore[no-any-return]
         if kernels != "triton" or not isinstance(activation, nn.ReLU):
-            return activation(self.pool(norm(conv(x))))  # type: ignore[no-any-return]
+            is_cheaper = kernels == "winograd" and winograd.pays(x, conv.weight)
+            x = winograd.conv2d(x, conv.weight, conv.bias) if is_cheaper else conv(x)
+            return activation(self.pool(norm(x)))  # type: ignore[no-any-return]
         from hpo.training.kernels import bias_max_pool_relu
 
         if isinstance(norm, nn.Identity):
             x = nn.functional.conv2d(x, conv.weight, padding=conv.padding)
             return bias_max_pool_relu(x, conv.bias)
         return bias_max_pool_relu(norm(conv(x)), None)
-
-    @staticmethod
-    def has_winograd(input_shape: tuple[int, ...]) -> bool:
-        """Return whether there are sizes of conv2 that `hpo.training.winograd` computes, for (c, h, w)."""
-        _, height, width = input_shape
-        return winograd.pays_for((height // 2, width // 2))
 
     def weight_and_bias(self, layer: str) -> tuple[nn.Parameter, nn.Parameter]:
         """Return the weight of a layer, and what is added after it: its bias, or its batch norm's shift."""
