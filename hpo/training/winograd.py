@@ -232,7 +232,7 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         (weights, *inputs), shape = ctx.saved_tensors, ctx.shape
         to, n_elements = _transforms(shape.size), shape.side**2
         high, wide = shape.tiles
@@ -245,15 +245,13 @@ class _Convolution(torch.autograd.Function):
         of_inputs = shape.buffer(given, n_elements, shape.n_inputs)
         of_tiles = torch.empty_like(of_inputs)
         of_weights = torch.zeros_like(weights)
-        padded = given.new_zeros(shape.padded()) if ctx.needs_input_grad[0] else None
+        padded = given.new_zeros(shape.padded())
         for (first, count), transformed in zip(shape.chunks(), inputs, strict=True):
             tiles = given[first : first + count].permute(2, 4, 0, 1, 3, 5).reshape(TILE**2, -1)
             product = shape.view(products, n_elements, count)
             torch.mm(to.outputs.t(), tiles, out=product)
             product = product.view(n_elements, -1, shape.n_outputs)
             of_weights.baddbmm_(transformed.transpose(1, 2), product)
-            if padded is None:
-                continue
             of_input = shape.view(of_inputs, n_elements, count)
             torch.bmm(product, weights.transpose(1, 2), out=of_input.view(n_elements, -1, shape.n_inputs))
             of_tile = shape.view(of_tiles, n_elements, count)
@@ -266,11 +264,9 @@ class _Convolution(torch.autograd.Function):
                     shape.windows(padded, first, count, rows, columns).add_(
                         of_tile[rows.start : rows.stop, columns.start : columns.stop]
                     )
-        of_images, margin = None, shape.size // 2
-        if padded is not None:
-            inner = padded[:, margin : margin + shape.height, margin : margin + shape.width]
-            of_images = inner.contiguous().permute(0, 3, 1, 2)
+        margin = shape.size // 2
+        inner = padded[:, margin : margin + shape.height, margin : margin + shape.width]
         of_weight = (to.weights.t() @ of_weights.view(n_elements, -1)).view(
             shape.size, shape.size, shape.n_inputs, shape.n_outputs
         )
-        return of_images, of_weight.permute(3, 2, 0, 1), of_bias
+        return inner.contiguous().permute(0, 3, 1, 2), of_weight.permute(3, 2, 0, 1), of_bias
